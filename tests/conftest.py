@@ -1,0 +1,52 @@
+"""What every test may count on: two threads, no network, a cache of its own, the goldens, a tiny checkpoint.
+
+Run all with `python launch.py test`, one file with `python -m pytest -q tests/test_schedule.py`.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+GOLDENS = Path(__file__).parent / "data" / "goldens"
+
+
+def pytest_configure(config):
+    """Before any test module is imported: neither downloads, nor the user's own cache, nor all the cores."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["PYRAMID_CACHE"] = config.pyramid_cache = tempfile.mkdtemp(prefix="pyramid-tests-")
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.pyramid_cache, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what is marked `gpu` where there is no CUDA card."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA card"))
+
+
+@pytest.fixture(scope="session")
+def goldens() -> dict:
+    """The reference's tensors on tiny weights by name, and under "settings" the sizes and step counts."""
+    settings = json.loads((GOLDENS / "golden.json").read_text())
+    return load_file(GOLDENS / "golden.safetensors") | {"settings": settings}
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A folder in the released layout (variant "128p") with tiny random weights, made once a run."""
+    from tiny import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
