@@ -1,0 +1,114 @@
+"""The house rules that a machine can check: who may import whom, file sizes, and ruff.
+
+The table below is the architecture: what each module of `pyramid` may import from `pyramid`. Imports of the
+standard library are free; third-party imports are limited only where the table of `OUTSIDE` says so.
+"""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pyramid"
+
+INSIDE = {  # module -> the modules of ours it may import; a folder stands for all that is in it
+    "events": set(),
+    "settings": set(),
+    "schedule": set(),
+    "latents": {"schedule"},
+    "models": {"models"},
+    "text": {"settings"},
+    "checkpoints": {"settings"},
+    "video": {"settings"},
+    "memory": {"settings"},
+    "sampler": {"schedule", "latents", "events"},
+    "pipeline": {"sampler", "text", "models", "memory", "checkpoints", "video", "settings", "events"}
+    | {"schedule", "latents"},
+    "jobs": {"pipeline", "settings", "video", "events"},
+    "bench": {"models", "schedule", "latents", "sampler", "pipeline", "settings", "events", "video"},
+    "training": {"training", "models", "schedule", "latents", "text", "video", "checkpoints"},
+}
+OUTSIDE = {  # module -> the only packages from elsewhere it may import
+    "events": {"torch", "numpy"},
+    "settings": set(),
+    "schedule": {"torch"},
+    "latents": {"torch"},
+    "sampler": {"torch"},
+    "models": {"torch", "einops", "diffusers"},
+}
+FREE = {"__init__", "__main__", "cli"}  # the front doors: they only bring the rest together
+# Measuring a generation and judging a trained model both need the whole pipeline.
+EXTRA = {"training/evaluate": {"pipeline", "settings", "events"}, "training/loop": {"sampler"}}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything that a file imports, wherever in it, with relative imports resolved."""
+    package = path.relative_to(ROOT).parent.parts
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            module = ".".join(base + ([node.module] if node.module else []))
+            # `from . import latents` names a module, `from .latents import down` a thing in one.
+            names |= {f"{module}.{alias.name}" for alias in node.names} if module == "pyramid" else {module}
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_a_module_imports_only_what_its_place_allows(path):
+    inside = path.relative_to(PACKAGE).with_suffix("")
+    name = inside.parts[0]
+    if name in FREE:
+        return
+    assert name in INSIDE, f"{name} has no place in the architecture yet: add it to INSIDE"
+    allowed = INSIDE[name] | EXTRA.get(inside.as_posix(), set())
+    for imported in imports(path):
+        top, *inner = imported.split(".")
+        if top == "pyramid":
+            assert inner and inner[0] in allowed, f"{name} imports {imported}, and may {sorted(allowed)}"
+        elif name in OUTSIDE and top not in sys.stdlib_module_names:
+            assert top in OUTSIDE[name], f"{name} imports {top}, and may {sorted(OUTSIDE[name])}"
+
+
+def test_the_package_never_imports_the_page():
+    for path in modules():
+        assert not {"gradio", "app"} & {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_the_page_imports_gradio_and_pyramid_only():
+    outside = {name.split(".")[0] for name in imports(ROOT / "app.py")} - sys.stdlib_module_names
+    assert outside <= {"gradio", "pyramid", "numpy", "PIL"}, outside
+
+
+def test_launch_needs_the_standard_library_only():
+    assert {name.split(".")[0] for name in imports(ROOT / "launch.py")} <= sys.stdlib_module_names
+
+
+def test_importing_the_package_needs_no_card_and_no_page():
+    code = "import sys, pyramid; assert 'gradio' not in sys.modules and 'moviepy' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", [*modules(), ROOT / "app.py", ROOT / "launch.py"], ids=str)
+def test_files_say_what_they_are_and_stay_short(path):
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), f"{path} opens without saying what it is"
+    assert len(text.splitlines()) <= 450, f"{path} has {len(text.splitlines())} lines"
+
+
+def test_ruff_is_content():
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
+    assert ruff, "ruff is missing: python launch.py test installs it"
+    done = subprocess.run([ruff, "check", "--no-cache", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
