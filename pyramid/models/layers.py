@@ -9,6 +9,12 @@ returns its dtype; the Euler update around it is the sampler's and is float32.
 Run: `python -m pytest tests/test_flux.py tests/test_mmdit.py`
 """
 
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
 class StrictLoading:
     """Mixin, put before `ModelMixin`: missing or unexpected weights are an error that lists them.
 
@@ -38,3 +44,96 @@ class StrictLoading:
     def extract_init_dict(cls, config_dict, **kwargs):
         known = {k: v for k, v in config_dict.items() if k not in cls._leftover_config_keys}
         return super().extract_init_dict(known, **kwargs)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the head dimension, statistics in float32."""
+
+    def __init__(self, dim, eps):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        """x (..., dim) -> (..., dim), same dtype."""
+        wide = x.float()
+        power = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]  # one read of x
+        return (wide * torch.rsqrt(power + self.eps) * self.weight.float()).to(x.dtype)
+
+
+class TwoLayers(nn.Module):
+    """linear_1, SiLU, linear_2: how the timestep and the pooled prompt are embedded."""
+
+    def __init__(self, dim_in, dim):
+        super().__init__()
+        self.linear_1 = nn.Linear(dim_in, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class TimestepTextEmbedding(nn.Module):
+    """One conditioning vector a sample: embedded timestep + embedded pooled prompt."""
+
+    frequencies = 128  # a fact of the published weights: linear_1 of the timestep reads 256 numbers
+
+    def __init__(self, pooled_dim, dim):
+        super().__init__()
+        self.timestep_embedder = TwoLayers(2 * self.frequencies, dim)
+        self.text_embedder = TwoLayers(pooled_dim, dim)
+
+    def forward(self, timestep, pooled_projections):
+        """timestep (b,) in 0…1000, pooled_projections (b, p) -> (b, dim)."""
+        steps = torch.arange(self.frequencies, dtype=torch.float32, device=timestep.device)
+        angles = timestep[:, None].float() * torch.exp(-math.log(10000) / self.frequencies * steps)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)  # b 256
+        return self.timestep_embedder(waves.to(pooled_projections.dtype)) + self.text_embedder(pooled_projections)
+
+
+class Modulation(nn.Module):
+    """The vectors that an adaptive norm applies to every token of a sample: `chunks` of them, (b, dim) each."""
+
+    def __init__(self, dim, chunks):
+        super().__init__()
+        self.chunks = chunks
+        self.linear = nn.Linear(dim, chunks * dim)
+
+    def forward(self, condition):
+        """condition: SiLU of the conditioning vector (b, dim); -> `chunks` tensors (b, dim)."""
+        return self.linear(condition).chunk(self.chunks, dim=-1)
+
+
+def modulate(x, shift, scale, eps=1e-6):
+    """layer_norm(x) · (1 + scale) + shift; shift and scale broadcast against x (..., dim)."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+
+
+class FeedForward(nn.Module):
+    """dim -> 4·dim -> dim with tanh GELU; `net.1` is the dropout place of the published names."""
+
+    def __init__(self, dim):
+        super().__init__()
+        expand = nn.Module()
+        expand.proj = nn.Linear(dim, 4 * dim)
+        self.net = nn.ModuleList([expand, nn.Identity(), nn.Linear(4 * dim, dim)])
+
+    def forward(self, x):
+        return self.net[2](F.gelu(self.net[0].proj(x), approximate="tanh"))
+
+
+def start_as_identity(model):
+    """The start of a training from nothing, in place: Xavier for linear layers, a small normal for what embeds
+    the conditions, zero for modulations and the last layer, so that every block begins as the identity and the
+    velocity as zero (adaLN-Zero, arXiv 2212.09748)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in (*model.time_text_embed.modules(), model.context_embedder):
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+    for module in model.modules():
+        if isinstance(module, Modulation):
+            nn.init.zeros_(module.linear.weight)
+    nn.init.zeros_(model.proj_out.weight)

@@ -1,0 +1,234 @@
+"""The miniFLUX transformer of Pyramid Flow, with the published parameter names.
+
+One forward is one stage of one unit: clips (history coarse to fine, the current clip last) and a prompt in,
+the velocity of the current clip out. `prepare` does what is constant within a stage, `denoise` the rest;
+`forward` is both.
+
+Source: arXiv 2410.05954, sections 3.2 and 3.3; double and single stream blocks after FLUX.1.
+Run: `python -m pytest tests/test_flux.py`
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from pyramid.models.attention import Attention, Layout, join, rotary_table, rotate, sequence_layout
+from pyramid.models.layers import FeedForward, Modulation, StrictLoading, TimestepTextEmbedding, modulate, start_as_identity
+
+PATCH = 2  # latent pixels a side of a token; the published config's `patch_size` of 1 is a leftover
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What does not change while one stage of one unit is denoised; rows sorted as `layout` says."""
+
+    text: torch.Tensor  # (T, dim) projected, padding dropped
+    history: torch.Tensor | None  # (b, m, dim) embedded patches of the clean past
+    table: torch.Tensor  # (m + n, 1, head_dim/2) complex rotations
+    layout: Layout
+
+
+def check_clips(shape, clips, channels, encoder_hidden_states):
+    """ValueError unless the clips, the current shape (t, h, w) and the prompts can go together."""
+    if shape[1] % PATCH or shape[2] % PATCH:
+        raise ValueError(f"the current clip is {shape[1]}×{shape[2]} latent pixels; both must be multiples of {PATCH}")
+    batch = encoder_hidden_states.shape[0]
+    for clip in clips:
+        if clip.ndim != 5 or clip.shape[:2] != (batch, channels) or clip.shape[3] % PATCH or clip.shape[4] % PATCH:
+            raise ValueError(f"a history clip has shape {tuple(clip.shape)}; expected ({batch}, {channels}, t, h, w) "
+                             f"with h and w multiples of {PATCH}, one row for each of the {batch} prompts")
+
+
+def unit_sizes(clips, shape):
+    """Tokens of each unit, oldest first, and how many units are history."""
+    sizes = [(c.shape[3] // PATCH) * (c.shape[4] // PATCH) for c in clips for _ in range(c.shape[2])]
+    return sizes + [(shape[1] // PATCH) * (shape[2] // PATCH)] * shape[0], len(sizes)
+
+
+def positions(grids):
+    """Time, row and column of every token: grids [(t, h, w), …] in patches, the current clip last -> (n, 3).
+
+    A coarser clip spans the current clip's rows and columns, resized linearly with half-pixel centres.
+    """
+    def axis(full, size):
+        where = torch.arange(full, dtype=torch.float32)[None, None]
+        return where[0, 0] if size == full else F.interpolate(where, size, mode="linear")[0, 0]
+
+    blocks, time = [], 0
+    for t, h, w in grids:
+        axes = torch.arange(time, time + t).float(), axis(grids[-1][1], h), axis(grids[-1][2], w)
+        blocks.append(torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2))  # t·h·w 3
+        time += t
+    return torch.cat(blocks)
+
+
+class DoubleBlock(nn.Module):
+    """Text and image keep their own weights and meet in attention."""
+
+    def __init__(self, heads, head_dim):
+        super().__init__()
+        dim = heads * head_dim
+        self.norm1, self.norm1_context = Modulation(dim, 6), Modulation(dim, 6)
+        self.attn = Attention(heads, head_dim, text_norms=("norm_added_q", "norm_added_k"))
+        self.ff, self.ff_context = FeedForward(dim), FeedForward(dim)
+
+    def forward(self, text, image, condition, table, layout):
+        """text (T, dim), image (b, n, dim), condition (b, dim) -> the same shapes."""
+        shift, scale, gate, shift_ff, scale_ff, gate_ff = (v[:, None] for v in self.norm1(condition))  # b 1 dim
+        t_shift, t_scale, t_gate, t_shift_ff, t_scale_ff, t_gate_ff = (
+            v[layout.text_rows] for v in self.norm1_context(condition))  # T dim
+        text_out, image_out = self.attn.joint(
+            modulate(text, t_shift, t_scale), modulate(image, shift, scale), table, layout)
+        image = torch.addcmul(image, gate, image_out)
+        image = torch.addcmul(image, gate_ff, self.ff(modulate(image, shift_ff, scale_ff)))
+        text = torch.addcmul(text, t_gate, text_out)
+        text = torch.addcmul(text, t_gate_ff, self.ff_context(modulate(text, t_shift_ff, t_scale_ff)))
+        return text, image
+
+
+class SingleBlock(nn.Module):
+    """One set of weights for text and image, attention and feed-forward side by side."""
+
+    def __init__(self, heads, head_dim):
+        super().__init__()
+        dim = heads * head_dim
+        self.norm = Modulation(dim, 3)
+        self.proj_mlp, self.proj_out = nn.Linear(dim, 4 * dim), nn.Linear(5 * dim, dim)
+        self.attn = Attention(heads, head_dim, out=False)
+
+    def forward(self, text, image, condition, table, layout, current_only=False):
+        """As DoubleBlock. current_only: -> (None, the current clip's tokens); text and history only serve
+        as keys and values, which is all that the last block needs of them."""
+        shift, scale, gate = self.norm(condition)
+        rows, (b, n, _) = layout.text_rows, image.shape
+        past = modulate(text, shift[rows], scale[rows]), modulate(image, shift[:, None], scale[:, None])
+        packed = torch.cat([past[0], past[1].flatten(0, 1)])  # T+bn dim
+
+        def parts(x):  # T+bn … -> T …, b n …
+            return x[:len(text)], x[len(text):].unflatten(0, (b, n))
+
+        attn = self.attn
+        key = parts(attn.norm_k(attn.split(attn.to_k(packed))))
+        value = parts(attn.split(attn.to_v(packed)))
+        key = key[0], rotate(key[1], table)
+        if current_only:
+            asking = past[1][:, layout.history:]
+            query = None, rotate(attn.norm_q(attn.split(attn.to_q(asking))), table[layout.history:])
+            _, out = attn.attend(query, key, value, layout)
+            mlp = F.gelu(self.proj_mlp(asking), approximate="tanh")
+            out = self.proj_out(torch.cat([out, mlp], dim=-1))
+            return None, torch.addcmul(image[:, layout.history:], gate[:, None], out)
+        query = parts(attn.norm_q(attn.split(attn.to_q(packed))))
+        text_out, out = attn.attend((query[0], rotate(query[1], table)), key, value, layout)
+        mlp = F.gelu(self.proj_mlp(packed), approximate="tanh")
+        text_out, out = parts(self.proj_out(torch.cat([torch.cat([text_out, out.flatten(0, 1)]), mlp], dim=-1)))
+        return torch.addcmul(text, gate[rows], text_out), torch.addcmul(image, gate[:, None], out)
+
+
+class PyramidFluxTransformer(StrictLoading, ModelMixin, ConfigMixin):
+    """Text and the units of a clip in, velocity of the newest clip out.
+
+    `use_temporal_causal`: a unit sees the text and units up to itself (False: everything sees everything,
+    for training whole clips at once).
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["DoubleBlock", "SingleBlock"]
+    _repeated_blocks = ["DoubleBlock", "SingleBlock"]
+    _skip_layerwise_casting_patterns = ["norm", "time_text_embed"]
+    _leftover_config_keys = ("patch_size", "interp_condition_pos", "use_flash_attn",
+                             "use_gradient_checkpointing", "gradient_checkpointing_ratio")
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 64,
+        num_layers: int = 8,
+        num_single_layers: int = 16,
+        attention_head_dim: int = 64,
+        num_attention_heads: int = 30,
+        joint_attention_dim: int = 4096,
+        pooled_projection_dim: int = 768,
+        axes_dims_rope: tuple[int, ...] = (16, 24, 24),
+        use_temporal_causal: bool = True,
+    ):
+        super().__init__()
+        if sum(axes_dims_rope) != attention_head_dim or any(dim % 2 for dim in axes_dims_rope):
+            raise ValueError(f"axes_dims_rope {list(axes_dims_rope)} must be even numbers that add up to "
+                             f"attention_head_dim ({attention_head_dim})")
+        if in_channels % PATCH**2 or num_single_layers < 1:
+            raise ValueError(f"in_channels ({in_channels}) must be a multiple of {PATCH**2} (the patch) and "
+                             f"num_single_layers ({num_single_layers}) at least 1")
+        heads, dim = num_attention_heads, num_attention_heads * attention_head_dim
+        self.time_text_embed = TimestepTextEmbedding(pooled_projection_dim, dim)
+        self.context_embedder = nn.Linear(joint_attention_dim, dim)
+        self.x_embedder = nn.Linear(in_channels, dim)
+        self.transformer_blocks = nn.ModuleList(
+            DoubleBlock(heads, attention_head_dim) for _ in range(num_layers))
+        self.single_transformer_blocks = nn.ModuleList(
+            SingleBlock(heads, attention_head_dim) for _ in range(num_single_layers))
+        self.norm_out = Modulation(dim, 2)
+        self.proj_out = nn.Linear(dim, in_channels)
+        self.gradient_checkpointing = False
+        start_as_identity(self)
+
+    def embed(self, clip):
+        """Patches of a clip as tokens: (b, c, t, h, w) -> (b, t·h/2·w/2, dim)."""
+        return self.x_embedder(rearrange(
+            clip, "b c t (h p) (w q) -> b (t h w) (p q c)", p=PATCH, q=PATCH))
+
+    def prepare(self, history, shape_of_current, encoder_hidden_states, encoder_attention_mask=None):
+        """Everything that is constant within a stage.
+
+        history: clean clips (b, c, t, h, w), oldest and coarsest first, may be empty. shape_of_current: (t, h, w)
+        of the clip to denoise, in latent pixels. encoder_hidden_states (b, l, d); encoder_attention_mask (b, l),
+        nonzero where real (None: everywhere). Raises ValueError when shapes cannot go together.
+        """
+        check_clips(shape_of_current, history, self.config.in_channels // PATCH**2, encoder_hidden_states)
+        if encoder_attention_mask is None:
+            encoder_attention_mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2])
+        layout = sequence_layout(encoder_attention_mask, *unit_sizes(history, shape_of_current),
+                                 causal=self.config.use_temporal_causal)
+        text = layout.sort(encoder_hidden_states)[layout.sort(encoder_attention_mask) != 0]  # T d
+        grids = [(t, h // PATCH, w // PATCH) for t, h, w in [*(c.shape[2:] for c in history), shape_of_current]]
+        past = [self.embed(layout.sort(clip)) for clip in history]
+        return StageContext(
+            text=self.context_embedder(text), history=join(past, 1) if past else None, layout=layout,
+            table=rotary_table(positions(grids), self.config.axes_dims_rope).to(text.device))
+
+    def denoise(self, current, timestep, pooled_projections, context):
+        """Velocity of `current` (b, c, t, h, w) at timestep (b,) in 0…1000, of its shape and dtype."""
+        layout, text = context.layout, context.text
+        condition = F.silu(self.time_text_embed(layout.sort(timestep), layout.sort(pooled_projections)))  # b dim
+        image = self.embed(layout.sort(current))  # b n dim
+        if context.history is not None:
+            image = torch.cat([context.history, image], dim=1)  # b m+n dim
+        for block in self.transformer_blocks:
+            text, image = self.run_block(block, text, image, condition, context.table, layout)
+        for block in self.single_transformer_blocks:
+            last = block is self.single_transformer_blocks[-1]
+            text, image = self.run_block(block, text, image, condition, context.table, layout, last)
+        scale, shift = self.norm_out(condition)
+        velocity = self.proj_out(modulate(image, shift[:, None], scale[:, None]))  # b n c·4
+        return layout.unsort(rearrange(
+            velocity, "b (t h w) (p q c) -> b c t (h p) (w q)", t=current.shape[2],
+            h=current.shape[3] // PATCH, w=current.shape[4] // PATCH, p=PATCH, q=PATCH))
+
+    def run_block(self, block, *inputs):
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *inputs)
+        return block(*inputs)
+
+    def forward(self, clips, *, timestep, encoder_hidden_states, encoder_attention_mask=None, pooled_projections):
+        """Velocity of the last clip, (b, c, t, h, w).
+
+        clips: list of (b, c, t, h, w), history oldest and coarsest first, the current clip last; timestep (b,);
+        encoder_hidden_states (b, l, d), encoder_attention_mask (b, l), pooled_projections (b, p).
+        """
+        context = self.prepare(clips[:-1], clips[-1].shape[2:], encoder_hidden_states, encoder_attention_mask)
+        return self.denoise(clips[-1], timestep, pooled_projections, context)
