@@ -96,10 +96,10 @@ def noise_pyramid(noise: Tensor, levels: int) -> list[Tensor]:
 
 
 def history(units: Sequence[Tensor], stage: int, stages: int) -> list[Tensor]:
-    """The clean past as the model sees it at `stage`, the temporal pyramid: clips coarse to fine, oldest first.
+    """The clean past as the model sees it at `stage` (the temporal pyramid): clips coarse to fine, in order.
 
     `units`: unit 0 … u-1, each `(b c 1 h w)` at the finest resolution. The last unit comes at `stage`'s
-    resolution, the one before at the next coarser, and all that is left as one clip at stage 0's. At most
+    resolution, the one before at the next coarser, all that is left as one clip at stage 0's: at most
     `stage + 1` clips.
     """
     assert 0 <= stage < stages

@@ -73,9 +73,9 @@ def test_noise_pyramid_keeps_unit_variance():
 
 @pytest.mark.parametrize("gamma", [1 / 3, 0.2, 0.05])
 def test_block_noise_has_its_covariance(gamma):
-    noise = L.block_noise((1, 8, 8, 64, 64), gamma, torch.Generator().manual_seed(3), dtype=torch.float64)
+    noise = L.block_noise((1, 8, 4, 64, 64), gamma, torch.Generator().manual_seed(3), dtype=torch.float64)
     wanted = (1 + gamma) * torch.eye(4) - gamma * torch.ones(4, 4)
-    torch.testing.assert_close(blocks(noise).T.cov(), wanted.double(), rtol=0, atol=0.03)
+    torch.testing.assert_close(blocks(noise).T.cov(), wanted.double(), rtol=0, atol=0.04)
     # and independent from block to block
     pairs = torch.stack([blocks(noise)[:-1, 0], blocks(noise)[1:, 0]])
     assert abs(pairs.corrcoef()[0, 1]) < 0.02
@@ -105,7 +105,8 @@ def test_a_jump_has_the_covariance_of_the_training_path():
     for before, stage in zip(make_stages(), make_stages()[1:], strict=False):
         clean = randn(1, 8, 8, 32, 32, seed=1)
         exit_ = before.end * randn(1, 8, 8, 32, 32, seed=2) + (1 - before.end) * clean
-        drawn = L.block_noise((1, 8, 8, 64, 64), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        draw = torch.Generator().manual_seed(3)
+        drawn = L.block_noise((1, 8, 8, 64, 64), generator=draw, dtype=torch.float64)
         entry = L.jump(exit_, stage, drawn)
         noise = entry - (1 - stage.start) * L.up(clean)
         white = stage.start**2 * torch.eye(4, dtype=torch.float64)

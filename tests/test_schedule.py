@@ -3,21 +3,10 @@
     python -m pytest tests/test_schedule.py
 """
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pyramid.schedule import make_stages
-
-GOLDENS = Path(__file__).parent / "data" / "goldens"
-
-
-@pytest.fixture(scope="module")
-def golden():
-    return load_file(GOLDENS / "golden.safetensors")
 
 
 @pytest.mark.parametrize("gamma", [1 / 3, 0.25, 0.1])
@@ -42,25 +31,24 @@ def test_timesteps_fall_over_all_stages(count, shift):
     assert all(len(stage.timesteps) == 1000 and stage.start > stage.end for stage in stages)
 
 
-def test_released_tables(golden):
+def test_released_tables(goldens):
     stages = make_stages()
     for name, ours in (("start", [s.start for s in stages]), ("end", [s.end for s in stages])):
-        assert golden[f"schedule.{name}_sigmas"].tolist() == pytest.approx(ours, abs=1e-6)
+        assert goldens[f"schedule.{name}_sigmas"].tolist() == pytest.approx(ours, abs=1e-6)
     keep_renoise = [round(x, 5) for s in stages[1:] for x in (s.keep, s.renoise)]
     assert keep_renoise == [0.59988, 0.69303, 0.74963, 0.43366]
     for stage in stages:
-        torch.testing.assert_close(stage.timesteps, golden[f"schedule.stage{stage.index}.train_timesteps"],
+        torch.testing.assert_close(stage.timesteps, goldens[f"schedule.stage{stage.index}.train_timesteps"],
                                    rtol=0, atol=1e-4)
 
 
-def test_released_inference_tables(golden):
-    sizes = json.loads((GOLDENS / "golden.json").read_text())
-    for stage, steps in zip(make_stages(), sizes["num_inference_steps"], strict=True):
+def test_released_inference_tables(goldens):
+    for stage, steps in zip(make_stages(), goldens["settings"]["num_inference_steps"], strict=True):
         timesteps, sigmas = stage.inference(steps)
         assert timesteps.dtype == sigmas.dtype == torch.float32
         name = f"schedule.stage{stage.index}"
-        torch.testing.assert_close(timesteps, golden[f"{name}.timesteps"].float(), rtol=0, atol=1e-4)
-        torch.testing.assert_close(sigmas, golden[f"{name}.sigmas"].float(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(timesteps, goldens[f"{name}.timesteps"].float(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(sigmas, goldens[f"{name}.sigmas"].float(), rtol=0, atol=1e-6)
 
 
 def test_one_step_crosses_the_whole_stage():
