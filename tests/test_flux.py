@@ -1,4 +1,7 @@
-"""The miniFLUX transformer against the goldens, and its identities.   Run: python -m pytest tests/test_flux.py"""
+"""The miniFLUX transformer against the goldens, and its identities.
+
+Run: python -m pytest tests/test_flux.py
+"""
 
 import pathlib
 

@@ -1,7 +1,7 @@
 """Attention over prefixes: text, then the units of a clip, each unit seeing the text and itself and the past.
 
 `sequence_layout` works out once a stage what may attend to what; `prefix_attention` then needs no mask: every
-group of queries attends to a slice of the keys. Padded text has been dropped before, so nothing attends to it.
+group of queries attends to a slice of the keys. Padded text has been dropped before: nothing attends to it.
 Rows of a batch with texts of equal length share one call per group; rows that differ are separate calls.
 
 Source: arXiv 2410.05954, section 3.3 (temporal pyramid, blockwise causal attention); rotary embedding with
@@ -14,14 +14,13 @@ import torch
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
-from torch.nn import functional as F
 
-from pyramid.models.layers import RMSNorm
+from pyramid.models.layers import Linear, RMSNorm
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Rows of the (sorted) batch whose texts are equally long, and where those texts lie among the packed ones."""
+    """Rows of the sorted batch whose texts are equally long, and where those texts lie among the packed."""
 
     rows: slice
     text: slice
@@ -70,7 +69,8 @@ def sequence_layout(mask, unit_tokens, history_units, causal=True):
     groups = tuple(zip([0] + ends[:-1], ends, strict=True)) if causal else ((0, ends[-1]),)
     order = None if rows == sorted(rows) else torch.tensor(rows, device=mask.device)
     return Layout(
-        order=order, inverse=None if order is None else order.argsort(), buckets=tuple(buckets), groups=groups,
+        order=order, inverse=None if order is None else order.argsort(), buckets=tuple(buckets),
+        groups=groups,
         text_rows=torch.arange(len(rows), device=mask.device).repeat_interleave(
             torch.tensor([lengths[r] for r in rows], device=mask.device)),
         history=sum(unit_tokens[:history_units]))
@@ -79,7 +79,7 @@ def sequence_layout(mask, unit_tokens, history_units, causal=True):
 def rotary_table(positions, axes, theta=10000.0):
     """positions (n, len(axes)) -> complex64 (n, 1, sum(axes)/2): the rotation of each pair of a head.
 
-    axes: head dimensions given to each axis, all even. Angles in float64, as the published weights were trained.
+    axes: head dimensions given to each axis, all even. Angles in float64, as the published models had them.
     """
     angles = []
     for axis, dim in enumerate(axes):
@@ -100,33 +100,36 @@ def join(tensors, dim):
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
-def prefix_attention(query, key, value, layout, *, backend=None):
-    """Exact attention of one sequence a row without a mask.
+def whole(pair, bucket, stop=None):
+    """A bucket of a (text, image) pair as sequences: text, then `stop` image tokens; (b', l+n, heads, d)."""
+    image = pair[1][bucket.rows, :stop]
+    if not bucket.length:
+        return image
+    return torch.cat([pair[0][bucket.text].unflatten(0, (-1, bucket.length)), image], dim=1)
 
-    query, key, value: pairs (text, image) with text (T, heads, d) packed and image (b, n, heads, d). When
-    query's text is None only the current clip asks, and its image part holds only that clip.
-    Returns (text, image) of the queries' shapes (text None when it was).
+
+def prefix_attention(query, key, value, layout, *, backend=None):
+    """Exact attention of one sequence a row, without a mask.
+
+    query, key, value: pairs (text, image), text packed (T, heads, d) and image (b, n, heads, d). When the
+    query's text is None, only the current clip asks and the query's image holds only that clip.
+    Returns the pair (text, image) in the queries' shapes; the text is None when it was.
     """
     texts, images = [], []
+    current_only = query[0] is None
+    groups = layout.last_groups if current_only else [(start, stop, stop) for start, stop in layout.groups]
     for bucket in layout.buckets:
-        def with_text(part, bucket=bucket):
-            text = part[0][bucket.text].unflatten(0, (-1, bucket.length)) if bucket.length else part[1][bucket.rows, :0]
-            return torch.cat([text, part[1][bucket.rows]], dim=1)  # b' l+n heads d
-
-        keys, values, outputs = with_text(key), with_text(value), []
-        alone = query[0] is None
-        image = query[1][bucket.rows]
-        for start, stop, seen in layout.last_groups if alone else [(a, b, b) for a, b in layout.groups]:
-            asking = image[:, start:stop]
+        keys, values, outputs = whole(key, bucket), whole(value, bucket), []
+        for start, stop, seen in groups:
+            with_text = start == 0 and not current_only  # the text sees, and is seen, with the first unit
+            asking = whole(query, bucket, stop) if with_text else query[1][bucket.rows, start:stop]
             seen = seen + bucket.length
-            if start == 0 and not alone and bucket.length:
-                asking = torch.cat([query[0][bucket.text].unflatten(0, (-1, bucket.length)), asking], dim=1)
             outputs.append(dispatch_attention_fn(asking, keys[:, :seen], values[:, :seen], backend=backend))
-        if not alone:
+        if not current_only:
             texts.append(outputs[0][:, :bucket.length].flatten(0, 1))
             outputs[0] = outputs[0][:, bucket.length:]
         images.append(join(outputs, 1))
-    return (join(texts, 0) if texts else None), join(images, 0)
+    return None if current_only else join(texts, 0), join(images, 0)
 
 
 class Backend:
@@ -137,46 +140,50 @@ class Backend:
 
 
 class Attention(nn.Module, AttentionModuleMixin):
-    """Queries, keys and values of the image tokens (and, for a joint block, of the text tokens by weights of their own).
+    """Queries, keys and values of text and image tokens, and the attention between them.
 
-    The names are the published ones; those of the text norms differ between the two families.
+    text_norms: None where text and image share their weights (single stream), else the published names of the
+    text's norms, which differ between the families; the text then has projections of its own.
     """
 
     _supports_qkv_fusion = False
 
-    def __init__(self, heads, head_dim, *, eps=1e-6, text_norms=None, text_out=True, out=True):
-        """text_norms: names of the norms of the text's queries and keys, None for a block of one stream."""
+    def __init__(self, heads, head_dim, *, eps=1e-6, text_norms=None, text_out=True):
         super().__init__()
         dim = heads * head_dim
         self.heads, self.text_norms, self.processor = heads, text_norms, Backend()
         self.norm_q, self.norm_k = RMSNorm(head_dim, eps), RMSNorm(head_dim, eps)
-        self.to_q, self.to_k, self.to_v = (nn.Linear(dim, dim) for _ in range(3))
+        self.to_q, self.to_k, self.to_v = (Linear(dim, dim) for _ in range(3))
         if text_norms is not None:
-            self.add_k_proj, self.add_v_proj, self.add_q_proj = (nn.Linear(dim, dim) for _ in range(3))
+            self.add_k_proj, self.add_v_proj, self.add_q_proj = (Linear(dim, dim) for _ in range(3))
             for name in text_norms:
                 self.add_module(name, RMSNorm(head_dim, eps))
-        if out:
-            self.to_out = nn.ModuleList([nn.Linear(dim, dim), nn.Identity()])
-        if text_norms is not None and text_out:
-            self.to_add_out = nn.Linear(dim, dim)
+            self.to_out = nn.ModuleList([Linear(dim, dim), nn.Identity()])
+            if text_out:
+                self.to_add_out = Linear(dim, dim)
 
-    def split(self, x):
-        return x.unflatten(-1, (self.heads, -1))  # … heads d
+    def text_layers(self):
+        """(to_q, to_k, to_v, norm_q, norm_k) as they apply to text tokens."""
+        if self.text_norms is None:
+            return self.to_q, self.to_k, self.to_v, self.norm_q, self.norm_k
+        norms = (getattr(self, name) for name in self.text_norms)
+        return self.add_q_proj, self.add_k_proj, self.add_v_proj, *norms
 
-    def attend(self, query, key, value, layout):
-        """prefix_attention on (text, image) pairs by this module's backend; -> the pair, heads merged."""
-        text, image = prefix_attention(query, key, value, layout, backend=self.processor._attention_backend)
-        return (None if text is None else text.flatten(-2)), image.flatten(-2)
+    def forward(self, text, image, table, layout, *, current_only=False):
+        """text (T, dim), image (b, n, dim), table (n, 1, head_dim/2) -> attention outputs of the same shapes.
 
-    def joint(self, text, image, table, layout, *, current_only=False):
-        """text (T, dim), image (b, n, dim) -> attention outputs of both, before no further norm but after the
-        output projections. current_only: only the current clip asks; the text's output is None."""
-        norm_q, norm_k = (getattr(self, name) for name in self.text_norms)
-        asking = image[:, layout.history:] if current_only else image
-        turn = table[layout.history:] if current_only else table
-        text_query = None if current_only else norm_q(self.split(self.add_q_proj(text)))
-        query = text_query, rotate(self.norm_q(self.split(self.to_q(asking))), turn)
-        key = norm_k(self.split(self.add_k_proj(text))), rotate(self.norm_k(self.split(self.to_k(image))), table)
-        value = self.split(self.add_v_proj(text)), self.split(self.to_v(image))
-        text_out, image_out = self.attend(query, key, value, layout)
-        return None if current_only else self.to_add_out(text_out), self.to_out[0](image_out)
+        current_only: only the current clip's tokens ask; -> (None, theirs).
+        """
+        to_q, to_k, to_v, norm_q, norm_k = self.text_layers()
+        first = layout.history if current_only else 0
+
+        def heads(x):
+            return x.unflatten(-1, (self.heads, -1))  # … heads d
+
+        query = rotate(self.norm_q(heads(self.to_q(image[:, first:]))), table[first:])
+        key = rotate(self.norm_k(heads(self.to_k(image))), table)
+        text_query = None if current_only else norm_q(heads(to_q(text)))
+        text_key, value = norm_k(heads(to_k(text))), (heads(to_v(text)), heads(self.to_v(image)))
+        text_out, image_out = prefix_attention(
+            (text_query, query), (text_key, key), value, layout, backend=self.processor._attention_backend)
+        return None if current_only else text_out.flatten(-2), image_out.flatten(-2)

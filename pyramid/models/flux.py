@@ -17,8 +17,18 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from pyramid.models.attention import Attention, Layout, join, rotary_table, rotate, sequence_layout
-from pyramid.models.layers import FeedForward, Modulation, StrictLoading, TimestepTextEmbedding, modulate, start_as_identity
+from pyramid.models.attention import Attention, Layout, join, rotary_table, sequence_layout
+from pyramid.models.layers import (
+    FeedForward,
+    Linear,
+    Modulation,
+    StrictLoading,
+    TimestepTextEmbedding,
+    gelu_linear,
+    in_chunks,
+    modulate,
+    start_as_identity,
+)
 
 PATCH = 2  # latent pixels a side of a token; the published config's `patch_size` of 1 is a leftover
 
@@ -33,15 +43,16 @@ class StageContext:
     layout: Layout
 
 
-def check_clips(shape, clips, channels, encoder_hidden_states):
-    """ValueError unless the clips, the current shape (t, h, w) and the prompts can go together."""
+def check_clips(shape, clips, channels, batch):
+    """ValueError unless a current clip of `shape` (t, h, w) and the history fit the patches and the batch."""
     if shape[1] % PATCH or shape[2] % PATCH:
-        raise ValueError(f"the current clip is {shape[1]}×{shape[2]} latent pixels; both must be multiples of {PATCH}")
-    batch = encoder_hidden_states.shape[0]
+        raise ValueError(f"the current clip is {shape[1]}×{shape[2]} latent pixels; use multiples of {PATCH}")
     for clip in clips:
-        if clip.ndim != 5 or clip.shape[:2] != (batch, channels) or clip.shape[3] % PATCH or clip.shape[4] % PATCH:
-            raise ValueError(f"a history clip has shape {tuple(clip.shape)}; expected ({batch}, {channels}, t, h, w) "
-                             f"with h and w multiples of {PATCH}, one row for each of the {batch} prompts")
+        fits = clip.ndim == 5 and clip.shape[:2] == (batch, channels)
+        if not fits or clip.shape[3] % PATCH or clip.shape[4] % PATCH:
+            raise ValueError(
+                f"a history clip is {tuple(clip.shape)}, not ({batch}, {channels}, t, h, w): one row for each "
+                f"prompt, h and w multiples of {PATCH}")
 
 
 def unit_sizes(clips, shape):
@@ -79,16 +90,13 @@ class DoubleBlock(nn.Module):
 
     def forward(self, text, image, condition, table, layout):
         """text (T, dim), image (b, n, dim), condition (b, dim) -> the same shapes."""
-        shift, scale, gate, shift_ff, scale_ff, gate_ff = (v[:, None] for v in self.norm1(condition))  # b 1 dim
-        t_shift, t_scale, t_gate, t_shift_ff, t_scale_ff, t_gate_ff = (
-            v[layout.text_rows] for v in self.norm1_context(condition))  # T dim
-        text_out, image_out = self.attn.joint(
-            modulate(text, t_shift, t_scale), modulate(image, shift, scale), table, layout)
-        image = torch.addcmul(image, gate, image_out)
-        image = torch.addcmul(image, gate_ff, self.ff(modulate(image, shift_ff, scale_ff)))
-        text = torch.addcmul(text, t_gate, text_out)
-        text = torch.addcmul(text, t_gate_ff, self.ff_context(modulate(text, t_shift_ff, t_scale_ff)))
-        return text, image
+        vectors = [v[:, None] for v in self.norm1(condition)]  # b 1 dim
+        text_vectors = [v[layout.text_rows] for v in self.norm1_context(condition)]  # T dim
+        text_out, image_out = self.attn(
+            modulate(text, *text_vectors[:2]), modulate(image, *vectors[:2]), table, layout)
+        text = torch.addcmul(text, text_vectors[2], self.attn.to_add_out(text_out))
+        image = torch.addcmul(image, vectors[2], self.attn.to_out[0](image_out))
+        return self.ff_context.residual(text, *text_vectors[3:]), self.ff.residual(image, *vectors[3:])
 
 
 class SingleBlock(nn.Module):
@@ -98,36 +106,28 @@ class SingleBlock(nn.Module):
         super().__init__()
         dim = heads * head_dim
         self.norm = Modulation(dim, 3)
-        self.proj_mlp, self.proj_out = nn.Linear(dim, 4 * dim), nn.Linear(5 * dim, dim)
-        self.attn = Attention(heads, head_dim, out=False)
+        self.proj_mlp, self.proj_out = Linear(dim, 4 * dim), Linear(5 * dim, dim)
+        self.attn = Attention(heads, head_dim)
 
     def forward(self, text, image, condition, table, layout, current_only=False):
         """As DoubleBlock. current_only: -> (None, the current clip's tokens); text and history only serve
         as keys and values, which is all that the last block needs of them."""
-        shift, scale, gate = self.norm(condition)
-        rows, (b, n, _) = layout.text_rows, image.shape
-        past = modulate(text, shift[rows], scale[rows]), modulate(image, shift[:, None], scale[:, None])
-        packed = torch.cat([past[0], past[1].flatten(0, 1)])  # T+bn dim
-
-        def parts(x):  # T+bn … -> T …, b n …
-            return x[:len(text)], x[len(text):].unflatten(0, (b, n))
-
-        attn = self.attn
-        key = parts(attn.norm_k(attn.split(attn.to_k(packed))))
-        value = parts(attn.split(attn.to_v(packed)))
-        key = key[0], rotate(key[1], table)
+        vectors = [v[:, None] for v in self.norm(condition)]  # b 1 dim
+        text_vectors = [v[layout.text_rows, 0] for v in vectors]  # T dim
+        text_normed, normed = modulate(text, *text_vectors[:2]), modulate(image, *vectors[:2])
+        text_out, image_out = self.attn(text_normed, normed, table, layout, current_only=current_only)
         if current_only:
-            asking = past[1][:, layout.history:]
-            query = None, rotate(attn.norm_q(attn.split(attn.to_q(asking))), table[layout.history:])
-            _, out = attn.attend(query, key, value, layout)
-            mlp = F.gelu(self.proj_mlp(asking), approximate="tanh")
-            out = self.proj_out(torch.cat([out, mlp], dim=-1))
-            return None, torch.addcmul(image[:, layout.history:], gate[:, None], out)
-        query = parts(attn.norm_q(attn.split(attn.to_q(packed))))
-        text_out, out = attn.attend((query[0], rotate(query[1], table)), key, value, layout)
-        mlp = F.gelu(self.proj_mlp(packed), approximate="tanh")
-        text_out, out = parts(self.proj_out(torch.cat([torch.cat([text_out, out.flatten(0, 1)]), mlp], dim=-1)))
-        return torch.addcmul(text, gate[rows], text_out), torch.addcmul(image, gate[:, None], out)
+            image, normed = image[:, layout.history:], normed[:, layout.history:]
+        else:
+            text = self.residual(text, text_normed, text_out, text_vectors[2])
+        return None if current_only else text, self.residual(image, normed, image_out, vectors[2])
+
+    def residual(self, x, normed, attended, gate):
+        """x + gate · proj_out(attended beside the feed-forward of normed), all (…, dim)."""
+        def piece(x, normed, attended):
+            wide = torch.cat([attended, gelu_linear(self.proj_mlp, normed)], dim=-1)  # … 5·dim
+            return torch.addcmul(x, gate, self.proj_out(wide))
+        return in_chunks(piece, x, normed, attended)
 
 
 class PyramidFluxTransformer(StrictLoading, ModelMixin, ConfigMixin):
@@ -166,14 +166,14 @@ class PyramidFluxTransformer(StrictLoading, ModelMixin, ConfigMixin):
                              f"num_single_layers ({num_single_layers}) at least 1")
         heads, dim = num_attention_heads, num_attention_heads * attention_head_dim
         self.time_text_embed = TimestepTextEmbedding(pooled_projection_dim, dim)
-        self.context_embedder = nn.Linear(joint_attention_dim, dim)
-        self.x_embedder = nn.Linear(in_channels, dim)
+        self.context_embedder = Linear(joint_attention_dim, dim)
+        self.x_embedder = Linear(in_channels, dim)
         self.transformer_blocks = nn.ModuleList(
             DoubleBlock(heads, attention_head_dim) for _ in range(num_layers))
         self.single_transformer_blocks = nn.ModuleList(
             SingleBlock(heads, attention_head_dim) for _ in range(num_single_layers))
         self.norm_out = Modulation(dim, 2)
-        self.proj_out = nn.Linear(dim, in_channels)
+        self.proj_out = Linear(dim, in_channels)
         self.gradient_checkpointing = False
         start_as_identity(self)
 
@@ -183,37 +183,37 @@ class PyramidFluxTransformer(StrictLoading, ModelMixin, ConfigMixin):
             clip, "b c t (h p) (w q) -> b (t h w) (p q c)", p=PATCH, q=PATCH))
 
     def prepare(self, history, shape_of_current, encoder_hidden_states, encoder_attention_mask=None):
-        """Everything that is constant within a stage.
+        """Everything that is constant within a stage, as a StageContext.
 
-        history: clean clips (b, c, t, h, w), oldest and coarsest first, may be empty. shape_of_current: (t, h, w)
-        of the clip to denoise, in latent pixels. encoder_hidden_states (b, l, d); encoder_attention_mask (b, l),
-        nonzero where real (None: everywhere). Raises ValueError when shapes cannot go together.
+        history: clean clips (b, c, t, h, w), oldest and coarsest first, may be empty. shape_of_current:
+        (t, h, w) of the clip to denoise, in latent pixels. encoder_hidden_states (b, l, d); its mask (b, l)
+        is nonzero where text is real (None: everywhere). ValueError when the shapes cannot go together.
         """
-        check_clips(shape_of_current, history, self.config.in_channels // PATCH**2, encoder_hidden_states)
-        if encoder_attention_mask is None:
-            encoder_attention_mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2])
-        layout = sequence_layout(encoder_attention_mask, *unit_sizes(history, shape_of_current),
-                                 causal=self.config.use_temporal_causal)
-        text = layout.sort(encoder_hidden_states)[layout.sort(encoder_attention_mask) != 0]  # T d
-        grids = [(t, h // PATCH, w // PATCH) for t, h, w in [*(c.shape[2:] for c in history), shape_of_current]]
+        text, mask, current = encoder_hidden_states, encoder_attention_mask, tuple(shape_of_current)
+        check_clips(current, history, self.config.in_channels // PATCH**2, len(text))
+        mask = text.new_ones(text.shape[:2]) if mask is None else mask
+        layout = sequence_layout(mask, *unit_sizes(history, current), causal=self.config.use_temporal_causal)
+        grids = [(t, h // PATCH, w // PATCH) for t, h, w in [*(c.shape[2:] for c in history), current]]
         past = [self.embed(layout.sort(clip)) for clip in history]
         return StageContext(
-            text=self.context_embedder(text), history=join(past, 1) if past else None, layout=layout,
-            table=rotary_table(positions(grids), self.config.axes_dims_rope).to(text.device))
+            text=self.context_embedder(layout.sort(text)[layout.sort(mask) != 0]),  # T dim
+            history=join(past, 1) if past else None,  # b m dim
+            table=rotary_table(positions(grids), self.config.axes_dims_rope).to(text.device), layout=layout)
 
     def denoise(self, current, timestep, pooled_projections, context):
         """Velocity of `current` (b, c, t, h, w) at timestep (b,) in 0…1000, of its shape and dtype."""
         layout, text = context.layout, context.text
-        condition = F.silu(self.time_text_embed(layout.sort(timestep), layout.sort(pooled_projections)))  # b dim
+        condition = self.time_text_embed(layout.sort(timestep), layout.sort(pooled_projections))  # b dim
         image = self.embed(layout.sort(current))  # b n dim
         if context.history is not None:
             image = torch.cat([context.history, image], dim=1)  # b m+n dim
+        stage = F.silu(condition), context.table, layout
         for block in self.transformer_blocks:
-            text, image = self.run_block(block, text, image, condition, context.table, layout)
+            text, image = self.run_block(block, text, image, *stage)
         for block in self.single_transformer_blocks:
             last = block is self.single_transformer_blocks[-1]
-            text, image = self.run_block(block, text, image, condition, context.table, layout, last)
-        scale, shift = self.norm_out(condition)
+            text, image = self.run_block(block, text, image, *stage, last)
+        scale, shift = self.norm_out(stage[0])
         velocity = self.proj_out(modulate(image, shift[:, None], scale[:, None]))  # b n c·4
         return layout.unsort(rearrange(
             velocity, "b (t h w) (p q c) -> b c t (h p) (w q)", t=current.shape[2],
@@ -224,11 +224,12 @@ class PyramidFluxTransformer(StrictLoading, ModelMixin, ConfigMixin):
             return self._gradient_checkpointing_func(block, *inputs)
         return block(*inputs)
 
-    def forward(self, clips, *, timestep, encoder_hidden_states, encoder_attention_mask=None, pooled_projections):
+    def forward(self, clips, *, timestep, encoder_hidden_states, encoder_attention_mask=None,
+                pooled_projections):
         """Velocity of the last clip, (b, c, t, h, w).
 
-        clips: list of (b, c, t, h, w), history oldest and coarsest first, the current clip last; timestep (b,);
-        encoder_hidden_states (b, l, d), encoder_attention_mask (b, l), pooled_projections (b, p).
+        clips: list of (b, c, t, h, w), history oldest and coarsest first, the current clip last. timestep
+        (b,), encoder_hidden_states (b, l, d), encoder_attention_mask (b, l), pooled_projections (b, p).
         """
         context = self.prepare(clips[:-1], clips[-1].shape[2:], encoder_hidden_states, encoder_attention_mask)
         return self.denoise(clips[-1], timestep, pooled_projections, context)

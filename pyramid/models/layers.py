@@ -15,6 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 class StrictLoading:
     """Mixin, put before `ModelMixin`: missing or unexpected weights are an error that lists them.
 
@@ -46,6 +49,48 @@ class StrictLoading:
         return super().extract_init_dict(known, **kwargs)
 
 
+def fused(linear, x):
+    """Whether oneDNN's linear may stand in for `linear(x)`: float32 on a CPU, no autograd, a plain layer.
+
+    On CPUs it is a tenth faster than torch's default, and applies the GELU on the way out. A layer that
+    something has wrapped or hooked (LoRA, quantisation, offloading) must be called as a module.
+    """
+    plain = type(linear) is Linear and type(linear.weight) is nn.Parameter and "forward" not in vars(linear)
+    return (ONEDNN and plain and x.device.type == "cpu" and x.dtype == torch.float32 == linear.weight.dtype
+            and x.numel() > 0 and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"))
+
+
+class Linear(nn.Linear):
+    """nn.Linear that computes by oneDNN where `fused` allows."""
+
+    def forward(self, x):
+        if fused(self, x):
+            return torch.ops.mkldnn._linear_pointwise(x.contiguous(), self.weight, self.bias, "none", [], "")
+        return super().forward(x)
+
+
+def gelu_linear(linear, x):
+    """The tanh GELU of linear(x)."""
+    if fused(linear, x) and not linear._forward_hooks and not linear._forward_pre_hooks:
+        x = x.contiguous()
+        return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "gelu", [], "tanh")
+    return F.gelu(linear(x), approximate="tanh")
+
+
+def in_chunks(function, *tensors, rows=1024):
+    """function(*tensors), for a function that treats every token alone; tensors (b, n, dim) or (n, dim).
+
+    Without autograd on a CPU the tokens of (b, n, dim) go piece by piece, about `rows` at a time, so that
+    what is wide in between stays in the cache (and is not paged in from the system each time).
+    """
+    first = tensors[0]
+    size = max(rows // first.shape[0], 1)
+    if torch.is_grad_enabled() or first.device.type != "cpu" or first.ndim == 2 or first.shape[1] <= size:
+        return function(*tensors)
+    return torch.cat([function(*(t[:, at:at + size] for t in tensors))
+                      for at in range(0, first.shape[1], size)], dim=1)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the head dimension, statistics in float32."""
 
@@ -66,8 +111,8 @@ class TwoLayers(nn.Module):
 
     def __init__(self, dim_in, dim):
         super().__init__()
-        self.linear_1 = nn.Linear(dim_in, dim)
-        self.linear_2 = nn.Linear(dim, dim)
+        self.linear_1 = Linear(dim_in, dim)
+        self.linear_2 = Linear(dim, dim)
 
     def forward(self, x):
         return self.linear_2(F.silu(self.linear_1(x)))
@@ -88,16 +133,17 @@ class TimestepTextEmbedding(nn.Module):
         steps = torch.arange(self.frequencies, dtype=torch.float32, device=timestep.device)
         angles = timestep[:, None].float() * torch.exp(-math.log(10000) / self.frequencies * steps)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)  # b 256
-        return self.timestep_embedder(waves.to(pooled_projections.dtype)) + self.text_embedder(pooled_projections)
+        waves = waves.to(pooled_projections.dtype)
+        return self.timestep_embedder(waves) + self.text_embedder(pooled_projections)
 
 
 class Modulation(nn.Module):
-    """The vectors that an adaptive norm applies to every token of a sample: `chunks` of them, (b, dim) each."""
+    """The `chunks` vectors (b, dim) that an adaptive norm applies to every token of a sample."""
 
     def __init__(self, dim, chunks):
         super().__init__()
         self.chunks = chunks
-        self.linear = nn.Linear(dim, chunks * dim)
+        self.linear = Linear(dim, chunks * dim)
 
     def forward(self, condition):
         """condition: SiLU of the conditioning vector (b, dim); -> `chunks` tensors (b, dim)."""
@@ -115,17 +161,21 @@ class FeedForward(nn.Module):
     def __init__(self, dim):
         super().__init__()
         expand = nn.Module()
-        expand.proj = nn.Linear(dim, 4 * dim)
-        self.net = nn.ModuleList([expand, nn.Identity(), nn.Linear(4 * dim, dim)])
+        expand.proj = Linear(dim, 4 * dim)
+        self.net = nn.ModuleList([expand, nn.Identity(), Linear(4 * dim, dim)])
 
     def forward(self, x):
-        return self.net[2](F.gelu(self.net[0].proj(x), approximate="tanh"))
+        return self.net[2](gelu_linear(self.net[0].proj, x))
+
+    def residual(self, x, shift, scale, gate):
+        """x + gate · forward(modulated x); the vectors are (b, 1, dim), or (n, dim) for packed x (n, dim)."""
+        return in_chunks(lambda part: torch.addcmul(part, gate, self(modulate(part, shift, scale))), x)
 
 
 def start_as_identity(model):
-    """The start of a training from nothing, in place: Xavier for linear layers, a small normal for what embeds
-    the conditions, zero for modulations and the last layer, so that every block begins as the identity and the
-    velocity as zero (adaLN-Zero, arXiv 2212.09748)."""
+    """The start of a training from nothing, in place (adaLN-Zero, arXiv 2212.09748): Xavier for linear layers,
+    a small normal for what embeds the conditions, zero for modulations and the last layer, so that every
+    block begins as the identity and the velocity as zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
