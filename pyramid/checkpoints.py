@@ -1,0 +1,450 @@
+"""The checkpoints: the published ones and the embedded one. Find, verify and download them.
+
+    checkpoint = find("embedded")                     # or "miniflux", "sd3", a folder, or a repository's name
+    checkpoint = find("/models/pyramid-flow-miniflux", "768p")
+    verify(checkpoint)                                # ValueError: all that is missing or truncated
+    download("miniflux", "384p")                      # only what the variant needs; goes on where it stopped
+
+A checkpoint is a folder with `causal_video_vae/`, a `diffusion_transformer_<variant>/` for each variant, and
+the text encoders with their tokenizers. Which of the two families it is, the transformer's config tells.
+A file `pyramid.json` beside the folders, where there is one, holds the checkpoint's own defaults, any of:
+
+    {"name": "…", "variant": "128p", "licence": "…", "trained_on": "…",
+     "sizes": [[128, 128]], "max_units": 4, "num_frames": 25, "fps": 8, "num_inference_steps": [10, 10, 10],
+     "video_num_inference_steps": [10, 10, 10], "guidance_scale": 4.0, "video_guidance_scale": 4.0,
+     "negative_prompt": "", "prompt_suffix": ""}
+
+Nothing here loads weights: the pipeline does, with the class named by `Checkpoint.transformer_class`.
+"""
+
+import dataclasses
+import json
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyramid.settings import MODELS, Variant, variant_of
+
+EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "embedded"
+PREFIX = "diffusion_transformer_"
+WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of them is enough
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be found or used; `problems` lists everything that is wrong with it."""
+
+    def __init__(self, message: str, problems: Iterable[str] = ()):
+        self.problems = tuple(problems)
+        super().__init__("; ".join([message, *self.problems]))
+
+
+# --------------------------------------------------------------------------------------- what is published
+
+
+CLIP, CLIP_PROJECTED = ("CLIPTextModel",), ("CLIPTextModelWithProjection",)
+T5 = ("T5EncoderModel", "T5ForConditionalGeneration", "T5Model")  # the encoder may come with its decoder
+
+
+@dataclass(frozen=True)
+class Family:
+    """What checkpoints of one architecture share. `text`: (encoder folder, tokenizer folder, classes)."""
+
+    name: str
+    transformer_class: str
+    text: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published model."""
+
+    name: str
+    family: str
+    repository: str
+    licence: str
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return MODELS[self.name]
+
+
+FAMILIES = {family.name: family for family in (
+    Family("miniflux", "PyramidFluxTransformer",
+           (("text_encoder", "tokenizer", CLIP), ("text_encoder_2", "tokenizer_2", T5))),
+    Family("sd3", "PyramidDiffusionMMDiT",
+           (("text_encoder", "tokenizer", CLIP_PROJECTED), ("text_encoder_2", "tokenizer_2", CLIP_PROJECTED),
+            ("text_encoder_3", "tokenizer_3", T5))),
+)}  # fmt: skip
+RELEASES = {release.name: release for release in (
+    Release("miniflux", "miniflux", "rain1011/pyramid-flow-miniflux",
+            "see the model card at https://huggingface.co/rain1011/pyramid-flow-miniflux"),
+    Release("sd3", "sd3", "rain1011/pyramid-flow-sd3",
+            "see the model card at https://huggingface.co/rain1011/pyramid-flow-sd3 "
+            "(trained from Stable Diffusion 3 Medium)"),
+)}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- finding
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One variant of a model on this machine: where its parts are, and what it was trained for."""
+
+    folder: Path
+    family: Family
+    variant: str
+    name: str
+    defaults: Variant
+    licence: str = ""
+    details: dict[str, Any] = field(default_factory=dict)  # pyramid.json as it is
+
+    @property
+    def transformer(self) -> Path:
+        return self.folder / (PREFIX + self.variant)
+
+    @property
+    def vae(self) -> Path:
+        return self.folder / "causal_video_vae"
+
+    @property
+    def transformer_class(self) -> str:
+        """The class in `pyramid.models` that loads the transformer."""
+        return self.family.transformer_class
+
+    @property
+    def has_text(self) -> bool:
+        """True when all text encoders are there; without them only embeddings can be used."""
+        return all((self.folder / encoder / "config.json").is_file() for encoder, _, _ in self.family.text)
+
+    @property
+    def identity(self) -> str:
+        """The model as results name it: `miniflux/384p`."""
+        return f"{self.name}/{self.variant}"
+
+
+def find(model: str | Path = "embedded", variant: str | None = None) -> Checkpoint:
+    """The checkpoint of a short name, a folder, or a repository on the Hub that was downloaded before.
+
+    Without `variant` it is the first one that the model has. Nothing is downloaded.
+
+    Raises:
+        CheckpointError: no such folder, a model that is not on this machine, a variant it does not have, a
+            folder that is no checkpoint. The message names what there is instead, and the way out.
+    """
+    folder = locate(model)
+    variants = list_variants(folder)
+    if not variants:
+        raise CheckpointError(
+            f"{folder} is not a Pyramid Flow checkpoint: it has no folder {PREFIX}…; "
+            f"give the folder that holds causal_video_vae and {PREFIX}384p"
+        )
+    details = read_details(folder)
+    preferred = [details.get("variant"), *MODELS.get(str(model), ()), *variants]
+    chosen = variant or next(name for name in preferred if name in variants)
+    if chosen not in variants:
+        raise CheckpointError(_no_variant(model, folder, chosen, variants))
+    release = release_of(model)
+    return Checkpoint(
+        folder, detect_family(folder / (PREFIX + chosen)), chosen,
+        name=details.get("name") or (release.name if release else folder.name),
+        defaults=defaults_of(chosen, details),
+        licence=details.get("licence") or (release.licence if release else ""), details=details,
+    )  # fmt: skip
+
+
+def _no_variant(model: str | Path, folder: Path, variant: str, variants: list[str]) -> str:
+    message = f"{folder} has no variant {variant!r}, only {', '.join(variants)}"
+    release = release_of(model)
+    if release and variant in release.variants:
+        return f"{message}; get it with: python -m pyramid download {release.name} --variant {variant}"
+    return f"{message}; choose one of those"
+
+
+def release_of(model: str | Path) -> Release | None:
+    """The published model of that short name or repository name; None for anything else."""
+    names = {name: release for release in RELEASES.values() for name in (release.name, release.repository)}
+    return names.get(str(model))
+
+
+def locate(model: str | Path) -> Path:
+    """The folder of a model on this machine. Raises CheckpointError when there is none."""
+    if str(model) == "embedded":
+        if not EMBEDDED_FOLDER.is_dir():
+            raise CheckpointError(f"{EMBEDDED_FOLDER} (the embedded model) is missing")
+        return EMBEDDED_FOLDER
+    release = release_of(model)
+    path = Path(model).expanduser()
+    if release is None and path.is_dir():
+        return path.resolve()
+    if release is None and not _looks_like_repository(str(model)):
+        raise CheckpointError(f"there is neither a folder nor a model {str(model)!r}: "
+                              f"give a folder or one of {', '.join(MODELS)}")  # fmt: skip
+    repository = release.repository if release else str(model)
+    folder = _downloaded(repository)
+    if folder is None:
+        raise CheckpointError(f"{repository} is not on this machine: get it with python -m pyramid download "
+                              f"{model}, or give the folder it lies in")  # fmt: skip
+    return folder
+
+
+def _looks_like_repository(name: str) -> bool:
+    owner, _, title = name.partition("/")
+    return bool(owner and title) and not set(title) & set("/\\") and not owner.startswith((".", "~"))
+
+
+def _downloaded(repository: str) -> Path | None:
+    """The newest snapshot in the Hub's cache, complete or not; None when there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        # One small file that all variants need: whether the rest is there is for `verify` to say.
+        pattern = "causal_video_vae/config.json"
+        return Path(snapshot_download(repository, local_files_only=True, allow_patterns=[pattern]))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def list_variants(folder: str | Path) -> list[str]:
+    """Names of the variants in a checkpoint's folder: 384p, 768p, image; sorted."""
+    return sorted(path.name[len(PREFIX):] for path in Path(folder).glob(PREFIX + "*") if path.is_dir())
+
+
+def read_details(folder: Path) -> dict[str, Any]:
+    """The checkpoint's pyramid.json; empty when it has none. CheckpointError when it cannot be read."""
+    path = folder / "pyramid.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def defaults_of(variant: str, details: dict[str, Any]) -> Variant:
+    """What the variant was trained for, with the checkpoint's own values where it states them.
+
+    Raises CheckpointError for values of the wrong kind.
+    """
+    known = variant_of(variant)
+    names = {"max_units": "units", "num_inference_steps": "steps", "video_num_inference_steps": "video_steps"}
+    own = {names.get(key, key): value for key, value in details.items() if key not in ("name", "variant")}
+    fields = {spec.name for spec in dataclasses.fields(Variant)}
+    try:
+        values = {key: _like(getattr(known, key), value) for key, value in own.items() if key in fields}
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"pyramid.json holds a value of the wrong kind: {error}") from None
+    return dataclasses.replace(known, **values)
+
+
+def _like(example: Any, value: Any) -> Any:
+    """`value` in the type of `example`: lists become tuples, inside as well."""
+    if isinstance(example, tuple):
+        return tuple(_like(example[0], item) for item in value)
+    if isinstance(value, (list, dict)) or isinstance(example, str) != isinstance(value, str):
+        raise ValueError(f"{value!r} where something like {example!r} is expected")
+    return type(example)(value)
+
+
+def detect_family(transformer: Path) -> Family:
+    """The family of a transformer's folder, by its configuration. CheckpointError when it is neither."""
+    config = read_json(transformer / "config.json")
+    named = config.get("_class_name")
+    for family in FAMILIES.values():
+        if named == family.transformer_class:
+            return family
+    if named is None and "axes_dims_rope" in config:
+        return FAMILIES["miniflux"]
+    if named is None and "pos_embed_max_size" in config:
+        return FAMILIES["sd3"]
+    known = " or ".join(family.transformer_class for family in FAMILIES.values())
+    raise CheckpointError(f"{transformer / 'config.json'} is of a {named or 'nameless model'}, not a {known}")
+
+
+def latent_scales(checkpoint: Checkpoint) -> dict[str, float] | None:
+    """The latent scales that the VAE's configuration states; None where the family's constants hold."""
+    config = read_json(checkpoint.vae / "config.json")
+    names = ("image_shift", "image_scale", "video_shift", "video_scale")
+    return {name: float(config[name]) for name in names} if all(name in config for name in names) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file with a table in it. CheckpointError when it is missing, unreadable or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no table")
+    return value
+
+
+# ----------------------------------------------------------------------------------------------- verifying
+
+
+def verify(checkpoint: Checkpoint, *, text: bool = True) -> None:
+    """Raises CheckpointError with a list of everything missing, truncated or misplaced; reads headers only.
+
+    `text=False` leaves out the text encoders, which are not needed with ready embeddings.
+    """
+    problems = check_model(checkpoint.transformer, (checkpoint.transformer_class, None))
+    problems += check_model(checkpoint.vae, ("CausalVideoVAE", None))
+    if text:
+        for encoder, tokenizer, classes in checkpoint.family.text:
+            problems += check_model(checkpoint.folder / encoder, classes, key="architectures")
+            problems += check_tokenizer(checkpoint.folder / tokenizer)
+    if problems:
+        raise CheckpointError(f"the checkpoint {checkpoint.folder} cannot be used", problems)
+
+
+def check_model(folder: Path, expected: tuple[str | None, ...], key: str = "_class_name") -> list[str]:
+    """What is wrong with a folder of configuration and weights: sentences, none when all is well."""
+    if not folder.is_dir():
+        return [f"the folder {folder.name} is missing"]
+    try:
+        named = read_json(folder / "config.json").get(key)
+    except CheckpointError as error:
+        return [str(error)]
+    named = named[0] if isinstance(named, list) and named else named
+    if named not in expected:
+        return [f"{folder.name}/config.json describes a {named}, where a {expected[0]} belongs"]
+    try:
+        return [problem for path in weight_files(folder) for problem in check_weights(path)]
+    except CheckpointError as error:
+        return [str(error)]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights: one, or the shards of an index; safetensors before .bin.
+
+    Raises CheckpointError when there are none or the index cannot be read.
+    """
+    for ending in ("safetensors", "bin"):
+        for name in WEIGHTS:
+            index = folder / f"{name}.{ending}.index.json"
+            if index.is_file():
+                shards = read_json(index).get("weight_map")
+                if not isinstance(shards, dict) or not shards:
+                    raise CheckpointError(f"{index} lists no files")
+                return [folder / shard for shard in sorted(set(shards.values()))]
+            if (folder / f"{name}.{ending}").is_file():
+                return [folder / f"{name}.{ending}"]
+    raise CheckpointError(f"{folder.name} has no weights: {WEIGHTS[0]}.safetensors, for example")
+
+
+def check_weights(path: Path) -> list[str]:
+    """What is wrong with one weight file, from its first and last bytes."""
+    where = f"{path.parent.name}/{path.name}"
+    if not path.is_file():
+        return [f"{where} is missing"]
+    with path.open("rb") as file:
+        start = file.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        return [f"{where} is a Git LFS pointer, not the weights: run git lfs pull, or download the model"]
+    if path.suffix == ".bin":
+        # torch.save writes a zip archive, whose table of contents comes last: a truncated file has none.
+        return [] if zipfile.is_zipfile(path) else [f"{where} is truncated or damaged; download it again"]
+    return check_safetensors(path, where)
+
+
+def check_safetensors(path: Path, where: str) -> list[str]:
+    """Compares the file's size with its header: 8 bytes of length, JSON with all tensors' offsets, data."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if 8 + length > size:
+            return [f"{where} is truncated: {size:,} bytes do not even hold its header; download it again"]
+        try:
+            header = json.loads(file.read(length))
+            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError):
+            return [f"{where} is damaged: its header cannot be read; download it again"]
+    if end == size:
+        return []
+    state = "truncated" if size < end else "damaged"
+    return [f"{where} is {state}: {size:,} of {end:,} bytes; download it again"]
+
+
+def check_tokenizer(folder: Path) -> list[str]:
+    """What is wrong with a tokenizer's folder."""
+    if not folder.is_dir():
+        return [f"the folder {folder.name} is missing"]
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return [f"{folder.name} has none of {', '.join(TOKENIZER_FILES)}"]
+    try:
+        for path in sorted(folder.glob("*.json")):
+            json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return [f"{folder.name}/{path.name} cannot be read: {error}"]
+    return []
+
+
+# --------------------------------------------------------------------------------------------- downloading
+
+
+def needed_files(files: Iterable[str], family: Family, variant: str) -> list[str]:
+    """Those of a repository's files that a variant needs; safetensors rather than .bin where both are there.
+
+    Raises CheckpointError when the repository lacks a folder.
+    """
+    folders = ["causal_video_vae", PREFIX + variant, *(name for part in family.text for name in part[:2])]
+    files, chosen = sorted(files), []
+    for folder in folders:
+        inside = [path for path in files if path.startswith(folder + "/") and path.count("/") == 1]
+        if not inside:
+            there = sorted({path.split("/")[0][len(PREFIX):] for path in files if path.startswith(PREFIX)})
+            raise CheckpointError(f"the repository has no {folder}; it has the variants {', '.join(there)}")
+        # `model.fp16.safetensors` and the like are second copies in another precision.
+        inside = [path for path in inside if not {"fp16", "bf16", "non_ema"} & set(path.split("."))]
+        safe = any(path.endswith(".safetensors") for path in inside)
+        unwanted = (".bin", ".bin.index.json", ".msgpack", ".h5") if safe else (".msgpack", ".h5")
+        chosen += [path for path in inside if not path.endswith(unwanted)]
+    return chosen + [path for path in files if path in ("pyramid.json", "README.md")]
+
+
+def download(model: str, variant: str | None = None, *, log: Callable[[str], None] = print) -> Checkpoint:
+    """Downloads what a variant needs into the Hub's cache, goes on where it stopped before, verifies.
+
+    Raises CheckpointError for a name that is no repository, no connection, too little disk space.
+    """
+    release = release_of(model)
+    if release is None and not _looks_like_repository(str(model)):
+        raise CheckpointError(f"{model!r} is nothing to download: give {', '.join(RELEASES)} or a repository")
+    repository = release.repository if release else str(model)
+    variant = variant or (release.variants[0] if release else "384p")
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    try:
+        sizes = {item.path: item.size for item in HfApi().list_repo_tree(repository, recursive=True)
+                 if hasattr(item, "size")}  # fmt: skip
+        family = FAMILIES[release.family] if release else _family_of_files(sizes)
+        files = needed_files(sizes, family, variant)
+        total = sum(sizes[path] for path in files)
+        _check_space(Path(constants.HF_HUB_CACHE), total)
+        log(f"{repository}, variant {variant}: {total / 1e9:.1f} GB in {len(files)} files")
+        snapshot_download(repository, allow_patterns=files)
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        raise CheckpointError(f"{repository} could not be downloaded: {error}. Check the connection, "
+                              "then run it again: it goes on where it stopped") from error  # fmt: skip
+    checkpoint = find(model, variant)
+    verify(checkpoint)
+    return checkpoint
+
+
+def _family_of_files(files: Iterable[str]) -> Family:
+    return FAMILIES["sd3" if any(path.startswith("text_encoder_3/") for path in files) else "miniflux"]
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Raises CheckpointError unless the disk of `folder` has room. Files already there are not subtracted."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise CheckpointError(f"{needed / 1e9:.1f} GB are needed, {existing} has {free / 1e9:.1f} GB free: "
+                              "make room, or set HF_HOME to a folder on a larger disk")  # fmt: skip
