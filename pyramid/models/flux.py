@@ -1,8 +1,9 @@
-"""The miniFLUX transformer of Pyramid Flow, with the published parameter names.
+"""The miniFLUX transformer, with the published parameter names, and the frame of both families.
 
 One forward is one stage of one unit: clips (history coarse to fine, the current clip last) and a prompt in,
 the velocity of the current clip out. `prepare` does what is constant within a stage, `denoise` the rest;
-`forward` is both.
+`forward` is both. Only the current clip's velocity is asked for, so the last block computes text and history
+no further than the keys and values they lend.
 
 Source: arXiv 2410.05954, sections 3.2 and 3.3; double and single stream blocks after FLUX.1.
 Run: `python -m pytest tests/test_flux.py`
@@ -50,9 +51,8 @@ def check_clips(shape, clips, channels, batch):
     for clip in clips:
         fits = clip.ndim == 5 and clip.shape[:2] == (batch, channels)
         if not fits or clip.shape[3] % PATCH or clip.shape[4] % PATCH:
-            raise ValueError(
-                f"a history clip is {tuple(clip.shape)}, not ({batch}, {channels}, t, h, w): one row for each "
-                f"prompt, h and w multiples of {PATCH}")
+            raise ValueError(f"a history clip is {[*clip.shape]}, not ({batch}, {channels}, t, h, w) with "
+                             f"one row a prompt and multiples of {PATCH} as h and w")
 
 
 def unit_sizes(clips, shape):
@@ -79,24 +79,39 @@ def positions(grids):
 
 
 class DoubleBlock(nn.Module):
-    """Text and image keep their own weights and meet in attention."""
+    """Text and image keep their own weights and meet in attention.
 
-    def __init__(self, heads, head_dim):
+    text_ends: the block never updates the text (the last one of SD3), and lacks the weights for it.
+    """
+
+    def __init__(self, heads, head_dim, *, eps=1e-6, text_norms=("norm_added_q", "norm_added_k"),
+                 text_ends=False):
         super().__init__()
         dim = heads * head_dim
-        self.norm1, self.norm1_context = Modulation(dim, 6), Modulation(dim, 6)
-        self.attn = Attention(heads, head_dim, text_norms=("norm_added_q", "norm_added_k"))
-        self.ff, self.ff_context = FeedForward(dim), FeedForward(dim)
+        self.text_ends = text_ends
+        self.norm1, self.norm1_context = Modulation(dim, 6), Modulation(dim, 2 if text_ends else 6)
+        self.attn = Attention(heads, head_dim, eps=eps, text_norms=text_norms, text_out=not text_ends)
+        self.ff = FeedForward(dim)
+        if not text_ends:
+            self.ff_context = FeedForward(dim)
 
-    def forward(self, text, image, condition, table, layout):
-        """text (T, dim), image (b, n, dim), condition (b, dim) -> the same shapes."""
+    def forward(self, text, image, condition, table, layout, current_only=False):
+        """text (T, dim), image (b, n, dim), condition (b, dim) -> text and image of the same shapes.
+
+        current_only: -> (None, the current clip's tokens); text and history lend keys and values, and end.
+        """
         vectors = [v[:, None] for v in self.norm1(condition)]  # b 1 dim
         text_vectors = [v[layout.text_rows] for v in self.norm1_context(condition)]  # T dim
-        text_out, image_out = self.attn(
-            modulate(text, *text_vectors[:2]), modulate(image, *vectors[:2]), table, layout)
-        text = torch.addcmul(text, text_vectors[2], self.attn.to_add_out(text_out))
+        shift, scale = text_vectors[::-1] if self.text_ends else text_vectors[:2]  # sic: scale first
+        text_normed, normed = modulate(text, shift, scale), modulate(image, *vectors[:2])
+        text_out, image_out = self.attn(text_normed, normed, table, layout, current_only=current_only)
+        image = image[:, layout.history:] if current_only else image
         image = torch.addcmul(image, vectors[2], self.attn.to_out[0](image_out))
-        return self.ff_context.residual(text, *text_vectors[3:]), self.ff.residual(image, *vectors[3:])
+        image = self.ff.residual(image, *vectors[3:])
+        if current_only:
+            return None, image
+        text = torch.addcmul(text, text_vectors[2], self.attn.to_add_out(text_out))
+        return self.ff_context.residual(text, *text_vectors[3:]), image
 
 
 class SingleBlock(nn.Module):
@@ -110,8 +125,7 @@ class SingleBlock(nn.Module):
         self.attn = Attention(heads, head_dim)
 
     def forward(self, text, image, condition, table, layout, current_only=False):
-        """As DoubleBlock. current_only: -> (None, the current clip's tokens); text and history only serve
-        as keys and values, which is all that the last block needs of them."""
+        """As DoubleBlock."""
         vectors = [v[:, None] for v in self.norm(condition)]  # b 1 dim
         text_vectors = [v[layout.text_rows, 0] for v in vectors]  # T dim
         text_normed, normed = modulate(text, *text_vectors[:2]), modulate(image, *vectors[:2])
@@ -130,17 +144,83 @@ class SingleBlock(nn.Module):
         return in_chunks(piece, x, normed, attended)
 
 
-class PyramidFluxTransformer(StrictLoading, ModelMixin, ConfigMixin):
-    """Text and the units of a clip in, velocity of the newest clip out.
+class StageTransformer(StrictLoading, ModelMixin, ConfigMixin):
+    """What both families do: a stage's context once, then velocities.
 
-    `use_temporal_causal`: a unit sees the text and units up to itself (False: everything sees everything,
-    for training whole clips at once).
+    A family has `time_text_embed`, `context_embedder`, `norm_out`, `proj_out`, and these four.
     """
 
     _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns = ["pos_embed", "norm", "time_text_embed"]
+    gradient_checkpointing = False
+
+    latent_channels: int  # of the clips
+    rotary_axes: tuple[int, ...]  # head dimensions for time, or for time, rows and columns
+    blocks: list[nn.Module]
+
+    def embed(self, clip, grid):
+        """Tokens (b, n, dim) of a clip (b, c, t, h, w); grid: (h, w) of the current clip in patches."""
+        raise NotImplementedError
+
+    def prepare(self, history, shape_of_current, encoder_hidden_states, encoder_attention_mask=None):
+        """Everything that is constant within a stage, as a StageContext.
+
+        history: clean clips (b, c, t, h, w), oldest and coarsest first, may be empty. shape_of_current:
+        (t, h, w) of the clip to denoise, in latent pixels. encoder_hidden_states (b, l, d); its mask (b, l)
+        is nonzero where text is real (None: everywhere). ValueError when the shapes cannot go together.
+        """
+        text, mask, current = encoder_hidden_states, encoder_attention_mask, tuple(shape_of_current)
+        check_clips(current, history, self.latent_channels, len(text))
+        mask = text.new_ones(text.shape[:2]) if mask is None else mask
+        layout = sequence_layout(mask, *unit_sizes(history, current), causal=self.config.use_temporal_causal)
+        grids = [(t, h // PATCH, w // PATCH) for t, h, w in [*(c.shape[2:] for c in history), current]]
+        past = [self.embed(layout.sort(clip), grids[-1][1:]) for clip in history]
+        return StageContext(
+            text=self.context_embedder(layout.sort(text)[layout.sort(mask) != 0]),  # T dim
+            history=join(past, 1) if past else None,  # b m dim
+            table=rotary_table(positions(grids), self.rotary_axes).to(text.device), layout=layout)
+
+    def denoise(self, current, timestep, pooled_projections, context):
+        """Velocity of `current` (b, c, t, h, w) at timestep (b,) in 0…1000, of its shape and dtype."""
+        layout, text = context.layout, context.text
+        grid = current.shape[3] // PATCH, current.shape[4] // PATCH
+        timestep, pooled_projections = layout.sort(timestep), layout.sort(pooled_projections)
+        condition = F.silu(self.time_text_embed(timestep, pooled_projections))  # b dim
+        image = self.embed(layout.sort(current), grid)  # b n dim
+        if context.history is not None:
+            image = torch.cat([context.history, image], dim=1)  # b m+n dim
+        for index, block in enumerate(self.blocks):
+            inputs = text, image, condition, context.table, layout, index == len(self.blocks) - 1
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                text, image = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                text, image = block(*inputs)
+        scale, shift = self.norm_out(condition)
+        velocity = self.proj_out(modulate(image, shift[:, None], scale[:, None]))  # b n c·4
+        return layout.unsort(rearrange(
+            velocity, "b (t h w) (p q c) -> b c t (h p) (w q)", t=current.shape[2], h=grid[0], w=grid[1],
+            p=PATCH, q=PATCH))
+
+    def forward(self, clips, *, timestep, encoder_hidden_states, encoder_attention_mask=None,
+                pooled_projections):
+        """Velocity of the last clip, (b, c, t, h, w).
+
+        clips: list of (b, c, t, h, w), history oldest and coarsest first, the current clip last. timestep
+        (b,), encoder_hidden_states (b, l, d), encoder_attention_mask (b, l), pooled_projections (b, p).
+        """
+        context = self.prepare(clips[:-1], clips[-1].shape[2:], encoder_hidden_states, encoder_attention_mask)
+        return self.denoise(clips[-1], timestep, pooled_projections, context)
+
+
+class PyramidFluxTransformer(StageTransformer):
+    """Double blocks, then single blocks; 3-axis rotary positions.
+
+    use_temporal_causal: a unit sees the text and units up to itself (False: everything sees everything, for
+    training on whole clips at once).
+    """
+
     _no_split_modules = ["DoubleBlock", "SingleBlock"]
     _repeated_blocks = ["DoubleBlock", "SingleBlock"]
-    _skip_layerwise_casting_patterns = ["norm", "time_text_embed"]
     _leftover_config_keys = ("patch_size", "interp_condition_pos", "use_flash_attn",
                              "use_gradient_checkpointing", "gradient_checkpointing_ratio")
 
@@ -161,75 +241,26 @@ class PyramidFluxTransformer(StrictLoading, ModelMixin, ConfigMixin):
         if sum(axes_dims_rope) != attention_head_dim or any(dim % 2 for dim in axes_dims_rope):
             raise ValueError(f"axes_dims_rope {list(axes_dims_rope)} must be even numbers that add up to "
                              f"attention_head_dim ({attention_head_dim})")
-        if in_channels % PATCH**2 or num_single_layers < 1:
-            raise ValueError(f"in_channels ({in_channels}) must be a multiple of {PATCH**2} (the patch) and "
-                             f"num_single_layers ({num_single_layers}) at least 1")
-        heads, dim = num_attention_heads, num_attention_heads * attention_head_dim
+        if in_channels % PATCH**2 or num_layers + num_single_layers < 1:
+            raise ValueError(f"in_channels ({in_channels}) must be a multiple of {PATCH**2} (the patch), the "
+                             f"layers ({num_layers} + {num_single_layers}) at least one")
+        dim = num_attention_heads * attention_head_dim
+        self.latent_channels, self.rotary_axes = in_channels // PATCH**2, tuple(axes_dims_rope)
         self.time_text_embed = TimestepTextEmbedding(pooled_projection_dim, dim)
         self.context_embedder = Linear(joint_attention_dim, dim)
         self.x_embedder = Linear(in_channels, dim)
         self.transformer_blocks = nn.ModuleList(
-            DoubleBlock(heads, attention_head_dim) for _ in range(num_layers))
+            DoubleBlock(num_attention_heads, attention_head_dim) for _ in range(num_layers))
         self.single_transformer_blocks = nn.ModuleList(
-            SingleBlock(heads, attention_head_dim) for _ in range(num_single_layers))
+            SingleBlock(num_attention_heads, attention_head_dim) for _ in range(num_single_layers))
         self.norm_out = Modulation(dim, 2)
         self.proj_out = Linear(dim, in_channels)
-        self.gradient_checkpointing = False
         start_as_identity(self)
 
-    def embed(self, clip):
-        """Patches of a clip as tokens: (b, c, t, h, w) -> (b, t·h/2·w/2, dim)."""
+    @property
+    def blocks(self):
+        return [*self.transformer_blocks, *self.single_transformer_blocks]
+
+    def embed(self, clip, grid):
         return self.x_embedder(rearrange(
             clip, "b c t (h p) (w q) -> b (t h w) (p q c)", p=PATCH, q=PATCH))
-
-    def prepare(self, history, shape_of_current, encoder_hidden_states, encoder_attention_mask=None):
-        """Everything that is constant within a stage, as a StageContext.
-
-        history: clean clips (b, c, t, h, w), oldest and coarsest first, may be empty. shape_of_current:
-        (t, h, w) of the clip to denoise, in latent pixels. encoder_hidden_states (b, l, d); its mask (b, l)
-        is nonzero where text is real (None: everywhere). ValueError when the shapes cannot go together.
-        """
-        text, mask, current = encoder_hidden_states, encoder_attention_mask, tuple(shape_of_current)
-        check_clips(current, history, self.config.in_channels // PATCH**2, len(text))
-        mask = text.new_ones(text.shape[:2]) if mask is None else mask
-        layout = sequence_layout(mask, *unit_sizes(history, current), causal=self.config.use_temporal_causal)
-        grids = [(t, h // PATCH, w // PATCH) for t, h, w in [*(c.shape[2:] for c in history), current]]
-        past = [self.embed(layout.sort(clip)) for clip in history]
-        return StageContext(
-            text=self.context_embedder(layout.sort(text)[layout.sort(mask) != 0]),  # T dim
-            history=join(past, 1) if past else None,  # b m dim
-            table=rotary_table(positions(grids), self.config.axes_dims_rope).to(text.device), layout=layout)
-
-    def denoise(self, current, timestep, pooled_projections, context):
-        """Velocity of `current` (b, c, t, h, w) at timestep (b,) in 0…1000, of its shape and dtype."""
-        layout, text = context.layout, context.text
-        condition = self.time_text_embed(layout.sort(timestep), layout.sort(pooled_projections))  # b dim
-        image = self.embed(layout.sort(current))  # b n dim
-        if context.history is not None:
-            image = torch.cat([context.history, image], dim=1)  # b m+n dim
-        stage = F.silu(condition), context.table, layout
-        for block in self.transformer_blocks:
-            text, image = self.run_block(block, text, image, *stage)
-        for block in self.single_transformer_blocks:
-            last = block is self.single_transformer_blocks[-1]
-            text, image = self.run_block(block, text, image, *stage, last)
-        scale, shift = self.norm_out(stage[0])
-        velocity = self.proj_out(modulate(image, shift[:, None], scale[:, None]))  # b n c·4
-        return layout.unsort(rearrange(
-            velocity, "b (t h w) (p q c) -> b c t (h p) (w q)", t=current.shape[2],
-            h=current.shape[3] // PATCH, w=current.shape[4] // PATCH, p=PATCH, q=PATCH))
-
-    def run_block(self, block, *inputs):
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *inputs)
-        return block(*inputs)
-
-    def forward(self, clips, *, timestep, encoder_hidden_states, encoder_attention_mask=None,
-                pooled_projections):
-        """Velocity of the last clip, (b, c, t, h, w).
-
-        clips: list of (b, c, t, h, w), history oldest and coarsest first, the current clip last. timestep
-        (b,), encoder_hidden_states (b, l, d), encoder_attention_mask (b, l), pooled_projections (b, p).
-        """
-        context = self.prepare(clips[:-1], clips[-1].shape[2:], encoder_hidden_states, encoder_attention_mask)
-        return self.denoise(clips[-1], timestep, pooled_projections, context)

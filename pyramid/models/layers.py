@@ -173,7 +173,7 @@ class FeedForward(nn.Module):
 
 
 def start_as_identity(model):
-    """The start of a training from nothing, in place (adaLN-Zero, arXiv 2212.09748): Xavier for linear layers,
+    """A start of training from nothing, in place (adaLN-Zero, arXiv 2212.09748): Xavier for linear layers,
     a small normal for what embeds the conditions, zero for modulations and the last layer, so that every
     block begins as the identity and the velocity as zero."""
     for module in model.modules():
