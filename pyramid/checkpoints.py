@@ -25,7 +25,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pyramid.settings import MODELS, Variant, variant_of
 
@@ -159,11 +159,10 @@ def find(model: str | Path = "embedded", variant: str | None = None) -> Checkpoi
 
 
 def _no_variant(model: str | Path, folder: Path, variant: str, variants: list[str]) -> str:
-    message = f"{folder} has no variant {variant!r}, only {', '.join(variants)}"
-    release = release_of(model)
+    release, way_out = release_of(model), "choose one of those"
     if release and variant in release.variants:
-        return f"{message}; get it with: python -m pyramid download {release.name} --variant {variant}"
-    return f"{message}; choose one of those"
+        way_out = f"get it with: python -m pyramid download {release.name} --variant {variant}"
+    return f"{folder} has no variant {variant!r}, only {', '.join(variants)}; {way_out}"
 
 
 def release_of(model: str | Path) -> Release | None:
@@ -230,21 +229,24 @@ def defaults_of(variant: str, details: dict[str, Any]) -> Variant:
     known = variant_of(variant)
     names = {"max_units": "units", "num_inference_steps": "steps", "video_num_inference_steps": "video_steps"}
     own = {names.get(key, key): value for key, value in details.items() if key not in ("name", "variant")}
-    fields = {spec.name for spec in dataclasses.fields(Variant)}
+    kinds = {spec.name: spec.type for spec in dataclasses.fields(Variant)}
     try:
-        values = {key: _like(getattr(known, key), value) for key, value in own.items() if key in fields}
-    except (TypeError, ValueError) as error:
+        values = {key: _typed(kinds[key], value) for key, value in own.items() if key in kinds}
+    except TypeError as error:
         raise CheckpointError(f"pyramid.json holds a value of the wrong kind: {error}") from None
     return dataclasses.replace(known, **values)
 
 
-def _like(example: Any, value: Any) -> Any:
-    """`value` in the type of `example`: lists become tuples, inside as well."""
-    if isinstance(example, tuple):
-        return tuple(_like(example[0], item) for item in value)
-    if isinstance(value, (list, dict)) or isinstance(example, str) != isinstance(value, str):
-        raise ValueError(f"{value!r} where something like {example!r} is expected")
-    return type(example)(value)
+def _typed(kind: Any, value: Any) -> Any:
+    """`value` as an int, float or str, or as a tuple of such from a list. Raises TypeError."""
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_typed(get_args(kind)[0], item) for item in value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and (whole or isinstance(value, float)):
+        return float(value)
+    if (kind is int and whole) or (kind is str and isinstance(value, str)):
+        return value
+    raise TypeError(f"{value!r} where {getattr(kind, '__name__', kind)} is expected")
 
 
 def detect_family(transformer: Path) -> Family:
@@ -423,7 +425,8 @@ def download(model: str, variant: str | None = None, *, log: Callable[[str], Non
     try:
         sizes = {item.path: item.size for item in HfApi().list_repo_tree(repository, recursive=True)
                  if hasattr(item, "size")}  # fmt: skip
-        family = FAMILIES[release.family] if release else _family_of_files(sizes)
+        has_three = any(path.startswith("text_encoder_3/") for path in sizes)
+        family = FAMILIES[release.family if release else "sd3" if has_three else "miniflux"]
         files = needed_files(sizes, family, variant)
         total = sum(sizes[path] for path in files)
         _check_space(Path(constants.HF_HUB_CACHE), total)
@@ -435,10 +438,6 @@ def download(model: str, variant: str | None = None, *, log: Callable[[str], Non
     checkpoint = find(model, variant)
     verify(checkpoint)
     return checkpoint
-
-
-def _family_of_files(files: Iterable[str]) -> Family:
-    return FAMILIES["sd3" if any(path.startswith("text_encoder_3/") for path in files) else "miniflux"]
 
 
 def _check_space(folder: Path, needed: int) -> None:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -159,7 +160,14 @@ class TextEncoders:
     def count_tokens(self, prompt: str) -> dict[str, int]:
         """Tokens of a prompt by encoder, special ones included; loads tokenizers only."""
         with self._lock:
-            return {part.label: len(self._tokenizer(part)(prompt).input_ids) for part in self.parts}
+            tokenizers = {part.label: self._tokenizer(part) for part in self.parts}
+        return {label: len(tokenizer(prompt, verbose=False).input_ids) for label, tokenizer in tokenizers.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Copies the encoders and tokenizers into a checkpoint's folder."""
+        for source in [path for part in self.parts for path in (part.encoder, part.tokenizer)]:
+            if source.resolve() != Path(folder, source.name).resolve():
+                shutil.copytree(source, Path(folder, source.name), dirs_exist_ok=True)
 
     def _cached(self, prompt: str, length: int) -> PromptEmbeds:
         path = self.cache / f"{self._key(prompt, length)}.safetensors"
@@ -241,7 +249,8 @@ class TextEncoders:
 def cut_text(tokenizer, prompt: str, limit: int) -> str:
     """The end of a prompt beyond `limit` tokens, special ones included; empty when all fits."""
     room = limit - len(tokenizer("").input_ids)
-    spans = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    tokens = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = tokens.offset_mapping
     return prompt[spans[room][0]:].strip() if len(spans) > room else ""
 
 
