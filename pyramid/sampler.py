@@ -43,13 +43,12 @@ class Guidance:
     first: float = 7.0      # unit 0
     video: float = 5.0      # the later units
     minimum: float = 2.0    # where the linear schedule stops
-    decay: float = 0.0      # above 0, for every unit: `max(first - decay * unit, minimum)`
+    decay: float = 0.0      # above 0, unit u gets `max(scale - decay * u, minimum)`
 
     def at(self, unit: int) -> float:
         """The guidance scale of a unit."""
-        if self.decay > 0:
-            return max(self.first - self.decay * unit, self.minimum)
-        return self.video if unit else self.first
+        scale = self.video if unit else self.first
+        return max(scale - self.decay * unit, self.minimum) if self.decay > 0 else scale
 
 
 class Noise:

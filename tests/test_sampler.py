@@ -114,13 +114,13 @@ def test_previews_come_as_often_as_wanted():
     assert [e.done for e in steps] == list(range(1, 10)) and steps[-1].fraction == 1
 
 
-@pytest.mark.parametrize("guidance", [Guidance(7.0, 5.0), Guidance(3.0, 9.9, minimum=2.0, decay=0.6)])
+@pytest.mark.parametrize("guidance", [Guidance(7.0, 5.0), Guidance(5.0, 3.0, minimum=2.0, decay=0.6)])
 def test_guidance_extrapolates_between_the_two_videos(guidance):
     """The oracle is linear in its video, so guidance must end at `negative + scale (positive - negative)`."""
     wanted, unwanted = video(4), video(5)
     events = run(Oracle({1.0: wanted, 2.0: unwanted}, 3), text(1.0), text(2.0), guidance=guidance)
     scales = [guidance.at(unit) for unit in range(4)]
-    assert scales == ([7.0, 5.0, 5.0, 5.0] if guidance.decay == 0 else pytest.approx([3.0, 2.4, 2.0, 2.0]))
+    assert scales == ([7.0, 5.0, 5.0, 5.0] if guidance.decay == 0 else pytest.approx([5.0, 2.4, 2.0, 2.0]))
     expected = [n + g * (p - n) for p, n, g in zip(wanted, unwanted, scales, strict=True)]
     torch.testing.assert_close(result(events), torch.cat(expected, dim=2), rtol=0, atol=2e-4)
 

@@ -1,0 +1,370 @@
+"""PyramidFlowPipeline: a sentence, a picture or a clip becomes a video.
+
+    pipe = PyramidFlowPipeline.from_pretrained("assets/embedded")
+    video = pipe("a red ball moves to the right over a green meadow", seed=1).frames[0]  # a list of PIL
+    pictures for event in pipe.stream("a blue star spins", image=picture, preview_every=1):       # see
+    pyramid.events
+        ...
+
+`stream` does the work, as a generator: prompt to embeddings, given pictures to latents, then sampling and
+decoding unit by unit. `__call__` consumes it. A pipeline keeps no state of a run, so several may be open at
+once, and one that was stopped, closed or failed leaves nothing behind.
+
+Precision: the models run in their own dtype (bfloat16 or float32); noise, jumps, guidance, Euler steps and
+latent scales are float32.
+"""
+
+import dataclasses
+import inspect
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from pyramid.checkpoints import FAMILIES, Checkpoint, find, verify
+from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.latents import MINIFLUX, SD3, LatentScales, denormalize, normalize
+from pyramid.models.flux import PyramidFluxTransformer
+from pyramid.models.mmdit import PyramidDiffusionMMDiT
+from pyramid.models.vae import CausalVideoVAE
+from pyramid.request import Job, Request, as_list, check, embeddings
+from pyramid.sampler import Noise, Prompt, sample
+from pyramid.settings import Variant, variant_of
+from pyramid.text import PromptEmbeds, TextEncoders
+
+TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
+SCALES = {"PyramidFluxTransformer": MINIFLUX, "PyramidDiffusionMMDiT": SD3}
+
+Event = Status | Preview | Unit | Frames | Finished
+
+
+@dataclass
+class PyramidFlowPipelineOutput(BaseOutput):
+    """What a call returns.
+
+    `frames`, by output type: pil, a list of lists; np, (b, f, h, w, 3) and pt, (b, f, 3, h, w), both in [0,
+    1]; latent, (b, c, t, h, w). `seed` is the one that was used; `stopped` says that `stop()` ended the run
+    early and only its finished units are here.
+    """
+
+    frames: Any
+    seed: int | None = None
+    stopped: bool = False
+
+
+class PyramidFlowPipeline(DiffusionPipeline):
+    """Text-to-video, image-to-video, continuation and text-to-image with a published or an own checkpoint.
+
+    `text` makes embeddings of prompts (`pyramid.text.TextEncoders`); without it they have to be passed.
+    `defaults` are what a run takes where nothing is asked for; `checkpoint` says where all came from, if from
+    files.
+    """
+
+    model_cpu_offload_seq = "transformer->vae"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self, transformer, vae, text=None, defaults: Variant | None = None,
+        checkpoint: Checkpoint | None = None,
+    ):
+        super().__init__()
+        self.register_modules(transformer=transformer, vae=vae)
+        self.text = text
+        self.defaults = defaults or (checkpoint.defaults if checkpoint else variant_of("384p"))
+        self.checkpoint = checkpoint
+        self.scales = _scales_of(transformer, vae)
+        self._stops: list[threading.Event] = []  # one for each open run
+
+    # -- running
+
+    def __call__(self, prompt: str | list[str] | None = None, *, return_dict: bool = True, **request):
+        """Generate, and return a `PyramidFlowPipelineOutput`, or the tuple `(frames,)` without `return_dict`.
+
+        The arguments are those of `Request`. Raises ValueError, before any work, where one cannot be used.
+        """
+        collected, output_type = [], request.get("output_type", "pil")
+        with self.progress_bar(total=0) as bar:
+            for event in self.stream(prompt, **request):
+                if isinstance(event, Preview):
+                    bar.total = event.total
+                    bar.update(event.done - bar.n)
+                elif isinstance(event, Frames):
+                    collected.append(event)
+        # the last event is always Finished
+        frames = event.latents if output_type == "latent" else _assemble(collected, output_type)
+        output = PyramidFlowPipelineOutput(frames, event.seed, event.stopped)
+        return output if return_dict else (frames,)
+
+    def stream(
+        self, prompt: str | list[str] | None = None, *, preview_every: int = 0,
+        stop: threading.Event | None = None, **request,
+    ) -> Iterator[Event]:
+        """Generate, as an iterator of `pyramid.events`. The arguments are those of `Request`, and two more.
+
+        `preview_every` n > 0: each n-th step of a stage, and its last, carries a clean estimate. `stop`: ends
+        the run before its next step when set; `pipe.stop()` does so to all open runs. Arguments are checked
+        here, with ValueError; the work begins with the first `next`. Raises FloatingPointError on overflow.
+        """
+        if preview_every < 0:
+            raise ValueError(f"preview_every = {preview_every}: 0 for none, n for each n-th step of a stage.")
+        channels, has_text = self.vae.config.decoder_in_channels, self.text is not None
+        job = check(Request(prompt, **request), self.defaults, channels=channels, has_text=has_text)
+        return self._run(job, preview_every, stop or threading.Event())
+
+    def stop(self) -> None:
+        """End all open runs before their next step, from any thread. Later runs are not affected."""
+        for event in list(self._stops):
+            event.set()
+
+    @property
+    def _interrupt(self) -> bool:
+        return any(event.is_set() for event in self._stops)
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        if value:  # the way in which callbacks for diffusers' pipelines stop a run
+            self.stop()
+
+    def _run(self, job: Job, preview_every: int, stop: threading.Event) -> Iterator[Event]:
+        """The whole run. No gradient mode may be entered around a `yield`: a consumer may change threads."""
+        clock, units = Clock(), []
+        # With model offload one model leaves when the other comes: change once, not twice a unit.
+        late = bool(getattr(self, "_all_hooks", None))
+        self._stops.append(stop)
+        try:
+            yield Status("text", "Reading the prompt")
+            with clock("text"):
+                prompt, negative, notice = self._prompts(job)
+            if notice:
+                yield Status("text", notice)
+            if job.given:
+                yield Status("encode", f"Encoding {len(job.pictures)} given frame{'s' * (job.given > 1)}")
+            with clock("encode"):
+                given = self._encode(job)
+            yield Status("sample", f"Sampling {job.settings.units - job.given} of {job.settings.units} units")
+            _bring(self.transformer)
+            events = self._sample(job, prompt, negative, given, preview_every=preview_every, stop=stop)
+            decode = self._decoder(job, clock)
+            for event in clock.each("sample", events):
+                yield event
+                if isinstance(event, Unit):
+                    units.append(event)
+                    if not late:
+                        yield from decode(event)
+            if late and units:
+                _bring(self.vae)
+                for done, unit in enumerate(units):
+                    yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
+                    yield from decode(unit)
+            latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
+            yield Finished(latents, clock.total(), job.settings.seed, stopped=len(units) < job.settings.units)
+        finally:
+            self._stops.remove(stop)
+            self.maybe_free_model_hooks()
+
+    def _sample(self, job: Job, prompt: Prompt, negative: Prompt | None, given: list[Tensor], **how):
+        s, r = job.settings, job.request
+        shape = (self.vae.config.decoder_in_channels, s.height // 8, s.width // 8)
+        noise = Noise(shape, job.seeds, latents=r.latents, jumps=r.block_noise, first=len(given))
+        return sample(
+            self.transformer, prompt, negative, noise=noise, units=s.units, steps=s.num_inference_steps,
+            video_steps=s.video_num_inference_steps, guidance=job.guidance, given=given,
+            on_step_end=self._callback(r), **how,
+        )
+
+    def _callback(self, r: Request) -> Callable | None:
+        """The callback of diffusers' form in the sampler's form."""
+        if r.callback_on_step_end is None:
+            return None
+        done = 0
+
+        def on_step_end(unit, stage, step, timestep, x):
+            nonlocal done
+            tensors = {name: x for name in r.callback_on_step_end_tensor_inputs}
+            returned = r.callback_on_step_end(self, done, timestep, tensors) or {}
+            done += 1
+            return returned.get("latents")
+
+        return on_step_end
+
+    @torch.no_grad()
+    def _encode(self, job: Job) -> list[Tensor]:
+        """The given pictures as units (b, c, 1, h, w) in the transformer's space, float32."""
+        if job.pictures is None:
+            return []
+        _bring(self.vae)
+        pixels = torch.from_numpy(job.pictures).to(self._execution_device)
+        video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # 1 3 f h w
+        vae_latents = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
+        latents = normalize(vae_latents.float(), self.scales).expand(len(job.seeds), -1, -1, -1, -1)
+        return list(latents.split(1, dim=2))
+
+    def _decoder(self, job: Job, clock: "Clock") -> Callable[[Unit], list[Frames]]:
+        """From each unit in turn to its new frames, one event a sample; to none if latents are wanted."""
+        if job.request.output_type == "latent":
+            return lambda unit: []
+        decoder = self.vae.stream()
+
+        @torch.no_grad()
+        def decode(unit: Unit) -> list[Frames]:
+            with clock("decode"):
+                vae_latents = denormalize(unit.latents, self.scales, first=unit.index == 0)
+                video = decoder(vae_latents.to(self.vae.dtype)).float()
+                pixels = (video * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+                arrays = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()  # b f h w 3
+            return [Frames(unit.index, np.ascontiguousarray(a), i, unit.given) for i, a in enumerate(arrays)]
+
+        return decode
+
+    # -- text
+
+    def _prompts(self, job: Job) -> tuple[Prompt, Prompt | None, str]:
+        """Embeddings of the prompts and, where needed, the negative ones, and a notice of what was cut."""
+        r = job.request
+        suffix = self.defaults.prompt_suffix if r.prompt_suffix is None else r.prompt_suffix
+        wanted = embeddings(r, "") or self._embed([text + suffix for text in as_list(r.prompt or "")], r)
+        if not job.guided:
+            return self._prompt(job, wanted), None, wanted.notice
+        text = self.defaults.negative_prompt if r.negative_prompt is None else r.negative_prompt
+        unwanted = embeddings(r, "negative_") or self._embed(as_list(text), r)
+        return self._prompt(job, wanted), self._prompt(job, unwanted), wanted.notice or unwanted.notice
+
+    def _embed(self, texts: list[str], r: Request) -> PromptEmbeds:
+        return self.text.to(self._execution_device).encode(texts, max_sequence_length=r.max_sequence_length)
+
+    def _prompt(self, job: Job, embeds: PromptEmbeds) -> Prompt:
+        """Embeddings as the transformer reads them: a row for each sample, on its device, in its dtype."""
+        tensors = embeds.prompt_embeds, embeds.attention_mask, embeds.pooled
+        device, dtype = self._execution_device, self.transformer.dtype
+        states, mask, pooled = (x.to(device).expand(len(job.seeds), *x.shape[1:]) for x in tensors)
+        return Prompt(states.to(dtype), mask, pooled.to(dtype))
+
+    # -- files
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path = "embedded", variant: str | None = None, dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None, torch_dtype: torch.dtype | None = None,
+    ):
+        """The pipeline of a checkpoint in the released layout.
+
+        `model`: a folder, a repository that was downloaded before, or "embedded", "miniflux", "sd3".
+        `variant`: the transformer, such as "384p"; None takes the first. `dtype`: float32 (the default) or
+        bfloat16; `torch_dtype` is diffusers' older name for it. Text encoders are read when a prompt first
+        needs them; a folder without any makes a pipeline that takes embeddings. Raises CheckpointError (a
+        ValueError) with all that is missing, truncated or misplaced, and ValueError for float16, in which the
+        released weights overflow.
+        """
+        dtype = dtype or torch_dtype or torch.float32
+        if dtype == torch.float16:
+            raise ValueError("dtype = float16: the weights overflow in it, videos turn black; use bfloat16.")
+        checkpoint = find(model, variant)
+        verify(checkpoint, text=checkpoint.has_text)
+        load = TRANSFORMERS[checkpoint.transformer_class].from_pretrained
+        transformer = load(checkpoint.transformer, torch_dtype=dtype).eval()
+        vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=dtype).eval()
+        text = TextEncoders.from_folder(checkpoint.folder, dtype) if checkpoint.has_text else None
+        pipe = cls(transformer, vae, text, checkpoint=checkpoint)
+        return pipe if device is None else pipe.to(device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the released layout, which `from_pretrained` reads: models, text encoders, pyramid.json."""
+        folder = Path(folder)
+        self.transformer.save_pretrained(folder / f"diffusion_transformer_{self.defaults.name}")
+        self.vae.save_pretrained(folder / "causal_video_vae")
+        for part in self.text.parts if self.text is not None else ():
+            for source in (part.encoder, part.tokenizer):
+                if source.resolve() != (folder / source.name).resolve():
+                    shutil.copytree(source, folder / source.name, dirs_exist_ok=True)
+        details = dict(self.checkpoint.details) if self.checkpoint else {}
+        details |= _details_of(self.defaults, type(self.transformer).__name__)
+        (folder / "pyramid.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Small parts of the above
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.began = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str):
+        """Adds the time of the block to `phase`. Not around a `yield`: a consumer's time is not ours."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - before
+
+    def each(self, phase: str, items: Iterator) -> Iterator:
+        """`items`, with the time it takes to make them, and only that, added to `phase`."""
+        while True:
+            with self(phase):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+    def total(self) -> dict[str, float]:
+        return self.seconds | {"total": time.perf_counter() - self.began}
+
+
+def _scales_of(transformer, vae) -> LatentScales:
+    """The latent scales that the VAE's configuration states, else those of the transformer's family."""
+    own = [getattr(vae.config, spec.name, None) for spec in dataclasses.fields(LatentScales)]
+    return LatentScales(*own) if None not in own else SCALES[type(transformer).__name__]
+
+
+def _details_of(defaults: Variant, transformer_class: str) -> dict[str, Any]:
+    """The defaults as `checkpoints.defaults_of` reads them from a pyramid.json."""
+    family = next(f.name for f in FAMILIES.values() if f.transformer_class == transformer_class)
+    names = {"name": "variant", "units": "max_units", "steps": "num_inference_steps",
+             "video_steps": "video_num_inference_steps"}
+    values = dataclasses.asdict(defaults)
+    return {"family": family} | {names.get(key, key): value for key, value in values.items()}
+
+
+def _bring(module) -> None:
+    """Model offload acts on `forward`; other methods are called here, so its hook is called by hand."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(module)
+
+
+def _assemble(events: list[Frames], output_type: str):
+    """All frames of all samples in the form of `output_type`."""
+    samples = max((event.sample for event in events), default=0) + 1
+    clips = [[event.video for event in events if event.sample == sample] for sample in range(samples)]
+    videos = [np.concatenate(clip) if clip else np.empty((0, 0, 0, 3), np.uint8) for clip in clips]
+    if output_type == "pil":
+        return [[Image.fromarray(frame) for frame in video] for video in videos]
+    array = np.stack(videos).astype(np.float32) / 255  # b f h w 3
+    return array if output_type == "np" else torch.from_numpy(array).permute(0, 1, 4, 2, 3).contiguous()
+
+
+def _list_arguments(*methods: Callable) -> None:
+    """Show the fields of `Request` as the methods' arguments to `help`, editors and `inspect.signature`."""
+    fields = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(Request).parameters.values()][1:]
+    for method in methods:
+        own = [p for p in inspect.signature(method).parameters.values() if p.kind != p.VAR_KEYWORD]
+        method.__signature__ = inspect.Signature([*own, *fields])
+
+
+_list_arguments(PyramidFlowPipeline.__call__, PyramidFlowPipeline.stream)
