@@ -26,7 +26,8 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "video": {"settings"},
     "memory": {"settings"},
     "sampler": {"schedule", "latents", "events"},
-    "pipeline": {"sampler", "text", "models", "memory", "checkpoints", "video", "settings", "events"}
+    "request": {"settings", "sampler", "text", "video"},
+    "pipeline": {"request", "sampler", "text", "models", "memory", "checkpoints", "video", "settings", "events"}
     | {"schedule", "latents"},
     "jobs": {"pipeline", "settings", "video", "events"},
     "bench": {"models", "schedule", "latents", "sampler", "pipeline", "settings", "events", "video"},
