@@ -161,7 +161,7 @@ class TextEncoders:
         """Tokens of a prompt by encoder, special ones included; loads tokenizers only."""
         with self._lock:
             tokenizers = {part.label: self._tokenizer(part) for part in self.parts}
-        return {label: len(tokenizer(prompt, verbose=False).input_ids) for label, tokenizer in tokenizers.items()}
+        return {label: len(tokens(prompt, verbose=False).input_ids) for label, tokens in tokenizers.items()}
 
     def save(self, folder: str | Path) -> None:
         """Copies the encoders and tokenizers into a checkpoint's folder."""

@@ -24,7 +24,8 @@ MMDIT = dict(num_layers=2, attention_head_dim=16, num_attention_heads=2, caption
 HALF = dict(layers_per_block=(1,) * 4, block_out_channels=(8,) * 4, norm_num_groups=2)
 VAE = {f"{half}_{key}": value for half in ("encoder", "decoder") for key, value in HALF.items()}
 DETAILS = dict(name="tiny", variant="128p", licence="Apache-2.0", sizes=[[64, 64]], max_units=4,
-               num_frames=17, fps=8, num_inference_steps=[2, 2, 2], video_num_inference_steps=[2, 2, 2], guidance_scale=4.0,
+               num_frames=17, fps=8, num_inference_steps=[2, 2, 2],
+               video_num_inference_steps=[2, 2, 2], guidance_scale=4.0,
                video_guidance_scale=3.0, negative_prompt="", prompt_suffix="")
 
 
