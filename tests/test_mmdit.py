@@ -1,47 +1,55 @@
-"""The SD3 transformer against the goldens, and its identities.
+"""What only the SD3 transformer has: fixed positions, published defaults. The rest is in test_flux.py.
 
 Run: python -m pytest tests/test_mmdit.py
 """
 
+import json
 import pathlib
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyramid.models.mmdit import PyramidDiffusionMMDiT
+from pyramid.models.mmdit import PatchEmbed, PyramidDiffusionMMDiT, sincos_table
 
-GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens"
-PROMPT = ("encoder_hidden_states", "encoder_attention_mask", "pooled_projections")
-
-
-@pytest.fixture(scope="module")
-def golden():
-    values = load_file(GOLDENS / "golden.safetensors")
-    return {name.removeprefix("sd3."): v for name, v in values.items() if name.startswith("sd3.")}
+FOLDER = pathlib.Path(__file__).parent / "data" / "goldens" / "sd3" / "diffusion_transformer_384p"
 
 
-@pytest.fixture(scope="module")
-def model():
-    return PyramidDiffusionMMDiT.from_pretrained(GOLDENS / "sd3" / "diffusion_transformer_384p")
-
-
-def error(result, golden):
-    return ((result - golden).abs().max() / golden.abs().max()).item()
+def test_position_table_is_the_published_one():
+    config = json.loads((FOLDER / "config.json").read_text())
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    published = load_file(FOLDER / "diffusion_pytorch_model.safetensors")["pos_embed.pos_embed"]
+    table = sincos_table(width, config["pos_embed_max_size"], config["sample_size"] // config["patch_size"])
+    assert table.shape == published.shape
+    assert torch.allclose(table, published, atol=1e-6)
 
 
 @torch.no_grad()
-def test_forward_with_history_and_two_text_lengths(model, golden):
-    clips = [golden[f"clip{i}"] for i in range(4)]
-    velocity = model(clips, timestep=golden["timestep"], **{name: golden[name] for name in PROMPT})
-    assert error(velocity, golden["velocity"]) < 1e-4
+def test_positions_are_cropped_from_the_centre_and_resized_for_coarser_clips():
+    embed = PatchEmbed(channels=1, dim=8, size=12, base=8)
+    embed.proj.weight.zero_()
+    embed.proj.bias.zero_()
+    table = embed.pos_embed.unflatten(1, (12, 12))[0]
+    fine = embed(torch.zeros(1, 1, 2, 8, 16), (4, 8)).unflatten(1, (2, 4, 8))
+    assert torch.equal(fine[0, 0], table[4:8, 2:10]) and torch.equal(fine[0, 0], fine[0, 1])
+    coarse = embed(torch.zeros(1, 1, 1, 4, 8), (4, 8)).unflatten(1, (2, 4))[0]
+    means = table[4:8, 2:10].reshape(2, 2, 4, 2, 8).mean(dim=(1, 3))  # half of an even grid: the 2×2 mean
+    assert torch.allclose(coarse, means, atol=1e-6)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("stage, clips", [(0, 2), (1, 3), (2, 1)])
-def test_each_stage_of_the_packed_batch(model, golden, stage, clips):
-    velocity = model(
-        [golden[f"packed.stage{stage}.clip{i}"] for i in range(clips)],
-        timestep=golden["packed.timestep"][stage:stage + 1],
-        **{name: golden[f"packed.{name}"][stage:stage + 1] for name in PROMPT})
-    assert error(velocity, golden[f"packed.stage{stage}.velocity"]) < 1e-4
+def test_a_grid_larger_than_the_table_is_refused():
+    with pytest.raises(ValueError, match="at most 24 latent pixels"):
+        PatchEmbed(channels=1, dim=8, size=12, base=8)(torch.zeros(1, 1, 1, 8, 26), (4, 13))
+
+
+@pytest.mark.parametrize("key, value", [
+    ("temp_pos_embed_type", "sincos"), ("pos_embed_type", "rope"), ("interp_condition_pos", False),
+    ("patch_size", 4), ("qk_norm", None)])
+def test_what_the_weights_were_not_trained_with_is_refused(key, value):
+    with torch.device("meta"), pytest.raises(ValueError, match=f"{key}={value!r}"):
+        PyramidDiffusionMMDiT(num_layers=1, **{key: value})
+
+
+def test_the_width_must_agree():
+    with torch.device("meta"), pytest.raises(ValueError, match="caption_projection_dim \\(1152\\)"):
+        PyramidDiffusionMMDiT(num_layers=1, caption_projection_dim=1152)

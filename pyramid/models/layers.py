@@ -83,12 +83,13 @@ def in_chunks(function, *tensors, rows=1024):
     Without autograd on a CPU the tokens of (b, n, dim) go piece by piece, about `rows` at a time, so that
     what is wide in between stays in the cache (and is not paged in from the system each time).
     """
-    first = tensors[0]
-    size = max(rows // first.shape[0], 1)
-    if torch.is_grad_enabled() or first.device.type != "cpu" or first.ndim == 2 or first.shape[1] <= size:
+    if torch.is_grad_enabled() or tensors[0].device.type != "cpu" or tensors[0].ndim == 2:
         return function(*tensors)
-    return torch.cat([function(*(t[:, at:at + size] for t in tensors))
-                      for at in range(0, first.shape[1], size)], dim=1)
+    batch, n = tensors[0].shape[:2]
+    size = max(rows // batch, 1)
+    if n <= size:
+        return function(*tensors)
+    return torch.cat([function(*(t[:, at:at + size] for t in tensors)) for at in range(0, n, size)], dim=1)
 
 
 class RMSNorm(nn.Module):
