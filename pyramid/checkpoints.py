@@ -264,13 +264,6 @@ def detect_family(transformer: Path) -> Family:
     raise CheckpointError(f"{transformer / 'config.json'} is of a {named or 'nameless model'}, not a {known}")
 
 
-def latent_scales(checkpoint: Checkpoint) -> dict[str, float] | None:
-    """The latent scales that the VAE's configuration states; None where the family's constants hold."""
-    config = read_json(checkpoint.vae / "config.json")
-    names = ("image_shift", "image_scale", "video_shift", "video_scale")
-    return {name: float(config[name]) for name in names} if all(name in config for name in names) else None
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file with a table in it. CheckpointError when it is missing, unreadable or something else."""
     try:
