@@ -1,0 +1,86 @@
+"""Where training gets its clips: a pool rendered once, and the same clips as latents with their captions.
+
+Rendering is cheap beside training, so clips are drawn anew for each run from its seed and nothing is stored on disk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from pyramid.training.photos import camera_clip, crop, photographs
+from torch import Tensor
+
+from pyramid.models.vae import CausalVideoVAE
+from pyramid.training.world import World
+
+
+def to_video(clips: np.ndarray) -> Tensor:
+    """Clips uint8 `(b, t, h, w, 3)` to a video `(b, 3, t, h, w)` in [-1, 1], channels last in memory."""
+    video = rearrange(torch.from_numpy(np.ascontiguousarray(clips)), "b t h w c -> b c t h w")
+    return (video.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last_3d)
+
+
+class ClipPool:
+    """Clips of the synthetic world and of photographs seen by a moving camera, to train the VAE on.
+
+    A share `photo_share` of each batch is photographs; single frames of those are fresh crops at all scales.
+    """
+
+    def __init__(
+        self, world: World, clips: int, photo_share: float, rng: np.random.Generator, *, photo_folders=()
+    ):
+        self.world, self.photo_share = world, photo_share
+        scenes = world.training_scenes()
+        chosen = rng.integers(len(scenes), size=clips)
+        self.toys = [world.render(scenes[i], rng) for i in chosen]
+        self.photos = photographs("train", extra=photo_folders)
+        cameras = [(photo, camera) for photo in self.photos for camera in world.photo_cameras]
+        picked = rng.permutation(len(cameras))[: clips // 3]
+        self.moving = [self._camera_clip(*cameras[i], rng) for i in picked]
+
+    def _camera_clip(self, photo, camera: str, rng: np.random.Generator) -> np.ndarray:
+        return camera_clip(photo, camera, rng, size=self.world.size, frames=self.world.frames)
+
+    def batch(self, count: int, size: int, frames: int, rng: np.random.Generator) -> Tensor:
+        """`(count, 3, frames, size, size)` in [-1, 1]: random windows in time and space of random clips."""
+        return to_video(np.stack([self._one(size, frames, rng) for _ in range(count)]))
+
+    def _one(self, size: int, frames: int, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() < self.photo_share:
+            if frames == 1:
+                return crop(self.photos[rng.integers(len(self.photos))], rng, size)[None]
+            source = self.moving
+        else:
+            source = self.toys
+        clip = source[rng.integers(len(source))]
+        length, height, width = clip.shape[:3]
+        start = rng.integers(length - frames + 1)
+        top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+        return clip[start : start + frames, top : top + size, left : left + size]
+
+    def held_out_videos(self, count: int = 12) -> dict[str, Tensor]:
+        """Whole clips that training never sees, always the same: `toy`, `photo` (camera moves) and `still`."""
+        rng = np.random.default_rng(0)
+        scenes = self.world.held_out_scenes()
+        toys = [self.world.render(scenes[i], rng) for i in rng.permutation(len(scenes))[:count]]
+        photos = photographs("held_out")
+        cameras = self.world.photo_cameras or ("zoom in",)
+        moving = [self._camera_clip(p, cameras[i % len(cameras)], rng) for i, p in enumerate(photos[:count])]
+        return {
+            "toy": to_video(np.stack(toys)),
+            "photo": to_video(np.stack(moving)),
+            "still": to_video(np.stack([clip[:1] for clip in moving])),
+        }
+
+    @torch.no_grad()
+    def latents_of(self, vae: CausalVideoVAE, rng: np.random.Generator, videos: int) -> tuple[Tensor, Tensor]:
+        """VAE latents of whole clips, as samples `(n, 16)` of first units and of later units."""
+        device = next(vae.parameters()).device
+        first, later = [], []
+        for _ in range(videos // 4):
+            video = self.batch(4, self.world.size, self.world.frames, rng).to(device)
+            latents = vae.encode(video).latent_dist.mode().float().cpu()
+            first.append(rearrange(latents[:, :, :1], "b c t h w -> (b t h w) c"))
+            later.append(rearrange(latents[:, :, 1:], "b c t h w -> (b t h w) c"))
+        return torch.cat(first), torch.cat(later)

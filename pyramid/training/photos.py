@@ -1,0 +1,134 @@
+"""Photographs to train and judge with, all freely licensed, from packages that can be installed.
+
+scikit-image and scikit-learn bundle most of them. Debian's `lomiri-wallpapers-16.04` adds ten more where it is
+installed, or where a recipe's `photo_folders` names the folder they were unpacked to. `HELD_OUT` is never trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+WALLPAPERS = Path("/usr/share/backgrounds")
+
+# package, file, licence, attribution (from each package's own notes)
+SOURCES = (
+    ("skimage.data", "astronaut.png", "public domain", "NASA"),
+    ("skimage.data", "brick.png", "CC0", "texture of CC0textures"),
+    ("skimage.data", "camera.png", "CC0", "Lav Varshney"),
+    ("skimage.data", "chelsea.png", "CC0", "Stéfan van der Walt"),
+    ("skimage.data", "coffee.png", "CC0", "Rachel Michetti"),
+    ("skimage.data", "grass.png", "CC0", "Linolafett"),
+    ("skimage.data", "gravel.png", "CC0", "CC0textures"),
+    ("skimage.data", "hubble_deep_field.jpg", "public domain", "NASA"),
+    ("skimage.data", "motorcycle_left.png", "CC0", "Middlebury stereo set, rendered for scikit-image"),
+    ("skimage.data", "rocket.jpg", "CC0", "SpaceX"),
+    ("sklearn.datasets.images", "china.jpg", "CC BY 2.0", "danielbuechele"),
+    ("sklearn.datasets.images", "flower.jpg", "CC BY 2.0", "vultilion"),
+    ("wallpapers", "aitzgorri_by_Aitzol_Berasategi.jpg", "CC BY 4.0", "Aitzol Berasategi"),
+    ("wallpapers", "friends_by_Aitzol_Berasategi.jpg", "CC BY 4.0", "Aitzol Berasategi"),
+    ("wallpapers", "life_by_Aitzol_Berasategi.jpg", "CC BY 4.0", "Aitzol Berasategi"),
+    ("wallpapers", "picosdeeuropa_by_Aitzol_Berasategi.jpg", "CC BY 4.0", "Aitzol Berasategi"),
+    ("wallpapers", "sunset_by_Aitzol_Berasategi.jpg", "CC BY 4.0", "Aitzol Berasategi"),
+    ("wallpapers", "Picture_0B_by_freespace.jpg", "CC BY 4.0", "Trevor “Freespace”"),
+    ("wallpapers", "Picture_1A_by_freespace.jpg", "CC BY 4.0", "Trevor “Freespace”"),
+    ("wallpapers", "seeding_by_Clements_Engelhardt.jpg", "CC0", "Clemens Engelhardt"),
+    ("wallpapers", "umang_by_Abhishek_Mudgal.jpg", "CC BY 4.0", "Abhishek Mudgal"),
+    ("wallpapers", "Wine_by_Jakkub_Mede.jpg", "CC BY 4.0", "Jakub Mede"),
+)
+HELD_OUT = ("camera.png", "chelsea.png", "coffee.png", "china.jpg", "rocket.jpg", "gravel.png")
+LARGEST = 768  # pixels of the shorter side: more only costs memory at 128 pixels
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph, uint8 `(h, w, 3)`, and whom it is owed to."""
+
+    name: str
+    licence: str
+    attribution: str
+    image: np.ndarray
+
+
+def photographs(split: str, extra: Iterable[str] = ()) -> list[Photo]:
+    """The photographs of a split, "train" or "held_out", as far as they are installed; `extra` are more folders."""
+    if split not in ("train", "held_out"):
+        raise ValueError(f"split={split!r}: choose 'train' or 'held_out'.")
+    found = []
+    for package, name, licence, attribution in SOURCES:
+        path = _locate(package, name, extra)
+        if (name in HELD_OUT) == (split == "held_out") and path is not None:
+            found.append(Photo(name, licence, attribution, _load(path)))
+    if not found:
+        raise ValueError("No photographs are installed: pip install scikit-image scikit-learn.")
+    return found
+
+
+def _locate(package: str, name: str, extra: Iterable[str]) -> Path | None:
+    if package == "wallpapers":
+        folders = [Path(folder) for folder in (*extra, WALLPAPERS)]
+    else:
+        try:
+            folders = [Path(str(files(package)))]
+        except ModuleNotFoundError:
+            return None
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _load(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        image.draft("RGB", (2 * LARGEST, 2 * LARGEST))
+        image = image.convert("RGB")
+        if min(image.size) > LARGEST:
+            scale = LARGEST / min(image.size)
+            size = (round(image.width * scale), round(image.height * scale))
+            image = image.resize(size, Image.Resampling.BOX)
+        return np.asarray(image)
+
+
+def crop(photo: Photo, rng: np.random.Generator, size: int) -> np.ndarray:
+    """A random square of the photograph at a random scale (and side), `(size, size, 3)`."""
+    height, width = photo.image.shape[:2]
+    side = round(np.exp(rng.uniform(np.log(size), np.log(min(height, width)))))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    picture = _window(photo.image, left + side / 2, top + side / 2, side, size)
+    return picture[:, ::-1] if rng.random() < 0.5 else picture
+
+
+def camera_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: int, frames: int) -> np.ndarray:
+    """The photograph seen by a moving camera, uint8 `(frames, size, size, 3)`.
+
+    "zoom in" and "zoom out" change the view by a factor of about 1.6, "pan left" and "pan right" move it by about
+    a third of its width (to the left: the picture travels right). ValueError for another camera.
+    """
+    height, width = photo.image.shape[:2]
+    side = min(height, width) * rng.uniform(0.7, 0.95)
+    x, y = width / 2, height / 2
+    slack_x, slack_y = (width - side) / 2, (height - side) / 2
+    time = np.linspace(0, 1, frames)
+    if camera in ("zoom in", "zoom out"):
+        x += rng.uniform(-1, 1) * slack_x
+        y += rng.uniform(-1, 1) * slack_y
+        factor = rng.uniform(1.5, 1.8) ** -(time if camera == "zoom in" else 1 - time)
+        views = [(x, y, side * f) for f in factor]
+    elif camera in ("pan left", "pan right"):
+        side = min(side, 0.72 * width)
+        way = min(rng.uniform(0.28, 0.4) * side, width - side)
+        y += rng.uniform(-1, 1) * (height - side) / 2
+        first = rng.uniform(side / 2, width - side / 2 - way)
+        places = first + way * (time if camera == "pan right" else 1 - time)
+        views = [(place, y, side) for place in places]
+    else:
+        raise ValueError(f"camera={camera!r}: choose zoom in, zoom out, pan left or pan right.")
+    return np.stack([_window(photo.image, *view, size) for view in views])
+
+
+def _window(image: np.ndarray, x: float, y: float, side: float, size: int) -> np.ndarray:
+    """The square of `side` around (x, y), resampled with an area filter to `size`; sub-pixel places are kept."""
+    box = (max(x - side / 2, 0), max(y - side / 2, 0), min(x + side / 2, image.shape[1]), min(y + side / 2, image.shape[0]))
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))

@@ -1,0 +1,122 @@
+"""Recipes: the TOML files in presets/training, read strictly.
+
+A recipe holds the world, and one table for each thing that is trained: `[text]`, `[vae]`, `[dit]`. Budgets are in
+minutes (on a shared or slow machine) or in steps (to repeat a run exactly); give one of the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyramid.training.world import World
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """Settings of `pyramid.training.text.train_text`."""
+
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the VAE's training: clips of `frames` (1: pictures) at `size` pixels, `batch` at a time."""
+
+    share: float
+    size: int
+    frames: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class VAERecipe:
+    """The VAE and how it is trained. `phases` divide the budget by their shares, in order."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 64)
+    layers: int = 1
+    groups: int = 1
+    minutes: float | None = None
+    steps: int | None = None
+    learning_rate: float = 1e-3
+    constant_share: float = 0.35
+    ema_decay: float = 0.99
+    kl_weight: float = 3e-4
+    half_size_weight: float = 0.25
+    photo_share: float = 0.3
+    clips: int = 600
+    photo_folders: tuple[str, ...] = ()
+    phases: tuple[Phase, ...] = ()
+
+
+@dataclass(frozen=True)
+class DiTRecipe:
+    """The transformer and how it is trained. `batch` is the number of samples a step for each stage, 0 first."""
+
+    layers: int = 2
+    single_layers: int = 6
+    heads: int = 3
+    head_dim: int = 64
+    minutes: float | None = None
+    steps: int | None = None
+    learning_rate: float = 1.5e-3
+    constant_share: float = 0.4
+    ema_decay: float = 0.99
+    batch: tuple[int, ...] = (48, 48, 24)
+    text_dropout: float = 0.1
+    history_noise: float = 1 / 3
+    clips_per_scene: int = 2
+    captions_per_scene: int = 8
+    photo_clips: int = 0
+    sample_steps: tuple[int, ...] = (8, 8, 8)
+    sample_guidance: float = 4.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything one training command needs."""
+
+    name: str
+    seed: int = 0
+    world: World = field(default_factory=World)
+    text: TextRecipe = field(default_factory=TextRecipe)
+    vae: VAERecipe = field(default_factory=VAERecipe)
+    dit: DiTRecipe = field(default_factory=DiTRecipe)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe. ValueError names the file, the key and what is allowed there."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError:
+        raise ValueError(f"There is no recipe {path}. Recipes are in presets/training.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    return _build(Recipe, table, str(path))
+
+
+def _build(kind: type, table: dict, where: str):
+    """A dataclass from a table, checking every key and turning lists into tuples, tables into dataclasses."""
+    known = typing.get_type_hints(kind)
+    for key in table:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key '{key}'. Known keys: {', '.join(known)}.")
+    values = {}
+    for key, value in table.items():
+        hint = known[key]
+        if dataclasses.is_dataclass(hint):
+            value = _build(hint, value, f"{where} [{key}]")
+        elif key == "phases":
+            value = tuple(_build(Phase, phase, f"{where} [[phases]]") for phase in value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[key] = value
+    for needed in dataclasses.fields(kind):
+        if needed.name not in values and needed.default is needed.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{where}: the key '{needed.name}' is missing.")
+    return kind(**values)

@@ -1,0 +1,245 @@
+"""Training of the causal video VAE: `python -m pyramid train vae --config presets/training/….toml`.
+
+Pictures first, with the one-frame path of the causal convolutions, then clips (arXiv 2410.05954, appendix B: images
+and 17-frame videos mixed). Loss: L1 + L2 + gradient differences, KL, and agreement at half size: latents averaged 2×2
+must decode to the clip at half its size, because the coarse stages of the pyramid are made of just such latents (the
+idea of EQ-VAE, arXiv 2502.09509). After training the latents are whitened; the whitening is folded into `quant_conv`
+and `post_quant_conv`, so that the checkpoint has the released layout and the transformer sees unit variance.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+
+from pyramid.latents import down
+from pyramid.models.causal import (
+    CausalConv3d,
+    CausalResnetBlock,
+    Downsample,
+    SpatialUpsample,
+    TemporalUpsample,
+)
+from pyramid.models.vae import CausalVideoVAE
+from pyramid.training.data import ClipPool
+from pyramid.training.loop import Budget, Loop
+from pyramid.training.optim import make_optimizers
+from pyramid.training.recipe import Phase, Recipe
+
+
+def train_vae(recipe: Recipe, folder: Path) -> Path:
+    """Train from nothing (or from the last checkpoint in `folder`) and write `folder/causal_video_vae`."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    settings = recipe.vae
+    model = make_vae(recipe)
+    pool = ClipPool(
+        recipe.world, settings.clips, settings.photo_share, rng, photo_folders=settings.photo_folders
+    )
+    loop = Loop(
+        folder,
+        model,
+        lambda m: make_optimizers(m, settings.learning_rate, matrices="conv to_"),
+        budget=Budget(settings.minutes, settings.steps),
+        ema_decay=settings.ema_decay,
+        constant_share=settings.constant_share,
+    )
+    device = loop.accelerator.device
+    inflated = (folder / "inflated").exists()
+
+    def step(progress: float) -> dict[str, Tensor]:
+        nonlocal inflated
+        phase = current_phase(settings.phases, progress)
+        if phase.frames > 1 and not inflated:
+            inflate(model)
+            (folder / "inflated").touch()
+            inflated = True
+        video = pool.batch(phase.batch, phase.size, phase.frames, rng).to(device)
+        return vae_losses(loop.model, video, recipe)
+
+    loop.run(step, lambda path: save_samples(model, pool, path))
+    model.eval()
+    scales = whiten(model, pool.latents_of(model, np.random.default_rng(recipe.seed + 1), videos=64))
+    model.register_to_config(**scales)
+    model.register_to_config(**fit_preview(model, pool, np.random.default_rng(recipe.seed + 2)))
+    model.save_pretrained(folder / "causal_video_vae")
+    save_samples(model, pool, folder / "samples" / "final.png")
+    return folder / "causal_video_vae"
+
+
+def make_vae(recipe: Recipe) -> CausalVideoVAE:
+    """A VAE of the recipe's size, initialised to pass its input through."""
+    settings = recipe.vae
+    depth = len(settings.channels)
+    model = CausalVideoVAE(
+        encoder_block_out_channels=settings.channels,
+        decoder_block_out_channels=settings.channels,
+        encoder_layers_per_block=(settings.layers,) * depth,
+        decoder_layers_per_block=(settings.layers,) * depth,
+        encoder_norm_num_groups=settings.groups,
+        decoder_norm_num_groups=settings.groups,
+    )
+    initialise(model)
+    return model.train()
+
+
+def current_phase(phases: tuple[Phase, ...], progress: float) -> Phase:
+    """The phase a run is in, from the phases' shares of the whole."""
+    total = sum(phase.share for phase in phases)
+    passed = 0.0
+    for phase in phases:
+        passed += phase.share / total
+        if progress < passed:
+            return phase
+    return phases[-1]
+
+
+@torch.no_grad()
+def initialise(model: CausalVideoVAE) -> None:
+    """Let signals through from the first step: an orthogonal centre tap in resampling and outer convolutions.
+
+    Default initialisation leaves a deep chain of random filters that takes most of a short run to undo.
+    """
+    for module in model.modules():
+        if isinstance(module, CausalConv3d):
+            weight = module.conv.weight
+            fan_in = weight.shape[1] * weight[0, 0, -1].numel()
+            weight.normal_(std=fan_in**-0.5)
+            weight[:, :, :-1] *= 0.05  # time enters slowly
+            module.conv.bias.zero_()
+    for module in model.modules():
+        if isinstance(module, CausalResnetBlock):
+            module.conv2.conv.weight *= 0.3
+            if module.conv_shortcut is not None:
+                _pass_through(module.conv_shortcut, 1, noise=0.0)
+        elif isinstance(module, Downsample):
+            _pass_through(module.conv, 1)
+        elif isinstance(module, SpatialUpsample):
+            _pass_through(module.conv, 4)
+        elif isinstance(module, TemporalUpsample):
+            _pass_through(module.conv, 2)
+    for end in (model.encoder.conv_in, model.encoder.conv_out, model.decoder.conv_in, model.decoder.conv_out):
+        _pass_through(end, 1)
+    for point in (model.quant_conv, model.post_quant_conv):
+        _pass_through(point, 1, noise=0.0)
+    # start with little noise on the latents: the log-variance rows at about -6
+    half = model.config.encoder_out_channels
+    model.quant_conv.conv.weight[half:] *= 0.1
+    model.quant_conv.conv.bias[half:] = -6.0
+
+
+def _pass_through(conv: CausalConv3d, repeat: int, noise: float = 0.2) -> None:
+    """Centre tap orthogonal (each output channel `repeat` times, for pixel shuffles), other taps damped noise."""
+    weight = conv.conv.weight
+    weight *= noise
+    out, into = weight.shape[0] // repeat, weight.shape[1]
+    tap = nn.init.orthogonal_(weight.new_empty(out, into)).repeat_interleave(repeat, dim=0)
+    centre = weight.shape[-1] // 2
+    weight[:, :, -1, centre, centre] += tap
+
+
+@torch.no_grad()
+def inflate(model: CausalVideoVAE) -> None:
+    """From pictures to clips: pictures never train the first half of a temporal upsampler, so it copies the second."""
+    for module in model.modules():
+        if isinstance(module, TemporalUpsample):
+            module.conv.conv.weight[0::2] = module.conv.conv.weight[1::2]
+            module.conv.conv.bias[0::2] = module.conv.conv.bias[1::2]
+
+
+def vae_losses(model: nn.Module, video: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    """The losses of one batch `(b, 3, t, h, w)`: `loss` to minimise, its parts to log."""
+    posterior, reconstruction = model(video)
+    pixels = reconstruction_loss(reconstruction.float(), video)
+    kl = (
+        0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+    )  # nats per latent value
+    loss = pixels + recipe.vae.kl_weight * kl
+    parts = {"pixels": pixels, "kl": kl}
+    if recipe.vae.half_size_weight > 0 and min(video.shape[-2:]) >= 64:
+        with torch.autocast(video.device.type, torch.bfloat16):
+            small = model.decode(down(posterior.mode())).sample
+        half = reconstruction_loss(small.float(), down(video))
+        parts["half_size"] = half
+        loss = loss + recipe.vae.half_size_weight * half
+    return {"loss": loss} | parts
+
+
+def reconstruction_loss(made: Tensor, video: Tensor) -> Tensor:
+    """L1 + L2 of the pixels + half the L1 of their differences to the neighbours right and below."""
+    error = made - video
+    across, below = error.diff(dim=-1), error.diff(dim=-2)
+    return error.abs().mean() + error.square().mean() + 0.5 * (across.abs().mean() + below.abs().mean())
+
+
+@torch.no_grad()
+def whiten(model: CausalVideoVAE, latents: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Make the latents zero-mean and uncorrelated, exactly undone at decoding; returns the scales for the config.
+
+    `latents` are samples of first units and of later units, each `(n, 16)`. The map `W (z − μ)` goes into `quant_conv`
+    and its inverse into `post_quant_conv`. A ridge keeps directions of next to no variance from being blown up.
+    """
+    both = torch.cat([half[torch.randperm(len(half))[: min(map(len, latents))]] for half in latents]).double()
+    mean = both.mean(0)
+    values, vectors = torch.linalg.eigh((both - mean).T @ (both - mean) / len(both))
+    ridge = 0.02 * values.mean()
+    white = vectors @ torch.diag((values + ridge).rsqrt()) @ vectors.T
+    into, out = model.quant_conv.conv, model.post_quant_conv.conv
+    channels = len(mean)
+    weight, bias = into.weight[:channels].flatten(1).double(), into.bias[:channels].double()
+    into.weight[:channels] = (white @ weight).view(*into.weight[:channels].shape)
+    into.bias[:channels] = white @ (bias - mean)
+    # the posterior's noise is turned too; what stays diagonal of it is kept as a shift of the log-variances
+    into.bias[channels:] += white.square().sum(1).log().to(into.bias)
+    weight = out.weight.flatten(1).double()
+    out.bias += (weight @ mean).to(out.bias)
+    out.weight.copy_((weight @ torch.linalg.inv(white)).view_as(out.weight))
+    first, later = (((half.double() - mean) @ white.T) for half in latents)
+    return {
+        "image_shift": float(first.mean()),
+        "image_scale": float(1 / first.std()),
+        "video_shift": float(later.mean()),
+        "video_scale": float(1 / later.std()),
+    }
+
+
+@torch.no_grad()
+def fit_preview(model: CausalVideoVAE, pool: ClipPool, rng: np.random.Generator) -> dict:
+    """A linear map from latents to colours, by least squares on pictures of the pool: what previews are made with."""
+    video = pool.batch(32, 128, 1, rng)
+    latents = rearrange(model.encode(video).latent_dist.mode().float(), "b c 1 h w -> (b h w) c")
+    colours = rearrange(F.avg_pool2d(video[:, :, 0], 8), "b c h w -> (b h w) c")
+    design = torch.cat([latents, torch.ones(len(latents), 1)], dim=1).double()
+    fit = torch.linalg.lstsq(design, colours.double()).solution
+    return {"latent_rgb_factors": fit[:-1].tolist(), "latent_rgb_bias": fit[-1].tolist()}
+
+
+def psnr(made: Tensor, video: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two videos in [-1, 1]."""
+    return float(10 * torch.log10(4 / (made.clamp(-1, 1) - video).square().mean()))
+
+
+@torch.no_grad()
+def save_samples(model: CausalVideoVAE, pool: ClipPool, path: Path) -> None:
+    """Held-out clips and photographs above their reconstructions, and their PSNR beside the picture as JSON."""
+    rows, scores = [], {}
+    for name, video in pool.held_out_videos().items():
+        device = next(model.parameters()).device
+        made = model.decode(model.encode(video.to(device)).latent_dist.mode()).sample.float().cpu()
+        scores[name] = [round(psnr(m, v), 2) for m, v in zip(made, video, strict=True)]
+        for clip in (video[:4], made[:4]):
+            rows.append(
+                rearrange(clip[:, :, :: max(clip.shape[2] // 4, 1)][:, :, :4], "b c t h w -> h (b t w) c")
+            )
+    width = max(row.shape[1] for row in rows)
+    rows = [F.pad(row, (0, 0, 0, width - row.shape[1])) for row in rows]
+    picture = ((torch.cat(rows).clamp(-1, 1) + 1) * 127.5).byte().numpy()
+    Image.fromarray(picture).save(path)
+    path.with_suffix(".json").write_text(json.dumps(scores))

@@ -1,0 +1,172 @@
+"""The trainers' parts: noising on the path that sampling walks, optimisers, recipes, the loop's resume."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from pyramid.latents import clean_estimate, down, jump, noise_pyramid, pyramid
+from pyramid.schedule import make_stages
+from pyramid.training.loop import Budget, Loop, learning_rate_factor
+from pyramid.training.noising import corrupted_history, noised_stage, prefix_length, stage_ends
+from pyramid.training.optim import make_optimizers
+from pyramid.training.recipe import Recipe, load_recipe
+from pyramid.training.vae import current_phase, initialise, make_vae, reconstruction_loss, vae_losses, whiten
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 4, 1, 16, 16)
+    return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_an_exact_velocity_walks_from_noise_to_the_clean_latents(batch, count):
+    clean, noise = batch
+    stages = make_stages(count)
+    for stage in range(count):
+        start, end = stage_ends(clean, noise, stages, stage)
+        index = torch.tensor([0, 999])
+        noisy, target, timestep = noised_stage(clean, noise, stages, stage, index)
+        assert torch.allclose(noisy[0], start[0])
+        assert torch.equal(timestep, stages[stage].timesteps[index])
+        r = (1 - index / 1000).view(-1, 1, 1, 1, 1)
+        assert torch.allclose(noisy - r * target, end, atol=1e-5)
+        level = pyramid(clean, count)[stage]
+        assert torch.allclose(clean_estimate(noisy, target, r, stages[stage]), level, atol=1e-3)
+    assert torch.allclose(end, clean)
+
+
+def test_the_path_joins_up_at_the_jumps(batch):
+    """The mean of the jump equals the training path's start, up to noise: 1 - start = keep·(1 - end before)."""
+    clean, noise = batch
+    stages = make_stages(3)
+    for stage in (1, 2):
+        _, end = stage_ends(clean, 0 * noise, stages, stage - 1)
+        start, _ = stage_ends(clean, 0 * noise, stages, stage)
+        assert torch.allclose(jump(end, stages[stage], torch.zeros_like(start)), start, atol=1e-5)
+
+
+def test_history_noise_is_bounded_and_one_level_a_sample():
+    units = [torch.zeros(3, 4, 1, 16, 16) for _ in range(3)]
+    generator = torch.Generator().manual_seed(1)
+    clips = corrupted_history(units, 2, 3, strongest=1 / 3, generator=generator)
+    assert [tuple(clip.shape[2:]) for clip in clips] == [(1, 4, 4), (1, 8, 8), (1, 16, 16)]
+    levels = clips[-1].flatten(1).std(1)
+    assert (levels < 0.35).all() and levels.unique().numel() == 3
+    assert torch.allclose(clips[1].flatten(1).std(1), levels, rtol=0.3)
+    assert corrupted_history([], 2, 3, strongest=1, generator=generator) == []
+
+
+def test_long_prefixes_at_one_stage_are_short_at_the_others():
+    pairs = [(prefix_length(i, 4, finest=True), prefix_length(i, 4, finest=False)) for i in range(8)]
+    assert pairs == [(1, 4), (2, 3), (3, 2), (4, 1)] * 2
+
+
+def test_muon_takes_convolutions_as_matrices_and_adamw_the_rest():
+    model = nn.Sequential(nn.Conv3d(4, 8, 3), nn.Linear(8, 8), nn.Linear(8, 2))
+    muon, adamw = make_optimizers(model, 1e-2, matrices="0. 1.")
+    before = model[0].weight.detach().clone()
+    (model[0](torch.ones(1, 4, 3, 3, 3)).sum() + model[1](torch.ones(8)).sum()).backward()
+    muon.step()
+    adamw.step()
+    muon.zero_grad()
+    assert not torch.equal(before, model[0].weight) and model[0].weight.grad is None
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert {names[id(p)] for g in adamw.param_groups for p in g["params"]} == {"0.bias", "1.bias", "2.weight", "2.bias"}
+
+
+def test_learning_rate_warms_up_holds_and_ends_at_zero():
+    factors = [learning_rate_factor(p, constant_share=0.5) for p in (0.0, 0.3, 0.75, 1.0)]
+    assert factors[0] < 0.2 and factors[1] == 1 and factors[2] == pytest.approx(0.5) and factors[3] == pytest.approx(0)
+
+
+def _loop(folder, steps):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    return model, Loop(folder, model, lambda m: [torch.optim.SGD(m.parameters(), lr=0.1)], budget=Budget(steps=steps),
+                       ema_decay=0.9, constant_share=1.0, mixed_precision="no")  # fmt: skip
+
+
+def test_a_run_resumes_from_its_checkpoint(tmp_path):
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+
+    def stepper(model):
+        return lambda progress: {"loss": (model(x) - 1).square().mean()}
+
+    model, loop = _loop(tmp_path / "whole", 10)
+    loop.run(stepper(model))
+    first, loop = _loop(tmp_path / "parts", 10)
+    loop.budget = Budget(steps=4)
+    loop.run(stepper(first))
+    again, loop = _loop(tmp_path / "parts", 10)
+    assert loop.step == 4
+    loop.run(stepper(again))
+    assert torch.allclose(again.weight, model.weight, atol=1e-6)
+
+
+def test_a_budget_is_minutes_or_steps():
+    with pytest.raises(ValueError, match="not both"):
+        Budget(minutes=1, steps=1)
+
+
+def test_recipes_are_read_strictly(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('name = "x"\n[vae]\nminuets = 3\n')
+    with pytest.raises(ValueError, match="minuets"):
+        load_recipe(path)
+    path.write_text("seed = 3\n")
+    with pytest.raises(ValueError, match="'name' is missing"):
+        load_recipe(path)
+    with pytest.raises(ValueError, match="no recipe"):
+        load_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("path", ["embedded-cpu.toml"])
+def test_shipped_recipes_load(path):
+    recipe = load_recipe(f"presets/training/{path}")
+    assert recipe.vae.phases and recipe.world.scenes()
+
+
+def test_vae_losses_train_every_weight():
+    recipe = load_recipe("presets/training/embedded-cpu.toml")
+    model = make_vae(recipe)
+    losses = vae_losses(model, torch.rand(1, 3, 9, 64, 64) * 2 - 1, recipe)
+    losses["loss"].backward()
+    assert json.dumps({name: float(value) for name, value in losses.items()})
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "to_k.bias" not in n)
+
+
+def test_reconstruction_loss_of_a_perfect_video_is_zero():
+    video = torch.rand(1, 3, 2, 8, 8)
+    assert reconstruction_loss(video, video) == 0 < reconstruction_loss(video, down(down(video)).mean() + 0 * video)
+
+
+@torch.no_grad()
+def test_whitening_changes_latents_and_not_the_pictures():
+    torch.manual_seed(0)
+    model = make_vae(Recipe(name="tiny")).eval()
+    initialise(model)
+    video = torch.rand(8, 3, 9, 32, 32) * 2 - 1
+    before = model.encode(video).latent_dist.mode()
+    picture = model.decode(before).sample
+    flat = before.movedim(1, -1)
+    scales = whiten(model, (flat[:, 0].reshape(-1, 16), flat[:, 1].reshape(-1, 16)))
+    after = model.encode(video).latent_dist.mode()
+    assert torch.allclose(model.decode(after).sample, picture, atol=1e-3)
+    covariance = torch.cov(after.movedim(1, 0).flatten(1))
+    assert covariance.diag().max() < 1.6 and (covariance - covariance.diag().diag()).abs().max() < 0.2
+    assert set(scales) == {"image_shift", "image_scale", "video_shift", "video_scale"}
+
+
+def test_phases_follow_their_shares():
+    phases = load_recipe("presets/training/embedded-cpu.toml").vae.phases
+    assert current_phase(phases, 0.0) is phases[0] and current_phase(phases, 0.999) is phases[-1]
+
+
+def test_noise_is_shared_by_all_resolutions(batch):
+    _, noise = batch
+    levels = noise_pyramid(noise, 3)
+    assert torch.allclose(levels[0], down(levels[1]) * 2)
