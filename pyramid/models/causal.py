@@ -26,12 +26,20 @@ class CausalConv3d(nn.Module):
     """A 3-D convolution whose output at frame t depends on frames ≤ t (zeros stand before the first frame)."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: tuple[int, int, int] = (1, 1, 1)
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: tuple[int, int, int] = (1, 1, 1),
     ):
         super().__init__()
         self.look_back = kernel_size - 1
         self.conv = nn.Conv3d(
-            in_channels, out_channels, kernel_size, stride=stride, padding=(0, kernel_size // 2, kernel_size // 2)
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=(0, kernel_size // 2, kernel_size // 2),
         )
 
     def forward(self, x: Tensor, cache: FrameCache | None = None) -> Tensor:
@@ -82,7 +90,9 @@ class CausalResnetBlock(nn.Module):
         self.conv1 = CausalConv3d(in_channels, out_channels)
         self.norm2 = FrameGroupNorm(groups, out_channels, eps=1e-6)
         self.conv2 = CausalConv3d(out_channels, out_channels)
-        self.conv_shortcut = CausalConv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.conv_shortcut = (
+            CausalConv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        )
 
     def forward(self, x: Tensor, cache: FrameCache | None = None) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)), cache)
@@ -103,7 +113,9 @@ class FrameAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, _, t, h, w = x.shape
-        tokens = rearrange(self.group_norm(rearrange(x, "b c t h w -> (b t) c h w")), "n c h w -> n 1 (h w) c")
+        tokens = rearrange(
+            self.group_norm(rearrange(x, "b c t h w -> (b t) c h w")), "n c h w -> n 1 (h w) c"
+        )
         y = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         y = rearrange(self.to_out[0](y), "(b t) 1 (h w) c -> b c t h w", b=b, t=t, h=h, w=w)
         return x + y
@@ -160,10 +172,14 @@ class TemporalUpsample(nn.Module):
 class DownBlock(nn.Module):
     """Residual blocks, then halving in space, then in time, as configured."""
 
-    def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, *, space: bool, time: bool):
+    def __init__(
+        self, in_channels: int, out_channels: int, layers: int, groups: int, *, space: bool, time: bool
+    ):
         super().__init__()
         sizes = [in_channels] + [out_channels] * layers
-        self.resnets = nn.ModuleList([CausalResnetBlock(a, b, groups) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.resnets = nn.ModuleList(
+            [CausalResnetBlock(a, b, groups) for a, b in zip(sizes, sizes[1:], strict=False)]
+        )
         self.downsamplers = nn.ModuleList([Downsample(out_channels, time=False)] if space else [])
         self.temporal_downsamplers = nn.ModuleList([Downsample(out_channels, time=True)] if time else [])
 
@@ -176,10 +192,14 @@ class DownBlock(nn.Module):
 class UpBlock(nn.Module):
     """Residual blocks, then doubling in space, then in time, as configured."""
 
-    def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, *, space: bool, time: bool):
+    def __init__(
+        self, in_channels: int, out_channels: int, layers: int, groups: int, *, space: bool, time: bool
+    ):
         super().__init__()
         sizes = [in_channels] + [out_channels] * layers
-        self.resnets = nn.ModuleList([CausalResnetBlock(a, b, groups) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.resnets = nn.ModuleList(
+            [CausalResnetBlock(a, b, groups) for a, b in zip(sizes, sizes[1:], strict=False)]
+        )
         self.upsamplers = nn.ModuleList([SpatialUpsample(out_channels)] if space else [])
         self.temporal_upsamplers = nn.ModuleList([TemporalUpsample(out_channels)] if time else [])
 

@@ -156,7 +156,9 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         """Encode and decode each frame whole."""
         self.use_tiling, self.tile_size, self.tile_overlap = False, self.config.sample_size, 0
 
-    def _in_tiles(self, x: Tensor, run: Callable[[Tensor, tuple[int, int]], Tensor], *, encode: bool) -> Tensor:
+    def _in_tiles(
+        self, x: Tensor, run: Callable[[Tensor, tuple[int, int]], Tensor], *, encode: bool
+    ) -> Tensor:
         """Cut the last two axes of `x` into tiles, `run(tile, key)` each, and cross-fade what comes out."""
         scale = self.config.downsample_scale
         size, fade = (self.tile_size, self.tile_overlap)
