@@ -168,11 +168,12 @@ class PyramidFlowPipeline(DiffusionPipeline):
                 for done, unit in enumerate(units):
                     yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
                     yield from decode(unit)
-            latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
-            yield Finished(latents, clock.total(), job.settings.seed, stopped=len(units) < job.settings.units)
         finally:
             self._stops.remove(stop)
             self.maybe_free_model_hooks()
+        # After the clearing up: who has got this event may never ask for another.
+        latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
+        yield Finished(latents, clock.total(), job.settings.seed, stopped=len(units) < job.settings.units)
 
     def _sample(self, job: Job, prompt: Prompt, negative: Prompt | None, given: list[Tensor], **how):
         s, r = job.settings, job.request

@@ -149,9 +149,10 @@ def _batch_of(r: Request) -> int:
         return len(r.prompt_embeds)
     if r.prompt is None:
         raise ValueError("There is neither prompt nor prompt_embeds: say what should be seen.")
-    if not r.prompt and r.prompt != "" or not all(isinstance(text, str) for text in r.prompt):
+    texts = as_list(r.prompt) if isinstance(r.prompt, (str, list, tuple)) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"prompt = {r.prompt!r}: a text is expected, or a list of texts.")
-    return len(as_list(r.prompt))
+    return len(texts)
 
 
 def _seeds_of(r: Request, batch: int) -> tuple[int, tuple[int, ...]]:

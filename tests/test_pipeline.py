@@ -1,40 +1,28 @@
-"""The pipeline: the reference's videos from the reference's noise, on tiny weights in the released layout.
+"""The pipeline: the reference's videos from the reference's noise, and what a run promises, on tiny weights.
 
     python -m pytest tests/test_pipeline.py
 """
 
-import pytest
-from conftest import GOLDENS
+import inspect
+import threading
 
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDENS
+from PIL import Image
+
+from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.latents import normalize
 from pyramid.pipeline import PyramidFlowPipeline
 
-FAMILIES = ["miniflux", "sd3"]
+PROMPT = "a red ball moves to the right"
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def pipe(family):
-    pipe = PyramidFlowPipeline.from_pretrained(GOLDENS / family, variant="384p")
+def load(*arguments, **more):
+    pipe = PyramidFlowPipeline.from_pretrained(*arguments, **more)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def golden_request(goldens, family, kind):
-    """The arguments that made a golden video."""
-    text = {k.removeprefix(f"{family}.t2v."): v for k, v in goldens.items()
-            if k.startswith(f"{family}.t2v.") and "prompt" in k}
-    jumps = sorted(k for k in goldens if k.startswith(f"{family}.{kind}.block_noise"))
-    height, width = goldens["settings"]["hw"]
-    return text | dict(
-        height=height, width=width, num_frames=25, latents=goldens[f"{family}.t2v.initial_latents"],
-        block_noise=[goldens[k] for k in jumps],
-        num_inference_steps=goldens["settings"]["num_inference_steps"],
-        video_num_inference_steps=goldens["settings"]["video_num_inference_steps"],
-        guidance_scale=7.0, video_guidance_scale=5.0 if kind == "t2v" else 4.0)
 
 
 def error(ours, theirs):
@@ -42,24 +30,440 @@ def error(ours, theirs):
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
-def test_text_to_video_latents_are_the_references(pipe, family, goldens):
-    request = golden_request(goldens, family, "t2v")
-    latents = pipe(**request, output_type="latent").frames
-    print("t2v", family, error(latents, goldens[f"{family}.t2v.latents"]))
-    assert error(latents, goldens[f"{family}.t2v.latents"]) < 3e-4
+def tensors(event):
+    return {name: value for name, value in vars(event).items() if isinstance(value, (torch.Tensor, np.ndarray))}
 
 
-def test_image_to_video_latents_are_the_references(pipe, family, goldens):
-    request = golden_request(goldens, family, "i2v")
+# ------------------------------------------------------------------------------------------------------------
+# Agreement with the reference
+
+
+@pytest.fixture(scope="module", params=["miniflux", "sd3"])
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def golden_pipe(family):
+    return load(GOLDENS / family, "384p")
+
+
+def golden_request(goldens, family, kind):
+    """The arguments that made a golden video, as it was made."""
+    prefix, settings = f"{family}.t2v.", goldens["settings"]
+    text = {k.removeprefix(prefix): v for k, v in goldens.items() if k.startswith(prefix) and "prompt" in k}
+    jumps = sorted(k for k in goldens if k.startswith(f"{family}.{kind}.block_noise"))
+    return text | dict(
+        height=settings["hw"][0], width=settings["hw"][1], num_frames=25,
+        latents=goldens[f"{prefix}initial_latents"], block_noise=[goldens[k] for k in jumps],
+        num_inference_steps=settings["num_inference_steps"],
+        video_num_inference_steps=settings["video_num_inference_steps"],
+        guidance_scale=7.0, video_guidance_scale=5.0 if kind == "t2v" else 4.0)
+
+
+def test_text_to_video_is_the_references(golden_pipe, family, goldens):
+    *_, last = golden_pipe.stream(**golden_request(goldens, family, "t2v"), output_type="latent")
+    assert error(last.latents, goldens[f"{family}.t2v.latents"]) < 3e-5  # an order below what is asked
+
+
+def test_image_to_video_is_the_references(golden_pipe, family, goldens):
     picture = goldens[f"{family}.i2v.image"].numpy()
-    latents = pipe(**request, image=picture, output_type="latent").frames
-    print("i2v", family, error(latents, goldens[f"{family}.i2v.latents"]))
-    assert error(latents, goldens[f"{family}.i2v.latents"]) < 3e-4
+    request = golden_request(goldens, family, "i2v")
+    latents = golden_pipe(**request, image=picture, output_type="latent").frames
+    assert error(latents, goldens[f"{family}.i2v.latents"]) < 3e-5
 
 
-def test_decoded_frames_are_the_references(pipe, family, goldens):
-    frames = pipe(**golden_request(goldens, family, "t2v"), output_type="pt").frames[0]
-    theirs = goldens[f"{family}.t2v.frames"].permute(0, 3, 1, 2).float()
-    difference = (frames * 255 - theirs).abs()
-    print(difference.max(), difference.mean())
-    assert difference.max() <= 1 + 1e-3
+def test_frames_are_the_references(golden_pipe, family, goldens):
+    video = golden_pipe(**golden_request(goldens, family, "t2v"), output_type="np").frames[0]
+    theirs = goldens[f"{family}.t2v.frames"].numpy()
+    assert np.abs(video * 255 - theirs).max() <= 1 + 1e-3  # the reference cuts off, we round
+
+
+def test_without_text_encoders_embeddings_are_asked_for(golden_pipe, family, goldens):
+    with pytest.raises(ValueError, match="no text encoders: pass prompt_embeds"):
+        golden_pipe(PROMPT)
+    request = golden_request(goldens, family, "t2v")
+    positive = {name: value for name, value in request.items() if not name.startswith("negative")}
+    with pytest.raises(ValueError, match="pass negative_prompt_embeds.*guidance scales of 1"):
+        golden_pipe.stream(**positive)
+    golden_pipe.stream(**positive | dict(guidance_scale=1.0, video_guidance_scale=1.0))  # then they need not be
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What a run promises
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_checkpoint):
+    return load(tiny_checkpoint)
+
+
+def latents_of(pipe, prompt=PROMPT, **request):
+    return pipe(prompt, output_type="latent", **{"seed": 5} | request).frames
+
+
+@pytest.fixture(scope="module")
+def usual(pipe):
+    """The latents of the default request."""
+    return latents_of(pipe)
+
+
+def test_the_checkpoints_own_defaults_are_used(usual):
+    assert usual.shape == (1, 16, 3, 8, 8)  # 17 frames of 64x64
+
+
+def test_call_is_the_stream_consumed(pipe, usual):
+    events = list(pipe.stream(PROMPT, seed=5))
+    output = pipe(PROMPT, seed=5, output_type="np")
+    streamed = np.concatenate([event.video for event in events if isinstance(event, Frames)])
+    assert streamed.shape == (17, 64, 64, 3) and streamed.dtype == np.uint8
+    np.testing.assert_array_equal(streamed, (output.frames[0] * 255).round().astype(np.uint8))
+    last = events[-1]
+    assert isinstance(last, Finished) and not last.stopped and last.seed == output.seed == 5
+    assert torch.equal(last.latents, usual)
+    assert {"text", "sample", "decode", "total"} <= set(last.timings)
+    assert sum(v for k, v in last.timings.items() if k != "total") <= last.timings["total"]
+
+
+def test_events_come_in_order(pipe):
+    events = [e for e in pipe.stream(PROMPT, seed=5, preview_every=1) if not isinstance(e, Status)]
+    kinds = [type(event) for event in events]
+    assert kinds == ([Preview] * 6 + [Unit, Frames]) * 3 + [Finished]
+    previews = [event for event in events if isinstance(event, Preview)]
+    assert [(p.unit, p.stage, p.step) for p in previews] == [
+        (unit, stage, step) for unit in range(3) for stage in range(3) for step in range(2)]
+    assert [tuple(p.clean.shape) for p in previews[:6:2]] == [(1, 16, 1, s, s) for s in (2, 4, 8)]
+    # the last clean estimate of a unit is the unit
+    assert torch.equal(previews[5].clean, events[6].latents)
+    assert [event.video.shape[0] for event in events if isinstance(event, Frames)] == [1, 8, 8]
+
+
+def test_output_types_hold_the_same_frames(pipe):
+    pil, array, tensor = (pipe(PROMPT, seed=5, output_type=kind).frames for kind in ("pil", "np", "pt"))
+    assert isinstance(pil[0][0], Image.Image) and len(pil[0]) == 17
+    assert array.shape == (1, 17, 64, 64, 3) and tensor.shape == (1, 17, 3, 64, 64)
+    np.testing.assert_array_equal(np.asarray(pil[0][3]) / np.float32(255), array[0, 3])
+    assert torch.equal(tensor[0, 3].permute(1, 2, 0), torch.from_numpy(array[0, 3]))
+    assert pipe(PROMPT, seed=5, return_dict=False)[0][0][3].tobytes() == pil[0][3].tobytes()
+
+
+def test_one_seed_one_video_whatever_ran_before(pipe, usual):
+    pipe("a blue star spins", seed=1, num_frames=9)
+    torch.manual_seed(0)
+    assert torch.equal(latents_of(pipe), usual)
+    assert not torch.equal(latents_of(pipe, seed=6), usual)
+
+
+def test_a_unit_does_not_depend_on_how_many_follow(pipe, usual):
+    assert torch.equal(latents_of(pipe, num_frames=9), usual[:, :, :2])
+    assert torch.equal(latents_of(pipe, num_frames=1), usual[:, :, :1])
+
+
+def test_one_frame_is_a_picture(pipe):
+    assert [picture.size for picture in pipe(PROMPT, num_frames=1, seed=5).frames[0]] == [(64, 64)]
+
+
+def test_a_sample_of_a_batch_is_what_its_seed_gives_alone(pipe, usual):
+    both = latents_of(pipe, ["a blue star spins", PROMPT], seed=4)
+    assert error(both[1:], usual) < 1e-5
+    frames = [event for event in pipe.stream([PROMPT, PROMPT], seed=5) if isinstance(event, Frames)]
+    assert [(event.unit, event.sample) for event in frames] == [(u, s) for u in range(3) for s in range(2)]
+    assert len(pipe([PROMPT, PROMPT], seed=5).frames) == 2
+
+
+def test_a_generator_decides_the_seed_that_is_reported(pipe):
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    first, again = (pipe(PROMPT, generator=g, output_type="latent", num_frames=9) for g in generators)
+    assert torch.equal(first.frames, again.frames) and first.seed == again.seed
+    assert torch.equal(latents_of(pipe, seed=first.seed, num_frames=9), first.frames)
+    later = pipe(PROMPT, generator=generators[0], output_type="latent", num_frames=9)
+    assert later.seed != first.seed
+
+
+def test_without_a_seed_one_is_drawn_and_told(pipe):
+    output = pipe(PROMPT, output_type="latent", num_frames=1)
+    assert torch.equal(latents_of(pipe, seed=output.seed, num_frames=1), output.frames)
+    assert pipe(PROMPT, output_type="latent", num_frames=1).seed != output.seed
+
+
+def test_guidance_and_negative_prompt_act(pipe, usual):
+    assert not torch.equal(latents_of(pipe, guidance_scale=2.0), usual)
+    assert not torch.equal(latents_of(pipe, negative_prompt="blue"), usual)
+    assert torch.equal(latents_of(pipe, guidance_decay=0.001, min_guidance_scale=1.0)[:, :, :1], usual[:, :, :1])
+    alone = latents_of(pipe, guidance_scale=1.0, video_guidance_scale=1.0)
+    other = latents_of(pipe, guidance_scale=1.0, video_guidance_scale=1.0, negative_prompt="blue")
+    assert torch.equal(alone, other)
+
+
+def test_prompt_suffix_is_part_of_the_prompt(pipe, usual):
+    assert torch.equal(latents_of(pipe, "a red ball", prompt_suffix=" moves to the right"), usual)
+
+
+def test_embeddings_in_place_of_texts(pipe, usual):
+    wanted, unwanted = pipe.text.encode([PROMPT]), pipe.text.encode([""])
+    request = dict(
+        prompt_embeds=wanted.prompt_embeds, prompt_attention_mask=wanted.attention_mask,
+        pooled_prompt_embeds=wanted.pooled, negative_prompt_embeds=unwanted.prompt_embeds,
+        negative_prompt_attention_mask=unwanted.attention_mask, negative_pooled_prompt_embeds=unwanted.pooled)
+    assert torch.equal(latents_of(pipe, None, **request), usual)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_any_number_of_stages(pipe, stages):
+    size = 8 * 2 * 2 ** (stages - 1)
+    latents = latents_of(pipe, num_inference_steps=[1] * stages, height=size, width=2 * size, num_frames=9)
+    assert latents.shape == (1, 16, 2, size // 8, size // 4) and latents.isfinite().all()
+
+
+def test_bfloat16(tiny_checkpoint, usual):
+    latents = latents_of(load(tiny_checkpoint, dtype=torch.bfloat16))
+    assert latents.dtype == torch.float32 and error(latents, usual) < 0.2
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Given pictures
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """25 frames of 64x64: smooth colours that move."""
+    x, y, t = np.meshgrid(np.linspace(0, 3, 64), np.linspace(0, 3, 64), np.linspace(0, 2, 25))
+    video = np.stack([np.sin(x + t), np.cos(y - t), np.sin(x * y)], axis=-1) * 0.5 + 0.5
+    return (video.transpose(2, 0, 1, 3) * 255).astype(np.uint8)
+
+
+@torch.no_grad()
+def encoded(pipe, frames):
+    video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    return normalize(pipe.vae.encode(video).latent_dist.mode(), pipe.scales)
+
+
+def test_a_given_picture_is_unit_0(pipe, clip, usual):
+    events = list(pipe.stream(PROMPT, image=Image.fromarray(clip[0]), seed=5))
+    units = [event for event in events if isinstance(event, Unit)]
+    assert [unit.given for unit in units] == [True, False, False]
+    assert torch.equal(units[0].latents, encoded(pipe, clip[:1]))
+    assert torch.equal(events[-1].latents[:, :, :1], units[0].latents)
+    assert not torch.equal(events[-1].latents[:, :, 1:], usual[:, :, 1:])
+    frames = [event for event in events if isinstance(event, Frames)]
+    assert [(len(event.video), event.given) for event in frames] == [(1, True), (8, False), (8, False)]
+
+
+def test_pictures_may_come_in_any_form(pipe, clip, tmp_path):
+    picture = clip[0]
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture).save(path)
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    forms = [Image.fromarray(picture), picture, picture / 255, tensor, tensor / 255, str(path), path]
+    results = [latents_of(pipe, image=form, num_frames=9) for form in forms]
+    assert all(torch.equal(result, results[0]) for result in results)
+    wide = Image.fromarray(np.concatenate([picture] * 3, axis=1))  # cropped to its middle
+    assert torch.equal(latents_of(pipe, image=wide, num_frames=9), results[0])
+
+
+def test_a_clip_goes_on(pipe, clip):
+    latents = latents_of(pipe, video=clip, num_frames=33)
+    assert latents.shape[2] == 5  # at most half is given: the last 9 frames
+    assert torch.equal(latents[:, :, :2], encoded(pipe, clip[-9:]))
+    more = latents_of(pipe, video=[Image.fromarray(frame) for frame in clip], history_frames=17, num_frames=33)
+    assert torch.equal(more[:, :, :3], encoded(pipe, clip[-17:]))
+    short = latents_of(pipe, video=clip[:4], num_frames=33)
+    assert torch.equal(short[:, :, :1], encoded(pipe, clip[3:4]))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Stopping, failing, running side by side
+
+
+def test_a_stop_from_another_thread_keeps_the_finished_units(pipe, usual):
+    events, stopped_at = [], []
+
+    def consume():
+        for event in pipe.stream(PROMPT, seed=5):
+            events.append(event)
+            if isinstance(event, Preview) and (event.unit, event.stage, event.step) == (1, 1, 0):
+                reached.set()
+                assert resume.wait(10)
+
+    reached, resume = threading.Event(), threading.Event()
+    worker = threading.Thread(target=consume)
+    worker.start()
+    assert reached.wait(30)
+    pipe.stop()
+    stopped_at.append(len(events))
+    resume.set()
+    worker.join(30)
+    assert not worker.is_alive()
+    after = events[stopped_at[0]:]
+    assert [type(event) for event in after] == [Finished]  # not one step more
+    assert after[0].stopped and torch.equal(after[0].latents, usual[:, :, :1])
+    assert sum(len(event.video) for event in events if isinstance(event, Frames)) == 1
+    assert torch.equal(latents_of(pipe), usual)  # fit for the next run
+
+
+def test_a_callback_may_stop_or_replace(pipe, usual):
+    seen = []
+
+    def callback(pipeline, step, timestep, kwargs):
+        assert pipeline is pipe
+        seen.append((step, timestep, tuple(kwargs["latents"].shape)))
+        pipe._interrupt = step == 7
+        return {"latents": torch.zeros_like(kwargs["latents"])} if step == 5 else {}
+
+    output = pipe(PROMPT, seed=5, output_type="latent", callback_on_step_end=callback)
+    assert output.stopped and output.frames.shape[2] == 1 and not output.frames.any()
+    assert [step for step, _, _ in seen] == list(range(8))
+    assert seen[0][1:] == (1000.0, (1, 16, 1, 2, 2))
+    assert torch.equal(latents_of(pipe), usual)
+
+
+def test_stopped_before_the_first_unit(pipe):
+    stop = threading.Event()
+    stop.set()
+    *_, last = pipe.stream(PROMPT, stop=stop)
+    assert last.stopped and last.latents is None
+    output = pipe(PROMPT, callback_on_step_end=lambda pipeline, *_: pipeline.stop())
+    assert output.stopped and output.frames == [[]]
+
+
+def test_runs_side_by_side_do_not_meet(pipe, usual):
+    one, other = pipe.stream(PROMPT, seed=5), pipe.stream("a blue star spins", seed=8, num_frames=9)
+    ends = {}
+    for events in (one, other, one, other):
+        for _ in range(5):
+            next(events)
+    stop_only_one = list(pipe._stops)
+    assert len(stop_only_one) == 2
+    ends[0], ends[1] = list(one)[-1], list(other)[-1]
+    assert torch.equal(ends[0].latents, usual)
+    assert torch.equal(ends[1].latents, latents_of(pipe, "a blue star spins", seed=8, num_frames=9))
+    assert not pipe._stops
+
+
+def test_a_consumer_may_change_threads_and_leave(pipe, usual):
+    events, collected = pipe.stream(PROMPT, seed=5), []
+    while not (collected and isinstance(collected[-1], Finished)):
+        thread = threading.Thread(target=lambda: collected.append((next(events), torch.is_grad_enabled())[0]))
+        thread.start()
+        thread.join()
+        assert torch.is_grad_enabled()
+    assert torch.equal(collected[-1].latents, usual) and not usual.requires_grad
+    abandoned = pipe.stream(PROMPT, seed=5)
+    next(abandoned)
+    abandoned.close()
+    assert not pipe._stops
+
+
+def test_a_failure_leaves_the_pipeline_fit(pipe, usual):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipe(PROMPT, callback_on_step_end=fail)
+    assert not pipe._stops and torch.equal(latents_of(pipe), usual)
+
+
+def test_offloaded_models_change_places_once(tiny_checkpoint, usual):
+    """On the CPU for want of a card, but with accelerate's own hooks."""
+    pipe = load(tiny_checkpoint)
+    pipe.enable_model_cpu_offload(device="cpu")
+    events = list(pipe.stream(PROMPT, seed=5))
+    kinds = [type(e) for e in events if isinstance(e, (Unit, Frames))]
+    assert kinds == [Unit] * 3 + [Frames] * 3
+    assert torch.equal(events[-1].latents, usual)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def test_saved_and_read_again_it_is_the_same(pipe, tmp_path, usual):
+    pipe.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "causal_video_vae", "diffusion_transformer_128p", "pyramid.json", "text_encoder", "text_encoder_2",
+        "tokenizer", "tokenizer_2"}
+    again = load(tmp_path)
+    assert again.defaults == pipe.defaults and again.checkpoint.name == "tiny"
+    assert torch.equal(latents_of(again), usual)
+
+
+def test_latent_scales_follow_the_checkpoint(golden_pipe, family):
+    assert golden_pipe.scales.image_shift == {"miniflux": -0.04, "sd3": 0.1490}[family]
+    vae, own = golden_pipe.vae, dict(image_shift=0.1, image_scale=2.0, video_shift=0.2, video_scale=3.0)
+    before = dict(vae.config)
+    try:
+        vae.register_to_config(**own)
+        scales = PyramidFlowPipeline(golden_pipe.transformer, vae).scales
+    finally:
+        vae.register_to_config(**{name: before[name] for name in own})
+    assert vars(scales) == own
+
+
+def test_a_repeated_prompt_loads_no_text_encoder(tiny_checkpoint, usual):
+    pipe = load(tiny_checkpoint)
+    assert torch.equal(latents_of(pipe), usual) and pipe.text.loaded == ()
+
+
+def test_help_lists_the_arguments():
+    for method in (PyramidFlowPipeline.__call__, PyramidFlowPipeline.stream):
+        names = set(inspect.signature(method).parameters)
+        assert {"prompt", "negative_prompt", "num_frames", "guidance_decay", "callback_on_step_end"} <= names
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What is refused
+
+WRONG = [
+    (dict(num_frames=10), "num_frames = 10.*9 or 17"),
+    (dict(num_frames=0), "num_frames = 0"),
+    (dict(height=100), "height = 100.*multiple of 64.*64 or 128"),
+    (dict(width=65), "width = 65"),
+    (dict(num_inference_steps=[1, 1, 1, 1, 1]), "5 numbers.*1 to 4"),
+    (dict(num_inference_steps=[2, 0, 2]), "num_inference_steps = 0"),
+    (dict(num_inference_steps=[2, 2], video_num_inference_steps=[2, 2, 2]), "num_inference_steps has 2.*has 3"),
+    (dict(guidance_scale=0.0), "guidance_scale = 0"),
+    (dict(seed=-1), "seed = -1"),
+    (dict(seed=1, generator=torch.Generator()), "Both seed and generator"),
+    (dict(output_type="gif"), "output_type = 'gif'.*pil"),
+    (dict(fit="stretch"), "fit.*stretch"),
+    (dict(preview_every=-1), "preview_every = -1"),
+    (dict(prompt=None), "neither prompt nor prompt_embeds"),
+    (dict(prompt=[]), "a text is expected"),
+    (dict(prompt=7), "a text is expected"),
+    (dict(negative_prompt=["a", "b"]), "negative_prompt has 2 rows.*batch of 1"),
+    (dict(prompt_embeds=torch.zeros(1, 8, 32)), "without prompt_attention_mask, pooled_prompt_embeds"),
+    (dict(latents=torch.zeros(1, 16, 2, 8, 8)), r"\(1, 16, 2, 8, 8\).*\(1, 16, 3, 8, 8\)"),
+    (dict(latents=torch.zeros(1, 16, 3, 4, 8)), r"\(1, 16, 3, 4, 8\)"),
+    (dict(block_noise=[torch.zeros(1, 16, 1, 4, 4)]), "for each of 3 units"),
+    (dict(image=np.zeros((8, 8))), r"shape \(8, 8\)"),
+    (dict(image=np.full((8, 8, 3), 2.0)), r"floats are in \[0, 1\]"),
+    (dict(image=np.full((8, 8, 3), np.nan)), r"floats are in \[0, 1\]"),
+    (dict(image="no such picture.png"), "no such picture"),
+    (dict(image=np.zeros((8, 8, 3)), num_frames=1), "num_frames = 1"),
+    (dict(image=np.zeros((8, 8, 3)), video=np.zeros((9, 8, 8, 3))), "both image and video"),
+    (dict(video=[]), "no frames"),
+    (dict(video=np.zeros((9, 8, 8, 3)), history_frames=17), "history_frames = 17.*fewer than the 17"),
+    (dict(video=np.zeros((9, 8, 8, 3)), history_frames=4), "history_frames = 4"),
+    (dict(callback_on_step_end_tensor_inputs=("noise",)), "noise.*latents"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_what_cannot_be_used_is_refused_before_any_work(pipe, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        pipe.stream(**{"prompt": PROMPT} | wrong)
+    assert not pipe._stops
+
+
+def test_misspelt_arguments_are_refused(pipe):
+    with pytest.raises(TypeError, match="guidance_scal"):
+        pipe(PROMPT, guidance_scal=3.0)
+
+
+def test_checkpoints_that_cannot_be_used_are_refused(tmp_path, tiny_checkpoint):
+    with pytest.raises(ValueError, match="not a Pyramid Flow checkpoint"):
+        PyramidFlowPipeline.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no variant '768p'.*128p"):
+        PyramidFlowPipeline.from_pretrained(tiny_checkpoint, "768p")
+    with pytest.raises(ValueError, match="float16.*bfloat16"):
+        PyramidFlowPipeline.from_pretrained(tiny_checkpoint, dtype=torch.float16)
