@@ -153,10 +153,14 @@ class Settings:
             object.__setattr__(self, spec.name, _typed(spec, getattr(self, spec.name)))
 
     @classmethod
-    def for_model(cls, model: str = "embedded", variant: str | None = None, **changes) -> Self:
-        """Settings that `model`'s `variant` (its first one when None) was made for, then `changes`."""
+    def for_model(cls, model: str = "embedded", variant: str | None = None, expects: Variant | None = None,
+                  **changes) -> Self:
+        """Settings that `model`'s `variant` (its first one when None) was made for, then `changes`.
+
+        `expects`: what its checkpoint says of itself (`Checkpoint.defaults`), in place of what is known by name.
+        """
         variant = variant or MODELS.get(model, ("384p",))[0]
-        v = variant_of(variant)
+        v = expects or variant_of(variant)
         start = dict(
             model=model, variant=variant, num_frames=v.num_frames, fps=v.fps, width=v.sizes[0][0],
             height=v.sizes[0][1], num_inference_steps=v.steps, video_num_inference_steps=v.video_steps,
@@ -239,9 +243,9 @@ class Settings:
         if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", self.device):
             raise SettingsError("device", f"device = {self.device!r}: use auto, cpu, mps, xpu, cuda, cuda:1")
 
-    def experimental(self) -> list[str]:
-        """What lies outside the range the weights were trained for, a sentence each."""
-        v = VARIANTS.get(self.variant)
+    def experimental(self, expects: Variant | None = None) -> list[str]:
+        """What lies outside the range the weights were trained for, a sentence each. `expects`: see `for_model`."""
+        v = expects or VARIANTS.get(self.variant)
         notes = []
         if self.stages != TRAINED_STAGES:
             notes.append(f"{self.stages} stages: the models were trained with {TRAINED_STAGES}.")
@@ -358,11 +362,12 @@ class Preset:
     values: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, settings: Settings) -> Settings:
-        """`settings` with these values. A preset that names a model starts from that model's own settings."""
-        if "model" in self.values or "variant" in self.values:
+        """`settings` with these values. A preset that changes the model starts from that model's own settings."""
+        model = self.values.get("model", settings.model)
+        variant = self.values.get("variant", settings.variant if model == settings.model else None)
+        if (model, variant) != (settings.model, settings.variant):
             kept = {name: getattr(settings, name) for name in KEPT_OVER_MODELS}
-            model = self.values.get("model", settings.model)
-            settings = Settings.for_model(model, self.values.get("variant"), **kept)
+            settings = Settings.for_model(model, variant, **kept)
         return dataclasses.replace(settings, **self.values, preset=self.name)
 
 

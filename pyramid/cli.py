@@ -1,0 +1,428 @@
+"""The command line: parse, call, print.
+
+    python -m pyramid generate --prompt "a red ball moves to the right over a green meadow"
+    python -m pyramid generate --prompt "the camera slowly zooms in" --image photo.jpg --seed 7
+    python -m pyramid inspect outputs/a-red-ball.mp4
+
+Exit codes: 0 done; 2 bad input, told in one line on stderr that begins with `error:`, nothing written; 1 something
+else went wrong; 130 stopped by Ctrl-C. The result's path is all that goes to stdout; progress goes to stderr.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pyramid.settings import DTYPES, FITS, MODELS, Preset, Settings, frames_for_seconds, load_preset, preset_names
+
+ELSEWHERE = {  # command -> the module with its `add_arguments(parser)` and `run(args)`, and what it does
+    "train": ("pyramid.training.cli", "train the autoencoder, the transformer, or the whole embedded model"),
+    "evaluate": ("pyramid.training.evaluate", "measure a model on words and photographs it has not seen"),
+    "bench": ("pyramid.bench", "measure this machine: seconds a step, a unit, a video"),
+}
+FLAGS = {  # settings that have a flag of their own name, or of the one given here
+    "negative_prompt": None, "prompt_suffix": None, "image": None, "video": None, "fit": None, "num_frames": None,
+    "fps": None, "width": None, "height": None, "num_inference_steps": "steps",
+    "video_num_inference_steps": "video_steps", "guidance_scale": "guidance", "video_guidance_scale": "video_guidance",
+    "guidance_decay": None, "min_guidance_scale": "min_guidance", "seed": None, "dtype": None, "device": None,
+}
+
+
+class UsageError(ValueError):
+    """Arguments that argparse does not understand."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line for an error in place of the whole usage."""
+
+    def error(self, message: str):
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = parser(next((word for word in argv if not word.startswith("-")), "")).parse_args(argv)
+        return args.run(args) or 0
+    except ValueError as error:  # what a user causes: settings, files, checkpoints
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def parser(command: str) -> Parser:
+    """The parser of all commands. Of those that live elsewhere only `command` is imported, so that --help is fast."""
+    top = Parser(prog="python -m pyramid", description="Pyramid Flow: a sentence or a picture becomes a video.",
+                 allow_abbrev=False)
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    add = commands.add_parser
+    _generate_arguments(add("generate", help="make a video or a picture", allow_abbrev=False))
+    inspect = add("inspect", help="show the settings that a result was made with", allow_abbrev=False)
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--json", action="store_true", help="print them as JSON")
+    inspect.set_defaults(run=run_inspect)
+    download = add("download", help="fetch a published model", allow_abbrev=False)
+    download.add_argument("model", help="miniflux, sd3, or a repository")
+    download.add_argument("--variant", help="384p, 768p or image")
+    download.set_defaults(run=run_download)
+    for name, (module, text) in ELSEWHERE.items():
+        sub = add(name, help=text, allow_abbrev=False)
+        if name == command:
+            there = importlib.import_module(module)
+            there.add_arguments(sub)
+            sub.set_defaults(run=there.run)
+    return top
+
+
+# -------------------------------------------------------------------------------------------------- generate
+def _generate_arguments(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--prompt", default="", help="what should be seen")
+    add("--image", metavar="FILE", help="a picture that becomes the first frame")
+    add("--video", metavar="FILE", help="a video that is continued")
+    add("--negative-prompt", metavar="TEXT", help="what should not be seen (default: the model's)")
+    add("--prompt-suffix", metavar="TEXT", help="added to the prompt (default: the model's)")
+    add("--seed", type=int, help="the same seed makes the same video (default: random)")
+    length = sub.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, help="length, to the nearest 8 frames")
+    length.add_argument("--num-frames", type=int, help="length as 1 + 8k frames; 1 makes a picture")
+    add("--width", type=int, help="pixels, a multiple of 64")
+    add("--height", type=int, help="pixels, a multiple of 64")
+    add("--fps", type=int, help="frames a second of the file (default: as trained)")
+    add("--fit", choices=FITS, help="how a given picture comes to the size")
+    add("--steps", type=_counts, metavar="N,N,N", help="steps of each stage for the first frame; N for all alike")
+    add("--video-steps", type=_counts, metavar="N,N,N", help="the same for the frames after it")
+    add("--guidance", type=float, help="how closely the first frame follows the prompt; 1 is off")
+    add("--video-guidance", type=float, help="the same for the frames after it")
+    add("--guidance-decay", type=float, help="how much guidance falls with each unit of 8 frames")
+    add("--min-guidance", type=float, help="where falling guidance ends")
+    add("--preset", help=f"settings with a name: {', '.join(preset_names())}, or a .toml file")
+    add("--model", help=f"{', '.join(MODELS)}, a folder, or a repository (default: embedded)")
+    add("--variant", help="which of the model's transformers, such as 384p (default: its first)")
+    add("--dtype", choices=(*DTYPES, "float16"), help="precision (default: what suits the device)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add("--output", type=Path, default=Path("outputs"), metavar="PATH", help="a folder, or a file .mp4 or .png")
+    sub.set_defaults(run=run_generate)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers are expected, such as 20 or 20,20,10") from None
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Make what was asked for. Everything that can be checked is checked before the model is loaded."""
+    from pyramid.checkpoints import find, verify
+
+    preset = load_preset(args.preset) if args.preset else None
+    asked = preset.values if preset else {}
+    model = args.model or asked.get("model", "embedded")
+    # A preset's variant is one of its own model's: with another model it says nothing.
+    variant = args.variant or (asked.get("variant") if model == asked.get("model", model) else None)
+    checkpoint = find(model, variant)
+    verify(checkpoint)
+    start = Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults)
+    settings = settings_of(args, start, preset).resolved().validate()
+    given = read_given(settings)
+    path = output_path(args.output, settings)
+    for note in settings.experimental(checkpoint.defaults):
+        print(f"note: {note}", file=sys.stderr)
+    return Generation(settings, checkpoint, given, path).run()
+
+
+def settings_of(args: argparse.Namespace, start: Settings, preset: Preset | None) -> Settings:
+    """`start`, changed by the preset, changed by the flags. One step count stands for all stages."""
+    if preset:
+        values = {name: value for name, value in preset.values.items() if name not in ("model", "variant")}
+        start = replace(preset, values=values).apply(start)
+    changes = {name: value for name, flag in FLAGS.items() if (value := getattr(args, flag or name)) is not None}
+    for name in ("num_inference_steps", "video_num_inference_steps"):
+        if len(changes.get(name, ())) == 1:
+            changes[name] = changes[name] * start.stages
+    steps = changes.get("num_inference_steps", start.num_inference_steps)
+    if len(steps) != start.stages:  # another number of stages: without a word on later frames, the same for those
+        changes.setdefault("video_num_inference_steps", steps)
+    if args.seconds is not None:
+        changes["num_frames"] = frames_for_seconds(args.seconds, changes.get("fps", start.fps))
+    return replace(start, prompt=args.prompt, **changes)
+
+
+def read_given(settings: Settings) -> dict[str, Any]:
+    """The picture or the end of the video to start from, as the pipeline's argument. ValueError when unreadable."""
+    from pyramid.video import read_picture, read_video
+
+    s = settings
+    if s.image is not None:
+        return {"image": read_picture(s.image, (s.width, s.height))}
+    if s.video is not None:
+        frames = read_video(s.video, s.width, s.height, fps=s.fps, num_frames=s.num_frames, fit=s.fit)
+        return {"video": list(frames)}
+    return {}
+
+
+def output_path(asked: Path, settings: Settings) -> Path:
+    """Where the result goes: `asked`, or a name made of the prompt and the seed in the folder `asked`."""
+    ending = ".png" if settings.num_frames == 1 else ".mp4"
+    if asked.suffix.lower() not in (".png", ".mp4"):
+        if asked.suffix and not asked.is_dir():
+            raise ValueError(f"--output {asked}: use a folder, or a file that ends in {ending}")
+        words = re.sub(r"[^\w]+", "-", settings.prompt.lower()).strip("-")[:60].strip("-") or "video"
+        asked = asked / f"{words}-{settings.seed}{ending}"
+    if asked.suffix.lower() != ending:
+        what = "a picture (1 frame)" if ending == ".png" else f"a video of {settings.num_frames} frames"
+        raise ValueError(f"--output {asked}: {what} needs a name that ends in {ending}")
+    folder = next(parent for parent in asked.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"--output {asked}: nothing can be written in {folder}")
+    return asked
+
+
+class Generation:
+    """One run: loads the model, shows how far it is, writes frames as they come, keeps what is finished."""
+
+    def __init__(self, settings: Settings, checkpoint, given: dict[str, Any], path: Path):
+        self.settings, self.checkpoint, self.given, self.path = settings, checkpoint, given, path
+        self.stop = threading.Event()
+
+    def run(self) -> int:
+        # Of no use to who asked for a video: which optional kernels a library looked for, which keys it ignores.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+        from pyramid.jobs import load_pipeline
+
+        with self.interruptible(), Display(self.settings) as display:
+            display.phase("Loading the model")
+            pipeline = load_pipeline(self.settings)
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+            path, finished = self.write(self.events(pipeline), display)
+        return self.report(path, finished)
+
+    def events(self, pipeline) -> Iterator[Any]:
+        s = self.settings
+        return pipeline.stream(
+            s.prompt, negative_prompt=s.negative_prompt, prompt_suffix=s.prompt_suffix, fit=s.fit, seed=s.seed,
+            num_frames=s.num_frames, width=s.width, height=s.height, num_inference_steps=s.num_inference_steps,
+            video_num_inference_steps=s.video_num_inference_steps, guidance_scale=s.guidance_scale,
+            video_guidance_scale=s.video_guidance_scale, guidance_decay=s.guidance_decay,
+            min_guidance_scale=s.min_guidance_scale, stop=self.stop, **self.given)
+
+    def write(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
+        """The events' frames as a file: its path, and the last event. An error keeps what is finished, as a stop does.
+
+        Raises KeyboardInterrupt after a stop before anything was made.
+        """
+        from pyramid.events import Finished, Frames
+        from pyramid.video import VideoWriter, describe
+
+        s, error, made, finished = self.settings, None, 0, None
+        metadata = describe(s, identity(self.checkpoint))
+        if s.num_frames == 1:
+            return self.write_still(events, display, metadata)
+        with VideoWriter(self.path, s.fps, (s.width, s.height), metadata) as file:
+            try:
+                for event in events:
+                    display.show(event)
+                    if isinstance(event, Frames):
+                        file.write(event.video)
+                        made += not event.given
+                    elif isinstance(event, Finished):
+                        finished = event
+            except Exception as caught:
+                error = caught
+            if error and not made:
+                raise error
+            if not made:
+                raise KeyboardInterrupt
+            file.partial = bool(error) or finished.stopped
+            file.metadata["timings"] = {} if error else rounded(finished.timings)
+        if error:
+            print(f"What was finished before the error is in {file.path}", file=sys.stderr)
+            raise error
+        return file.path, finished
+
+    def write_still(self, events: Iterator[Any], display: "Display", metadata: dict[str, Any]) -> tuple[Path, Any]:
+        """The only frame as a PNG."""
+        from pyramid.events import Finished, Frames
+        from pyramid.video import write_picture
+
+        frame = finished = None
+        for event in events:
+            display.show(event)
+            frame = event.video[0] if isinstance(event, Frames) else frame
+            finished = event if isinstance(event, Finished) else finished
+        if frame is None:
+            raise KeyboardInterrupt
+        return write_picture(self.path, frame, metadata | {"timings": rounded(finished.timings)}), finished
+
+    def report(self, path: Path, finished) -> int:
+        """Say what was made; the path alone goes to stdout."""
+        s, seconds = self.settings, {k: f"{k} {t:.1f} s" for k, t in finished.timings.items() if t >= 0.05}
+        what = "a picture" if s.num_frames == 1 else f"{s.num_frames} frames, {s.seconds:g} s"
+        if finished.stopped:
+            what = f"stopped: {finished.latents.shape[2]} of {s.units} units"
+        print(f"{what}, {s.width}×{s.height}, seed {s.seed} ({', '.join(seconds.values())})", file=sys.stderr)
+        print(path)
+        return 130 if finished.stopped else 0
+
+    @contextmanager
+    def interruptible(self):
+        """Ctrl-C sets `stop`, which ends the run within a step; a second one ends the program."""
+        def interrupt(number, frame):
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+            self.stop.set()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def rounded(timings: dict[str, float]) -> dict[str, float]:
+    """Seconds by phase, to milliseconds."""
+    return {phase: round(seconds, 3) for phase, seconds in timings.items()}
+
+
+def identity(checkpoint) -> dict[str, Any]:
+    """Which weights made a result: the model's name and hashes of pieces of its files."""
+    from pyramid.checkpoints import weight_files
+    from pyramid.text import fingerprint
+
+    folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}
+    return {"identity": checkpoint.identity, "licence": checkpoint.licence, "weights": {
+        name: [fingerprint(path)[:16] for path in weight_files(folder)] for name, folder in folders.items()}}
+
+
+# --------------------------------------------------------------------------------------------------- display
+def step_cost(settings: Settings, unit: int, stage: int) -> int:
+    """Tokens that one step processes, which is what it costs: text, the unit in work, its history (paper, §3.2)."""
+    finest = settings.width * settings.height // 256
+    at = [finest >> 2 * (settings.stages - 1 - level) for level in range(settings.stages)]
+    return 128 + at[stage] + sum(at[max(0, stage - back)] for back in range(unit))
+
+
+class Display:
+    """Progress on stderr: phase, unit, stage, step and the time left; a line a phase where there is no terminal."""
+
+    def __init__(self, settings: Settings):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.settings, self.console, self.known = settings, Console(stderr=True), False
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True)
+        self.task = self.bar.add_task("", total=None)
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def phase(self, message: str) -> None:
+        self.bar.update(self.task, description=message)
+        if not self.console.is_terminal:
+            print(message, file=sys.stderr, flush=True)
+
+    def show(self, event) -> None:
+        """Show an event of the pipeline."""
+        from pyramid.events import Preview, Status
+
+        if isinstance(event, Status):
+            self.phase(event.message)
+        elif isinstance(event, Preview):
+            s = self.settings
+            if not self.known:  # the first unit that is sampled: those before it are given
+                steps = [s.num_inference_steps] + [s.video_num_inference_steps] * (s.units - 1)
+                total = sum(n * step_cost(s, unit, stage) for unit in range(event.unit, s.units)
+                            for stage, n in enumerate(steps[unit]))
+                self.bar.update(self.task, total=total)
+                self.known = True
+            self.bar.update(self.task, advance=step_cost(s, event.unit, event.stage), description=(
+                f"unit {event.unit + 1}/{event.units}  stage {event.stage + 1}/{event.stages}  "
+                f"step {event.step + 1}/{event.steps}"))
+
+
+# --------------------------------------------------------------------------------------------- other commands
+def run_inspect(args: argparse.Namespace) -> int:
+    """Print what a result says of itself, and the command that makes it again."""
+    from pyramid.video import read_metadata
+
+    metadata = read_metadata(args.file)
+    if args.json:
+        print(json.dumps(metadata, indent=2))
+        return 0
+    settings = Settings.from_dict(metadata.get("settings", {}))
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=str(args.file), show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in settings.to_dict().items():
+        if value not in (None, "") and name != "version":
+            table.add_row(name, _shown(value))
+    for name in ("model", "timings"):
+        for key, value in metadata.get(name, {}).items():
+            table.add_row(f"{name}: {key}", _shown(value))
+    if metadata.get("partial"):
+        table.add_row("partial", "stopped before its end")
+    Console().print(table)
+    print(f"Again: {command_of(settings)}")
+    return 0
+
+
+def _shown(value: Any) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, dict):
+        return escape(", ".join(f"{key} {_plain(item)}" for key, item in value.items()))
+    return escape(_plain(value))
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def command_of(settings: Settings) -> str:
+    """The command that makes the same again, also when the model's own defaults have changed meanwhile."""
+    words = ["python", "-m", "pyramid", "generate"]
+    for name, flag in {"prompt": None, "model": None, "variant": None, **FLAGS}.items():
+        value = getattr(settings, name)
+        if value not in (None, "auto"):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words.append(f"--{(flag or name).replace('_', '-')}={text}")
+    return shlex.join(words)
+
+
+def run_download(args: argparse.Namespace) -> int:
+    """Fetch what a variant needs; the folder goes to stdout."""
+    from pyramid.checkpoints import download
+
+    print(download(args.model, args.variant, log=lambda text: print(text, file=sys.stderr)).folder)
+    return 0
