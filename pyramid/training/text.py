@@ -15,6 +15,7 @@ guidance, therefore has a code of its own instead of whatever an untrained netwo
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
@@ -44,6 +45,7 @@ BATCH = 96
 LEARNING_RATE = 2e-3
 CODE_SHARE = 0.8       # of an output's energy; the rest is the encoder's own
 WIDTH, LAYERS, HEADS = 128, 2, 4
+CHECKED = 512          # prompts of a kind, to measure accuracy
 
 
 # ------------------------------------------------------------------------------------------------ tokenizers
@@ -289,6 +291,18 @@ def parameter_groups(side: TextSide) -> list[dict]:
     return [{"params": others, "lr": LEARNING_RATE}, {"params": positions, "lr": 20 * LEARNING_RATE}]
 
 
+@contextmanager
+def one_thread():
+    """Matrices this small gain nothing from a second thread, and lose much on a machine that is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def train_text(recipe: TextRecipe, folder: Path, seed: int = 0, *, world: World | None = None,
                log: Callable[[str], None] = print) -> dict[str, dict[str, float]]:  # fmt: skip
     """Trains both encoders on all of `world` (default: every name there is) and writes them below `folder`.
@@ -322,14 +336,14 @@ def train_text(recipe: TextRecipe, folder: Path, seed: int = 0, *, world: World 
     return results
 
 
-def evaluate_text(side: TextSide, code: Code, captions: Captions, rng: Random, count: int = 512) -> dict:
+def evaluate_text(side: TextSide, code: Code, captions: Captions, rng: Random) -> dict:
     """Accuracies on combinations never trained on, in three kinds of wording, and on camera captions."""
-    plain = [captions.draw(rng, held_out=True) for _ in range(count)]
+    plain = [captions.draw(rng, held_out=True) for _ in range(CHECKED)]
     batches = {
         "captions": plain,
-        "free wording": [captions.draw_loose(rng, held_out=True) for _ in range(count)],
+        "free wording": [captions.draw_loose(rng, held_out=True) for _ in range(CHECKED)],
         "roughened": [(roughen(text, rng), labels) for text, labels in plain],
     }
     if captions.cameras:
-        batches["cameras"] = [captions.draw_camera(rng) for _ in range(count // 4)]
+        batches["cameras"] = [captions.draw_camera(rng) for _ in range(CHECKED // 4)]
     return {kind: text_accuracy(side, code, batch) for kind, batch in batches.items()}
