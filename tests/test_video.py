@@ -1,9 +1,12 @@
 """Files: odd pictures, fitting, H.264 as frames arrive, names that never overwrite, metadata, latent previews."""
 
 import json
+import os
+import signal
 import struct
 import subprocess
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -207,6 +210,16 @@ def test_nothing_stays_after_a_failure_or_without_frames(tmp_path):
         writer._writer.proc.kill()
         writer._writer.proc.wait()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_which_a_terminal_sends_to_all_does_not_end_the_encoder(tmp_path):
+    with VideoWriter(tmp_path / "out.mp4", 8, (64, 48)) as writer:
+        writer.write(clip())
+        os.kill(writer._writer.proc.pid, signal.SIGINT)
+        time.sleep(0.2)
+        writer.write(clip(16))
+    assert len(read_video(tmp_path / "out.mp4", 64, 48, fps=8, num_frames=99)) == 25
 
 
 @pytest.mark.parametrize("frames", [clip().astype(np.float32), clip(width=32), clip()[..., :2]])
