@@ -119,8 +119,8 @@ class Checkpoint:
 
     @property
     def has_text(self) -> bool:
-        """True when all text encoders are there; without them only embeddings can be used."""
-        return all((self.folder / encoder / "config.json").is_file() for encoder, _, _ in self.family.text)
+        """False when no text encoder is there, and only embeddings can be used; a part of them is an error."""
+        return any((self.folder / encoder).is_dir() for encoder, _, _ in self.family.text)
 
     @property
     def identity(self) -> str:

@@ -167,9 +167,12 @@ def test_all_problems_are_told_at_once(copy):
 
 def test_texts_may_be_missing_when_they_are_not_wanted(copy):
     shutil.rmtree(copy / "text_encoder")
+    with pytest.raises(CheckpointError, match="text_encoder is missing"):
+        verify(find(copy), text=find(copy).has_text)
+    shutil.rmtree(copy / "text_encoder_2")
     checkpoint = find(copy)
     assert not checkpoint.has_text
-    verify(checkpoint, text=False)
+    verify(checkpoint, text=checkpoint.has_text)
     with pytest.raises(CheckpointError, match="text_encoder is missing"):
         verify(checkpoint)
 
