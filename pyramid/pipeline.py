@@ -119,8 +119,11 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """
         if preview_every < 0:
             raise ValueError(f"preview_every = {preview_every}: 0 for none, n for each n-th step of a stage.")
-        channels, has_text = self.vae.config.decoder_in_channels, self.text is not None
-        job = check(Request(prompt, **request), self.defaults, channels=channels, has_text=has_text)
+        reads = self.transformer.config
+        job = check(
+            Request(prompt, **request), self.defaults, channels=self.vae.config.decoder_in_channels,
+            text_widths=(reads.joint_attention_dim, reads.pooled_projection_dim), has_text=self.text is not None,
+        )
         return self._run(job, preview_every, stop or threading.Event())
 
     def stop(self) -> None:
@@ -235,15 +238,17 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """Embeddings of the prompts and, where needed, the negative ones, and a notice of what was cut."""
         r = job.request
         suffix = self.defaults.prompt_suffix if r.prompt_suffix is None else r.prompt_suffix
-        wanted = embeddings(r, "") or self._embed([text + suffix for text in as_list(r.prompt or "")], r)
+        texts = [text + suffix for text in as_list(r.prompt or "")]
+        wanted = embeddings(r, "") or self._embed(texts, r.max_sequence_length)
         if not job.guided:
             return self._prompt(job, wanted), None, wanted.notice
         text = self.defaults.negative_prompt if r.negative_prompt is None else r.negative_prompt
-        unwanted = embeddings(r, "negative_") or self._embed(as_list(text), r)
+        length = wanted.prompt_embeds.shape[1]  # both go through the model in one batch
+        unwanted = embeddings(r, "negative_") or self._embed(as_list(text), length)
         return self._prompt(job, wanted), self._prompt(job, unwanted), wanted.notice or unwanted.notice
 
-    def _embed(self, texts: list[str], r: Request) -> PromptEmbeds:
-        return self.text.to(self._execution_device).encode(texts, max_sequence_length=r.max_sequence_length)
+    def _embed(self, texts: list[str], length: int) -> PromptEmbeds:
+        return self.text.to(self._execution_device).encode(texts, max_sequence_length=length)
 
     def _prompt(self, job: Job, embeds: PromptEmbeds) -> Prompt:
         """Embeddings as the transformer reads them: a row for each sample, on its device, in its dtype."""

@@ -28,6 +28,7 @@ from pyramid.video import fit_picture, read_picture, read_video
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 EMBEDDINGS = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
 CALLBACK_TENSORS = ("latents",)
+MAX_TOKENS = 512                    # what T5 was trained on
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,19 +92,28 @@ class Job:
         return any(self.guidance.at(unit) != 1 for unit in range(self.given, self.settings.units))
 
 
-def check(request: Request, defaults: Variant, *, channels: int, has_text: bool) -> Job:
-    """The job of a request to a checkpoint with these defaults and latent channels. Raises ValueError."""
+def check(
+    request: Request, defaults: Variant, *, channels: int, text_widths: tuple[int, int], has_text: bool
+) -> Job:
+    """The job of a request to a checkpoint. Raises ValueError.
+
+    Of the checkpoint it needs the defaults, the latents' channels, the widths of the text embeddings and of the
+    pooled ones, and whether there are text encoders.
+    """
     settings = _settings(request, defaults)
     if request.output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type = {request.output_type!r}: choose from {', '.join(OUTPUT_TYPES)}.")
     unknown = sorted(set(request.callback_on_step_end_tensor_inputs) - set(CALLBACK_TENSORS))
     if unknown:
         raise ValueError(f"callback_on_step_end_tensor_inputs has {unknown}: only {CALLBACK_TENSORS} exist.")
+    if not 1 <= request.max_sequence_length <= MAX_TOKENS:
+        raise ValueError(f"max_sequence_length = {request.max_sequence_length}: 1 to {MAX_TOKENS}, usually 128.")
     batch = _batch_of(request)
     seed, seeds = _seeds_of(request, batch)
     job = Job(request, replace(settings, seed=seed), seeds, _given_pictures(request, settings))
     for which in ("", "negative_") if job.guided else ("",):
         _check_text(request, which, batch, has_text)
+        _check_embeddings(request, which, batch, text_widths)
     _check_noise(job, channels)
     return job
 
@@ -111,8 +121,7 @@ def check(request: Request, defaults: Variant, *, channels: int, has_text: bool)
 def _settings(r: Request, d: Variant) -> Settings:
     """Sizes, lengths, steps and guidance with the defaults filled in, held to the limits of `Settings`."""
     steps = _per_stage(r.num_inference_steps, d.steps)
-    # Another number of stages than the default's, and no word on the later units: as many steps as for the
-    # first.
+    # With another number of stages than the default's, later units take as many steps as the first.
     video_default = d.video_steps if len(d.video_steps) == len(steps) else steps
     asked = dict(
         num_frames=r.num_frames, height=r.height, width=r.width, guidance_scale=r.guidance_scale,
@@ -181,12 +190,22 @@ def _check_text(r: Request, which: str, batch: int, has_text: bool) -> None:
     if not given and not has_text:
         way_out = ", or guidance scales of 1, which need no negative prompt." if which else "."
         raise ValueError(f"This checkpoint has no text encoders: pass {', '.join(names)}{way_out}")
-    rows = {name: len(getattr(r, name)) for name in given}
-    if text is not None:
-        rows[which + "prompt"] = len(as_list(text))
-    for name, count in rows.items():
-        if count not in (1, batch):
-            raise ValueError(f"{name} has {count} rows for a batch of {batch}: one each, or one for all.")
+    if text is not None and len(as_list(text)) not in (1, batch):
+        raise ValueError(f"{len(as_list(text))} {which}prompts for a batch of {batch}: one each, or one for all.")
+
+
+def _check_embeddings(r: Request, which: str, batch: int, text_widths: tuple[int, int]) -> None:
+    """ValueError unless passed embeddings fit each other, the batch, the checkpoint and the prompt's length."""
+    if getattr(r, which + EMBEDDINGS[0]) is None:
+        return
+    shapes = [tuple(getattr(r, which + name).shape) for name in EMBEDDINGS]
+    length = shapes[0][1] if len(shapes[0]) == 3 else 0
+    if which:  # both texts go through the model in one batch
+        length = r.max_sequence_length if r.prompt_embeds is None else r.prompt_embeds.shape[1]
+    wanted = [(length, text_widths[0]), (length,), (text_widths[1],)]
+    for name, shape, ending in zip(EMBEDDINGS, shapes, wanted, strict=True):
+        if shape[1:] != ending or shape[0] not in (1, batch):
+            raise ValueError(f"{which}{name} has shape {shape}: this checkpoint needs {(batch, *ending)}.")
 
 
 def embeddings(r: Request, which: str) -> PromptEmbeds | None:

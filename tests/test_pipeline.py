@@ -17,6 +17,7 @@ from pyramid.latents import normalize
 from pyramid.pipeline import PyramidFlowPipeline
 
 PROMPT = "a red ball moves to the right"
+QUICK = dict(num_frames=9, num_inference_steps=[1, 1, 1])
 
 
 def load(*arguments, **more):
@@ -186,17 +187,29 @@ def test_without_a_seed_one_is_drawn_and_told(pipe):
     assert pipe(PROMPT, output_type="latent", num_frames=1).seed != output.seed
 
 
-def test_guidance_and_negative_prompt_act(pipe, usual):
-    assert not torch.equal(latents_of(pipe, guidance_scale=2.0), usual)
-    assert not torch.equal(latents_of(pipe, negative_prompt="blue"), usual)
-    assert torch.equal(latents_of(pipe, guidance_decay=0.001, min_guidance_scale=1.0)[:, :, :1], usual[:, :, :1])
-    alone = latents_of(pipe, guidance_scale=1.0, video_guidance_scale=1.0)
-    other = latents_of(pipe, guidance_scale=1.0, video_guidance_scale=1.0, negative_prompt="blue")
-    assert torch.equal(alone, other)
+def test_guidance_and_negative_prompt_act(pipe):
+    def quick(**request):
+        return latents_of(pipe, **QUICK, **request)
+
+    both = quick()
+    assert not torch.equal(quick(guidance_scale=2.0)[:, :, :1], both[:, :, :1])
+    steady = quick(video_guidance_scale=2.0)
+    assert torch.equal(steady[:, :, :1], both[:, :, :1]) and not torch.equal(steady, both)
+    assert not torch.equal(quick(negative_prompt="blue"), both)
+    falling = quick(guidance_decay=1.0, min_guidance_scale=2.0)  # unit 1: max(3 - 1, 2)
+    assert torch.equal(falling, steady)
+    off = dict(guidance_scale=1.0, video_guidance_scale=1.0)
+    assert torch.equal(quick(**off), quick(**off, negative_prompt="blue"))
 
 
 def test_prompt_suffix_is_part_of_the_prompt(pipe, usual):
     assert torch.equal(latents_of(pipe, "a red ball", prompt_suffix=" moves to the right"), usual)
+
+
+def test_what_is_cut_of_a_prompt_is_told(pipe):
+    long = "a red ball moves to the right " * 30
+    notices = [e.message for e in pipe.stream(long, num_frames=1) if isinstance(e, Status) and "cut" in e.message]
+    assert len(notices) == 1 and "T5" in notices[0] and "CLIP" in notices[0]
 
 
 def test_embeddings_in_place_of_texts(pipe, usual):
@@ -206,6 +219,8 @@ def test_embeddings_in_place_of_texts(pipe, usual):
         pooled_prompt_embeds=wanted.pooled, negative_prompt_embeds=unwanted.prompt_embeds,
         negative_prompt_attention_mask=unwanted.attention_mask, negative_pooled_prompt_embeds=unwanted.pooled)
     assert torch.equal(latents_of(pipe, None, **request), usual)
+    mixed = {name: value for name, value in request.items() if not name.startswith("negative")}
+    assert torch.equal(latents_of(pipe, None, **mixed), usual)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 4])
@@ -255,19 +270,19 @@ def test_pictures_may_come_in_any_form(pipe, clip, tmp_path):
     Image.fromarray(picture).save(path)
     tensor = torch.from_numpy(picture).permute(2, 0, 1)
     forms = [Image.fromarray(picture), picture, picture / 255, tensor, tensor / 255, str(path), path]
-    results = [latents_of(pipe, image=form, num_frames=9) for form in forms]
-    assert all(torch.equal(result, results[0]) for result in results)
     wide = Image.fromarray(np.concatenate([picture] * 3, axis=1))  # cropped to its middle
-    assert torch.equal(latents_of(pipe, image=wide, num_frames=9), results[0])
+    results = [latents_of(pipe, image=form, **QUICK) for form in [*forms, wide]]
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 def test_a_clip_goes_on(pipe, clip):
-    latents = latents_of(pipe, video=clip, num_frames=33)
+    latents = latents_of(pipe, video=clip, **QUICK | {"num_frames": 33})
     assert latents.shape[2] == 5  # at most half is given: the last 9 frames
     assert torch.equal(latents[:, :, :2], encoded(pipe, clip[-9:]))
-    more = latents_of(pipe, video=[Image.fromarray(frame) for frame in clip], history_frames=17, num_frames=33)
+    more = latents_of(pipe, video=[Image.fromarray(frame) for frame in clip], history_frames=17,
+                      **QUICK | {"num_frames": 33})
     assert torch.equal(more[:, :, :3], encoded(pipe, clip[-17:]))
-    short = latents_of(pipe, video=clip[:4], num_frames=33)
+    short = latents_of(pipe, video=clip[:4], **QUICK | {"num_frames": 33})
     assert torch.equal(short[:, :, :1], encoded(pipe, clip[3:4]))
 
 
@@ -413,6 +428,12 @@ def test_help_lists_the_arguments():
 # ------------------------------------------------------------------------------------------------------------
 # What is refused
 
+
+def embeds(batch, length, width):
+    return dict(prompt=None, prompt_embeds=torch.zeros(batch, length, width),
+                prompt_attention_mask=torch.ones(batch, length), pooled_prompt_embeds=torch.zeros(batch, 32))
+
+
 WRONG = [
     (dict(num_frames=10), "num_frames = 10.*9 or 17"),
     (dict(num_frames=0), "num_frames = 0"),
@@ -430,8 +451,13 @@ WRONG = [
     (dict(prompt=None), "neither prompt nor prompt_embeds"),
     (dict(prompt=[]), "a text is expected"),
     (dict(prompt=7), "a text is expected"),
-    (dict(negative_prompt=["a", "b"]), "negative_prompt has 2 rows.*batch of 1"),
+    (dict(negative_prompt=["a", "b"]), "2 negative_prompts for a batch of 1"),
     (dict(prompt_embeds=torch.zeros(1, 8, 32)), "without prompt_attention_mask, pooled_prompt_embeds"),
+    (embeds(1, 8, 31), r"prompt_embeds has shape \(1, 8, 31\): this checkpoint needs \(1, 8, 32\)"),
+    (embeds(2, 8, 32) | dict(prompt_attention_mask=torch.ones(2, 7)), r"\(2, 7\).*\(2, 8\)"),
+    (embeds(1, 8, 32) | {"negative_" + k: v for k, v in embeds(1, 9, 32).items() if k != "prompt"},
+     r"negative_prompt_embeds has shape \(1, 9, 32\).*\(1, 8, 32\)"),
+    (dict(max_sequence_length=0), "max_sequence_length = 0: 1 to 512"),
     (dict(latents=torch.zeros(1, 16, 2, 8, 8)), r"\(1, 16, 2, 8, 8\).*\(1, 16, 3, 8, 8\)"),
     (dict(latents=torch.zeros(1, 16, 3, 4, 8)), r"\(1, 16, 3, 4, 8\)"),
     (dict(block_noise=[torch.zeros(1, 16, 1, 4, 4)]), "for each of 3 units"),
