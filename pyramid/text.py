@@ -96,7 +96,8 @@ def find_parts(folder: Path) -> list[Part]:
 class TextEncoders:
     """The text encoders of a checkpoint, loaded when a prompt is not in the cache.
 
-    `keep=True` leaves them in memory between prompts, `False` lets them go after each, None keeps small ones.
+    `keep=True` leaves them in memory between calls, `False` lets them go after each, None keeps small ones:
+    so prompt and negative prompt are best encoded in one call.
     `cache=None` is `cache_folder()`. May be used from several threads.
     """
 
@@ -145,6 +146,8 @@ class TextEncoders:
             raise ValueError("prompts is empty: give at least one text, which may be empty itself")
         with self._lock:
             encoded = {prompt: self._cached(prompt, max_sequence_length) for prompt in dict.fromkeys(prompts)}
+            if self._models and not (self._size < KEEP_BELOW if self.keep is None else self.keep):
+                self.free()
         rows = [encoded[prompt] for prompt in prompts]
         cuts: dict[str, list[str]] = {}
         for row in encoded.values():
@@ -175,8 +178,6 @@ class TextEncoders:
         if found is None:
             found = self._encode(prompt, length)
             write_embeds(path, found)
-            if not (self.keep if self.keep is not None else self._size < KEEP_BELOW):
-                self.free()
         return found
 
     def _key(self, prompt: str, length: int) -> str:
