@@ -53,6 +53,9 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    # Of no use to who asked for a video: which optional kernels a library looked for, which keys it ignores.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         args = parser(next((word for word in argv if not word.startswith("-")), "")).parse_args(argv)
         return args.run(args) or 0
@@ -103,7 +106,7 @@ def _generate_arguments(sub: argparse.ArgumentParser) -> None:
     add("--width", type=int, help="pixels, a multiple of 64")
     add("--height", type=int, help="pixels, a multiple of 64")
     add("--fps", type=int, help="frames a second of the file (default: as trained)")
-    add("--fit", choices=FITS, help="how a given picture comes to the size")
+    add("--fit", metavar="HOW", help=f"how a given picture comes to the size: {', '.join(FITS)} (default: crop)")
     add("--steps", type=_counts, metavar="N,N,N", help="steps of each stage for the first frame; N for all alike")
     add("--video-steps", type=_counts, metavar="N,N,N", help="the same for the frames after it")
     add("--guidance", type=float, help="how closely the first frame follows the prompt; 1 is off")
@@ -113,7 +116,7 @@ def _generate_arguments(sub: argparse.ArgumentParser) -> None:
     add("--preset", help=f"settings with a name: {', '.join(preset_names())}, or a .toml file")
     add("--model", help=f"{', '.join(MODELS)}, a folder, or a repository (default: embedded)")
     add("--variant", help="which of the model's transformers, such as 384p (default: its first)")
-    add("--dtype", choices=(*DTYPES, "float16"), help="precision (default: what suits the device)")
+    add("--dtype", help=f"precision: {', '.join(DTYPES)} (default: what suits the device)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--output", type=Path, default=Path("outputs"), metavar="PATH", help="a folder, or a file .mp4 or .png")
     sub.set_defaults(run=run_generate)
@@ -201,9 +204,6 @@ class Generation:
         self.stop = threading.Event()
 
     def run(self) -> int:
-        # Of no use to who asked for a video: which optional kernels a library looked for, which keys it ignores.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
         from pyramid.jobs import load_pipeline
 
         with self.interruptible(), Display(self.settings) as display:
@@ -232,7 +232,7 @@ class Generation:
         from pyramid.video import VideoWriter, describe
 
         s, error, made, finished = self.settings, None, 0, None
-        metadata = describe(s, identity(self.checkpoint))
+        metadata = describe(s, identity(self.checkpoint)) | source(s)
         if s.num_frames == 1:
             return self.write_still(events, display, metadata)
         with VideoWriter(self.path, s.fps, (s.width, s.height), metadata) as file:
@@ -314,6 +314,14 @@ def identity(checkpoint) -> dict[str, Any]:
         name: [fingerprint(path)[:16] for path in weight_files(folder)] for name, folder in folders.items()}}
 
 
+def source(settings: Settings) -> dict[str, Any]:
+    """Which picture or video a result started from, so that it can be told apart from another of that name."""
+    from pyramid.text import fingerprint
+
+    path = settings.image or settings.video
+    return {"source": {"name": Path(path).name, "hash": fingerprint(Path(path))[:16]}} if path else {}
+
+
 # --------------------------------------------------------------------------------------------------- display
 def step_cost(settings: Settings, unit: int, stage: int) -> int:
     """Tokens that one step processes, which is what it costs: text, the unit in work, its history (paper, §3.2)."""
@@ -329,7 +337,8 @@ class Display:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        self.settings, self.console, self.known = settings, Console(stderr=True), False
+        self.settings, self.console = settings, Console(stderr=True)
+        self.known = self.reading = False
         self.bar = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True)
@@ -354,6 +363,10 @@ class Display:
         from pyramid.events import Preview, Status
 
         if isinstance(event, Status):
+            if event.phase == "text" and self.reading:  # what was cut of the prompt: it has to stay in sight
+                self.console.print(event.message, markup=False, highlight=False)
+                return
+            self.reading = event.phase == "text"
             self.phase(event.message)
         elif isinstance(event, Preview):
             s = self.settings
@@ -387,7 +400,7 @@ def run_inspect(args: argparse.Namespace) -> int:
     for name, value in settings.to_dict().items():
         if value not in (None, "") and name != "version":
             table.add_row(name, _shown(value))
-    for name in ("model", "timings"):
+    for name in ("model", "source", "timings"):
         for key, value in metadata.get(name, {}).items():
             table.add_row(f"{name}: {key}", _shown(value))
     if metadata.get("partial"):

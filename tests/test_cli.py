@@ -66,7 +66,8 @@ def test_one_frame_becomes_a_picture_and_a_random_seed_is_kept(generate):
 
 def test_a_photo_is_the_first_frame_and_a_video_is_continued(generate, photo, tmp_path):
     code, *_, files = generate("--image", photo, "--steps", 1, "--video-steps", 1, "--seconds", 1, "--seed", 1)
-    assert code == 0 and read_metadata(files[0])["settings"]["image"] == str(photo)
+    metadata = read_metadata(files[0])
+    assert code == 0 and metadata["settings"]["image"] == str(photo) and metadata["source"]["name"] == "photo.jpg"
     made = read_video(files[0], 64, 64, fps=8, num_frames=99)
     assert len(made) == 9
     code, *_, files = generate("--video", files[0], "--steps", 1, "--video-steps", 1, "--num-frames", 25,
@@ -74,6 +75,11 @@ def test_a_photo_is_the_first_frame_and_a_video_is_continued(generate, photo, tm
     longer = tmp_path / "out" / "longer.mp4"
     assert code == 0 and longer in files
     assert len(read_video(longer, 64, 64, fps=8, num_frames=99)) == 25
+
+
+def test_what_is_cut_of_a_long_prompt_is_told(generate):
+    code, _, err, _ = generate("--steps", "1", "--num-frames", 1, prompt="a red ball " * 100)
+    assert code == 0 and "too long" in err
 
 
 def test_what_is_outside_training_is_noted(generate):
