@@ -21,7 +21,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,35 +141,31 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
     def _run(self, job: Job, preview_every: int, stop: threading.Event) -> Iterator[Event]:
         """The whole run. No gradient mode may be entered around a `yield`: a consumer may change threads."""
-        clock, units = Clock(), []
+        clock, units, decode = Clock(), [], self._decoder(job)
         # With model offload one model leaves when the other comes: change once, not twice a unit.
         late = bool(getattr(self, "_all_hooks", None))
         self._stops.append(stop)
         try:
             yield Status("text", "Reading the prompt")
-            with clock("text"):
-                prompt, negative, notice = self._prompts(job)
+            prompt, negative, notice = clock.timed("text", self._prompts, job)
             if notice:
                 yield Status("text", notice)
             if job.given:
                 yield Status("encode", f"Encoding {len(job.pictures)} given frame{'s' * (job.given > 1)}")
-            with clock("encode"):
-                given = self._encode(job)
+            given = clock.timed("encode", self._encode, job)
             yield Status("sample", f"Sampling {job.settings.units - job.given} of {job.settings.units} units")
             _bring(self.transformer)
             events = self._sample(job, prompt, negative, given, preview_every=preview_every, stop=stop)
-            decode = self._decoder(job, clock)
             for event in clock.each("sample", events):
                 yield event
                 if isinstance(event, Unit):
                     units.append(event)
-                    if not late:
-                        yield from decode(event)
-            if late and units:
+                    if decode and not late:
+                        yield from clock.timed("decode", decode, event)
+            for done, unit in enumerate(units if decode and late else ()):
+                yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
                 _bring(self.vae)
-                for done, unit in enumerate(units):
-                    yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
-                    yield from decode(unit)
+                yield from clock.timed("decode", decode, unit)
         finally:
             self._stops.remove(stop)
             self.maybe_free_model_hooks()
@@ -215,19 +210,18 @@ class PyramidFlowPipeline(DiffusionPipeline):
         latents = normalize(vae_latents.float(), self.scales).expand(len(job.seeds), -1, -1, -1, -1)
         return list(latents.split(1, dim=2))
 
-    def _decoder(self, job: Job, clock: "Clock") -> Callable[[Unit], list[Frames]]:
-        """From each unit in turn to its new frames, one event a sample; to none if latents are wanted."""
+    def _decoder(self, job: Job) -> Callable[[Unit], list[Frames]] | None:
+        """From each unit in turn to its new frames, one event a sample; None where latents are wanted."""
         if job.request.output_type == "latent":
-            return lambda unit: []
+            return None
         decoder = self.vae.stream()
 
         @torch.no_grad()
         def decode(unit: Unit) -> list[Frames]:
-            with clock("decode"):
-                vae_latents = denormalize(unit.latents, self.scales, first=unit.index == 0)
-                video = decoder(vae_latents.to(self.vae.dtype)).float()
-                pixels = (video * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-                arrays = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()  # b f h w 3
+            vae_latents = denormalize(unit.latents, self.scales, first=unit.index == 0)
+            video = decoder(vae_latents.to(self.vae.dtype)).float()
+            pixels = (video * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+            arrays = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()  # b f h w 3
             return [Frames(unit.index, np.ascontiguousarray(a), i, unit.given) for i, a in enumerate(arrays)]
 
         return decode
@@ -310,22 +304,17 @@ class Clock:
         self.seconds: dict[str, float] = {}
         self.began = time.perf_counter()
 
-    @contextmanager
-    def __call__(self, phase: str):
-        """Adds the time of the block to `phase`. Not around a `yield`: a consumer's time is not ours."""
+    def timed(self, phase: str, function: Callable, *arguments):
+        """`function(*arguments)`, its time added to `phase`."""
         before = time.perf_counter()
         try:
-            yield
+            return function(*arguments)
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - before
 
     def each(self, phase: str, items: Iterator) -> Iterator:
-        """`items`, with the time it takes to make them, and only that, added to `phase`."""
-        while True:
-            with self(phase):
-                item = next(items, None)
-            if item is None:
-                return
+        """`items`, the time it takes to make them, and not their consumer's, added to `phase`."""
+        while (item := self.timed(phase, next, items, None)) is not None:
             yield item
 
     def total(self) -> dict[str, float]:

@@ -31,10 +31,6 @@ def error(ours, theirs):
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
-def tensors(event):
-    return {name: value for name, value in vars(event).items() if isinstance(value, (torch.Tensor, np.ndarray))}
-
-
 # ------------------------------------------------------------------------------------------------------------
 # Agreement with the reference
 
@@ -291,7 +287,7 @@ def test_a_clip_goes_on(pipe, clip):
 
 
 def test_a_stop_from_another_thread_keeps_the_finished_units(pipe, usual):
-    events, stopped_at = [], []
+    events = []
 
     def consume():
         for event in pipe.stream(PROMPT, seed=5):
@@ -305,13 +301,12 @@ def test_a_stop_from_another_thread_keeps_the_finished_units(pipe, usual):
     worker.start()
     assert reached.wait(30)
     pipe.stop()
-    stopped_at.append(len(events))
+    before = len(events)
     resume.set()
     worker.join(30)
     assert not worker.is_alive()
-    after = events[stopped_at[0]:]
-    assert [type(event) for event in after] == [Finished]  # not one step more
-    assert after[0].stopped and torch.equal(after[0].latents, usual[:, :, :1])
+    (last,) = events[before:]  # not one step more
+    assert isinstance(last, Finished) and last.stopped and torch.equal(last.latents, usual[:, :, :1])
     assert sum(len(event.video) for event in events if isinstance(event, Frames)) == 1
     assert torch.equal(latents_of(pipe), usual)  # fit for the next run
 
@@ -342,17 +337,17 @@ def test_stopped_before_the_first_unit(pipe):
 
 
 def test_runs_side_by_side_do_not_meet(pipe, usual):
-    one, other = pipe.stream(PROMPT, seed=5), pipe.stream("a blue star spins", seed=8, num_frames=9)
-    ends = {}
+    stop = threading.Event()
+    one, other = pipe.stream(PROMPT, seed=5), pipe.stream("a blue star spins", seed=8, stop=stop)
     for events in (one, other, one, other):
-        for _ in range(5):
+        for _ in range(8):
             next(events)
-    stop_only_one = list(pipe._stops)
-    assert len(stop_only_one) == 2
-    ends[0], ends[1] = list(one)[-1], list(other)[-1]
-    assert torch.equal(ends[0].latents, usual)
-    assert torch.equal(ends[1].latents, latents_of(pipe, "a blue star spins", seed=8, num_frames=9))
-    assert not pipe._stops
+    stop.set()  # in unit 1 of the other, and of no concern to the one
+    *_, stopped = other
+    *_, finished = one
+    assert torch.equal(finished.latents, usual) and not finished.stopped
+    alone = latents_of(pipe, "a blue star spins", seed=8, num_frames=1)
+    assert torch.equal(stopped.latents, alone) and stopped.stopped
 
 
 def test_a_consumer_may_change_threads_and_leave(pipe, usual):
