@@ -340,7 +340,7 @@ def test_runs_side_by_side_do_not_meet(pipe, usual):
     stop = threading.Event()
     one, other = pipe.stream(PROMPT, seed=5), pipe.stream("a blue star spins", seed=8, stop=stop)
     for events in (one, other, one, other):
-        for _ in range(8):
+        for _ in range(7):  # twice: two statuses, unit 0 with its frames, four steps
             next(events)
     stop.set()  # in unit 1 of the other, and of no concern to the one
     *_, stopped = other
