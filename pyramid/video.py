@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Self
 
 import numpy as np
@@ -168,13 +169,14 @@ def read_video(path: str | Path, width: int, height: int, *, fps: float, num_fra
     command = [ffmpeg(), "-v", "error", "-nostdin", *seek, "-i", str(path), "-an", "-sn", "-map", "0:v:0",
                "-vf", filters, "-f", "image2pipe", "-c:v", "ppm", "-"]
     frames: deque[np.ndarray] = deque(maxlen=num_frames)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        for picture in _ppm_pictures(process.stdout):
-            frames.append(np.asarray(fit_picture(picture, width, height, fit)))
-        error = process.stderr.read().decode(errors="replace").strip()
+    with TemporaryFile() as words:  # a pipe for these would fill up, and stop ffmpeg, at a badly damaged video
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as process:
+            for picture in _ppm_pictures(process.stdout):
+                frames.append(np.asarray(fit_picture(picture, width, height, fit)))
+        words.seek(0)
+        reason = words.readline().decode(errors="replace").strip()
     if not frames:
-        raise ValueError(f"{str(path)!r} is not a video this program can read"
-                         + (f": {error.splitlines()[-1]}" if error else ""))
+        raise ValueError(f"{str(path)!r} is not a video this program can read" + f": {reason}" * bool(reason))
     usable = 1 + (len(frames) - 1) // FRAMES_PER_UNIT * FRAMES_PER_UNIT
     return np.stack(list(frames)[-usable:])
 
@@ -316,13 +318,12 @@ def _reserve(path: Path) -> tuple[Path, Path]:
     """A temporary file of our own beside the first free name, and that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for name in _names(path):
-        if name.exists():
-            continue
         try:
-            os.close(os.open(_part_of(name), os.O_CREAT | os.O_EXCL, 0o666))
+            if not name.exists():
+                _part_of(name).touch(exist_ok=False)
+                return _part_of(name), name
         except FileExistsError:  # another writer's
             continue
-        return _part_of(name), name
 
 
 def _publish(part: Path, path: Path) -> Path:
@@ -336,7 +337,7 @@ def _publish(part: Path, path: Path) -> Path:
             if error.errno == errno.ENOENT:
                 raise
             try:  # a file system without links: take the name, then fill it
-                os.close(os.open(name, os.O_CREAT | os.O_EXCL, 0o666))
+                name.touch(exist_ok=False)
             except FileExistsError:
                 continue
             os.replace(part, name)
@@ -441,8 +442,8 @@ def random_pictures(number: int, side: int) -> np.ndarray:
     random = np.random.default_rng(0)
     pictures = np.empty((number, 3, side, side), np.float32)
     for picture in pictures:
-        ground = Image.fromarray(random.integers(0, 256, (3, 3, 3), dtype=np.uint8))
-        values = np.asarray(ground.resize((side, side), Image.Resampling.BICUBIC)).copy()
+        few = Image.fromarray(random.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+        values = np.array(few.resize((side, side), Image.Resampling.BICUBIC))
         for _ in range(6):
             x, y, w, h = random.integers(0, side, 4)
             values[y:y + h // 2 + 4, x:x + w // 2 + 4] = random.integers(0, 256, 3)
