@@ -76,6 +76,7 @@ def describe(recipe: Recipe) -> dict:
         "variant": f"{world.size}p",
         "sizes": [[world.size, world.size]],
         "max_units": 1 + (world.frames - 1) // 8,
+        "num_frames": world.frames,
         "fps": world.fps,
         "num_inference_steps": list(settings.sample_steps),
         "video_num_inference_steps": list(settings.sample_steps),

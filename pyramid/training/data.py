@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from einops import rearrange
-from pyramid.training.photos import camera_clip, crop, photographs
 from torch import Tensor
 
 from pyramid.models.vae import CausalVideoVAE
+from pyramid.training.photos import camera_clip, crop, photographs
 from pyramid.training.world import World
 
 
@@ -24,13 +24,13 @@ def to_video(clips: np.ndarray) -> Tensor:
 class ClipPool:
     """Clips of the synthetic world and of photographs seen by a moving camera, to train the VAE on.
 
-    A share `photo_share` of each batch is photographs; single frames of those are fresh crops at all scales.
+    Single frames of photographs are fresh crops at all scales.
     """
 
     def __init__(
-        self, world: World, clips: int, photo_share: float, rng: np.random.Generator, *, photo_folders=()
+        self, world: World, clips: int, rng: np.random.Generator, *, photo_folders=()
     ):
-        self.world, self.photo_share = world, photo_share
+        self.world = world
         scenes = world.training_scenes()
         chosen = rng.integers(len(scenes), size=clips)
         self.toys = [world.render(scenes[i], rng) for i in chosen]
@@ -42,12 +42,15 @@ class ClipPool:
     def _camera_clip(self, photo, camera: str, rng: np.random.Generator) -> np.ndarray:
         return camera_clip(photo, camera, rng, size=self.world.size, frames=self.world.frames)
 
-    def batch(self, count: int, size: int, frames: int, rng: np.random.Generator) -> Tensor:
-        """`(count, 3, frames, size, size)` in [-1, 1]: random windows in time and space of random clips."""
-        return to_video(np.stack([self._one(size, frames, rng) for _ in range(count)]))
+    def batch(self, count: int, size: int, frames: int, rng: np.random.Generator, *, photos: float) -> Tensor:
+        """`(count, 3, frames, size, size)` in [-1, 1]: random windows in time and space of random clips.
 
-    def _one(self, size: int, frames: int, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() < self.photo_share:
+        Each is a photograph's with probability `photos`.
+        """
+        return to_video(np.stack([self._one(size, frames, rng, photos) for _ in range(count)]))
+
+    def _one(self, size: int, frames: int, rng: np.random.Generator, photos: float) -> np.ndarray:
+        if rng.random() < photos:
             if frames == 1:
                 return crop(self.photos[rng.integers(len(self.photos))], rng, size)[None]
             source = self.moving
@@ -79,7 +82,7 @@ class ClipPool:
         device = next(vae.parameters()).device
         first, later = [], []
         for _ in range(videos // 4):
-            video = self.batch(4, self.world.size, self.world.frames, rng).to(device)
+            video = self.batch(4, self.world.size, self.world.frames, rng, photos=0.2).to(device)
             latents = vae.encode(video).latent_dist.mode().float().cpu()
             first.append(rearrange(latents[:, :, :1], "b c t h w -> (b t h w) c"))
             later.append(rearrange(latents[:, :, 1:], "b c t h w -> (b t h w) c"))

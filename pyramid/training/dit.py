@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
-from pyramid.training.photos import camera_clip, photographs
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
@@ -30,6 +29,7 @@ from pyramid.training.data import to_video
 from pyramid.training.loop import Budget, Loop
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length
 from pyramid.training.optim import make_optimizers
+from pyramid.training.photos import camera_clip, photographs
 from pyramid.training.recipe import Recipe
 from pyramid.training.world import camera_caption, canonical_caption, caption
 

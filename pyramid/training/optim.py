@@ -11,7 +11,7 @@ from torch import nn
 
 
 class FlatMuon(torch.optim.Muon):
-    """`torch.optim.Muon` over parameters of two or more dimensions, each seen as the matrix `(out, everything else)`."""
+    """`torch.optim.Muon` over parameters of two or more dimensions, each seen as the matrix `(out, all else)`."""
 
     def __init__(self, parameters, **options):
         self._weights = list(parameters)

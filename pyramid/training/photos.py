@@ -130,5 +130,6 @@ def camera_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: in
 
 def _window(image: np.ndarray, x: float, y: float, side: float, size: int) -> np.ndarray:
     """The square of `side` around (x, y), resampled with an area filter to `size`; sub-pixel places are kept."""
-    box = (max(x - side / 2, 0), max(y - side / 2, 0), min(x + side / 2, image.shape[1]), min(y + side / 2, image.shape[0]))
+    height, width = image.shape[:2]
+    box = (max(x - side / 2, 0), max(y - side / 2, 0), min(x + side / 2, width), min(y + side / 2, height))
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))

@@ -24,12 +24,16 @@ class TextRecipe:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the VAE's training: clips of `frames` (1: pictures) at `size` pixels, `batch` at a time."""
+    """A part of the VAE's training: clips of `frames` (1: pictures) at `size` pixels, `batch` at a time.
+
+    A share `photos` of them is photographs, the rest is the synthetic world.
+    """
 
     share: float
     size: int
     frames: int
     batch: int
+    photos: float
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,6 @@ class VAERecipe:
     ema_decay: float = 0.99
     kl_weight: float = 3e-4
     half_size_weight: float = 0.25
-    photo_share: float = 0.3
     clips: int = 600
     photo_folders: tuple[str, ...] = ()
     phases: tuple[Phase, ...] = ()

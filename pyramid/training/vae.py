@@ -41,7 +41,7 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
     settings = recipe.vae
     model = make_vae(recipe)
     pool = ClipPool(
-        recipe.world, settings.clips, settings.photo_share, rng, photo_folders=settings.photo_folders
+        recipe.world, settings.clips, rng, photo_folders=settings.photo_folders
     )
     loop = Loop(
         folder,
@@ -61,7 +61,7 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
             inflate(model)
             (folder / "inflated").touch()
             inflated = True
-        video = pool.batch(phase.batch, phase.size, phase.frames, rng).to(device)
+        video = pool.batch(phase.batch, phase.size, phase.frames, rng, photos=phase.photos).to(device)
         return vae_losses(loop.model, video, recipe)
 
     loop.run(step, lambda path: save_samples(model, pool, path))
@@ -213,7 +213,7 @@ def whiten(model: CausalVideoVAE, latents: tuple[Tensor, Tensor]) -> dict[str, f
 @torch.no_grad()
 def fit_preview(model: CausalVideoVAE, pool: ClipPool, rng: np.random.Generator) -> dict:
     """A linear map from latents to colours, by least squares on pictures of the pool: what previews are made with."""
-    video = pool.batch(32, 128, 1, rng)
+    video = pool.batch(32, 128, 1, rng, photos=0.5)
     latents = rearrange(model.encode(video).latent_dist.mode().float(), "b c 1 h w -> (b h w) c")
     colours = rearrange(F.avg_pool2d(video[:, :, 0], 8), "b c h w -> (b h w) c")
     design = torch.cat([latents, torch.ones(len(latents), 1)], dim=1).double()

@@ -1,0 +1,1 @@
+"""Training: the embedded model's synthetic world, its judge, the two trainers. Inference never imports it."""
