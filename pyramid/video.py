@@ -165,9 +165,8 @@ def read_video(path: str | Path, width: int, height: int, *, fps: float, num_fra
         raise ValueError(f"{str(path)!r} is not a file")
     duration, wanted = _duration(path), (num_frames + 2) / fps + 1  # seconds, with room for rounding
     seek = ["-ss", f"{duration - wanted:.3f}"] if duration is not None and duration > wanted else []
-    filters = f"fps={fps},scale=iw*sar:ih,setsar=1"
     command = [ffmpeg(), "-v", "error", "-nostdin", *seek, "-i", str(path), "-an", "-sn", "-map", "0:v:0",
-               "-vf", filters, "-f", "image2pipe", "-c:v", "ppm", "-"]
+               "-vf", f"fps={fps},scale=iw*sar:ih,setsar=1", "-f", "image2pipe", "-c:v", "ppm", "-"]
     frames: deque[np.ndarray] = deque(maxlen=num_frames)
     with TemporaryFile() as words:  # a pipe for these would fill up, and stop ffmpeg, at a badly damaged video
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as process:
