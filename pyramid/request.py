@@ -44,7 +44,7 @@ class Request:
     num_frames: int | None = None       # of the result, given frames included: 1 + 8k; 1 is text-to-image
     height: int | None = None
     width: int | None = None
-    num_inference_steps: int | list[int] | None = None        # unit 0: a number for each of 1 to 4 stages
+    num_inference_steps: int | list[int] | None = None        # unit 0, for each stage: 1 to 4, trained were 3
     video_num_inference_steps: int | list[int] | None = None  # later units
     guidance_scale: float | None = None                       # unit 0; 1 is off
     video_guidance_scale: float | None = None                 # later units
