@@ -1,9 +1,8 @@
 """PyramidFlowPipeline: a sentence, a picture or a clip becomes a video.
 
     pipe = PyramidFlowPipeline.from_pretrained("assets/embedded")
-    video = pipe("a red ball moves to the right over a green meadow", seed=1).frames[0]  # a list of PIL
-    pictures for event in pipe.stream("a blue star spins", image=picture, preview_every=1):       # see
-    pyramid.events
+    video = pipe("a red ball moves to the right over a green meadow", seed=1).frames[0]  # PIL pictures
+    for event in pipe.stream("a blue star spins", image=picture, preview_every=1):       # pyramid.events
         ...
 
 `stream` does the work, as a generator: prompt to embeddings, given pictures to latents, then sampling and
