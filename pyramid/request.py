@@ -1,7 +1,7 @@
 """What a run is asked for, and the check that turns it into a job with nothing left to default.
 
-    job = check(Request("a red ball moves to the right", num_frames=25), variant_of("128p"), channels=16,
-    has_text=True)
+    request = Request("a red ball moves to the right", num_frames=25)
+    job = check(request, variant_of("128p"), channels=16, text_widths=(256, 256), has_text=True)
 
 `Request` has the arguments of `PyramidFlowPipeline`, `Job` what the pipeline works from. Limits of sizes,
 lengths, steps and guidance are those of `Settings`; here is added what only Python callers can pass:

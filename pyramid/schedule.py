@@ -9,8 +9,8 @@ the released weights.
 
 A stage is a piece of the flow at one resolution, 0 the coarsest. Inside it a stage-local `r` runs from 1
 (entry) to 0 (exit), and a sample on the path is `r * x_start + (1 - r) * x_end`, where `x_start` holds a
-share `start` of noise and `x_end` a share `end`. The model predicts `x_start - x_end`, so an Euler step is `x
-+ (r_next - r) * velocity`.
+share `start` of noise and `x_end` a share `end`. The model predicts `x_start - x_end`, so an Euler step is
+`x + (r_next - r) * velocity`.
 """
 
 import math
