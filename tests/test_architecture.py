@@ -5,9 +5,11 @@ standard library are free; third-party imports are limited only where the table 
 """
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -42,8 +44,11 @@ OUTSIDE = {  # module -> the only packages from elsewhere it may import
     "models": {"torch", "einops", "diffusers"},
 }
 FREE = {"__init__", "__main__", "cli"}  # the front doors: they only bring the rest together
-# Measuring a generation and judging a trained model both need the whole pipeline.
-EXTRA = {"training/evaluate": {"pipeline", "settings", "events"}, "training/loop": {"sampler"}}
+# Judging a trained model needs the whole pipeline; the trainer's own samples come from the same sampler.
+EXTRA = {
+    "training/evaluate": {"pipeline", "settings", "events"},
+    "training/dit": {"sampler", "events"},
+}
 
 
 def modules() -> list[Path]:
@@ -113,3 +118,22 @@ def test_ruff_is_content():
     assert ruff, "ruff is missing: python launch.py test installs it"
     done = subprocess.run([ruff, "check", "--no-cache", "."], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def declared(file: str) -> set[str]:
+    lines = (ROOT / file).read_text().splitlines()
+    return {re.split(r"[<>=]", line)[0] for line in lines if line and not line.startswith("#")}
+
+
+def test_every_package_that_is_imported_is_in_the_requirements_and_the_other_way_round():
+    known, wanted = metadata.packages_distributions(), declared("requirements.txt")
+    imported = {name.split(".")[0] for path in [*modules(), ROOT / "app.py"] for name in imports(path)}
+    imported -= {"pyramid", *sys.stdlib_module_names}
+    owners = {name: {owner.lower().replace("_", "-") for owner in known.get(name, [])} for name in imported}
+    assert {name for name, owner in owners.items() if not owner & wanted} == set()
+    unseen = {
+        "protobuf": "sentencepiece's model format is read through it",
+        "scikit-image": "its photographs are read as files",
+        "scikit-learn": "its photographs are read as files",
+    }
+    assert wanted - set().union(*owners.values()) == set(unseen)
