@@ -30,8 +30,8 @@ PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs ban
 CLIP_SIDE = 560  # pixels: the clip so far is sent no larger than this while it grows
 EXAMPLES = [
     "a red ball moves to the right over a green meadow",
-    "a blue star spins in the night sky",
-    "a yellow square grows on the beach",
+    "a white heart grows over the sea",
+    "a yellow star falls in front of the night sky",
 ]
 GLYPH = """<svg viewBox="0 0 48 40" aria-hidden="true"><rect x="18" y="3" width="12" height="9" rx="2"/>
 <rect x="10" y="15.5" width="28" height="9" rx="2"/><rect x="2" y="28" width="44" height="9" rx="2"/></svg>"""

@@ -10,6 +10,7 @@ a time: there is one model, and it has one graphics card.
 """
 
 import logging
+import re
 import threading
 import time
 import uuid
@@ -30,6 +31,10 @@ OURS = ("model", "variant", "dtype", "device", "preset", "image", "video", "fps"
 
 class Busy(ValueError):
     """A run was asked for while another is on."""
+
+
+class Stopped(Exception):
+    """A run was stopped before it made anything: the file is given up."""
 
 
 class Run:
@@ -69,6 +74,8 @@ class Run:
         try:
             if engine.wait(self.stop):
                 self._generate(engine)
+        except Stopped:
+            pass  # `ended` without a `path` says it
         except ValueError as error:  # the user's to mend, and worded so
             self.error = str(error)
         except Exception as error:
@@ -80,16 +87,19 @@ class Run:
     def _generate(self, engine: "Engine") -> None:
         s = self.settings
         request = {name: value for name, value in asdict(s).items() if name not in OURS}
-        name = self.folder / f"{time.strftime('%Y-%m-%d')}-seed-{s.seed}.mp4"
+        words = re.sub(r"\W+", "-", s.prompt.lower())[:60].strip("-") or "video"
+        name = self.folder / f"{words}-{s.seed}.mp4"
         metadata = describe(s, {"identity": engine.checkpoint.identity})
         with VideoWriter(name, s.fps, (s.width, s.height), metadata) as writer:
             events = engine.pipeline.stream(**request, image=self.picture, preview_every=1, stop=self.stop)
-            for event in events:
-                self._take(event, engine, writer)
-            writer.partial = self.stop.is_set()
-        self.path = writer.path if self.frames else None
+            made = sum(self._take(event, engine, writer) for event in events)
+            if not made:  # stopped early: the user's own picture alone is no result
+                raise Stopped
+            writer.partial = made < s.num_frames - (self.picture is not None)
+        self.path = writer.path
 
-    def _take(self, event, engine: "Engine", writer: VideoWriter) -> None:
+    def _take(self, event, engine: "Engine", writer: VideoWriter) -> int:
+        """Turn an event into what is to be seen; how many new frames it brought."""
         match event:
             case Status():
                 self.status = event.message
@@ -100,6 +110,8 @@ class Run:
             case Frames():
                 writer.write(event.video)
                 self.frames = [*self.frames, *event.video]
+                return 0 if event.given else len(event.video)
+        return 0
 
 
 class Engine:

@@ -115,7 +115,7 @@ def test_a_sentence_becomes_a_video_and_every_stage_is_seen_at_work(page, server
     settings = read_metadata(download.value.path())["settings"]
     assert (settings["seed"], settings["prompt"]) == (7, "a red ball moves to the right")
     assert settings["num_inference_steps"] == [40, 40, 40]
-    assert len(list(server[1].glob("*seed-7*.mp4"))) == 1
+    assert len(list(server[1].glob("a-red-ball-moves-to-the-right-7*.mp4"))) == 1
 
 
 def test_stop_ends_the_run_and_the_next_one_works(page):
