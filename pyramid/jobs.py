@@ -42,7 +42,7 @@ class Run:
 
     def __init__(self, settings: Settings, picture: Image.Image | None, folder: Path):
         self.id, self.settings, self.picture, self.folder = uuid.uuid4().hex, settings, picture, folder
-        self.stop = threading.Event()
+        self.stop, self.done = threading.Event(), threading.Event()
         self.status = "Waiting for the model, which is still loading"
         self.at: Preview | None = None  # the last step taken
         self.estimates: list[Image.Image | None] = [None] * settings.stages  # of each stage, one pixel a latent
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def busy(self) -> bool:
-        return not self.ended
+        return not self.done.is_set()
 
     @property
     def seconds_left(self) -> float:
@@ -70,12 +70,12 @@ class Run:
         return [1.0 if unit < at.unit else now if unit == at.unit else 0.0 for unit in range(units)]
 
     def work(self, engine: "Engine") -> None:
-        """Generate to the end, to a stop or to an error; `ended` is set whatever happens."""
+        """Generate to the end, to a stop or to an error; `done` is set whatever happens."""
         try:
             if engine.wait(self.stop):
                 self._generate(engine)
         except Stopped:
-            pass  # `ended` without a `path` says it
+            pass  # `done` without a `path` says it
         except ValueError as error:  # the user's to mend, and worded so
             self.error = str(error)
         except Exception as error:
@@ -83,6 +83,7 @@ class Run:
             self.error = f"The generation failed: {error or type(error).__name__}"
         finally:
             self.ended = time.monotonic()
+            self.done.set()
 
     def _generate(self, engine: "Engine") -> None:
         s = self.settings
