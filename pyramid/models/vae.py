@@ -96,6 +96,11 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = False
     _no_split_modules = ["CausalResnetBlock", "FrameAttention"]
+    _leftover_config_keys = (
+        *(f"{half}_{key}" for half in ("encoder", "decoder") for key in ("act_fn", "block_dropout", "type")),
+        *("encoder_down_block_types", "decoder_up_block_types", "encoder_double_z"),
+        *("add_post_quant_conv", "interpolate", "scaling_factor"),
+    )
     # `decode` does not pass through `forward`, where block-level offload would otherwise hook in
     _group_offload_block_modules = ["encoder", "decoder", "quant_conv", "post_quant_conv"]
 
