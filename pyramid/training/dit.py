@@ -211,7 +211,7 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
 
     loop.run(step, lambda path: save_samples(model, vae, encoder, recipe, path))
     model.eval().reset_attention_backend()
-    model.save_pretrained(folder / "diffusion_transformer")
+    model.to(torch.bfloat16).save_pretrained(folder / "diffusion_transformer")
     save_samples(model, vae, encoder, recipe, folder / "samples" / "final.png")
     return folder / "diffusion_transformer"
 
@@ -253,8 +253,7 @@ def save_samples(model, vae, encoder: CaptionEncoder, recipe: Recipe, path: Path
 def generate(model, encoder: CaptionEncoder, texts: list[str], recipe: Recipe) -> Tensor:
     """Latents `(n, c, units, h, w)` of whole clips for some captions, with the recipe's sampling settings."""
     settings, world = recipe.dit, recipe.world
-    device = next(model.parameters()).device
-    wanted, empty = _prompt(encoder, texts, device), _prompt(encoder, [""] * len(texts), device)
+    wanted, empty = (_prompt(encoder, t, model) for t in (texts, [""] * len(texts)))
     side = world.size // 8
     events = sample(
         model,
@@ -269,9 +268,10 @@ def generate(model, encoder: CaptionEncoder, texts: list[str], recipe: Recipe) -
     return torch.cat([event.latents for event in events if isinstance(event, Unit)], dim=2)
 
 
-def _prompt(encoder: CaptionEncoder, texts: list[str], device: torch.device) -> Prompt:
-    """Captions as the sampler takes them, padded to 32 tokens."""
+def _prompt(encoder: CaptionEncoder, texts: list[str], model) -> Prompt:
+    """Captions as the sampler takes them, padded to 32 tokens, in the model's dtype."""
     states, lengths, pooled = encoder(texts)
     states = F.pad(states, (0, 0, 0, 32 - states.shape[1]))
     mask = torch.arange(32) < lengths[:, None]
-    return Prompt(states.to(device), mask.long().to(device), pooled.to(device))
+    like = next(model.parameters())
+    return Prompt(states.to(like), mask.long().to(like.device), pooled.to(like))
