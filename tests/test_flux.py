@@ -159,6 +159,27 @@ def test_bfloat16_follows_float32(family, folder, inputs, golden):
     assert error(velocity.float(), golden["velocity"]) < 0.03
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
+def test_group_offload_brings_every_weight_back(model, inputs, golden, tmp_path, kind):
+    """On disk in between, where a weight that no hook brings back would be lost."""
+    model.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type=kind,
+        num_blocks_per_group=1, offload_to_disk_path=str(tmp_path))
+    clips, prompt = inputs["clips"], [inputs[name] for name in PROMPT]
+    for _ in range(2):  # as the sampler calls it, not through `forward`
+        context = model.prepare(clips[:-1], clips[-1].shape[2:], *prompt[:2])
+        velocity = model.denoise(clips[-1], inputs["timestep"], prompt[2], context)
+        assert error(velocity, golden["velocity"]) < 1e-4
+
+
+@torch.no_grad()
+def test_layerwise_casting(model, inputs, golden):
+    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert {p.dtype for p in model.parameters()} == {torch.float8_e4m3fn, torch.float32}
+    assert 1e-4 < error(model(**inputs), golden["velocity"]) < 0.2
+
+
 def test_autocast_trains(model, inputs):
     with torch.autocast("cpu", torch.bfloat16):
         model(**inputs).float().square().mean().backward()

@@ -152,6 +152,9 @@ class StageTransformer(StrictLoading, ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ["pos_embed", "norm", "time_text_embed"]
+    # `prepare` and `denoise` do not pass through `forward`, where block-level offload would otherwise hook in
+    _group_offload_block_modules = ["pos_embed", "x_embedder", "context_embedder", "time_text_embed", "norm_out",
+                                    "proj_out"]
     gradient_checkpointing = False
 
     latent_channels: int  # of the clips
