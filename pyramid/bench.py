@@ -15,7 +15,6 @@ import sys
 import time
 from dataclasses import dataclass
 
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -226,6 +225,8 @@ def peak_memory(device):
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
+        import psutil  # accelerate brings it
+
         return psutil.Process().memory_info().peak_wset
     import resource  # not on Windows
 
