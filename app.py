@@ -29,7 +29,7 @@ PARTS = 7  # of the page that change, see `show`
 PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
 CLIP_SIDE = 560  # pixels: the clip so far is sent no larger than this while it grows
 EXAMPLES = [
-    "a red ball moves to the right over a green meadow",
+    "a red ball moves to the right over a meadow",
     "a white heart grows over the sea",
     "a yellow star falls in front of the night sky",
 ]
