@@ -1,4 +1,4 @@
-"""The automatic judge: what a clip of the synthetic world shows, from its pixels alone (numpy and SciPy, no network).
+"""The automatic judge: what a clip of the synthetic world shows, from its pixels alone (numpy and SciPy).
 
     verdict = judge(clip, World())        # Verdict(colour="red", motion="right", shape="ball", present=1.0)
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pyramid.training.world import COLOURS, Scene, World, render
+from pyramid.training.world import COLOURS, World, distance
 
 CONTRAST = 26.0  # of 255: the least difference from the row's median that counts as the object
 LEAST_AREA = 0.004  # of the frame: a smaller spot is no object
@@ -37,71 +37,84 @@ class Verdict:
 
 def judge(clip: np.ndarray, world: World) -> Verdict:
     """Judge a clip, uint8 `(frames, h, w, 3)`, among the names of `world`."""
-    masks = np.stack([object_mask(frame) for frame in clip])  # frames h w
+    masks = object_masks(clip)  # frames h w
     seen = masks.any(axis=(1, 2))
-    if seen.mean() < 0.5:
-        return Verdict(None, None, None, float(seen.mean()))
+    present = float(seen.mean())
+    if present < 0.5:
+        return Verdict(None, None, None, present)
+    clip, masks = clip[seen], masks[seen]
     return Verdict(
-        colour=_colour(clip[seen], masks[seen], world.colours),
-        motion=_motion(clip[seen], masks[seen], world.motions),
-        shape=_shape(masks[seen], world.shapes),
-        present=float(seen.mean()),
+        colour=_colour(clip, masks, world.colours),
+        motion=_motion(clip, masks, world.motions),
+        shape=_shape(masks, world.shapes, turned="spin" in world.motions),
+        present=present,
     )
 
 
-def object_mask(frame: np.ndarray) -> np.ndarray:
-    """Where the object is in a frame, bool `(h, w)`: the largest connected spot, all False when there is none."""
-    values = frame.astype(np.float32)
-    difference = np.abs(values - np.median(values, axis=1, keepdims=True)).max(axis=-1)
-    spots, count = ndimage.label(ndimage.uniform_filter(difference, 3) > CONTRAST)
-    if count == 0:
-        return np.zeros(frame.shape[:2], bool)
-    areas = np.bincount(spots.ravel())[1:]
-    if areas.max() < LEAST_AREA * spots.size:
-        return np.zeros(frame.shape[:2], bool)
-    spot = spots == 1 + areas.argmax()
-    filled = ndimage.binary_fill_holes(spot)
-    return filled if filled.sum() < 1.06 * spot.sum() else spot  # a ring's hole is part of its shape
+def object_masks(clip: np.ndarray) -> np.ndarray:
+    """Where the object is, bool `(frames, h, w)`: the largest connected spot of each frame, or nothing."""
+    values = np.ascontiguousarray(np.moveaxis(clip, -1, 0))  # 3 frames h w
+    middle = values.shape[-1] // 2
+    medians = np.partition(values, middle, axis=-1)[..., middle, None].astype(np.int16)
+    red, green, blue = np.abs(values - medians)
+    difference = np.maximum(np.maximum(red, green), blue).astype(np.float32)
+    spots = ndimage.uniform_filter(difference, (1, 3, 3)) > CONTRAST
+    return np.stack([_largest(frame) for frame in spots])
+
+
+def _largest(spots: np.ndarray) -> np.ndarray:
+    """The largest connected spot of a mask, small holes filled; nothing when it is too small for an object."""
+    labels, count = ndimage.label(spots)
+    areas = np.bincount(labels.ravel(), minlength=2)[1:]
+    if count == 0 or areas.max() < LEAST_AREA * spots.size:
+        return np.zeros_like(spots)
+    label = 1 + int(areas.argmax())
+    window = ndimage.find_objects(labels)[label - 1]
+    outside, _ = ndimage.label(np.pad(labels[window] != label, 1, constant_values=True))
+    filled = (outside != outside[0, 0])[1:-1, 1:-1]
+    mask = labels == label
+    if filled.sum() < 1.06 * areas.max():  # the hole of a ring is part of its shape
+        mask[window] = filled
+    return mask
 
 
 def _colour(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
     """The palette's colour nearest to the object's core, at the brightness that suits it best."""
-    cores = np.stack([ndimage.binary_erosion(mask, iterations=3) for mask in masks])
-    pixels = clip[cores if cores.any() else masks].astype(np.float32)
-    seen = np.median(pixels, axis=0)
+    cores = ndimage.minimum_filter(masks.astype(np.uint8), (1, 5, 5)).astype(bool)
+    seen = np.median(clip[cores if cores.any() else masks].astype(np.float32), axis=0)
 
-    def distance(name: str) -> float:
+    def difference(name: str) -> float:
         colour = np.array(COLOURS[name], np.float32)
         scale = np.clip(seen @ colour / (colour @ colour), 0.75, 1.2)
         return float(np.linalg.norm(seen - scale * colour))
 
-    return min(names, key=distance)
+    return min(names, key=difference)
 
 
 def _motion(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
     """The motion, from the object's centre and diameter in the first and the last frames."""
     height, width = masks.shape[1:]
-    areas = masks.sum(axis=(1, 2))
-    rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
-    y = (masks * rows).sum(axis=(1, 2)) / areas / height
-    x = (masks * columns).sum(axis=(1, 2)) / areas / width
+    by_row, by_column = masks.sum(axis=2), masks.sum(axis=1)  # frames h, frames w
+    areas = by_row.sum(axis=1)
+    y = by_row @ (np.arange(height) + 0.5) / areas / height
+    x = by_column @ (np.arange(width) + 0.5) / areas / width
     right, down = x[-3:].mean() - x[:3].mean(), y[-3:].mean() - y[:3].mean()
     size = np.sqrt(areas[-3:].mean() / areas[:3].mean())
     climb = np.abs(np.diff(ndimage.uniform_filter1d(y, 3))).sum()
 
-    candidates = []
+    found = "stay"
     if max(abs(right), abs(down)) >= TRAVEL:
         sideways = "right" if right > 0 else "left"
-        candidates = [sideways if abs(right) > abs(down) else "down" if down > 0 else "up"]
-    elif climb > 3 * TRAVEL and abs(down) < TRAVEL:
-        candidates = ["bounce"]
+        found = sideways if abs(right) > abs(down) else "down" if down > 0 else "up"
+    elif climb > 3 * TRAVEL:
+        found = "bounce"
     elif size > RESIZE:
-        candidates = ["grow"]
+        found = "grow"
     elif size < 1 / RESIZE:
-        candidates = ["shrink"]
+        found = "shrink"
     elif "spin" in names and _turns(clip, masks):
-        candidates = ["spin"]
-    return candidates[0] if candidates and candidates[0] in names else "stay"
+        found = "spin"
+    return found if found in names else "stay"
 
 
 def _turns(clip: np.ndarray, masks: np.ndarray) -> bool:
@@ -112,43 +125,41 @@ def _turns(clip: np.ndarray, masks: np.ndarray) -> bool:
     return float((change > 40).mean()) > 0.04
 
 
-def _shape(masks: np.ndarray, names: tuple[str, ...]) -> str:
-    """The shape whose template covers the object best, over a few frames and, for what may spin, angles."""
-    scores = dict.fromkeys(names, 0.0)
-    for index in np.linspace(0, len(masks) - 1, 5).round().astype(int):
-        seen = _normalised(masks[index])
-        for name in names:
-            scores[name] += max(_overlap(seen, template) for template in _templates(name))
-    return max(scores, key=scores.get)
+def _shape(masks: np.ndarray, names: tuple[str, ...], *, turned: bool) -> str:
+    """The shape whose template covers the object best (intersection over union), over five frames."""
+    chosen = np.linspace(0, len(masks) - 1, 5).round().astype(int)
+    seen = np.stack([_normalised(mask) for mask in masks[chosen]])  # 5 pixels
+
+    def score(name: str) -> float:
+        templates = _templates(name, turned)  # angles pixels
+        both = seen @ templates.T  # 5 angles
+        either = seen.sum(axis=1)[:, None] + templates.sum(axis=1) - both
+        return float((both / either).max(axis=1).sum())
+
+    return max(names, key=score)
 
 
 @lru_cache
-def _templates(shape: str) -> tuple[np.ndarray, ...]:
-    """The shape upright and turned, as normalised masks."""
-    clip = render(Scene(shape, "red", "night", "stay"), np.random.default_rng(0), size=128, frames=1)
-    mask = object_mask(clip[0])
-    angles = (0, 15, 30, 45, 60, 75) if shape in ("square", "star", "cross", "diamond", "triangle") else (0,)
-    return tuple(_normalised(ndimage.rotate(mask.astype(np.float32), a, reshape=False, order=1) > 0.5) for a in angles)
+def _templates(shape: str, turned: bool) -> np.ndarray:
+    """The shape upright and, where objects spin, at every 10 degrees: float32 (angles, pixels)."""
+    side = 128
+    across = (np.arange(side, dtype=np.float32) + 0.5 - side / 2) / 30  # in units of the radius
+    angles = np.deg2rad(np.arange(0, 360 if turned else 1, 10))
+    cos, sin = np.cos(angles)[:, None, None], np.sin(angles)[:, None, None]
+    u, v = across[None, None, :], across[None, :, None]
+    masks = distance(shape, cos * u + sin * v, cos * v - sin * u) < 0
+    return np.stack([_normalised(mask) for mask in masks])
 
 
 def _normalised(mask: np.ndarray) -> np.ndarray:
-    """The mask moved to its centre and scaled to a fixed area, `(TEMPLATE, TEMPLATE)`."""
+    """The mask moved to its centre and scaled to a fixed area: float32 (pixels,) of 0 and 1."""
     rows, columns = np.nonzero(mask)
     half = 1.1 * np.sqrt(len(rows))  # of the window, in pixels
     y, x = rows.mean() + 0.5, columns.mean() + 0.5
+    box = (x - half, y - half, x + half, y + half)
     picture = Image.fromarray((mask * 255).astype(np.uint8))
-    window = picture.transform(
-        (TEMPLATE, TEMPLATE),
-        Image.Transform.EXTENT,
-        (x - half, y - half, x + half, y + half),
-        Image.Resampling.BILINEAR,
-    )
-    return np.asarray(window) > 127
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union."""
-    return float((a & b).sum() / max((a | b).sum(), 1))
+    window = picture.transform((TEMPLATE, TEMPLATE), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
+    return (np.asarray(window) > 127).astype(np.float32).ravel()
 
 
 def camera_move(clip: np.ndarray) -> str | None:

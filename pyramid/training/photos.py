@@ -6,9 +6,10 @@ installed, or where a recipe's `photo_folders` names the folder they were unpack
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,14 @@ WALLPAPERS = Path("/usr/share/backgrounds")
 # package, file, licence, attribution (from each package's own notes)
 SOURCES = (
     ("skimage.data", "astronaut.png", "public domain", "NASA"),
-    ("skimage.data", "brick.png", "CC0", "texture of CC0textures"),
+    ("skimage.data", "brick.png", "CC0", "CC0Textures"),
     ("skimage.data", "camera.png", "CC0", "Lav Varshney"),
-    ("skimage.data", "chelsea.png", "CC0", "Stéfan van der Walt"),
+    ("skimage.data", "chelsea.png", "CC0", "Stefan van der Walt"),
     ("skimage.data", "coffee.png", "CC0", "Rachel Michetti"),
     ("skimage.data", "grass.png", "CC0", "Linolafett"),
-    ("skimage.data", "gravel.png", "CC0", "CC0textures"),
+    ("skimage.data", "gravel.png", "CC0", "CC0Textures"),
     ("skimage.data", "hubble_deep_field.jpg", "public domain", "NASA"),
-    ("skimage.data", "motorcycle_left.png", "CC0", "Middlebury stereo set, rendered for scikit-image"),
-    ("skimage.data", "rocket.jpg", "CC0", "SpaceX"),
+    ("skimage.data", "rocket.jpg", "public domain", "SpaceX"),
     ("sklearn.datasets.images", "china.jpg", "CC BY 2.0", "danielbuechele"),
     ("sklearn.datasets.images", "flower.jpg", "CC BY 2.0", "vultilion"),
     ("wallpapers", "aitzgorri_by_Aitzol_Berasategi.jpg", "CC BY 4.0", "Aitzol Berasategi"),
@@ -72,17 +72,16 @@ def photographs(split: str, extra: Iterable[str] = ()) -> list[Photo]:
 def _locate(package: str, name: str, extra: Iterable[str]) -> Path | None:
     if package == "wallpapers":
         folders = [Path(folder) for folder in (*extra, WALLPAPERS)]
-    else:
-        try:
-            folders = [Path(str(files(package)))]
-        except ModuleNotFoundError:
-            return None
+    else:  # found without importing it: scikit-learn's datasets bring all of scikit-learn
+        top, *rest = package.split(".")
+        spec = find_spec(top)
+        folders = [Path(root, *rest) for root in spec.submodule_search_locations] if spec else []
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def _load(path: Path) -> np.ndarray:
     with Image.open(path) as image:
-        image.draft("RGB", (2 * LARGEST, 2 * LARGEST))
+        image.draft("RGB", (LARGEST, LARGEST))  # a JPEG is decoded at a fraction of its size, but no smaller than this
         image = image.convert("RGB")
         if min(image.size) > LARGEST:
             scale = LARGEST / min(image.size)
@@ -129,7 +128,12 @@ def camera_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: in
 
 
 def _window(image: np.ndarray, x: float, y: float, side: float, size: int) -> np.ndarray:
-    """The square of `side` around (x, y), resampled with an area filter to `size`; sub-pixel places are kept."""
+    """The square of `side` around (x, y), resampled to `size`, free of aliasing; sub-pixel places are kept."""
     height, width = image.shape[:2]
-    box = (max(x - side / 2, 0), max(y - side / 2, 0), min(x + side / 2, width), min(y + side / 2, height))
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    left, right = max(x - side / 2, 0), min(x + side / 2, width)
+    top, bottom = max(y - side / 2, 0), min(y + side / 2, height)
+    margin = 2 + 2 * math.ceil(side / size)  # what the filter sees beyond the square
+    start_x, start_y = max(int(left) - margin, 0), max(int(top) - margin, 0)
+    near = image[start_y : math.ceil(bottom) + margin, start_x : math.ceil(right) + margin]
+    box = (left - start_x, top - start_y, right - start_x, bottom - start_y)
+    return np.asarray(Image.fromarray(near).resize((size, size), Image.Resampling.BICUBIC, box=box))
