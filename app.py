@@ -293,6 +293,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         engine = Engine(options.model, options.variant, dtype=options.dtype, device=options.device)
+        if engine.longest == 1:
+            raise ValueError("this variant makes still pictures: use python -m pyramid generate --num-frames 1")
         folder.mkdir(parents=True, exist_ok=True)
         build(engine, folder).launch(
             server_name=options.host, server_port=options.port, share=options.share, inbrowser=options.inbrowser,

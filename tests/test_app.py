@@ -33,7 +33,7 @@ WATCH = """() => {
 SEEN = "() => Object.fromEntries(Object.entries(window.seen).map(([name, all]) => [name, all.size]))"
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=180_000)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def browser():
 def page(browser, server):
     """A fresh visitor's page, ready to use."""
     context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(180_000)
     page = context.new_page()
     page.goto(server[0])
     expect(status(page)).to_have_text("Ready")
