@@ -75,20 +75,35 @@ def psnr(made: np.ndarray | Tensor, wanted: np.ndarray | Tensor, peak: float) ->
 
 
 def world_of(pipe) -> World:
-    """The world a checkpoint was trained on, as its pyramid.json says; ValueError when it says nothing."""
+    """The world a checkpoint was trained on, as its pyramid.json says; ValueError when it says nothing usable."""
     trained = pipe.checkpoint.details.get("trained_on") if pipe.checkpoint else None
     if not isinstance(trained, dict):
         raise ValueError(
             "This model's pyramid.json does not say which world it was trained on (trained_on): only models made by "
             "`python -m pyramid train` can be evaluated."
         )
+    missing = [name for name in ("shapes", "colours", "backgrounds", "motions") if name not in trained]
+    if missing:
+        raise ValueError(f"This model's pyramid.json lacks {', '.join(missing)} under trained_on: train it again.")
     names = {name: tuple(trained[name]) for name in ("shapes", "colours", "backgrounds", "motions")}
-    return World(**names, photo_cameras=tuple(trained.get("cameras", ())))
+    variant = pipe.defaults
+    return World(
+        **names,
+        size=variant.sizes[0][0],
+        frames=8 * variant.units - 7,
+        fps=variant.fps,
+        photo_cameras=tuple(trained.get("cameras", ())),
+    )
 
 
 def choose_scenes(world: World, count: int, seed: int) -> list[Scene]:
-    """`count` held-out scenes, each as often as the others, in an order fixed by the seed."""
+    """`count` held-out scenes, each as often as the others, in an order fixed by the seed.
+
+    ValueError for a world so small that no combination of it is held out.
+    """
     scenes = world.held_out_scenes()
+    if not scenes:
+        raise ValueError(f"None of this world's {len(world.scenes())} combinations is held out: take a larger world.")
     order = np.random.default_rng(seed).permutation(len(scenes))
     return [scenes[order[i % len(order)]] for i in range(count)]
 
@@ -127,7 +142,8 @@ def evaluate_pictures(pipe, world: World, count: int, seed: int) -> dict:
             moves.append(camera_move(clip) == camera)
     if world.photo_cameras:
         results["photo camera moves right"] = Share(sum(moves), len(moves))
-    results["first frame kept, dB to the VAE's own (least)"] = min(kept)
+    results["first frame kept, dB to the VAE's own"] = float(np.mean(kept))
+    results["first frame kept, the least"] = min(kept)
     return results
 
 
@@ -205,15 +221,31 @@ def run(args: argparse.Namespace) -> int:
     results, clips = evaluate_videos(pipe, world, args.videos, args.seed)
     results |= evaluate_pictures(pipe, world, args.pictures, args.seed)
     results |= evaluate_vae(pipe, world, min(args.videos, 36), args.seed)
-    table = Table(title=f"{args.model}: {args.videos} videos of held-out combinations, seeds from {args.seed}")
+    Console().print(as_table(results, f"{args.model}: {args.videos} videos of held-out words, seeds from {args.seed}"))
+    if args.out:
+        asked = {name: getattr(args, name) for name in ("model", "videos", "pictures", "seed", "dtype", "device")}
+        plain = {name: as_plain(value) for name, value in results.items()}
+        _for_writing(args.out).write_text(json.dumps({"asked": asked, "results": plain}, indent=2) + "\n")
+    if args.sheet:
+        contact_sheet(clips[:12]).save(_for_writing(args.sheet))
+    return 0
+
+
+def as_table(results: dict, title: str) -> Table:
+    """The results as rich prints them."""
+    table = Table(title=title)
     table.add_column("measure")
     table.add_column("result")
     for name, value in results.items():
         table.add_row(name, str(value) if isinstance(value, Share) else f"{value:.1f}")
-    Console().print(table)
-    if args.out:
-        plain = {name: asdict(value) if isinstance(value, Share) else value for name, value in results.items()}
-        Path(args.out).write_text(json.dumps(plain, indent=2) + "\n")
-    if args.sheet:
-        contact_sheet(clips[:12]).save(args.sheet)
-    return 0
+    return table
+
+
+def as_plain(value: Share | float) -> dict | float:
+    """A result as JSON holds it: a share with its interval, or the number."""
+    return asdict(value) | {"interval": value.interval} if isinstance(value, Share) else value
+
+
+def _for_writing(name: str) -> Path:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    return Path(name)
