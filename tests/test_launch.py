@@ -71,6 +71,7 @@ def house(tmp_path):
     (tmp_path / "launch.py").write_bytes((ROOT / "launch.py").read_bytes())
     (tmp_path / "requirements.txt").write_text("einops>=0.8\n")
     (tmp_path / "pyramid").mkdir()
+    (tmp_path / "pyramid" / "__init__.py").touch()  # a package without one yields to any other of its name
     (tmp_path / "pyramid" / "__main__.py").write_text("import os, sys; print(sys.argv[1:], os.getcwd())\n")
     (tmp_path / "app.py").write_text("import sys; print('page', sys.argv[1:])\n")
     venv.create(tmp_path / ".venv", with_pip=False, symlinks=os.name != "nt")
