@@ -123,21 +123,13 @@ class Engine:
 
     def __init__(self, model: str, variant: str | None = None, *, dtype: str = "auto", device: str = "auto"):
         self.checkpoint = find(model, variant)
-        self.start_from = self._settings(model, dtype, device)
+        self.start_from = Settings.for_model(
+            model, self.checkpoint.variant, expects=self.checkpoint.defaults, dtype=dtype, device=device
+        )
         self.longest = frames_of(self.checkpoint.defaults.units)
         self.run: Run | None = None
         self.error, self.loaded, self._lock = "", threading.Event(), threading.Lock()
         threading.Thread(target=self.load, name="load", daemon=True).start()
-
-    def _settings(self, model: str, dtype: str, device: str) -> Settings:
-        d = self.checkpoint.defaults
-        return Settings(
-            model=model, variant=self.checkpoint.variant, dtype=dtype, device=device, num_frames=d.num_frames,
-            fps=d.fps, width=d.sizes[0][0], height=d.sizes[0][1], num_inference_steps=d.steps,
-            video_num_inference_steps=d.video_steps, guidance_scale=d.guidance_scale,
-            video_guidance_scale=d.video_guidance_scale, prompt_suffix=d.prompt_suffix,
-            negative_prompt=d.negative_prompt,
-        )
 
     def load(self) -> None:
         """Load the pipeline; what goes wrong is kept in `error`, for the first run that needs it."""

@@ -169,6 +169,13 @@ class TemporalUpsample(nn.Module):
         return x[:, :, 1:] if at_start else x
 
 
+def _resnets(in_channels: int, out_channels: int, layers: int, groups: int) -> nn.ModuleList:
+    """`layers` residual blocks, the first of which changes the number of channels."""
+    return nn.ModuleList(
+        CausalResnetBlock(out_channels if i else in_channels, out_channels, groups) for i in range(layers)
+    )
+
+
 class DownBlock(nn.Module):
     """Residual blocks, then halving in space, then in time, as configured."""
 
@@ -176,10 +183,7 @@ class DownBlock(nn.Module):
         self, in_channels: int, out_channels: int, layers: int, groups: int, *, space: bool, time: bool
     ):
         super().__init__()
-        sizes = [in_channels] + [out_channels] * layers
-        self.resnets = nn.ModuleList(
-            [CausalResnetBlock(a, b, groups) for a, b in zip(sizes, sizes[1:], strict=False)]
-        )
+        self.resnets = _resnets(in_channels, out_channels, layers, groups)
         self.downsamplers = nn.ModuleList([Downsample(out_channels, time=False)] if space else [])
         self.temporal_downsamplers = nn.ModuleList([Downsample(out_channels, time=True)] if time else [])
 
@@ -196,10 +200,7 @@ class UpBlock(nn.Module):
         self, in_channels: int, out_channels: int, layers: int, groups: int, *, space: bool, time: bool
     ):
         super().__init__()
-        sizes = [in_channels] + [out_channels] * layers
-        self.resnets = nn.ModuleList(
-            [CausalResnetBlock(a, b, groups) for a, b in zip(sizes, sizes[1:], strict=False)]
-        )
+        self.resnets = _resnets(in_channels, out_channels, layers, groups)
         self.upsamplers = nn.ModuleList([SpatialUpsample(out_channels)] if space else [])
         self.temporal_upsamplers = nn.ModuleList([TemporalUpsample(out_channels)] if time else [])
 
