@@ -26,7 +26,9 @@ class TextRecipe:
 class Phase:
     """A part of the VAE's training: clips of `frames` (1: pictures) at `size` pixels, `batch` at a time.
 
-    A share `photos` of them is photographs, the rest is the synthetic world.
+    A share `photos` of them is photographs, the rest is the synthetic world. A share `pictures` of the steps trains on
+    single pictures instead, half as many as the clips have frames and mostly photographs: without them, clips crowd
+    out what the model had learned of photographs.
     """
 
     share: float
@@ -34,6 +36,7 @@ class Phase:
     frames: int
     batch: int
     photos: float
+    pictures: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,7 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
             inflate(model)
             (folder / "inflated").touch()
             inflated = True
-        video = pool.batch(phase.batch, phase.size, phase.frames, rng, photos=phase.photos).to(device)
-        return vae_losses(loop.model, video, recipe)
+        return vae_losses(loop.model, draw(pool, phase, rng).to(device), recipe)
 
     loop.run(step, lambda path: save_samples(model, pool, path))
     model.eval()
@@ -88,6 +87,14 @@ def make_vae(recipe: Recipe) -> CausalVideoVAE:
     )
     initialise(model)
     return model.train()
+
+
+def draw(pool: ClipPool, phase: Phase, rng: np.random.Generator) -> Tensor:
+    """A step's batch `(b, 3, t, h, w)`: clips or, in a share `phase.pictures` of the steps, pictures."""
+    if rng.random() < phase.pictures:
+        count = max(phase.batch * phase.frames // 2, 1)
+        return pool.batch(count, phase.size, 1, rng, photos=max(phase.photos, 0.6))
+    return pool.batch(phase.batch, phase.size, phase.frames, rng, photos=phase.photos)
 
 
 def current_phase(phases: tuple[Phase, ...], progress: float) -> Phase:
