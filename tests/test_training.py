@@ -6,10 +6,11 @@ from torch import nn
 
 from pyramid.latents import clean_estimate, down, jump, noise_pyramid, pyramid
 from pyramid.schedule import make_stages
+from pyramid.training.critic import Adversary, Critic, balance, hinge
 from pyramid.training.loop import Budget, Loop, learning_rate_factor
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length, stage_ends
 from pyramid.training.optim import make_optimizers
-from pyramid.training.recipe import Recipe, load_recipe
+from pyramid.training.recipe import Recipe, VAERecipe, load_recipe
 from pyramid.training.vae import current_phase, initialise, make_vae, reconstruction_loss, vae_losses, whiten
 
 
@@ -170,3 +171,39 @@ def test_noise_is_shared_by_all_resolutions(batch):
     _, noise = batch
     levels = noise_pyramid(noise, 3)
     assert torch.allclose(levels[0], down(levels[1]) * 2)
+
+
+def test_the_critic_scores_patches_of_pictures_and_clips_alike():
+    critic = Critic(width=4)
+    for frames in (1, 5):
+        score, features = critic(torch.zeros(2, 3, frames, 32, 48))
+        assert score.shape == (2, 1, frames, 4, 6) and len(features) == 3
+    assert hinge(torch.full((2,), 2.0), torch.full((2,), -2.0)) == 0
+    assert hinge(torch.zeros(2), torch.zeros(2)) == 1
+
+
+def test_the_balance_makes_both_gradients_equally_long():
+    weight = torch.tensor([3.0, 4.0], requires_grad=True)
+    pixels, adversarial = weight.sum(), 0.1 * weight.square().sum()
+    factor = balance(pixels, adversarial, weight)
+    one, two = (torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (pixels, factor * adversarial))
+    assert torch.allclose(one.norm(), two.norm(), rtol=1e-3)
+
+
+def test_an_adversary_learns_and_the_decoder_answers_to_it():
+    """It tells stripes from grey within a few steps, and its losses reach the decoder and never its own weights."""
+    torch.manual_seed(0)
+    recipe = Recipe("tiny", vae=VAERecipe(channels=(4, 4, 4, 4), adversarial_weight=0.1, feature_weight=0.1))
+    adversary = Adversary(width=4, learning_rate=1e-2, device=torch.device("cpu"))
+    stripes = torch.ones(2, 3, 1, 32, 32)
+    stripes[..., ::2] = -1
+    losses = [adversary.learn(0 * stripes, stripes) for _ in range(20)]
+    assert losses[-1] < 0.5 * losses[0]
+    model = make_vae(recipe)
+    parts = vae_losses(model, stripes, recipe, adversary)
+    parts["loss"].backward()
+    assert {"adversarial", "features", "critic"} <= set(parts)
+    assert model.decoder.conv_in.conv.weight.grad.abs().sum() > 0
+    again = Adversary(width=4, learning_rate=1e-2, device=torch.device("cpu"))
+    again.load_state_dict(adversary.state_dict())
+    assert torch.equal(again.critic(stripes)[0], adversary.critic(stripes)[0])

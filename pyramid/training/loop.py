@@ -68,7 +68,10 @@ def keep_freed_memory() -> None:
 
 
 class Loop:
-    """One training run in `folder` (`log.jsonl`, `checkpoint/`, `samples/`)."""
+    """One training run in `folder` (`log.jsonl`, `checkpoint/`, `samples/`).
+
+    `keep`: what else belongs to the run's state, objects with `state_dict` and `load_state_dict`.
+    """
 
     log_every = 20  # steps
     save_every = 180.0  # seconds of training
@@ -83,6 +86,7 @@ class Loop:
         ema_decay: float,
         constant_share: float,
         mixed_precision: str = "bf16",
+        keep: tuple = (),
     ):
         self.folder, self.budget, self.constant_share = folder, budget, constant_share
         (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -97,7 +101,7 @@ class Loop:
         self.ema.to(self.accelerator.device)
         self.step = 0
         self.spent = 0.0  # seconds of training, over all resumptions
-        self.accelerator.register_for_checkpointing(self.ema, self)
+        self.accelerator.register_for_checkpointing(self.ema, self, *keep)
         if (folder / "checkpoint").exists():
             self.accelerator.load_state(folder / "checkpoint")
 

@@ -41,7 +41,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class VAERecipe:
-    """The VAE and how it is trained. `phases` divide the budget by their shares, in order."""
+    """The VAE and how it is trained. `phases` divide the budget by their shares, in order.
+
+    `adversarial_weight` or `feature_weight` above 0 brings in a critic (`pyramid.training.critic`) after the share
+    `adversary_from` of the run: sharper textures, at the price of some PSNR.
+    """
 
     channels: tuple[int, ...] = (16, 32, 64, 64)
     layers: int = 1
@@ -53,6 +57,10 @@ class VAERecipe:
     ema_decay: float = 0.99
     kl_weight: float = 3e-4
     half_size_weight: float = 0.25
+    adversarial_weight: float = 0.0
+    feature_weight: float = 0.0
+    adversary_from: float = 0.5
+    adversary_width: int = 32
     clips: int = 600
     photo_folders: tuple[str, ...] = ()
     phases: tuple[Phase, ...] = ()

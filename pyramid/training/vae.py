@@ -1,10 +1,11 @@
 """Training of the causal video VAE: `python -m pyramid train vae --config presets/training/….toml`.
 
 Pictures first, with the one-frame path of the causal convolutions, then clips (arXiv 2410.05954, appendix B: images
-and 17-frame videos mixed). Loss: L1 + L2 + gradient differences, KL, and agreement at half size: latents averaged 2×2
-must decode to the clip at half its size, because the coarse stages of the pyramid are made of just such latents (the
-idea of EQ-VAE, arXiv 2502.09509). After training the latents are whitened; the whitening is folded into `quant_conv`
-and `post_quant_conv`, so that the checkpoint has the released layout and the transformer sees unit variance.
+and 17-frame videos mixed). Loss: L1 + L2 + gradient differences, KL, a critic's where the recipe wants one, and
+agreement at half size: latents averaged 2×2 must decode to the clip at half its size, because the coarse stages of
+the pyramid are made of just such latents (the idea of EQ-VAE, arXiv 2502.09509). After training the latents are
+whitened; the whitening is folded into `quant_conv` and `post_quant_conv`, so that the checkpoint has the released
+layout and the transformer sees unit variance.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from pyramid.models.causal import (
     TemporalUpsample,
 )
 from pyramid.models.vae import CausalVideoVAE
+from pyramid.training.critic import Adversary
 from pyramid.training.data import ClipPool
 from pyramid.training.loop import Budget, Loop
 from pyramid.training.optim import make_optimizers
@@ -43,6 +46,8 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
     pool = ClipPool(
         recipe.world, settings.clips, rng, photo_folders=settings.photo_folders
     )
+    device = PartialState().device
+    adversary = make_adversary(recipe, device)
     loop = Loop(
         folder,
         model,
@@ -50,8 +55,8 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
         budget=Budget(settings.minutes, settings.steps),
         ema_decay=settings.ema_decay,
         constant_share=settings.constant_share,
+        keep=(adversary,) if adversary else (),
     )
-    device = loop.accelerator.device
     inflated = (folder / "inflated").exists()
 
     def step(progress: float) -> dict[str, Tensor]:
@@ -61,7 +66,8 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
             inflate(model)
             (folder / "inflated").touch()
             inflated = True
-        return vae_losses(loop.model, draw(pool, phase, rng).to(device), recipe)
+        against = adversary if progress >= settings.adversary_from else None
+        return vae_losses(loop.model, draw(pool, phase, rng).to(device), recipe, against)
 
     loop.run(step, lambda path: save_samples(model, pool, path))
     model.eval()
@@ -87,6 +93,14 @@ def make_vae(recipe: Recipe) -> CausalVideoVAE:
     )
     initialise(model)
     return model.train()
+
+
+def make_adversary(recipe: Recipe, device: torch.device) -> Adversary | None:
+    """The critic that the recipe asks for, if any."""
+    settings = recipe.vae
+    if settings.adversarial_weight <= 0 and settings.feature_weight <= 0:
+        return None
+    return Adversary(width=settings.adversary_width, learning_rate=settings.learning_rate / 5, device=device)
 
 
 def draw(pool: ClipPool, phase: Phase, rng: np.random.Generator) -> Tensor:
@@ -161,8 +175,10 @@ def inflate(model: CausalVideoVAE) -> None:
             module.conv.conv.bias[0::2] = module.conv.conv.bias[1::2]
 
 
-def vae_losses(model: nn.Module, video: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-    """The losses of one batch `(b, 3, t, h, w)`: `loss` to minimise, its parts to log."""
+def vae_losses(
+    model: nn.Module, video: Tensor, recipe: Recipe, adversary: Adversary | None = None
+) -> dict[str, Tensor]:
+    """The losses of one batch `(b, 3, t, h, w)`: `loss` to minimise, its parts to log. The adversary learns too."""
     posterior, reconstruction = model(video)
     pixels = reconstruction_loss(reconstruction.float(), video)
     kl = (
@@ -176,6 +192,12 @@ def vae_losses(model: nn.Module, video: Tensor, recipe: Recipe) -> dict[str, Ten
         half = reconstruction_loss(small.float(), down(video))
         parts["half_size"] = half
         loss = loss + recipe.vae.half_size_weight * half
+    if adversary is not None:
+        made, settings = reconstruction.float(), recipe.vae
+        last_layer = model.decoder.conv_out.conv.weight
+        parts |= adversary.judge(made, video, pixels=pixels, last_layer=last_layer)
+        loss = loss + settings.adversarial_weight * parts["adversarial"] + settings.feature_weight * parts["features"]
+        parts["critic"] = adversary.learn(made, video)
     return {"loss": loss} | parts
 
 
