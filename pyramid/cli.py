@@ -15,11 +15,8 @@ import logging
 import os
 import re
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +129,7 @@ def _counts(text: str) -> tuple[int, ...]:
 def run_generate(args: argparse.Namespace) -> int:
     """Make what was asked for. Everything that can be checked is checked before the model is loaded."""
     from pyramid.checkpoints import find, verify
+    from pyramid.console import Generation
 
     preset = load_preset(args.preset) if args.preset else None
     asked = preset.values if preset else {}
@@ -194,191 +192,6 @@ def output_path(asked: Path, settings: Settings) -> Path:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(f"--output {asked}: nothing can be written in {folder}")
     return asked
-
-
-class Generation:
-    """One run: loads the model, shows how far it is, writes frames as they come, keeps what is finished."""
-
-    def __init__(self, settings: Settings, checkpoint, given: dict[str, Any], path: Path):
-        self.settings, self.checkpoint, self.given, self.path = settings, checkpoint, given, path
-        self.stop = threading.Event()
-
-    def run(self) -> int:
-        from pyramid.jobs import load_pipeline
-
-        with self.interruptible(), Display(self.settings) as display:
-            display.phase("Loading the model")
-            pipeline = load_pipeline(self.settings)
-            if self.stop.is_set():
-                raise KeyboardInterrupt
-            path, finished = self.write(self.events(pipeline), display)
-        return self.report(path, finished)
-
-    def events(self, pipeline) -> Iterator[Any]:
-        s = self.settings
-        return pipeline.stream(
-            s.prompt, negative_prompt=s.negative_prompt, prompt_suffix=s.prompt_suffix, fit=s.fit, seed=s.seed,
-            num_frames=s.num_frames, width=s.width, height=s.height, num_inference_steps=s.num_inference_steps,
-            video_num_inference_steps=s.video_num_inference_steps, guidance_scale=s.guidance_scale,
-            video_guidance_scale=s.video_guidance_scale, guidance_decay=s.guidance_decay,
-            min_guidance_scale=s.min_guidance_scale, stop=self.stop, **self.given)
-
-    def write(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
-        """The events' frames as a file: its path, and the last event. An error keeps what is finished, as a stop does.
-
-        Raises KeyboardInterrupt after a stop before anything was made.
-        """
-        from pyramid.events import Finished, Frames
-        from pyramid.video import VideoWriter, describe
-
-        s, error, made, finished = self.settings, None, 0, None
-        metadata = describe(s, identity(self.checkpoint)) | source(s)
-        if s.num_frames == 1:
-            return self.write_still(events, display, metadata)
-        with VideoWriter(self.path, s.fps, (s.width, s.height), metadata) as file:
-            try:
-                for event in events:
-                    display.show(event)
-                    if isinstance(event, Frames):
-                        file.write(event.video)
-                        made += not event.given
-                    elif isinstance(event, Finished):
-                        finished = event
-            except Exception as caught:
-                error = caught
-            if error and not made:
-                raise error
-            if not made:
-                raise KeyboardInterrupt
-            file.partial = bool(error) or finished.stopped
-            file.metadata["timings"] = {} if error else rounded(finished.timings)
-        if error:
-            print(f"What was finished before the error is in {file.path}", file=sys.stderr)
-            raise error
-        return file.path, finished
-
-    def write_still(self, events: Iterator[Any], display: "Display", metadata: dict[str, Any]) -> tuple[Path, Any]:
-        """The only frame as a PNG."""
-        from pyramid.events import Finished, Frames
-        from pyramid.video import write_picture
-
-        frame = finished = None
-        for event in events:
-            display.show(event)
-            frame = event.video[0] if isinstance(event, Frames) else frame
-            finished = event if isinstance(event, Finished) else finished
-        if frame is None:
-            raise KeyboardInterrupt
-        return write_picture(self.path, frame, metadata | {"timings": rounded(finished.timings)}), finished
-
-    def report(self, path: Path, finished) -> int:
-        """Say what was made; the path alone goes to stdout."""
-        s, seconds = self.settings, {k: f"{k} {t:.1f} s" for k, t in finished.timings.items() if t >= 0.05}
-        what = "a picture" if s.num_frames == 1 else f"{s.num_frames} frames, {s.seconds:g} s"
-        if finished.stopped:
-            what = f"stopped: {finished.latents.shape[2]} of {s.units} units"
-        print(f"{what}, {s.width}×{s.height}, seed {s.seed} ({', '.join(seconds.values())})", file=sys.stderr)
-        print(path)
-        return 130 if finished.stopped else 0
-
-    @contextmanager
-    def interruptible(self):
-        """Ctrl-C sets `stop`, which ends the run within a step; a second one ends the program."""
-        def interrupt(number, frame):
-            if self.stop.is_set():
-                raise KeyboardInterrupt
-            self.stop.set()
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-
-def rounded(timings: dict[str, float]) -> dict[str, float]:
-    """Seconds by phase, to milliseconds."""
-    return {phase: round(seconds, 3) for phase, seconds in timings.items()}
-
-
-def identity(checkpoint) -> dict[str, Any]:
-    """Which weights made a result: the model's name and hashes of pieces of its files."""
-    from pyramid.checkpoints import weight_files
-    from pyramid.text import fingerprint
-
-    folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}
-    return {"identity": checkpoint.identity, "licence": checkpoint.licence, "weights": {
-        name: [fingerprint(path)[:16] for path in weight_files(folder)] for name, folder in folders.items()}}
-
-
-def source(settings: Settings) -> dict[str, Any]:
-    """Which picture or video a result started from, so that it can be told apart from another of that name."""
-    from pyramid.text import fingerprint
-
-    path = settings.image or settings.video
-    return {"source": {"name": Path(path).name, "hash": fingerprint(Path(path))[:16]}} if path else {}
-
-
-# --------------------------------------------------------------------------------------------------- display
-def step_cost(settings: Settings, unit: int, stage: int) -> int:
-    """Tokens that one step processes, which is what it costs: text, the unit in work, its history (paper, §3.2)."""
-    finest = settings.width * settings.height // 256
-    at = [finest >> 2 * (settings.stages - 1 - level) for level in range(settings.stages)]
-    return 128 + at[stage] + sum(at[max(0, stage - back)] for back in range(unit))
-
-
-class Display:
-    """Progress on stderr: phase, unit, stage, step and the time left; a line a phase where there is no terminal."""
-
-    def __init__(self, settings: Settings):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self.settings, self.console = settings, Console(stderr=True)
-        self.known = self.reading = False
-        self.bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True)
-        self.task = self.bar.add_task("", total=None)
-
-    def __enter__(self) -> "Display":
-        if self.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self.console.is_terminal:
-            self.bar.stop()
-
-    def phase(self, message: str) -> None:
-        self.bar.update(self.task, description=message)
-        if not self.console.is_terminal:
-            print(message, file=sys.stderr, flush=True)
-
-    def show(self, event) -> None:
-        """Show an event of the pipeline."""
-        from pyramid.events import Preview, Status
-
-        if isinstance(event, Status):
-            if event.phase == "text" and self.reading:  # what was cut of the prompt: it has to stay in sight
-                self.console.print(event.message, markup=False, highlight=False)
-                return
-            self.reading = event.phase == "text"
-            self.phase(event.message)
-        elif isinstance(event, Preview):
-            s = self.settings
-            if not self.known:  # the first unit that is sampled: those before it are given
-                steps = [s.num_inference_steps] + [s.video_num_inference_steps] * (s.units - 1)
-                total = sum(n * step_cost(s, unit, stage) for unit in range(event.unit, s.units)
-                            for stage, n in enumerate(steps[unit]))
-                self.bar.update(self.task, total=total)
-                self.known = True
-            self.bar.update(self.task, advance=step_cost(s, event.unit, event.stage), description=(
-                f"unit {event.unit + 1}/{event.units}  stage {event.stage + 1}/{event.stages}  "
-                f"step {event.step + 1}/{event.steps}"))
 
 
 # --------------------------------------------------------------------------------------------- other commands

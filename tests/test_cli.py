@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyramid import cli
+from pyramid import cli, console
 from pyramid.events import Frames
 from pyramid.settings import FIELDS, Settings, load_preset
 from pyramid.video import VideoWriter, probe, read_metadata, read_video
@@ -170,13 +170,13 @@ def test_help_is_fast_because_it_imports_no_torch():
 # ------------------------------------------------------------------------------------------- interruptions
 def when_decoded(monkeypatch, unit, act):
     """Calls `act` when the frames of `unit` are shown."""
-    show = cli.Display.show
+    show = console.Display.show
 
     def show_and_act(self, event):
         show(self, event)
         if isinstance(event, Frames) and event.unit == unit:
             act()
-    monkeypatch.setattr(cli.Display, "show", show_and_act)
+    monkeypatch.setattr(console.Display, "show", show_and_act)
 
 
 def test_ctrl_c_keeps_the_finished_units_and_says_so(generate, monkeypatch):
@@ -260,6 +260,6 @@ def test_inspect_prints_a_table_or_json(tmp_path, capsys):
 
 def test_progress_weighs_steps_by_what_they_cost():
     settings = Settings.for_model("miniflux", "384p")
-    assert [cli.step_cost(settings, 0, stage) for stage in range(3)] == [128 + 60, 128 + 240, 128 + 960]
-    assert cli.step_cost(settings, 3, 2) == 128 + 960 + 960 + 240 + 60
-    assert cli.step_cost(settings, 2, 0) == 128 + 60 * 3
+    assert [console.step_cost(settings, 0, stage) for stage in range(3)] == [128 + 60, 128 + 240, 128 + 960]
+    assert console.step_cost(settings, 3, 2) == 128 + 960 + 960 + 240 + 60
+    assert console.step_cost(settings, 2, 0) == 128 + 60 * 3
