@@ -1,0 +1,58 @@
+"""The page: what to make on the left, the making of it in the middle, the results beside it.
+
+    app = App(store, worker, folder)                 # one for the whole server
+    page.build(app).launch()                         # app.py adds the flags, the limits and who may come in
+
+`pyramid.ui` is the only package that imports gradio, and only `app.py` imports it. A part of the page is a
+function that is called inside `gr.Blocks`: `build_form`, `build_live`, `build_queue`, `build_results`, … Work
+never happens in a handler: a handler writes to the store or to the worker, and every page watches those two.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from pyramid.jobs import JobStore
+    from pyramid.worker import Worker
+
+QUIET = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+"""For every event of the page: no endpoint of the API, no spinner over a part, and nobody waits for another."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may ask for. None is no limit: the owner of the machine at the machine."""
+
+    max_upload_mb: float | None = None
+    max_seconds: float | None = None
+    max_queue_per_owner: int | None = None
+
+
+@dataclass(frozen=True)
+class App:
+    """What all parts of the page share. `local`: served to this machine only, so everybody is the same owner."""
+
+    store: "JobStore"
+    worker: "Worker"
+    folder: Path
+    limits: Limits = field(default_factory=Limits)
+    local: bool = True
+
+    def owner(self, request: "gr.Request | None", token: str | None) -> str:
+        """Whose jobs a request sees: everybody's on one machine, else those of a login or of one browser.
+
+        `token` is the random one that the page keeps in the browser; an empty result owns nothing.
+        """
+        if self.local:
+            return "local"
+        if name := getattr(request, "username", None):
+            return f"user:{name}"
+        return f"visitor:{token}" if token else ""
+
+    @property
+    def presets_folder(self) -> Path:
+        """Where "save as preset" writes: beside the results, not into the program."""
+        return self.folder / "presets"
