@@ -1,9 +1,9 @@
-"""The checkpoints: the published ones and the embedded one. Find, verify and download them.
+"""The checkpoints: the published ones, the embedded one, and those of one's own. Find and verify them.
 
     checkpoint = find("embedded")                     # or "miniflux", "sd3", a folder, or a repository's name
     checkpoint = find("/models/pyramid-flow-miniflux", "768p")
     verify(checkpoint)                                # ValueError: all that is missing or truncated
-    download("miniflux", "384p")                      # only what the variant needs; goes on where it stopped
+    identity(checkpoint)                              # its name and hashes of its weights, as results carry them
 
 A checkpoint is a folder with `causal_video_vae/`, a `diffusion_transformer_<variant>/` for each variant, and
 the text encoders with their tokenizers. Which of the two families it is, the transformer's config tells.
@@ -14,15 +14,16 @@ A file `pyramid.json` beside the folders, where there is one, holds the checkpoi
      "video_num_inference_steps": [10, 10, 10], "guidance_scale": 4.0, "video_guidance_scale": 4.0,
      "negative_prompt": "", "prompt_suffix": ""}
 
-Nothing here loads weights: the pipeline does, with the class named by `Checkpoint.transformer_class`.
+Nothing here loads weights: the pipeline does, with the class named by `Checkpoint.transformer_class`. What is not on
+this machine yet, `pyramid.download` fetches.
 """
 
 import dataclasses
+import hashlib
 import json
-import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -181,7 +182,7 @@ def locate(model: str | Path) -> Path:
     path = Path(model).expanduser()
     if release is None and path.is_dir():
         return path.resolve()
-    if release is None and not _looks_like_repository(str(model)):
+    if release is None and not looks_like_repository(str(model)):
         raise CheckpointError(f"there is neither a folder nor a model {str(model)!r}: "
                               f"give a folder or one of {', '.join(MODELS)}")  # fmt: skip
     repository = release.repository if release else str(model)
@@ -192,7 +193,7 @@ def locate(model: str | Path) -> Path:
     return folder
 
 
-def _looks_like_repository(name: str) -> bool:
+def looks_like_repository(name: str) -> bool:
     owner, _, title = name.partition("/")
     return bool(owner and title) and not set(title) & set("/\\") and not owner.startswith((".", "~"))
 
@@ -379,64 +380,28 @@ def check_tokenizer(folder: Path) -> list[str]:
     return []
 
 
-# --------------------------------------------------------------------------------------------- downloading
+# ------------------------------------------------------------------------------------------- which weights
 
 
-def needed_files(files: Iterable[str], family: Family, variant: str) -> list[str]:
-    """Those of a repository's files that a variant needs; safetensors rather than .bin where both are there.
+def identity(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Which weights make a result: the model's name, its licence, and hashes of pieces of its files."""
+    folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}
+    return {"identity": checkpoint.identity, "licence": checkpoint.licence, "weights": {
+        name: [fingerprint(path)[:16] for path in weight_files(folder)] for name, folder in folders.items()}}
 
-    Raises CheckpointError when the repository lacks a folder.
+
+def fingerprint(path: Path, samples: int = 16, length: int = 65536) -> str:
+    """A hash of a file's size and of pieces spread over it, first and last bytes among them.
+
+    Small files are read whole. Weights of another training differ everywhere, so pieces tell them apart.
     """
-    folders = ["causal_video_vae", PREFIX + variant, *(name for part in family.text for name in part[:2])]
-    files, chosen = sorted(files), []
-    for folder in folders:
-        inside = [path for path in files if path.startswith(folder + "/") and path.count("/") == 1]
-        if not inside:
-            there = sorted({path.split("/")[0][len(PREFIX):] for path in files if path.startswith(PREFIX)})
-            raise CheckpointError(f"the repository has no {folder}; it has the variants {', '.join(there)}")
-        # `model.fp16.safetensors` and the like are second copies in another precision.
-        inside = [path for path in inside if not {"fp16", "bf16", "non_ema"} & set(path.split("."))]
-        safe = any(path.endswith(".safetensors") for path in inside)
-        unwanted = (".bin", ".bin.index.json", ".msgpack", ".h5") if safe else (".msgpack", ".h5")
-        chosen += [path for path in inside if not path.endswith(unwanted)]
-    return chosen + [path for path in files if path in ("pyramid.json", "README.md")]
-
-
-def download(model: str, variant: str | None = None, *, log: Callable[[str], None] = print) -> Checkpoint:
-    """Downloads what a variant needs into the Hub's cache, goes on where it stopped before, verifies.
-
-    Raises CheckpointError for a name that is no repository, no connection, too little disk space.
-    """
-    release = release_of(model)
-    if release is None and not _looks_like_repository(str(model)):
-        raise CheckpointError(f"{model!r} is nothing to download: give {', '.join(RELEASES)} or a repository")
-    repository = release.repository if release else str(model)
-    variant = variant or (release.variants[0] if release else "384p")
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
-
-    try:
-        sizes = {item.path: item.size for item in HfApi().list_repo_tree(repository, recursive=True)
-                 if hasattr(item, "size")}  # fmt: skip
-        has_three = any(path.startswith("text_encoder_3/") for path in sizes)
-        family = FAMILIES[release.family if release else "sd3" if has_three else "miniflux"]
-        files = needed_files(sizes, family, variant)
-        total = sum(sizes[path] for path in files)
-        _check_space(Path(constants.HF_HUB_CACHE), total)
-        log(f"{repository}, variant {variant}: {total / 1e9:.1f} GB in {len(files)} files")
-        snapshot_download(repository, allow_patterns=files)
-    except (HfHubHTTPError, HTTPError, OSError) as error:
-        raise CheckpointError(f"{repository} could not be downloaded: {error}. Check the connection, "
-                              "then run it again: it goes on where it stopped") from error  # fmt: skip
-    checkpoint = find(model, variant)
-    verify(checkpoint)
-    return checkpoint
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    """Raises CheckpointError unless the disk of `folder` has room. Files already there are not subtracted."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise CheckpointError(f"{needed / 1e9:.1f} GB are needed, {existing} has {free / 1e9:.1f} GB free: "
-                              "make room, or set HF_HOME to a folder on a larger disk")  # fmt: skip
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= samples * length:
+            digest.update(file.read())
+        else:
+            for index in range(samples):
+                file.seek((size - length) * index // (samples - 1))
+                digest.update(file.read(length))
+    return digest.hexdigest()

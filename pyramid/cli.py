@@ -248,7 +248,7 @@ def command_of(settings: Settings) -> str:
 
 def run_download(args: argparse.Namespace) -> int:
     """Fetch what a variant needs; the folder goes to stdout."""
-    from pyramid.checkpoints import download
+    from pyramid.download import download
 
     print(download(args.model, args.variant, log=lambda text: print(text, file=sys.stderr)).folder)
     return 0

@@ -49,6 +49,7 @@ class Generation:
 
         Raises KeyboardInterrupt after a stop before anything was made.
         """
+        from pyramid.checkpoints import identity
         from pyramid.events import Finished, Frames
         from pyramid.video import VideoWriter, describe
 
@@ -125,19 +126,9 @@ def rounded(timings: dict[str, float]) -> dict[str, float]:
     return {phase: round(seconds, 3) for phase, seconds in timings.items()}
 
 
-def identity(checkpoint) -> dict[str, Any]:
-    """Which weights made a result: the model's name and hashes of pieces of its files."""
-    from pyramid.checkpoints import weight_files
-    from pyramid.text import fingerprint
-
-    folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}
-    return {"identity": checkpoint.identity, "licence": checkpoint.licence, "weights": {
-        name: [fingerprint(path)[:16] for path in weight_files(folder)] for name, folder in folders.items()}}
-
-
 def source(settings: Settings) -> dict[str, Any]:
     """Which picture or video a result started from, so that it can be told apart from another of that name."""
-    from pyramid.text import fingerprint
+    from pyramid.checkpoints import fingerprint
 
     path = settings.image or settings.video
     return {"source": {"name": Path(path).name, "hash": fingerprint(Path(path))[:16]}} if path else {}

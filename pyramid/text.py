@@ -31,6 +31,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pyramid.checkpoints import fingerprint
+
 T5_TOKENS = 128
 CACHE_VERSION = 1
 CACHED_PROMPTS = 1000          # about 1 MB each with T5-XXL; the oldest go first
@@ -282,23 +284,6 @@ def cache_folder() -> Path:
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "pyramid-flow"
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "pyramid-flow"
-
-
-def fingerprint(path: Path, samples: int = 16, length: int = 65536) -> str:
-    """A hash of a file's size and of pieces spread over it, first and last bytes among them.
-
-    Small files are read whole. Weights of another training differ everywhere, so pieces tell them apart.
-    """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        if size <= samples * length:
-            digest.update(file.read())
-        else:
-            for index in range(samples):
-                file.seek((size - length) * index // (samples - 1))
-                digest.update(file.read(length))
-    return digest.hexdigest()
 
 
 def read_embeds(path: Path) -> PromptEmbeds | None:

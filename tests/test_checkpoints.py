@@ -12,14 +12,10 @@ from tiny import make_checkpoint
 
 from pyramid.checkpoints import (
     FAMILIES,
-    RELEASES,
     CheckpointError,
-    _check_space,
     detect_family,
-    download,
     find,
     list_variants,
-    needed_files,
     verify,
     weight_files,
 )
@@ -200,51 +196,3 @@ def test_bin_files_are_verified_too(copy):
     truncate(path.with_suffix(".bin"), 5000)
     with pytest.raises(CheckpointError, match="truncated or damaged"):
         verify(find(copy))
-
-
-# -------------------------------------------------------------------------------------------------- downloading
-
-LISTING = [
-    ".gitattributes", "README.md", "teaser.gif",
-    "causal_video_vae/config.json", "causal_video_vae/diffusion_pytorch_model.bin",
-    "diffusion_transformer_384p/config.json", "diffusion_transformer_384p/diffusion_pytorch_model.safetensors",
-    "diffusion_transformer_384p/diffusion_pytorch_model.bin",
-    "diffusion_transformer_384p/diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_transformer_768p/config.json", "diffusion_transformer_768p/diffusion_pytorch_model.safetensors",
-    "text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder/pytorch_model.bin",
-    "text_encoder_2/config.json", "text_encoder_2/model.safetensors.index.json",
-    "text_encoder_2/model-00001-of-00002.safetensors", "text_encoder_2/model-00002-of-00002.safetensors",
-    "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer_2/spiece.model", "tokenizer_2/tokenizer.json",
-]  # fmt: skip
-
-
-def test_only_what_a_variant_needs_is_downloaded():
-    needed = needed_files(LISTING, FAMILIES["miniflux"], "384p")
-    unwanted = {".gitattributes", "teaser.gif", "text_encoder/pytorch_model.bin"}
-    unwanted |= {path for path in LISTING if "768p" in path or "fp16" in path}
-    unwanted |= {"diffusion_transformer_384p/diffusion_pytorch_model.bin"}
-    assert set(needed) == set(LISTING) - unwanted and len(needed) == len(set(needed))
-    with pytest.raises(CheckpointError, match="no diffusion_transformer_image; it has the variants 384p, 768p"):
-        needed_files(LISTING, FAMILIES["miniflux"], "image")
-    with pytest.raises(CheckpointError, match="no text_encoder_3"):
-        needed_files(LISTING, FAMILIES["sd3"], "384p")
-
-
-def test_a_download_without_a_connection_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="could not be downloaded"):
-        download("miniflux", "384p")
-    with pytest.raises(CheckpointError, match="nothing to download"):
-        download("not a name")
-
-
-def test_a_full_disk_is_told_before_the_download(tmp_path):
-    _check_space(tmp_path / "not" / "yet" / "there", 1000)
-    with pytest.raises(CheckpointError, match="make room"):
-        _check_space(tmp_path, 10**18)
-
-
-def test_the_published_models_have_their_variants():
-    assert RELEASES["miniflux"].variants == ("384p", "768p", "image")
-    assert RELEASES["sd3"].variants == ("384p", "768p")
-    assert all(release.family in FAMILIES and "/" in release.repository for release in RELEASES.values())
