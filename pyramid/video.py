@@ -8,23 +8,17 @@
     writer.path                                                             # out.mp4, or out-2.mp4 if taken
     read_metadata(writer.path) == metadata
 
-Nothing is ever overwritten, and nothing half-written ever carries its final name.
+Nothing is ever overwritten, and nothing half-written ever carries its final name: `pyramid.files` sees to that.
 """
 
-import errno
 import io
 import json
-import os
 import re
-import signal
 import struct
 import subprocess
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Self
@@ -32,14 +26,34 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image, ImageCms, ImageFilter, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from pyramid.settings import FITS, FRAMES_PER_UNIT, Settings
+from pyramid.files import (
+    KEEPS,
+    describe,
+    ffmpeg,
+    no_interrupts,
+    publish,
+    read_metadata,
+    reserve,
+    tag,
+    unique_path,
+    write_sidecar,
+)
+from pyramid.preview import LatentColours, fit_latent_colours, latent_colours, latent_preview, random_pictures
+from pyramid.settings import FITS, FRAMES_PER_UNIT, SettingsError
+
+__all__ = [  # files in and out, all by one name: also what files.py and preview.py hold
+    "LatentColours", "VideoWriter", "describe", "ffmpeg", "fit_latent_colours", "fit_picture", "latent_colours",
+    "latent_preview", "probe", "random_pictures", "read_frames", "read_metadata", "read_picture", "read_video",
+    "to_rgb", "unique_path", "write_picture",
+]
 
 BACKGROUND = "white"                    # what shows through transparent parts
 PAD_COLOUR = "black"                    # the bars of fit = "pad"
 MAX_PIXELS = 178_000_000                # of a picture; Pillow itself refuses files a little above that
-PROGRAM = "pyramid"
-H264 = ["-crf", "17", "-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709",
-        "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+QUALITY = 17                            # H.264's CRF: 17 looks like the original, 23 is smaller, 51 is the worst
+BT709 = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709",
+         "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+PALETTE = "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
 
 
 # ------------------------------------------------------------------------------------------------- pictures
@@ -139,17 +153,24 @@ def _cover(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 
-def write_picture(path: str | Path, frame: np.ndarray, metadata: dict[str, Any] | None = None) -> Path:
-    """A still, uint8 (h, w, 3), as PNG with `metadata` in a text chunk. Returns the path used."""
+def write_picture(path: str | Path, frame: np.ndarray, metadata: dict[str, Any] | None = None, *,
+                  keep: str = "embed") -> Path:
+    """A still, uint8 (h, w, 3), as PNG; `keep`: `metadata` in a text chunk, in a sidecar, or nowhere.
+
+    Returns the path used.
+    """
     info = PngImagePlugin.PngInfo()
-    if metadata is not None:
+    if metadata is not None and keep == "embed":
         info.add_text("comment", json.dumps(metadata, allow_nan=False))
-    part, path = _reserve(Path(path))
+    part, path = reserve(Path(path))
     try:
         Image.fromarray(frame).save(part, format="PNG", pnginfo=info)
-        return _publish(part, path)
+        path = publish(part, path)
     finally:
         part.unlink(missing_ok=True)
+    if metadata is not None and keep == "sidecar":
+        write_sidecar(path, metadata)
+    return path
 
 
 # --------------------------------------------------------------------------------------------------- videos
@@ -160,24 +181,37 @@ def read_video(path: str | Path, width: int, height: int, *, fps: float, num_fra
     f is the largest 1 + 8k that is at most `num_frames` and at most what the file has. Raises ValueError when
     the file is missing, or no video can be read from it.
     """
+    frames: deque[np.ndarray] = deque(maxlen=num_frames)
+    last = (num_frames + 2) / fps + 1  # seconds, with room for rounding
+    for picture in read_frames(path, fps=fps, last=last):
+        frames.append(np.asarray(fit_picture(picture, width, height, fit)))
+    usable = 1 + (len(frames) - 1) // FRAMES_PER_UNIT * FRAMES_PER_UNIT
+    return np.stack(list(frames)[-usable:])
+
+
+def read_frames(path: str | Path, *, fps: float | None = None, last: float | None = None) -> Iterator[Image.Image]:
+    """The frames of a video as RGB pictures, one at a time, upright; at `fps`, only the `last` seconds, if given.
+
+    Raises ValueError when the file is missing, or no video can be read from it.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{str(path)!r} is not a file")
-    duration, wanted = _duration(path), (num_frames + 2) / fps + 1  # seconds, with room for rounding
-    seek = ["-ss", f"{duration - wanted:.3f}"] if duration is not None and duration > wanted else []
-    command = [ffmpeg(), "-v", "error", "-nostdin", *seek, "-i", str(path), "-an", "-sn", "-map", "0:v:0",
-               "-vf", f"fps={fps},scale=iw*sar:ih,setsar=1", "-f", "image2pipe", "-c:v", "ppm", "-"]
-    frames: deque[np.ndarray] = deque(maxlen=num_frames)
+    duration = _duration(path) if last is not None else None
+    seek = ["-ss", f"{duration - last:.3f}"] if duration is not None and duration > last else []
+    rate = [f"fps={fps}"] if fps is not None else []
+    command = [ffmpeg(), "-v", "error", "-nostdin", *seek, "-i", str(path), "-an", "-sn", "-map", "0:v:0", "-vf",
+               ",".join([*rate, "scale=iw*sar:ih", "setsar=1"]), "-f", "image2pipe", "-c:v", "ppm", "-"]
+    seen = False
     with TemporaryFile() as words:  # a pipe for these would fill up, and stop ffmpeg, at a badly damaged video
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as process:
             for picture in _ppm_pictures(process.stdout):
-                frames.append(np.asarray(fit_picture(picture, width, height, fit)))
+                seen = True
+                yield picture
         words.seek(0)
         reason = words.readline().decode(errors="replace").strip()
-    if not frames:
+    if not seen:
         raise ValueError(f"{str(path)!r} is not a video this program can read" + f": {reason}" * bool(reason))
-    usable = 1 + (len(frames) - 1) // FRAMES_PER_UNIT * FRAMES_PER_UNIT
-    return np.stack(list(frames)[-usable:])
 
 
 def _ppm_pictures(stream: io.BufferedReader) -> Iterator[Image.Image]:
@@ -196,49 +230,63 @@ def _duration(path: Path) -> float | None:
     return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
 
 
-def ffmpeg() -> str:
-    """The ffmpeg that came with imageio-ffmpeg, or the one that IMAGEIO_FFMPEG_EXE names."""
-    import imageio_ffmpeg  # here, for a page and a command line that open at once
-
-    return imageio_ffmpeg.get_ffmpeg_exe()
-
-
 def probe(path: str | Path) -> str:
     """What ffmpeg says of a file: streams, sizes, pixel format, duration."""
     command = [ffmpeg(), "-hide_banner", "-nostdin", "-i", str(path)]
     return subprocess.run(command, capture_output=True, check=False).stderr.decode(errors="replace")
 
 
-class VideoWriter:
-    """An mp4 (H.264, yuv420p, BT.709) that grows as frames arrive. A context manager.
+def encoding(suffix: str, quality: int) -> tuple[str, list[str]]:
+    """ffmpeg's encoder and its options for a file that ends in `suffix`; `quality` in H.264's CRF, 1 to 51.
 
-    It is written under a hidden temporary name. Leaving the context without an exception embeds `metadata`
-    (which may be changed until then) and gives the file its final name, `path`: the asked one, or the next
-    free `name-2.mp4`. After an exception, or without a frame, nothing stays. With `partial` set, the name ends in
-    `-partial` and the metadata says so.
+    VP9's scale ends at 63, so the number is stretched; a GIF has no quality. SettingsError for anything else.
+    """
+    if not 1 <= quality <= 51:
+        raise SettingsError("quality", f"quality = {quality} is outside 1 to 51: 17 looks like the original, a "
+                                       "higher number makes a smaller file")
+    match suffix.lower():
+        case ".mp4":
+            return "libx264", ["-crf", str(quality), *BT709]
+        case ".webm":
+            return "libvpx-vp9", ["-crf", str(round(quality * 63 / 51)), "-b:v", "0", "-row-mt", "1", "-cpu-used", "3",
+                                  "-pix_fmt", "yuv420p", *BT709]
+        case ".gif":
+            return "gif", ["-vf", PALETTE, "-loop", "0"]
+    raise SettingsError("format", f"a video cannot be written as {suffix!r}: its name must end in .mp4, .webm or .gif")
+
+
+class VideoWriter:
+    """A video that grows as frames arrive: mp4 (H.264, yuv420p, BT.709), webm (VP9) or gif, by its name's ending.
+
+    A context manager. It is written under a hidden temporary name. Leaving the context without an exception keeps
+    `metadata` (which may be changed until then) as `keep` says, see `files.KEEPS`, and gives the file its final
+    name, `path`: the asked one, or the next free `name-2.mp4`. After an exception, or without a frame, nothing
+    stays. With `partial` set, the name ends in `-partial` and the metadata says so.
 
     Raises ValueError for odd sizes, other endings and frames of another size; OSError when ffmpeg fails.
     """
 
-    def __init__(self, path: str | Path, fps: float, size: tuple[int, int], metadata: dict | None = None):
+    def __init__(self, path: str | Path, fps: float, size: tuple[int, int], metadata: dict | None = None, *,
+                 quality: int = QUALITY, keep: str = "embed"):
         width, height = size
         if width % 2 or height % 2 or min(size) < 2:
             raise ValueError(f"a video of {width}×{height} cannot be yuv420p: both sides must be even")
-        if Path(path).suffix.lower() != ".mp4":
-            raise ValueError(f"{str(path)!r}: a video is written as .mp4, so its name must end so")
+        if keep not in KEEPS:
+            raise SettingsError("metadata", f"metadata {keep!r}: choose from {', '.join(KEEPS)}")
         self.wanted = self.path = Path(path)
-        self.fps, self.size, self.metadata = fps, (width, height), dict(metadata or {})
+        self.codec, self._options = encoding(self.wanted.suffix, quality)
+        self.fps, self.size, self.metadata, self.keep = fps, (width, height), dict(metadata or {}), keep
         self.frames, self.partial = 0, False
         self._writer = self._part = None
 
     def __enter__(self) -> Self:
         from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # takes a second: not for every command
 
-        self._part, self.path = _reserve(self.wanted)
+        self._part, self.path = reserve(self.wanted)
         try:
-            with _no_interrupts():
-                self._writer = FFMPEG_VideoWriter(str(self._part), self.size, self.fps, codec="libx264",
-                                                  preset="medium", ffmpeg_params=H264)
+            with no_interrupts():
+                self._writer = FFMPEG_VideoWriter(str(self._part), self.size, self.fps, codec=self.codec,
+                                                  preset="medium", ffmpeg_params=self._options)
         except BaseException:
             self._part.unlink(missing_ok=True)
             raise
@@ -255,15 +303,17 @@ class VideoWriter:
             self.frames += 1
 
     def __exit__(self, kind, error, traceback) -> None:
-        tagged = self._part.with_name(f"{self._part.stem}-tagged.mp4")
+        tagged = self._part.with_name(f"{self._part.stem}-tagged{self.wanted.suffix}")
         try:
             self._end(kill=kind is not None)
             if kind is None and self.frames:
                 if self.partial:
-                    self.path = self.wanted.with_name(f"{self.wanted.stem}-partial.mp4")
+                    self.path = self.wanted.with_name(f"{self.wanted.stem}-partial{self.wanted.suffix}")
                     self.metadata["partial"] = True
-                _tag(self._part, tagged, self.metadata)
-                self.path = _publish(tagged, self.path)
+                tag(self._part, tagged, self.metadata if self.keep == "embed" else None)
+                self.path = publish(tagged, self.path)
+                if self.keep == "sidecar":
+                    write_sidecar(self.path, self.metadata)
         finally:
             self._part.unlink(missing_ok=True)
             tagged.unlink(missing_ok=True)
@@ -283,168 +333,3 @@ class VideoWriter:
         self._writer.close()
         if process.returncode and not kill:
             raise OSError(f"the video {self.path.name} could not be written: {words or process.returncode}")
-
-
-@contextmanager
-def _no_interrupts():
-    """Children started here never get Ctrl-C, which a terminal sends to all: the file must outlive it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# ---------------------------------------------------------------------------------------------------- names
-def unique_path(path: str | Path) -> Path:
-    """`path`, or the first of `name-2.mp4`, `name-3.mp4`, … that is free. Writers look again at the end."""
-    return next(name for name in _names(Path(path)) if not name.exists() and not _part_of(name).exists())
-
-
-def _names(path: Path) -> Iterator[Path]:
-    yield path
-    yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.part{path.suffix}")
-
-
-def _reserve(path: Path) -> tuple[Path, Path]:
-    """A temporary file of our own beside the first free name, and that name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for name in _names(path):
-        try:
-            if not name.exists():
-                _part_of(name).touch(exist_ok=False)
-                return _part_of(name), name
-        except FileExistsError:  # another writer's
-            continue
-
-
-def _publish(part: Path, path: Path) -> Path:
-    """Give `part` its final name, or the next free one; a name that is taken is never replaced."""
-    for name in _names(path):
-        try:
-            os.link(part, name)  # fails when the name is taken, as a rename would not
-        except FileExistsError:
-            continue
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                raise
-            try:  # a file system without links: take the name, then fill it
-                name.touch(exist_ok=False)
-            except FileExistsError:
-                continue
-            os.replace(part, name)
-            return name
-        os.unlink(part)
-        return name
-
-
-# ------------------------------------------------------------------------------------------------- metadata
-def describe(settings: Settings, model: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What is embedded in a result: the settings with the seed that was used, the model, and `more`."""
-    return {"program": PROGRAM, "settings": settings.to_dict(), "model": model, **more}
-
-
-def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What `VideoWriter` or `write_picture` embedded. Raises ValueError: no such file, or nothing in it."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{str(path)!r} is not a file")
-    try:
-        with Image.open(path) as image:
-            text = image.info.get("comment")
-    except (OSError, SyntaxError):  # not a picture
-        text = _container_comment(path)
-    try:
-        found = json.loads(text or "")
-    except ValueError:
-        found = None  # somebody else's comment, or none
-    if not isinstance(found, dict) or found.get("program") != PROGRAM:
-        raise ValueError(f"{str(path)!r} holds no settings of this program")
-    return found
-
-
-def _container_comment(path: Path) -> str | None:
-    command = [ffmpeg(), "-v", "error", "-nostdin", "-i", str(path), "-f", "ffmetadata", "-"]
-    text = subprocess.run(command, capture_output=True, check=False).stdout.decode("utf-8", errors="replace")
-    found = re.search(r"^comment=((?:[^\\\n]|\\.)*)", text, re.MULTILINE)
-    return re.sub(r"\\(.)", r"\1", found[1]) if found else None
-
-
-def _tag(source: Path, target: Path, metadata: dict[str, Any]) -> None:
-    """Copy a video as it is, with `metadata` as its comment and the index in front, for browsers."""
-    comment = re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(metadata, allow_nan=False))
-    command = [ffmpeg(), "-v", "error", "-y", "-i", str(source), "-f", "ffmetadata", "-i", "-", "-map", "0",
-               "-map_metadata", "1", "-c", "copy", "-movflags", "+faststart", str(target)]
-    with _no_interrupts():
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    _, words = process.communicate(f";FFMETADATA1\ncomment={comment}\n".encode())
-    if process.returncode:
-        raise OSError(f"the settings could not be embedded: {words.decode(errors='replace').strip()}")
-
-
-# ------------------------------------------------------------------------------------------ latent previews
-@dataclass(frozen=True)
-class LatentColours:
-    """What the channels of an autoencoder's latents look like: rgb in [-1, 1] = latents @ factors + bias."""
-
-    factors: np.ndarray   # (channels, 3)
-    bias: np.ndarray      # (3,)
-
-
-def latent_preview(vae_latents, colours: LatentColours) -> np.ndarray:
-    """Latents (…, c, t, h, w) in the autoencoder's space, tensor or array, as uint8 pictures (…, t, h, w, 3).
-
-    One small matrix product, so that a preview costs nothing beside a step.
-    """
-    if hasattr(vae_latents, "detach"):
-        vae_latents = vae_latents.detach().float().cpu().numpy()
-    rgb = np.moveaxis(vae_latents, -4, -1) @ colours.factors + colours.bias               # … t h w 3
-    return (rgb * 127.5 + 127.5).round().clip(0, 255).astype(np.uint8)
-
-
-def fit_latent_colours(vae_latents: np.ndarray, pictures: np.ndarray) -> LatentColours:
-    """Least squares from latents (n, c, h, w) to the mean colours of pictures (n, 3, h·s, w·s) in ±1."""
-    n, channels, h, w = vae_latents.shape
-    s = pictures.shape[-1] // w
-    right = pictures.reshape(n, 3, h, s, w, s).mean((3, 5)).transpose(0, 2, 3, 1).reshape(-1, 3)  # (n h w) 3
-    left = vae_latents.transpose(0, 2, 3, 1).reshape(-1, channels)                        # (n h w) c
-    solution = np.linalg.lstsq(np.pad(left, ((0, 0), (0, 1)), constant_values=1), right, rcond=1e-5)[0]
-    return LatentColours(solution[:-1], solution[-1])
-
-
-def latent_colours(vae, pictures: int = 16, side: int = 64) -> LatentColours:
-    """The colours of a CausalVideoVAE's latents: from its config, or fitted on random pictures it encodes.
-
-    The config may hold `latent_rgb_factors` (16 rows of 3) and, with it, `latent_rgb_bias` (3 numbers).
-    """
-    factors = getattr(vae.config, "latent_rgb_factors", None)
-    if factors is not None:
-        return LatentColours(np.array(factors, np.float32), np.array(vae.config.latent_rgb_bias, np.float32))
-    import torch  # only who has an autoencoder gets here
-
-    made = random_pictures(pictures, side)
-    video = torch.from_numpy(made)[:, :, None].to(vae.device, vae.dtype)                  # n 3 1 h w
-    with torch.no_grad():
-        latents = vae.encode(video).latent_dist.mode()[:, :, 0].float().cpu().numpy()     # n c h/8 w/8
-    return fit_latent_colours(latents, made)
-
-
-def random_pictures(number: int, side: int) -> np.ndarray:
-    """Smooth fields of colour with rectangles: float32 (n, 3, side, side) in [-1, 1], the same each time."""
-    random = np.random.default_rng(0)
-    pictures = np.empty((number, 3, side, side), np.float32)
-    for picture in pictures:
-        few = Image.fromarray(random.integers(0, 256, (3, 3, 3), dtype=np.uint8))
-        values = np.array(few.resize((side, side), Image.Resampling.BICUBIC))
-        for _ in range(6):
-            x, y, w, h = random.integers(0, side, 4)
-            values[y:y + h // 2 + 4, x:x + w // 2 + 4] = random.integers(0, 256, 3)
-        picture[:] = values.transpose(2, 0, 1) / 127.5 - 1
-    return pictures

@@ -232,7 +232,7 @@ def test_odd_sizes_and_other_endings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="even"):
         VideoWriter(tmp_path / "out.mp4", 8, (63, 48))
     with pytest.raises(ValueError, match=".mp4"):
-        VideoWriter(tmp_path / "out.webm", 8, (64, 48))
+        VideoWriter(tmp_path / "out.avi", 8, (64, 48))
 
 
 def test_a_stopped_video_is_marked(tmp_path):

@@ -1,0 +1,281 @@
+"""Names of results, which never overwrite each other, and what is written into them.
+
+    name = file_name("{date}/{prompt}-{seed}", settings)         # "2026-11-22/a-red-ball-7", checked strictly
+    part, path = reserve(folder / f"{name}.mp4")                 # a hidden file to fill, and the first free name
+    path = publish(part, path)                                   # now it is there, complete, or not at all
+    metadata = describe(settings, {"identity": …})
+    read_metadata(path) == metadata                              # of mp4, webm, gif, png, zip, or the .json beside
+
+A result says how it was made: inside itself, in a `.json` beside it, or not at all (KEEPS).
+"""
+
+import errno
+import json
+import os
+import re
+import signal
+import string
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from PIL import Image
+
+from pyramid.settings import Settings, SettingsError
+
+PROGRAM = "pyramid"
+KEEPS = ("embed", "sidecar", "none")   # where a result's metadata goes
+PATTERN = "{prompt}-{seed}"
+MAX_WORDS = 60                         # characters of a prompt in a name
+MAX_NAME = 200                         # bytes of a name: file systems take 255, endings and numbers come on top
+MEMBER = "settings.json"               # of a zip of pictures
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)  # no names of files on Windows
+
+
+# -------------------------------------------------------------------------------------------------- patterns
+def file_name(pattern: str, settings: Settings, *, index: int = 1, when: datetime | None = None) -> str:
+    """The name, without its ending, that `pattern` gives a result; "/" leads to folders inside the output folder.
+
+    Fields: {prompt} {seed} {date} {time} {index} {model} {variant} {preset} {width} {height} {frames} {seconds},
+    with Python's formats ({index:03}, {prompt:.20}). Raises SettingsError("pattern", …) for unknown fields, for
+    formats that do not fit, and for names that would leave the folder, be hidden or not work on every system.
+    """
+    when = when or datetime.now()
+    s = settings
+    values = {
+        "prompt": _words(s.prompt) or "video", "seed": "random" if s.seed is None else s.seed,
+        "date": f"{when:%Y-%m-%d}", "time": f"{when:%H-%M-%S}", "index": index,
+        "model": _words(Path(s.model).name) or "model", "variant": s.variant, "preset": _words(s.preset or "none"),
+        "width": s.width, "height": s.height, "frames": s.num_frames, "seconds": s.seconds,
+    }
+    name = "".join(_filled(pattern, values))
+    for part in name.split("/"):
+        _check_part(pattern, part)
+    return name
+
+
+def check_pattern(pattern: str) -> str:
+    """The pattern, if a name can be made by it: see `file_name` for what is raised."""
+    file_name(pattern, Settings(prompt="a red ball moves to the right", seed=0))
+    return pattern
+
+
+def _filled(pattern: str, values: dict[str, Any]) -> Iterator[str]:
+    try:
+        pieces = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        raise _refused(pattern, f"{error}; write {{{{ for a brace") from None
+    for text, field, form, conversion in pieces:
+        yield text
+        if field is None:
+            continue
+        if field not in values:
+            raise _refused(pattern, f"there is no {{{field}}}; use {', '.join(f'{{{name}}}' for name in values)}")
+        try:
+            if conversion:
+                raise ValueError(f"!{conversion} is not used")
+            yield format(values[field], form)
+        except ValueError as error:
+            raise _refused(pattern, f"{{{field}:{form}}} does not work: {error}") from None
+
+
+def _check_part(pattern: str, part: str) -> None:
+    """One folder or file name of a filled pattern."""
+    if not part.strip():
+        raise _refused(pattern, "a name in it is empty; it is for a place inside the output folder, as in "
+                                "{date}/{prompt}-{seed}")
+    if part.startswith(".") or part.endswith((".", " ")) or part != part.strip():
+        raise _refused(pattern, f"{part!r} begins or ends with a dot or a space: names must be visible and stay inside")
+    if bad := sorted({sign for sign in part if sign in '<>:"\\|?*' or ord(sign) < 32 or ord(sign) == 127}):
+        raise _refused(pattern, f"{' '.join(map(repr, bad))} cannot be in a file's name on every system")
+    if RESERVED.fullmatch(part.split(".")[0]):
+        raise _refused(pattern, f"{part!r} is the name of a device on Windows")
+    if len(part.encode()) > MAX_NAME:
+        raise _refused(pattern, f"the name has {len(part.encode())} bytes, more than {MAX_NAME}: "
+                                "shorten it, as {prompt:.20} does")
+
+
+def _refused(pattern: str, why: str) -> SettingsError:
+    return SettingsError("pattern", f"pattern {pattern!r}: {why}")
+
+
+def _words(text: str) -> str:
+    """Text as a piece of a name: words joined by dashes, at most MAX_WORDS characters and twice as many bytes."""
+    text = re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:MAX_WORDS]
+    return text.encode()[:2 * MAX_WORDS].decode(errors="ignore").strip("-")
+
+
+# ---------------------------------------------------------------------------------------------------- names
+def unique_path(path: str | Path) -> Path:
+    """`path`, or the first of `name-2.mp4`, `name-3.mp4`, … that is free. Writers look again at the end."""
+    return next(name for name in _names(Path(path)) if not _taken(name) and not _part_of(name).exists())
+
+
+def sidecar_of(path: Path) -> Path:
+    """Where the metadata of a file lie when they lie beside it."""
+    return path.with_name(f"{path.name}.json")
+
+
+def reserve(path: Path) -> tuple[Path, Path]:
+    """A temporary file of our own beside the first free name, and that name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in _names(path):
+        try:
+            if not _taken(name):
+                _part_of(name).touch(exist_ok=False)
+                return _part_of(name), name
+        except FileExistsError:  # another writer's
+            continue
+
+
+def publish(part: Path, path: Path) -> Path:
+    """Give `part` its final name, or the next free one; a name that is taken is never replaced."""
+    for name in _names(path):
+        if _taken(name):
+            continue
+        try:
+            os.link(part, name)  # fails when the name is taken meanwhile, as a rename would not
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise
+            try:  # a file system without links: take the name, then fill it
+                name.touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            os.replace(part, name)
+            return name
+        os.unlink(part)
+        return name
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+
+
+def _taken(path: Path) -> bool:
+    return path.exists() or sidecar_of(path).exists()
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.part{path.suffix}")
+
+
+# --------------------------------------------------------------------------------------------------- ffmpeg
+def ffmpeg() -> str:
+    """The ffmpeg that came with imageio-ffmpeg, or the one that IMAGEIO_FFMPEG_EXE names."""
+    import imageio_ffmpeg  # here, for a page and a command line that open at once
+
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@contextmanager
+def no_interrupts():
+    """Children started here never get Ctrl-C, which a terminal sends to all: the file must outlive it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ------------------------------------------------------------------------------------------------- metadata
+def describe(settings: Settings, model: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What is kept with a result: the settings with the seed that was used, the model, and `more`."""
+    return {"program": PROGRAM, "settings": settings.to_dict(), "model": model, **more}
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What was embedded in a result, or lies beside it; of a .json, what is in it.
+
+    Raises ValueError: no such file, or nothing of this program in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is not a file")
+    for text in (_text_in(path), _text_of(sidecar_of(path))):
+        try:
+            found = json.loads(text or "")
+        except ValueError:
+            continue  # somebody else's comment, or none
+        if isinstance(found, dict) and found.get("program") == PROGRAM:
+            return found
+    raise ValueError(f"{str(path)!r} holds no settings of this program")
+
+
+def _text_in(path: Path) -> str | bytes | None:
+    """The text that a file of any of our kinds carries."""
+    if path.suffix.lower() == ".json":
+        return _text_of(path)
+    if path.suffix.lower() == ".zip":
+        try:
+            with ZipFile(path) as file:
+                return file.read(MEMBER) if MEMBER in file.namelist() else None
+        except (BadZipFile, OSError):
+            return None
+    try:
+        with Image.open(path) as image:
+            return image.info.get("comment")
+    except (OSError, SyntaxError, Image.DecompressionBombError):  # not a picture
+        return _container_comment(path)
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _container_comment(path: Path) -> str | None:
+    command = [ffmpeg(), "-v", "error", "-nostdin", "-i", str(path), "-f", "ffmetadata", "-"]
+    text = subprocess.run(command, capture_output=True, check=False).stdout.decode("utf-8", errors="replace")
+    found = re.search(r"^comment=((?:[^\\\n]|\\.)*)", text, re.MULTILINE | re.IGNORECASE)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else None
+
+
+def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
+    """Copy a video as it is, its index in front for browsers, with `metadata` as its only comment (None: without)."""
+    if target.suffix.lower() == ".gif":
+        target.write_bytes(_gif_with(source.read_bytes(), metadata))
+        return
+    comment = "" if metadata is None else re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(metadata, allow_nan=False))
+    front = ["-cues_to_front", "1"] if target.suffix.lower() == ".webm" else ["-movflags", "+faststart"]
+    command = [ffmpeg(), "-v", "error", "-y", "-i", str(source), "-f", "ffmetadata", "-i", "-", "-map", "0",
+               "-map_metadata", "1", "-c", "copy", *front, str(target)]
+    with no_interrupts():
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, words = process.communicate(f";FFMETADATA1\n{f'comment={comment}' if comment else ''}\n".encode())
+    if process.returncode:
+        raise OSError(f"the settings could not be embedded: {words.decode(errors='replace').strip()}")
+
+
+def _gif_with(data: bytes, metadata: dict[str, Any] | None) -> bytes:
+    """A GIF with `metadata` as its comment, before its first picture: ffmpeg writes none, Pillow re-colours."""
+    if metadata is None:
+        return data
+    flags = data[10]
+    head = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)  # header, screen, its colours
+    text = json.dumps(metadata, allow_nan=False).encode()
+    blocks = b"".join(bytes([len(text[i:i + 255])]) + text[i:i + 255] for i in range(0, len(text), 255))
+    return data[:head] + b"!\xfe" + blocks + b"\0" + data[head:]
+
+
+def write_sidecar(path: Path, metadata: dict[str, Any]) -> Path:
+    """`metadata` as a .json beside the result `path`. Returns the path used."""
+    part, name = reserve(sidecar_of(path))
+    try:
+        part.write_text(json.dumps(metadata | {"file": path.name}, indent=2, allow_nan=False), encoding="utf-8")
+        return publish(part, name)
+    finally:
+        part.unlink(missing_ok=True)
