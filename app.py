@@ -21,7 +21,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from pyramid.jobs import Engine, Run
+from pyramid.engine import Engine, Run
 from pyramid.settings import DTYPES, MODELS, Settings, SettingsError, frames_for_seconds, seconds_of
 
 ROOT = Path(__file__).resolve().parent

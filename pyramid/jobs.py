@@ -1,205 +1,501 @@
-"""Generations that belong to the server: they run in a thread of their own, whoever is watching.
+"""Jobs that belong to the server: what was asked for, by whom, and what became of it, kept in one SQLite file.
 
-    engine = Engine("embedded")                        # loads the model in the background
-    run = engine.start(replace(engine.start_from, prompt="a red ball moves to the right"), Path("outputs"))
-    while run.busy: print(run.at)                      # any thread may look, or come back later
-    run.stop.set()                                     # ends it within one step; what is finished becomes a file
+    store = JobStore(Path("outputs"))                       # outputs/.pyramid/jobs.sqlite
+    job = store.add(settings, owner="local")                # validated, the seed drawn, the picture copied
+    job = store.claim()                                     # the first in the queue now runs
+    store.finish(job.id, State.DONE, path=path)
+    store.history("local", search="red ball")
 
-A page that is closed ends nothing, and a page that comes back finds its run by `engine.find(run.id)`. One run at
-a time: there is one model, and it has one graphics card.
+The queue and the history outlive the program: `recover()` marks what was running when it died. `worker.Worker` does
+the work. A store may be used by any thread; `version` grows with every change, so looking for news costs nothing.
+
+Owners see and change only their own jobs: for another's, as for one that is not there, KeyError is raised. No path is
+kept in a job's settings: its picture or video lies in `.pyramid/inputs/<id>/` (`input_of`), there is only its name.
 """
 
-import logging
-import re
+import json
+import shutil
+import sqlite3
 import threading
 import time
 import uuid
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image
+from pyramid.files import KEEPS, PATTERN, check_pattern, sidecar_of
+from pyramid.settings import MAX_SEED, Settings, SettingsError
+from pyramid.sources import Source
 
-from pyramid.checkpoints import find
-from pyramid.events import Frames, Preview, Status
-from pyramid.settings import Settings, frames_of
-from pyramid.video import VideoWriter, describe, read_picture
-
-log = logging.getLogger("pyramid.jobs")
-OURS = ("model", "variant", "dtype", "device", "preset", "image", "video", "fps")  # not the pipeline's arguments
-
-
-class Busy(ValueError):
-    """A run was asked for while another is on."""
-
-
-class Stopped(Exception):
-    """A run was stopped before it made anything: the file is given up."""
-
-
-class Run:
-    """One generation and all that is to be seen of it. Written by its own thread, read by any."""
-
-    def __init__(self, settings: Settings, picture: Image.Image | None, folder: Path):
-        self.id, self.settings, self.picture, self.folder = uuid.uuid4().hex, settings, picture, folder
-        self.stop, self.done = threading.Event(), threading.Event()
-        self.status = "Waiting for the model, which is still loading"
-        self.at: Preview | None = None  # the last step taken
-        self.estimates: list[Image.Image | None] = [None] * settings.stages  # of each stage, one pixel a latent
-        self.frames: list[np.ndarray] = []  # uint8 (h, w, 3), replaced as a whole when a unit is decoded
-        self.began, self.sampling, self.ended = time.monotonic(), 0.0, 0.0
-        self.path: Path | None = None  # the file, once it is complete
-        self.error = ""
-
-    @property
-    def busy(self) -> bool:
-        return not self.done.is_set()
-
-    @property
-    def seconds_left(self) -> float:
-        """By the steps taken so far, which all cost about the same share."""
-        done = self.at.fraction if self.at else 0.0
-        return (time.monotonic() - self.sampling) * (1 - done) / done if done else float("inf")
-
-    def shares(self) -> list[float]:
-        """How much of each unit is done, in [0, 1]."""
-        at, units = self.at, self.settings.units
-        if at is None:
-            return [0.0] * units
-        now = (at.stage + (at.step + 1) / at.steps) / at.stages
-        return [1.0 if unit < at.unit else now if unit == at.unit else 0.0 for unit in range(units)]
-
-    def work(self, engine: "Engine") -> None:
-        """Generate to the end, to a stop or to an error; `done` is set whatever happens."""
-        try:
-            if engine.wait(self.stop):
-                self._generate(engine)
-        except Stopped:
-            pass  # `done` without a `path` says it
-        except ValueError as error:  # the user's to mend, and worded so
-            self.error = str(error)
-        except Exception as error:
-            log.exception("a generation failed")
-            self.error = f"The generation failed: {error or type(error).__name__}"
-        finally:
-            self.ended = time.monotonic()
-            self.done.set()
-
-    def _generate(self, engine: "Engine") -> None:
-        s = self.settings
-        request = {name: value for name, value in asdict(s).items() if name not in OURS}
-        words = re.sub(r"\W+", "-", s.prompt.lower())[:60].strip("-") or "video"
-        name = self.folder / f"{words}-{s.seed}.mp4"
-        metadata = describe(s, {"identity": engine.checkpoint.identity})
-        with VideoWriter(name, s.fps, (s.width, s.height), metadata) as writer:
-            events = engine.pipeline.stream(**request, image=self.picture, preview_every=1, stop=self.stop)
-            made = sum(self._take(event, engine, writer) for event in events)
-            if not made:  # stopped early: the user's own picture alone is no result
-                raise Stopped
-            writer.partial = made < s.num_frames - (self.picture is not None)
-        self.path = writer.path
-
-    def _take(self, event, engine: "Engine", writer: VideoWriter) -> int:
-        """Turn an event into what is to be seen; how many new frames it brought."""
-        match event:
-            case Status():
-                self.status = event.message
-            case Preview():
-                self.sampling, self.status = self.sampling or time.monotonic(), ""
-                self.estimates[event.stage] = engine.picture_of(event)
-                self.at = event
-            case Frames():
-                writer.write(event.video)
-                self.frames = [*self.frames, *event.video]
-                return 0 if event.given else len(event.video)
-        return 0
+PRIVATE = ".pyramid"  # folder inside the output folder: the store, inputs, finished units, clips that grow
+FORMATS = ("mp4", "webm", "gif", "png", "stages")  # of a result; "png" is a folder of pictures
+MAX_MANY = 100  # jobs that one click may add
+SCHEMA = (  # one script a version: a file of version n gets those from n on
+    """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, position REAL NOT NULL,
+        settings TEXT NOT NULL, output TEXT NOT NULL, words TEXT NOT NULL,
+        created REAL NOT NULL, started REAL, ended REAL, path TEXT, error TEXT NOT NULL DEFAULT '',
+        notes TEXT NOT NULL DEFAULT '[]', units_done INTEGER NOT NULL DEFAULT 0, favourite INTEGER NOT NULL DEFAULT 0,
+        timings TEXT NOT NULL DEFAULT '{}', parent TEXT, decode_only INTEGER NOT NULL DEFAULT 0);
+    CREATE INDEX by_state ON jobs (state, position);
+    CREATE INDEX by_owner ON jobs (owner, ended);
+    """,
+)
 
 
-class Engine:
-    """A model, loaded once in the background, and the run that is on, or was last.
+class State(StrEnum):
+    """Where a job stands."""
 
-    Raises CheckpointError (a ValueError) at once for a model that is not there or has not this variant.
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    PARTIAL = "partial"  # stopped, and what was finished is a video
+    STOPPED = "stopped"  # stopped, and nothing was kept
+    FAILED = "failed"  # `error` says why; `path` holds what was finished, if anything was
+    INTERRUPTED = "interrupted"  # the program ended in the middle
+
+
+ENDED = tuple(state for state in State if state not in (State.QUEUED, State.RUNNING))
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a result becomes a file. Raises SettingsError.
+
+    `quality` is H.264's CRF, 1 to 51; `pattern` is the file's name, see `files.file_name`; `previews`: clean
+    estimates are shown while it is made.
     """
 
-    def __init__(self, model: str, variant: str | None = None, *, dtype: str = "auto", device: str = "auto"):
-        self.checkpoint = find(model, variant)
-        self.start_from = Settings.for_model(
-            model, self.checkpoint.variant, expects=self.checkpoint.defaults, dtype=dtype, device=device
-        )
-        self.longest = frames_of(self.checkpoint.defaults.units)
-        self.run: Run | None = None
-        self.error, self.loaded, self._lock = "", threading.Event(), threading.Lock()
-        threading.Thread(target=self.load, name="load", daemon=True).start()
+    format: str = "mp4"
+    quality: int = 17
+    metadata: str = "embed"
+    pattern: str = PATTERN
+    previews: bool = True
 
-    def load(self) -> None:
-        """Load the pipeline; what goes wrong is kept in `error`, for the first run that needs it."""
+    def __post_init__(self):
+        for name, choices in (("format", FORMATS), ("metadata", KEEPS)):
+            if (value := getattr(self, name)) not in choices:
+                raise SettingsError(name, f"unknown {name} {value!r}: choose from {', '.join(choices)}")
+        if type(self.quality) is not int or not 1 <= self.quality <= 51:
+            raise SettingsError("quality", f"quality = {self.quality!r}: 1 to 51, where 17 shows no loss")
+        check_pattern(self.pattern)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One generation. `path` is the result on the server: people are shown `path.name`."""
+
+    id: str
+    owner: str
+    settings: Settings
+    output: Output
+    state: State
+    position: float
+    created: float  # seconds since 1970, as are the other times
+    started: float | None = None
+    ended: float | None = None
+    path: Path | None = None
+    error: str = ""
+    notes: tuple[str, ...] = ()  # what was changed on the way, a sentence each
+    units_done: int = 0
+    favourite: bool = False
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by phase
+    parent: str | None = None  # the job it was made from
+    decode_only: bool = False  # makes a video of the units that are saved, and no new ones
+
+    @property
+    def waiting(self) -> bool:
+        return self.state is State.QUEUED
+
+    @property
+    def over(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a visitor may ask for; None is no limit."""
+
+    max_upload_mb: float | None = None
+    max_seconds: float | None = None  # of video
+    max_queue_per_owner: int | None = None  # jobs waiting or running
+
+
+class JobStore:
+    """All jobs of one output folder. Raises ValueError when the folder or the file cannot be used."""
+
+    def __init__(self, folder: str | Path, limits: Limits | None = None):
+        self.folder, self.limits = Path(folder).resolve(), limits or Limits()
+        self.private = self.folder / PRIVATE
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)  # notified at every change
+        self._version = int(time.time() * 1000)  # also after a restart larger than what a page may remember
         try:
-            from pyramid.video import latent_colours
+            for name in ("inputs", "units", "live"):
+                (self.private / name).mkdir(parents=True, exist_ok=True)
+            self._db = _open(self.private / "jobs.sqlite")
+        except OSError as error:
+            raise ValueError(f"nothing can be written in {self.folder}: {error.strerror}") from error
+        except sqlite3.Error as error:
+            raise ValueError(f"{self.private / 'jobs.sqlite'} cannot be used ({error}): move it away") from error
 
-            self.pipeline = load_pipeline(self.start_from)
-            self.colours = latent_colours(self.pipeline.vae)
-        except ValueError as error:
-            self.error = str(error)
-        except Exception as error:
-            log.exception("the model could not be loaded")
-            self.error = f"The model could not be loaded: {error}"
-        finally:
-            self.loaded.set()
-
-    def wait(self, stop: threading.Event) -> bool:
-        """Until the model is there (True) or `stop` is set (False). ValueError when it could not be loaded."""
-        while not self.loaded.wait(0.1):
-            if stop.is_set():
-                return False
-        if self.error:
-            raise ValueError(self.error)
-        return True
-
-    def picture_of(self, event: Preview) -> Image.Image:
-        """A clean estimate in colour, one pixel a latent."""
-        from pyramid.latents import denormalize
-        from pyramid.video import latent_preview
-
-        vae_latents = denormalize(event.clean, self.pipeline.scales, first=event.unit == 0)
-        return Image.fromarray(latent_preview(vae_latents, self.colours)[0, 0])
-
-    def start(self, settings: Settings, folder: Path, picture: bytes | Path | None = None) -> Run:
-        """Begin a run, from a picture where one is given (`settings.image` is then only its name).
-
-        Raises Busy while a run is on, ValueError for settings or a picture that cannot be used.
-        """
-        settings = settings.resolved().validate()
-        image = read_picture(picture, (settings.width, settings.height)) if picture else None
+    def close(self) -> None:
         with self._lock:
-            if self.run and self.run.busy:
-                raise Busy("another video is being made: wait for it, or stop it first")
-            self.run = Run(settings, image, folder)
-        threading.Thread(target=self.run.work, args=[self], name="generate", daemon=True).start()
-        return self.run
+            self._db.close()
 
-    def find(self, run_id: str | None) -> Run | None:
-        """The run of that id, if it is the latest one."""
-        return self.run if self.run and self.run.id == run_id else None
+    @property
+    def version(self) -> int:
+        """Grows with every change."""
+        return self._version
+
+    def touch(self) -> None:
+        """Wake all who wait for a change: something beside the store is new."""
+        with self.changed:
+            self._version += 1
+            self.changed.notify_all()
+
+    def wait(self, version: int, timeout: float) -> int:
+        """Until something has changed since `version`, or `timeout` seconds; the version then."""
+        with self.changed:
+            self.changed.wait_for(lambda: self._version != version, timeout)
+            return self._version
+
+    # -- what an owner asks for
+
+    def add(
+        self, settings: Settings, *, owner: str, output: Output | None = None, image: bytes | Path | None = None,
+        image_name: str = "", video: bytes | Path | None = None, parent: str | None = None,
+    ) -> Job:  # fmt: skip
+        """Put a job at the end of the queue. Raises SettingsError.
+
+        `image`, or `video`, is what it starts from; it is copied. Without either, one that the settings name is taken
+        from the job `parent`, which must be the owner's.
+        """
+        source = self._source(settings, owner, image, image_name, video, parent)
+        settings = self._checked(settings, source).resolved()
+        with self._lock:
+            self._check_room(owner, 1)
+            job_id = uuid.uuid4().hex
+            try:
+                if source:
+                    source.write(self.private / "inputs" / job_id)
+                with self._change() as db:
+                    last = db.execute("SELECT max(position) FROM jobs").fetchone()[0] or 0
+                    db.execute(
+                        "INSERT INTO jobs (id, owner, state, position, settings, output, words, created, parent)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (job_id, owner, State.QUEUED, last + 1, _json(settings.to_dict()),
+                         _json(asdict(output or Output())), _words(settings), time.time(), parent),
+                    )  # fmt: skip
+            except BaseException:
+                shutil.rmtree(self.private / "inputs" / job_id, ignore_errors=True)
+                raise
+            return self.get(job_id)
+
+    def add_many(
+        self, settings: Settings, *, owner: str, count: int = 1, images: Sequence[tuple[str, bytes | Path]] = (),
+        output: Output | None = None, video: bytes | Path | None = None, parent: str | None = None,
+    ) -> list[Job]:  # fmt: skip
+        """`count` seeds of each picture (name, content), all or none of them. Raises SettingsError.
+
+        The seeds are the settings' and those that follow it, or random ones.
+        """
+        total = count * max(1, len(images))
+        if not 1 <= count or total > MAX_MANY:
+            raise SettingsError("count", f"{total} jobs at once: 1 to {MAX_MANY} can be added")
+        seed, jobs = settings.seed, []
+        seeds = [None if seed is None else (seed + i) % (MAX_SEED + 1) for i in range(count)]
+        with self._lock:
+            self._check_room(owner, total)
+            try:
+                for name, content in images or (("", None),):
+                    for seed in seeds:
+                        jobs.append(self.add(
+                            replace(settings, seed=seed), owner=owner, output=output, image=content, image_name=name,
+                            video=video, parent=parent))  # fmt: skip
+            except BaseException:
+                for job in jobs:
+                    self.remove(job.id, owner)
+                raise
+        return jobs
+
+    def edit(
+        self, job_id: str, owner: str, settings: Settings, *, output: Output | None = None,
+        image: bytes | Path | None = None, image_name: str = "", video: bytes | Path | None = None,
+    ) -> Job:  # fmt: skip
+        """Change what a waiting job will make. What it starts from stays, where the settings still name it.
+
+        Raises SettingsError, and ValueError once it has begun.
+        """
+        source = self._source(settings, owner, image, image_name, video, job_id)
+        settings = self._checked(settings, source).resolved()
+        with self._lock:
+            job = self._waiting(job_id, owner)
+            folder = self.private / "inputs" / job_id
+            if source and source.path != self.input_of(job):
+                source.write(folder)
+            elif not source:
+                shutil.rmtree(folder, ignore_errors=True)
+            values = _json(settings.to_dict()), _json(asdict(output or job.output)), _words(settings), job_id
+            with self._change() as db:
+                db.execute("UPDATE jobs SET settings = ?, output = ?, words = ? WHERE id = ?", values)
+            return self.get(job_id)
+
+    def duplicate(self, job_id: str, owner: str, **changes: Any) -> Job:
+        """The same again at the end of the queue, with `changes` of its settings; `seed=None` draws a new seed."""
+        job = self.get(job_id, owner)
+        return self.add(replace(job.settings, **changes), owner=owner, output=job.output, parent=job_id)
+
+    def move(self, job_id: str, owner: str, by: int) -> None:
+        """Move a waiting job by so many places, up (negative) or down, among its owner's: no other's turn changes."""
+        with self._lock:
+            self._waiting(job_id, owner)
+            own = [job for job in self.queue(owner) if job.waiting]
+            ids, places = [job.id for job in own], [job.position for job in own]
+            at = ids.index(job_id)
+            ids.insert(min(max(at + by, 0), len(ids) - 1), ids.pop(at))
+            with self._change() as db:
+                db.executemany("UPDATE jobs SET position = ? WHERE id = ?", list(zip(places, ids, strict=True)))
+
+    def remove(self, job_id: str, owner: str) -> None:
+        """Take a waiting job out of the queue. ValueError once it has begun."""
+        with self._lock:
+            self._waiting(job_id, owner)
+            self._erase(job_id)
+
+    def favourite(self, job_id: str, owner: str, on: bool = True) -> None:
+        with self._lock:
+            self.get(job_id, owner)
+            self._set(job_id, favourite=int(on))
+
+    def delete(self, job_id: str, owner: str) -> None:
+        """Delete an ended job: the result, what lies beside it, its inputs and units. ValueError while it runs."""
+        with self._lock:
+            job = self.get(job_id, owner)
+            if job.state is State.RUNNING:
+                raise ValueError("this job is running: stop it first")
+            if job.path and job.path.is_relative_to(self.folder):
+                if job.path.is_dir():
+                    shutil.rmtree(job.path, ignore_errors=True)
+                else:
+                    job.path.unlink(missing_ok=True)
+                sidecar_of(job.path).unlink(missing_ok=True)
+            self._erase(job_id)
+
+    # -- what is there
+
+    def get(self, job_id: str, owner: str | None = None) -> Job:
+        """The job. KeyError when it is not there, or not `owner`'s."""
+        found = self._rows("id = ?", [job_id])
+        if not found or owner not in (None, found[0].owner):
+            raise KeyError(f"there is no job {job_id!r}")
+        return found[0]
+
+    def queue(self, owner: str | None = None) -> list[Job]:
+        """What runs, then what waits, in order; all owners', or one's."""
+        where = "state IN ('running', 'queued')" + " AND owner = ?" * (owner is not None)
+        order = "ORDER BY state = 'queued', position"
+        return self._rows(where, [] if owner is None else [owner], order)
+
+    def place(self, job_id: str) -> int:
+        """How many jobs, anybody's, come before this one; 0 when it runs, is next with nothing running, or is over."""
+        ids = [job.id for job in self.queue()]
+        return ids.index(job_id) if job_id in ids else 0
+
+    def history(
+        self, owner: str, *, search: str = "", favourites: bool = False, limit: int = 50, offset: int = 0
+    ) -> list[Job]:
+        """The owner's ended jobs, the latest first, in which all words of `search` occur."""
+        where, values = "owner = ? AND ended IS NOT NULL AND state NOT IN ('running', 'queued')", [owner]
+        for word in search.casefold().split():
+            where += " AND instr(words || coalesce(path, ''), ?)"
+            values.append(word)
+        where += " AND favourite" * favourites
+        return self._rows(where, [*values, limit, offset], "ORDER BY ended DESC, position DESC LIMIT ? OFFSET ?")
+
+    def input_of(self, job: Job) -> Path | None:
+        """The picture or video that a job starts from."""
+        name = job.settings.image or job.settings.video
+        path = self.private / "inputs" / job.id / name if name else None
+        return path if path and path.is_file() else None
+
+    def units_of(self, job: Job) -> Path:
+        """The folder of a job's finished units (`pyramid.recovery`) and clean estimates; it may not exist."""
+        return self.private / "units" / job.id
+
+    # -- what the worker does
+
+    def claim(self) -> Job | None:
+        """The first waiting job, which runs from now on; None when none waits. No two callers get the same."""
+        if not self._rows("state = 'queued'", order="LIMIT 1"):
+            return None  # nothing changes, and nobody is told so
+        with self._change() as db:
+            row = db.execute(
+                "UPDATE jobs SET state = 'running', started = ?, ended = NULL, error = '', units_done = 0 WHERE id = ("
+                "SELECT id FROM jobs WHERE state = 'queued' ORDER BY position LIMIT 1) RETURNING *", [time.time()],
+            ).fetchone()  # fmt: skip
+        return self._job(row) if row else None
+
+    def progress(self, job_id: str, units_done: int) -> None:
+        self._set(job_id, units_done=units_done)
+
+    def finish(
+        self, job_id: str, state: State, *, path: Path | None = None, error: str = "", notes: Sequence[str] = (),
+        timings: dict[str, float] | None = None, units_done: int | None = None,
+    ) -> Job:  # fmt: skip
+        """A job ended."""
+        if path is not None and path.is_relative_to(self.folder):
+            path = path.relative_to(self.folder)  # so the folder may be moved
+        values = {"state": state, "ended": time.time(), "path": str(path) if path else None, "error": error}
+        values |= {"notes": _json(list(notes)), "timings": _json(timings or {})}
+        values |= {} if units_done is None else {"units_done": units_done}
+        with self._lock:
+            self._set(job_id, **values)
+            return self.get(job_id)
+
+    def requeue(self, job_id: str, *, decode_only: bool = False) -> Job:
+        """Put an ended job at the end of the queue again: it goes on from its saved units."""
+        with self._change() as db:
+            last = db.execute("SELECT max(position) FROM jobs").fetchone()[0]
+            db.execute(
+                "UPDATE jobs SET state = 'queued', position = ?, ended = NULL, path = NULL, error = '', decode_only = ?"
+                " WHERE id = ?", (last + 1, int(decode_only), job_id),
+            )  # fmt: skip
+        return self.get(job_id)
+
+    def recover(self) -> list[Job]:
+        """At the start: what was running when the program ended is INTERRUPTED. Returns those jobs.
+
+        Folders that belong to no job, and clips that were growing, are removed.
+        """
+        with self._change() as db:
+            rows = db.execute(
+                "UPDATE jobs SET state = 'interrupted', ended = ?, error = ? WHERE state = 'running' RETURNING *",
+                (time.time(), "The program ended while this was being made."),
+            ).fetchall()  # fmt: skip
+            known = {row["id"] for row in db.execute("SELECT id FROM jobs")}
+        for name in ("inputs", "units", "live"):
+            for folder in (self.private / name).iterdir():
+                if name == "live" or folder.name not in known:
+                    shutil.rmtree(folder, ignore_errors=True)
+        return [self._job(row) for row in rows]
+
+    # -- inside
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it or nothing; then who waits for changes is told."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+            self.touch()
+
+    def _set(self, job_id: str, **values: Any) -> None:
+        with self._change() as db:
+            columns = ", ".join(f"{name} = ?" for name in values)
+            db.execute(f"UPDATE jobs SET {columns} WHERE id = ?", [*values.values(), job_id])
+
+    def _rows(self, where: str, values: Sequence[Any] = (), order: str = "") -> list[Job]:
+        with self._lock:
+            return [self._job(row) for row in self._db.execute(f"SELECT * FROM jobs WHERE {where} {order}", values)]
+
+    def _job(self, row: sqlite3.Row) -> Job:
+        values = dict(row)
+        del values["words"]
+        values["settings"] = Settings.from_dict(json.loads(row["settings"]))
+        values["output"] = Output(**json.loads(row["output"]))
+        values["state"], values["notes"] = State(row["state"]), tuple(json.loads(row["notes"]))
+        values["path"] = self.folder / row["path"] if row["path"] else None
+        values["timings"] = json.loads(row["timings"])
+        values["favourite"], values["decode_only"] = bool(row["favourite"]), bool(row["decode_only"])
+        return Job(**values)
+
+    def _waiting(self, job_id: str, owner: str) -> Job:
+        job = self.get(job_id, owner)
+        if not job.waiting:
+            raise ValueError(f"this job is {job.state} already: only one that waits can be changed")
+        return job
+
+    def _erase(self, job_id: str) -> None:
+        with self._change() as db:
+            db.execute("DELETE FROM jobs WHERE id = ?", [job_id])
+        for name in ("inputs", "units", "live"):
+            shutil.rmtree(self.private / name / job_id, ignore_errors=True)
+
+    def _check_room(self, owner: str, number: int) -> None:
+        limit, waiting = self.limits.max_queue_per_owner, len(self.queue(owner))
+        if limit is not None and waiting + number > limit:
+            raise SettingsError("queue", f"{waiting} of your jobs wait or run, {limit} may: wait for one to end, "
+                                         "or remove one")  # fmt: skip
+
+    def _checked(self, settings: Settings, source: "Source | None") -> Settings:
+        """`settings` with the source's name, if they can be run and what they start from can be read."""
+        kind = source.kind if source else None
+        settings = replace(settings, image=None, video=None, **({kind: source.name} if source else {})).validate()
+        longest = self.limits.max_seconds
+        if longest is not None and settings.seconds > longest:
+            raise SettingsError("num_frames", f"{settings.seconds:g} s of video: at most {longest:g} s are allowed")
+        if source:
+            source.check(settings, self.limits.max_upload_mb)
+        return settings
+
+    def _source(self, settings, owner, image, image_name, video, parent) -> "Source | None":
+        if image is not None and video is not None:
+            raise SettingsError("image", "both a picture and a video are given: a clip starts from one of them")
+        if image is not None:
+            return Source.of("image", image, image_name or settings.image)
+        if video is not None:
+            return Source.of("video", video, settings.video)
+        name = settings.image or settings.video
+        if name is None:
+            return None
+        kind = "image" if settings.image else "video"
+        before = self.get(parent, owner) if parent else None
+        path = self.input_of(before) if before and name in (before.settings.image, before.settings.video) else None
+        if path is None:
+            raise SettingsError(kind, f"the {kind} {Path(name).name!r} is not here: give it again")
+        return Source(kind, path.name, path)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Small parts of the above
+
+
+def _words(settings: Settings) -> str:
+    """What a search looks through; SQLite itself knows small and capital letters only of ASCII."""
+    s = settings
+    words = s.prompt, s.seed, s.model, s.variant, s.preset or "", s.image or s.video or ""
+    return " ".join(map(str, words)).casefold()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The database, brought to the newest version. Raises ValueError for one of a newer program."""
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes, nor a crash destroy anything
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(SCHEMA):
+        raise ValueError(f"{path} was written by a newer version of this program: update it, or use another folder")
+    for number in range(version, len(SCHEMA)):
+        db.executescript(f"BEGIN; {SCHEMA[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+    return db
 
 
 def load_pipeline(settings: Settings):
-    """The pipeline of `settings.model` and `.variant`, where and in the precision that `.device` and `.dtype` say.
+    """See `engine.load_pipeline`."""
+    from pyramid.engine import load_pipeline
 
-    "auto" is the first CUDA card, in bfloat16 if it has that, else the processor in float32. ValueError where the
-    checkpoint or the device cannot be used.
-    """
-    # Here, not above: torch takes seconds to import, which a page need not wait for.
-    import torch
-
-    from pyramid.pipeline import PyramidFlowPipeline
-
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device = {device!r}: there is no CUDA card that this torch can use; use auto or cpu")
-    brain = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = settings.dtype if settings.dtype != "auto" else "bfloat16" if brain else "float32"
-    return PyramidFlowPipeline.from_pretrained(
-        settings.model, settings.variant, dtype=getattr(torch, dtype), device=device
-    )
+    return load_pipeline(settings)

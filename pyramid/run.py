@@ -1,0 +1,332 @@
+"""One job at work: the pipeline's events become a file, units that are saved, and what is to be seen of it.
+
+    run = Run(job, store)
+    run.work(bring)                     # on the device thread; `bring(settings)` gives the loaded model
+    run.live                            # any thread, at any time: a snapshot that never changes
+    run.end(keep=True)                  # any thread: it ends within a step, finished units become a video
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.files import describe, file_name
+from pyramid.growing import GrowingClip
+from pyramid.jobs import Job, JobStore, State
+from pyramid.speed import Speeds, cost, steps_of
+from pyramid.video import VideoWriter, read_picture, read_video, write_picture
+
+log = logging.getLogger(__name__)
+OURS = ("model", "variant", "dtype", "device", "preset", "image", "video", "fps")  # not the pipeline's arguments
+SHOWN_SIDE = 512  # pixels: frames that are held for showing are no larger
+PREVIEW_BUDGET = 0.02  # of a run's time; above it, only each stage's last step is shown
+
+
+@dataclass(frozen=True)
+class At:
+    """The last step that was taken. Indices count from 0."""
+
+    unit: int
+    units: int
+    stage: int
+    stages: int
+    step: int
+    steps: int
+    done: int  # steps since the run began
+    total: int
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is to be seen of a run at one moment. Never changed: the next moment is another one."""
+
+    job: Job
+    phase: str = ""  # for people
+    at: At | None = None
+    estimates: dict[tuple[int, int], Image.Image] = field(default_factory=dict)  # (unit, stage): one pixel a latent
+    frames: tuple[np.ndarray, ...] = ()  # uint8 (h, w, 3), sides up to SHOWN_SIDE; the files have them in full
+    growing: Path | None = None  # an mp4 of the finished units; the next one has another name
+    units_done: int = 0
+    notes: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    preview_share: float = 0.0  # of the run's time, what the clean estimates took
+    began: float = 0.0  # time.monotonic()
+    ended: float | None = None
+    due: float | None = None  # when it will end, as far as is known
+
+    @property
+    def busy(self) -> bool:
+        return self.ended is None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began, or that it took."""
+        return (self.ended or time.monotonic()) - self.began
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go, as far as is known."""
+        return max(0.0, self.due - time.monotonic()) if self.due is not None and self.busy else None
+
+    @property
+    def shares(self) -> list[float]:
+        """How much of each unit is done, in [0, 1]."""
+        now = (self.at.stage + (self.at.step + 1) / self.at.steps) / self.at.stages if self.at else 0.0
+        unit = self.at.unit if self.at else -1
+        done = self.units_done
+        return [1.0 if i < done else now if i == unit else 0.0 for i in range(self.job.settings.units)]
+
+
+@dataclass
+class Loaded:
+    """A model on its device."""
+
+    settings: tuple[str, ...]  # what it was loaded by, see `worker.key_of`
+    pipeline: Any
+    colours: Any  # preview.LatentColours
+    identity: dict[str, Any]  # of the checkpoint, as results carry it
+
+    @property
+    def speed_key(self) -> str:
+        p = self.pipeline
+        return f"{self.identity['identity']} {p._execution_device} {str(p.transformer.dtype).removeprefix('torch.')}"
+
+
+class Nothing(Exception):
+    """The run ended, and nothing of it is to be kept as a result."""
+
+
+class Run:
+    """The work on one job."""
+
+    def __init__(self, job: Job, store: JobStore, speeds: Speeds):
+        self.job, self.store, self.speeds = job, store, speeds
+        self.stop, self.keep, self.closing = threading.Event(), True, False
+        self.live = Live(job, "Waiting for the model", began=time.monotonic())
+        self._lock = threading.Lock()
+        self._made = 0  # frames that were not given
+        self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began
+        self._path: Path | None = None
+        self._timings: dict[str, float] = {}
+
+    def end(self, *, keep: bool = True, closing: bool = False) -> None:
+        """End before the next step. `keep`: finished units become a video; `closing`: the program ends."""
+        self.keep, self.closing = keep and not closing, closing
+        self._show(phase="Stopping after this step")
+        self.stop.set()
+
+    def work(self, bring: Callable[[Job], Loaded]) -> Job:
+        """To the end, to a stop or to an error; the job as it was stored then."""
+        state, error = State.DONE, ""
+        try:
+            self._loaded = bring(self.job)
+            if self.stop.is_set():
+                raise Nothing
+            self._make()
+            if self.stop.is_set() and self._partial:
+                state = State.PARTIAL
+        except Nothing:
+            state = State.INTERRUPTED if self.closing else State.STOPPED
+            error = "The program was closed while this was being made." if self.closing else ""
+        except Exception as caught:
+            state, error = State.FAILED, self._sentence(caught)
+        live = self.live
+        job = self.store.finish(self.job.id, state, path=self._path, error=error, notes=live.notes,
+                                timings=self._timings, units_done=live.units_done)  # fmt: skip
+        self._show(job=job, phase="", ended=time.monotonic(), growing=None)
+        return job
+
+    # -- to a file
+
+    def _make(self) -> None:
+        s, job = self.job.settings, self.job
+        name = file_name(job.output.pattern, s, index=int(job.position), when=datetime.fromtimestamp(job.created))
+        target = self.store.folder / name
+        live = self.store.private / "live" / job.id
+        given = self._given()
+        events = self._loaded.pipeline.stream(**self._request(), **given, stop=self.stop,
+                                              preview_every=int(job.output.previews))  # fmt: skip
+        if s.num_frames == 1:
+            self._clip = None
+            self._make_still(events, target)
+            return
+        with GrowingClip(live, s.fps, (s.width, s.height), lambda path: self._show(growing=path)) as self._clip:
+            self._make_video(events, target)
+
+    def _make_video(self, events: Iterator[Any], target: Path) -> None:
+        """The frames as a video. An error keeps what is finished, as a stop does, and is raised after that."""
+        s, output = self.job.settings, self.job.output
+        path = target.with_name(f"{target.name}.{output.format}")
+        with VideoWriter(path, s.fps, (s.width, s.height), self._metadata(), quality=output.quality,
+                         keep=output.metadata) as writer:  # fmt: skip
+            error = self._consume(events, writer.write)
+            if not self._made or (self.stop.is_set() and not self.keep):
+                raise error or Nothing
+            writer.partial = self._partial
+            writer.metadata |= self._outcome()
+        self._path = writer.path
+        if error:
+            raise error
+
+    def _make_still(self, events: Iterator[Any], target: Path) -> None:
+        frames: list[np.ndarray] = []
+        error = self._consume(events, frames.append)
+        if not frames:
+            raise error or Nothing
+        path, metadata = target.with_name(f"{target.name}.png"), self._metadata() | self._outcome()
+        self._path = write_picture(path, frames[0][0], metadata, keep=self.job.output.metadata)
+
+    @property
+    def _partial(self) -> bool:
+        return self.live.units_done < self.job.settings.units
+
+    def _request(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self.job.settings).items() if name not in OURS}
+
+    def _given(self) -> dict[str, Any]:
+        """The picture, or the end of the video, that the job starts from."""
+        s, path = self.job.settings, self.store.input_of(self.job)
+        if path is None:
+            if s.image or s.video:
+                raise ValueError(f"{s.image or s.video}, which this starts from, is not here any more")
+            return {}
+        if s.image:
+            return {"image": read_picture(path, (s.width, s.height))}
+        return {"video": list(read_video(path, s.width, s.height, fps=s.fps, num_frames=s.num_frames, fit=s.fit))}
+
+    def _metadata(self) -> dict[str, Any]:
+        from pyramid.checkpoints import fingerprint
+
+        s, path = self.job.settings, self.store.input_of(self.job)
+        if self.job.owner != "local" and Path(s.model).is_dir():
+            s = replace(s, model=Path(s.model).name)  # where models lie is nobody else's business
+        more = {"source": {"name": path.name, "hash": fingerprint(path)[:16]}} if path else {}
+        return describe(s, self._loaded.identity, **more)
+
+    def _outcome(self) -> dict[str, Any]:
+        """What is known at the end only."""
+        timings = {phase: round(seconds, 3) for phase, seconds in self._timings.items()}
+        return {"timings": timings} | ({"notes": list(self.live.notes)} if self.live.notes else {})
+
+    # -- from events
+
+    def _consume(self, events: Iterator[Any], write: Callable[[np.ndarray], None]) -> Exception | None:
+        """Take all events. What goes wrong is returned: it does not undo what is finished."""
+        try:
+            before = time.perf_counter()
+            while (event := next(events, None)) is not None:
+                self._take(event, time.perf_counter() - before, write)
+                before = time.perf_counter()
+        except Exception as error:
+            return error
+        return None
+
+    def _take(self, event: Any, seconds: float, write: Callable[[np.ndarray], None]) -> None:
+        """Turn an event, which took so long to come, into what is to be seen and kept."""
+        match event:
+            case Status():
+                self._show(phase=event.message)
+            case Preview():
+                self._step(event, seconds)
+            case Unit():
+                self._show(units_done=event.index + 1)
+                self.store.progress(self.job.id, event.index + 1)
+            case Frames():
+                write(event.video)
+                if self._clip:
+                    self._clip.add(event.video)
+                self._made += 0 if event.given else len(event.video)
+                self._show(frames=self.live.frames + tuple(_small(frame) for frame in event.video))
+                if not event.given:
+                    self.speeds.decoded(self._loaded.speed_key, event.video[..., 0].size, seconds)
+            case Finished():
+                self._timings = dict(event.timings)
+
+    def _step(self, event: Preview, seconds: float) -> None:
+        s, key = self.job.settings, self._loaded.speed_key
+        now = time.monotonic()
+        if not self._sampling:
+            self._sampling = now - seconds
+            self.speeds.began(key, self._sampling - self.live.began)
+            self._plan(event)
+        self.speeds.step(key, cost(s, event.unit, event.stage), seconds)
+        self._gone += cost(s, event.unit, event.stage)
+        due = now + (now - self._sampling) * (self._whole - self._gone) / self._gone
+        at = At(event.unit, event.units, event.stage, event.stages, event.step, event.steps, event.done, event.total)
+        shown = {} if event.clean is None else self._estimate(event)
+        share = self._previews / max(time.monotonic() - self._sampling, 1e-9)
+        self._show(phase="", at=at, due=due, memory_bytes=memory_in_use(), preview_share=share, **shown)
+
+    def _plan(self, event: Preview) -> None:
+        """At the first step: how much there is to do."""
+        s = self.job.settings
+        self._whole = sum(cost(s, *step) for step in steps_of(s, given=event.unit))
+        self._gone = 0
+
+    def _estimate(self, event: Preview) -> dict[str, Any]:
+        """The clean estimate as a picture, unless previews took too much of the time already."""
+        began = time.perf_counter()
+        last = event.step + 1 == event.steps
+        if not last and self._previews > PREVIEW_BUDGET * (time.monotonic() - self._sampling):
+            return {}
+        picture = picture_of(event, self._loaded)
+        shown = {"estimates": self.live.estimates | {(event.unit, event.stage): picture}}
+        self._previews += time.perf_counter() - began
+        return shown
+
+    def _show(self, **changes: Any) -> None:
+        with self._lock:  # the growing clip's thread has news too
+            self.live = replace(self.live, **changes)
+
+    def _sentence(self, error: Exception) -> str:
+        """What went wrong, for people: no traceback, no path of this machine."""
+        if not isinstance(error, ValueError):
+            log.exception("job %s failed", self.job.id, exc_info=error)
+        text = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.strerror} ({Path(error.filename).name})" if error.filename else error.strerror
+        text = " ".join(text.replace(f"{self.store.folder}{os.sep}", "").split())
+        return text if isinstance(error, ValueError) else f"The generation failed: {text}"
+
+
+def picture_of(event: Preview, loaded: Loaded) -> Image.Image:
+    """A clean estimate in colour, one pixel a latent."""
+    from pyramid.latents import denormalize
+    from pyramid.preview import latent_preview
+
+    vae_latents = denormalize(event.clean[:1], loaded.pipeline.scales, first=event.unit == 0)
+    return Image.fromarray(latent_preview(vae_latents, loaded.colours)[0, 0])
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    """A frame for showing: no side above SHOWN_SIDE."""
+    if max(frame.shape[:2]) <= SHOWN_SIDE:
+        return frame
+    picture = Image.fromarray(frame)
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), reducing_gap=2.0)
+    return np.asarray(picture)
+
+
+def memory_in_use() -> int:
+    """Bytes: of the graphics card where there is one in use, else of this process."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.memory_allocated():
+        return torch.cuda.memory_allocated()
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,114 @@
+"""How fast this machine is: seconds by step, measured while jobs run, kept in a file for the estimates of the next.
+
+    speeds = Speeds(folder / "speed.json")
+    speeds.step("embedded/128p cpu float32", tokens=400, seconds=0.02)      # one step took so long
+    speeds.estimate("embedded/128p cpu float32", settings)                  # seconds of a whole run, or None
+
+A step costs what its tokens cost: the text, the unit in work and its history (arXiv 2410.05954, section 3.2), twice
+with guidance. Seconds are a line through what was measured: a fixed part for each step and one for each token.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pyramid.settings import Settings
+
+TEXT_TOKENS = 128
+REMEMBERED = 50  # steps of one size: an older machine's figures fade as new ones come
+
+
+def step_tokens(settings: Settings, unit: int, stage: int) -> int:
+    """Tokens of one row of one step: text, the unit in work, and its history, coarser the older it is."""
+    finest = settings.width * settings.height // 256
+    at = [finest >> 2 * (settings.stages - 1 - level) for level in range(settings.stages)]
+    return TEXT_TOKENS + at[stage] + sum(at[max(0, stage - back)] for back in range(unit))
+
+
+def rows(settings: Settings, unit: int) -> int:
+    """2 where guidance runs the negative prompt beside the prompt, else 1."""
+    scale = settings.video_guidance_scale if unit else settings.guidance_scale
+    if settings.guidance_decay > 0:
+        scale = max(scale - settings.guidance_decay * unit, settings.min_guidance_scale)
+    return 1 if scale == 1 else 2
+
+
+def steps_of(settings: Settings, given: int = 0) -> list[tuple[int, int]]:
+    """Of each step of a run in turn, (unit, stage); the first `given` units are not sampled."""
+    counts = settings.num_inference_steps, settings.video_num_inference_steps
+    return [(unit, stage) for unit in range(given, settings.units)
+            for stage, steps in enumerate(counts[unit > 0]) for _ in range(steps)]  # fmt: skip
+
+
+def cost(settings: Settings, unit: int, stage: int) -> int:
+    """Tokens of one step, over all its rows."""
+    return rows(settings, unit) * step_tokens(settings, unit, stage)
+
+
+class Speeds:
+    """What was measured, by model and device. Written by one thread, read by any."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}  # nothing was measured yet, or the file is damaged: it is measured again
+        if not isinstance(self._known, dict):
+            self._known = {}
+
+    def step(self, key: str, tokens: int, seconds: float) -> None:
+        """A step over so many tokens took so long."""
+        self._note(key, "steps", str(tokens), seconds)
+
+    def decoded(self, key: str, pixels: int, seconds: float) -> None:
+        """So many pixels of frames were decoded in so many seconds."""
+        self._note(key, "decode", "pixel", seconds / pixels)
+
+    def began(self, key: str, seconds: float) -> None:
+        """What came before the first step: the text, and what was given."""
+        self._note(key, "start", "run", seconds)
+
+    def _note(self, key: str, kind: str, name: str, value: float) -> None:
+        table = {entry: list(pair) for entry, pair in self._known.get(key, {}).get(kind, {}).items()}
+        count, mean = table.get(name, (0, 0.0))
+        count = min(count + 1, REMEMBERED)
+        table[name] = [count, mean + (value - mean) / count]
+        self._known = self._known | {key: self._known.get(key, {}) | {kind: table}}  # readers see old or new, whole
+
+    def step_seconds(self, key: str, tokens: int) -> float | None:
+        """Seconds of a step over so many tokens; None before any was measured."""
+        table = self._known.get(key, {}).get("steps")
+        if not table:
+            return None
+        fixed, each = _line(table)
+        return fixed + each * tokens
+
+    def estimate(self, key: str, settings: Settings, given: int = 0) -> float | None:
+        """Seconds of a run; None before any was measured."""
+        known = self._known.get(key, {})
+        if not known.get("steps"):
+            return None
+        fixed, each = _line(known["steps"])
+        steps = sum(fixed + each * cost(settings, unit, stage) for unit, stage in steps_of(settings, given))
+        pixel = known.get("decode", {}).get("pixel", (0, 0.0))[1]
+        start = known.get("start", {}).get("run", (0, 0.0))[1]
+        return start + steps + pixel * settings.width * settings.height * settings.num_frames
+
+    def save(self) -> None:
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self._known), encoding="utf-8")
+        os.replace(part, self.path)
+
+
+def _line(table: dict[str, list]) -> tuple[float, float]:
+    """Seconds of a step: a fixed part and one a token, neither below 0, by least squares."""
+    tokens = np.array([float(name) for name in table])
+    weights, seconds = np.array(list(table.values()), dtype=float).T
+    if len(tokens) > 1:
+        each, fixed = np.polyfit(tokens, seconds, 1, w=np.sqrt(weights))
+        if each >= 0 and fixed >= 0:
+            return float(fixed), float(each)
+    return 0.0, float((weights * seconds * tokens).sum() / (weights * tokens**2).sum())

@@ -1,0 +1,177 @@
+"""The device thread: it loads the model and works through the queue, one job at a time, whoever is watching.
+
+    worker = Worker(store, model="embedded")          # loads in the background; CheckpointError when it is not there
+    job = store.add(replace(worker.start_from, prompt="a red ball moves to the right"), owner="local")
+    while not store.get(job.id).over:
+        store.wait(store.version, 1)
+    worker.live                                       # what is being made, or was last: a snapshot, from any thread
+    worker.stop(job.id)                               # within a step; what is finished becomes a video
+    worker.close()
+
+A job brings its own model: where that is another one than the last job's, the old one is freed and it is loaded.
+"""
+
+import gc
+import logging
+import threading
+from dataclasses import replace
+
+from pyramid.checkpoints import find
+from pyramid.jobs import Job, JobStore, State
+from pyramid.run import Live, Loaded, Run
+from pyramid.settings import Settings, frames_of
+from pyramid.speed import Speeds
+
+__all__ = ["Live", "Worker"]
+log = logging.getLogger(__name__)
+ASKED_EVERY = 1.0  # seconds: what another process put into the queue is found no later
+
+
+class Worker:
+    """One thread that owns the device. Raises CheckpointError (a ValueError) for a model that is not there."""
+
+    def __init__(
+        self, store: JobStore, *, model: str = "embedded", variant: str | None = None, dtype: str = "auto",
+        device: str = "auto", memory: str = "auto",
+    ):  # fmt: skip
+        self.store, self.speeds = store, Speeds(store.private / "speed.json")
+        self.loaded, self.error = threading.Event(), ""
+        self._lock, self._closing, self._wanted = threading.RLock(), threading.Event(), threading.Event()
+        self._model: Loaded | None = None
+        self._run: Run | None = None
+        self._last: Live | None = None
+        self._aim(model, variant, {"dtype": dtype, "device": device, "memory": memory})
+        store.recover()
+        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._thread.start()
+
+    # -- from any thread
+
+    @property
+    def live(self) -> Live | None:
+        """What is to be seen of the job that runs, or ran last."""
+        run = self._run
+        return run.live if run else self._last
+
+    def stop(self, job_id: str, *, owner: str | None = None, keep: bool = True) -> None:
+        """End a job within a step. Finished units become a PARTIAL result, unless `keep` is False.
+
+        One that still waits becomes STOPPED. KeyError when it is not there, or not `owner`'s.
+        """
+        with self._lock:
+            job = self.store.get(job_id, owner)
+            if self._run and self._run.job.id == job_id:
+                self._run.end(keep=keep)
+            elif job.waiting:
+                self.store.finish(job_id, State.STOPPED)
+
+    def switch(self, model: str, variant: str | None = None, **options: str) -> None:
+        """Start from another model: it is loaded when the running job has ended, after the old one is freed.
+
+        `options`: dtype, device, memory. Raises CheckpointError at once when it is not there.
+        """
+        self._aim(model, variant, self._options | options)
+        self.store.touch()
+
+    def estimate(self, settings: Settings) -> float | None:
+        """Seconds that a run would take on this machine; None before anything was measured."""
+        loaded = self._model
+        return self.speeds.estimate(loaded.speed_key, settings) if loaded else None
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds of one step of the present model for each token it reads; None before anything was measured."""
+        loaded = self._model
+        seconds = self.speeds.step_seconds(loaded.speed_key, 10_000) if loaded else None
+        return None if seconds is None else seconds / 10_000
+
+    def close(self) -> None:
+        """End the running job within a step, as interrupted, and the thread."""
+        self._closing.set()
+        with self._lock:
+            if self._run:
+                self._run.end(closing=True)
+        self.store.touch()
+        self._thread.join()
+
+    # -- on the device thread
+
+    def _aim(self, model: str, variant: str | None, options: dict[str, str]) -> None:
+        """What is to be loaded, and what a form starts from."""
+        checkpoint = find(model, variant)
+        start = Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults, dtype=options["dtype"],
+                                   device=options["device"])  # fmt: skip
+        with self._lock:
+            self.checkpoint, self.start_from, self._options = checkpoint, start, options
+            self.longest = frames_of(checkpoint.defaults.units)
+            self.error = ""
+            self.loaded.clear()
+            self._wanted.set()
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            if self._wanted.is_set():
+                self._prepare()
+            version = self.store.version
+            with self._lock:  # a stop finds the job waiting, or its run
+                job = None if self._closing.is_set() else self.store.claim()
+                self._run = Run(job, self.store, self.speeds) if job else None
+            if job is None:
+                self.store.wait(version, ASKED_EVERY)
+                continue
+            self._run.work(self._bring)
+            with self._lock:
+                self._last, self._run = self._run.live, None
+            self._clear(job)
+
+    def _clear(self, job: Job) -> None:
+        import shutil
+
+        shutil.rmtree(self.store.private / "live" / job.id, ignore_errors=True)
+        self.speeds.save()
+
+    def _prepare(self) -> None:
+        """Load what was asked for; what goes wrong is kept in `error`, for the page and the jobs that need it."""
+        self._wanted.clear()
+        try:
+            self._load(self.start_from)
+        except ValueError as error:
+            self.error = str(error)
+        except Exception as error:
+            log.exception("the model could not be loaded")
+            self.error = f"The model could not be loaded: {error}"
+        finally:
+            self.loaded.set()
+            self.store.touch()
+
+    def _bring(self, job: Job) -> Loaded:
+        """The model of a job."""
+        self._load(job.settings)
+        return self._model
+
+    def _load(self, settings: Settings) -> None:
+        from pyramid.checkpoints import identity
+        from pyramid.engine import load_pipeline
+        from pyramid.preview import latent_colours
+
+        key = key_of(settings)
+        if self._model and self._model.settings == key:
+            return
+        self._free()
+        checkpoint = find(settings.model, settings.variant)
+        pipeline = load_pipeline(replace(settings))
+        self._model = Loaded(key, pipeline, latent_colours(pipeline.vae), identity(checkpoint))
+
+    def _free(self) -> None:
+        """Let go of the model before another one comes."""
+        import torch
+
+        self._model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def key_of(settings: Settings) -> tuple[str, ...]:
+    """Settings with the same key run on the same loaded model."""
+    return settings.model, settings.variant, settings.dtype, settings.device
