@@ -2,9 +2,13 @@
 
     colours = latent_colours(pipe.vae)                       # once a model: from its config, or fitted
     latent_preview(vae_latents, colours)                     # uint8 (…, t, h, w, 3), one pixel a latent
+    save_estimate(folder, unit, stage, picture)              # of a finished stage, for `export` to show later
+    load_estimates(folder)[unit, stage]
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -68,3 +72,27 @@ def random_pictures(number: int, side: int) -> np.ndarray:
             values[y:y + h // 2 + 4, x:x + w // 2 + 4] = random.integers(0, 256, 3)
         picture[:] = values.transpose(2, 0, 1) / 127.5 - 1
     return pictures
+
+
+# ------------------------------------------------------------------------------------- estimates kept on disk
+def save_estimate(folder: Path, unit: int, stage: int, picture: Image.Image) -> Path:
+    """Keep the last clean estimate of a unit's stage, one pixel a latent: a PNG of at most a few kB."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"estimate-{unit:03d}-{stage}.png"
+    part = path.with_suffix(".part")
+    picture.save(part, format="PNG")
+    os.replace(part, path)
+    return path
+
+
+def load_estimates(folder: Path) -> dict[tuple[int, int], Image.Image]:
+    """The clean estimates that lie in `folder`, by unit and stage; those that cannot be read are left out."""
+    found = {}
+    for path in sorted(folder.glob("estimate-*-*.png")) if folder.is_dir() else []:
+        try:
+            unit, stage = map(int, path.stem.split("-")[1:])
+            with Image.open(path) as image:
+                found[unit, stage] = image.convert("RGB")
+        except (OSError, ValueError, SyntaxError):
+            continue  # a crash may have left half of one: there is nothing to show of it
+    return found
