@@ -11,6 +11,7 @@ Sizes and lengths follow the model (arXiv 2410.05954): a unit is 8 frames, the f
 
 import dataclasses
 import difflib
+import json
 import math
 import re
 import secrets
@@ -403,3 +404,28 @@ def presets(folder: Path = PRESETS_FOLDER) -> list[Preset]:
 def preset_names(folder: Path = PRESETS_FOLDER) -> list[str]:
     """Names of the presets in `folder`, sorted."""
     return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def save_preset(name: str, settings: Settings, folder: Path, description: str = "") -> Path:
+    """Write what `settings` decide beside prompt, sources, seed and machine as preset `name`; returns its file.
+
+    It is read back strictly by `load_preset`. Raises SettingsError: a name that is no file's name or is taken.
+    """
+    name = name.strip()
+    if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name.endswith("."):
+        raise SettingsError("preset", f"preset {name!r}: a name of letters, digits, spaces and - . _ is expected")
+    if name in preset_names() or name in preset_names(folder):
+        raise SettingsError("preset", f"preset {name!r} is there already, and is not overwritten: choose another name")
+    lines = {"description": description.strip() or f"Saved from the page, for {settings.model} {settings.variant}."}
+    lines |= {key: getattr(settings, key) for key in PRESET_FIELDS if key not in ("dtype", "device")}
+    text = "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.toml"
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML: JSON's form serves, but for the one character that only TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -168,6 +168,17 @@ class TextEncoders:
             tokenizers = {part.label: self._tokenizer(part) for part in self.parts}
         return {label: len(tokens(prompt, verbose=False).input_ids) for label, tokens in tokenizers.items()}
 
+    def measure(self, prompt: str) -> dict[str, tuple[int, int, str]]:
+        """{encoder: (tokens, the most that it reads, the end that it does not read)}; loads tokenizers only."""
+        counts, measured = self.count_tokens(prompt), {}
+        for part in self.parts:
+            tokenizer, limit = self._tokenizer(part), T5_TOKENS
+            if not part.is_t5:
+                config = json.loads((part.encoder / "config.json").read_text(encoding="utf-8"))
+                limit = min(tokenizer.model_max_length, config["max_position_embeddings"])
+            measured[part.label] = counts[part.label], limit, cut_text(tokenizer, prompt, limit)
+        return measured
+
     def save(self, folder: str | Path) -> None:
         """Copies the encoders and tokenizers into a checkpoint's folder."""
         for source in [path for part in self.parts for path in (part.encoder, part.tokenizer)]:

@@ -12,30 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyramid.jobs import JobStore, Limits
+
 if TYPE_CHECKING:
     import gradio as gr
 
-    from pyramid.jobs import JobStore
     from pyramid.worker import Worker
+
+__all__ = ["QUIET", "App", "Limits"]
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 """For every event of the page: no endpoint of the API, no spinner over a part, and nobody waits for another."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one visitor may ask for. None is no limit: the owner of the machine at the machine."""
-
-    max_upload_mb: float | None = None
-    max_seconds: float | None = None
-    max_queue_per_owner: int | None = None
-
-
-@dataclass(frozen=True)
 class App:
     """What all parts of the page share. `local`: served to this machine only, so everybody is the same owner."""
 
-    store: "JobStore"
+    store: JobStore
     worker: "Worker"
     folder: Path
     limits: Limits = field(default_factory=Limits)

@@ -1,24 +1,246 @@
 """The page as Gradio blocks: the parts, side by side, and what each tells the others.
 
     build(app).launch(css_paths=STYLE, …)
+
+One generator, `watch`, keeps an open page up to date with the store and the worker. It may be cut at any time
+without harm: jobs are the server's, and the page's timer begins it anew.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
+from html import escape
 from pathlib import Path
 
 import gradio as gr
 
-from pyramid.ui import App
-from pyramid.ui.form import build_form
+from pyramid.jobs import JobStore
+from pyramid.settings import SettingsError
+from pyramid.ui import QUIET, App
+from pyramid.ui.form import (
+    build_advanced,
+    build_extras,
+    build_form,
+    build_seed,
+    build_size,
+    build_sources,
+    build_steps,
+)
+from pyramid.ui.guards import Look
+from pyramid.ui.live import GLYPH, LivePart, build_live
+from pyramid.ui.presets import build_examples, build_presets, build_save, wire_examples, wire_presets
+from pyramid.ui.queue import Queue, build_banner, build_queue
+from pyramid.ui.sight import build_sight, wire_sight
 
 STYLE = Path(__file__).resolve().parent.parent.parent / "assets" / "style.css"
+PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
+AGAIN_EVERY = 1.0  # seconds until a page whose watcher was cut asks for a new one
+NEW_VISITOR = """(token) => token ||
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("")"""
+TO_THE_VIDEO = """(...all) => {
+  if (innerWidth < 900) document.querySelector("#show").scrollIntoView({behavior: "smooth"});
+  return all;
+}"""
+LIGHT_OR_DARK = """
+const kept = localStorage.getItem("pyramid-theme");
+if (kept) document.body.classList.toggle("dark", kept === "dark");
+element.addEventListener("click", (event) => {
+  if (!event.target.closest("#theme")) return;
+  const dark = document.body.classList.toggle("dark");
+  localStorage.setItem("pyramid-theme", dark ? "dark" : "light");
+});"""
+HALF_MOON = (
+    '<svg viewBox="0 0 16 16" aria-hidden="true">'
+    '<path d="M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zm0 1.8v10.4a5.2 5.2 0 0 1 0-10.4z"/></svg>'
+)
 
 
 def build(app: App) -> gr.Blocks:
     """The whole page; nothing is served yet.
 
     Parts that others plug in: `visitor` (gr.BrowserState, pass it to `app.owner` as the token) and `pulse`
-    (hidden gr.Number whose `change` says that the owner's jobs or results changed).
+    (hidden gr.Textbox whose `change` says that the owner's results changed).
     """
     with gr.Blocks(title="Pyramid", analytics_enabled=False) as page:
-        build_form(app)
+        visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
+        pulse = gr.Textbox(visible="hidden", elem_id="pulse", label="pulse")
+        model = gr.Textbox(visible="hidden", elem_id="model-loaded", label="model")
+        head = gr.HTML(head_words(app), js_on_load=LIGHT_OR_DARK, elem_id="head")
+        with gr.Row(elem_id="columns"):
+            with gr.Column(elem_id="form", scale=0, min_width=0):
+                left = build_left(app)
+            with gr.Column(elem_id="show", min_width=0):
+                live = build_live(app)
+            with gr.Column(elem_id="side", scale=0, min_width=0):
+                build_queue(left.queue)
+        left.wire(page, visitor, pulse, model)
+        live.wire(visitor)
+        watch = watcher(app, live, left.queue)
+        shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model]
+        timer = gr.Timer(AGAIN_EVERY)
+        page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
+        gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", **QUIET)
     return page
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Keeping an open page up to date
+
+
+def head_words(app: App) -> str:
+    """The program's mark, the model that is loaded, and light or dark."""
+    start, worker = app.worker.start_from, app.worker
+    state = "cannot be used" if worker.error else "ready" if worker.loaded.is_set() else "loading …"
+    kind = "bad" if worker.error else "good" if worker.loaded.is_set() else "busy"
+    name = f"{Path(start.model).name} {start.variant}"
+    return (
+        f'<header><h1 id="mark">{GLYPH}Pyramid</h1><p class="model {kind}"><i></i>{escape(name)} · {state}</p>'
+        f'<button type="button" id="theme" aria-label="Light or dark">{HALF_MOON}</button></header>'
+    )
+
+
+def watcher(app: App, live: LivePart, queue: Queue):
+    """The generator that yields what changed, at most every PAGE_EVERY seconds, for as long as a page is open."""
+    results = Results(app.store)
+
+    def parts(owner: str) -> list[dict]:
+        busy = bool(app.store.queue(owner)) if owner else False
+        loaded = f"{app.worker.loaded.is_set()} {app.worker.error}"
+        return [
+            *live.show(owner),
+            {"value": queue.html(owner)},
+            {"value": "Add to the queue" if busy else "Generate"},
+            {"value": head_words(app)},
+            {"value": f"{results.key(owner)} {loaded}"},
+            {"value": app.worker.checkpoint.identity},
+        ]
+
+    async def watch(token: str | None, request: gr.Request) -> AsyncIterator[list]:
+        owner, version, sent, now = app.owner(request, token), None, None, None
+        while True:
+            # What the store says is read again when it changed; a run shows something new at any time.
+            moment = app.store.version, app.worker.live, app.worker.loaded.is_set()
+            busy = bool(moment[1] and moment[1].busy)
+            if moment != version or busy:
+                now, version = parts(owner), moment
+            if now != sent:
+                old = sent or [None] * len(now)
+                yield [gr.update(**new) if new != before else gr.skip() for new, before in zip(now, old, strict=True)]
+                sent = now
+            await asyncio.sleep(PAGE_EVERY)
+
+    return watch
+
+
+class Results:
+    """A word that is another one whenever an owner's ended jobs are others; read once for each version of the store."""
+
+    def __init__(self, store: JobStore):
+        self.store, self.version, self.keys = store, -1, {}
+
+    def key(self, owner: str) -> str:
+        if self.version != self.store.version:
+            self.version, self.keys = self.store.version, {}
+        if owner not in self.keys:
+            ended = self.store.history(owner, limit=50) if owner else []
+            self.keys[owner] = str(hash(tuple((job.id, job.state, job.ended) for job in ended)))
+        return self.keys[owner]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The left side: what to make
+
+
+class Left:
+    """The form with all that stands around its fields, and the buttons that start."""
+
+    def __init__(self, app: App):
+        self.app, self.queue = app, Queue(app)
+
+    def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.Textbox, model: gr.Textbox) -> None:
+        form, look = self.form, self.look
+        asked = [visitor, *form.components, *form.extras]
+        gr.on([self.generate.click, form.fields["prompt"].submit], self.begin, asked, form.fields["seed"],
+              js=TO_THE_VIDEO, **QUIET)  # fmt: skip
+        changes = [field.change for field in form.components]
+        gr.on([page.load, pulse.change, *changes], look, form.components, look.outputs,
+              trigger_mode="always_last", **QUIET)  # fmt: skip
+        model.change(form.for_model, None, form.components, **QUIET)
+        wire_sight(form, self.sight)
+        wire_examples(form, self.examples)
+        wire_presets(form, page, *self.save, visitor)
+        self.queue.wire(form, visitor)
+        self.queue.save.click(
+            self.change, [self.queue.editing, *asked], [self.queue.editing, self.queue.banner], **QUIET
+        )
+
+    def begin(self, token: str | None, request: gr.Request, *values) -> int:
+        """Put what the form asks for into the queue; the seed that will be used."""
+        form, count = self.form, len(self.form.components)
+        values, extras = values[:count], values[count:]
+        try:
+            settings = form.read(*values)
+            picture, clip = form.sources(*values)
+            output, many, more = form.output(*extras)
+            pictures = [picture, *more] if picture else []
+            images = [(Path(path).name, Path(path)) for path in pictures]
+            jobs = self.app.store.add_many(
+                settings, owner=self.owner(request, token), count=many, images=images, output=output,
+                video=Path(clip) if clip else None,
+            )  # fmt: skip
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error), title="Nothing was started", print_exception=False) from error
+        if len(jobs) > 1:
+            gr.Info(f"{len(jobs)} videos are in the queue.", title="Queue")
+        return jobs[0].settings.seed
+
+    def change(self, job_id: str, token: str | None, request: gr.Request, *values) -> tuple:
+        """Write the form into the waiting job that it was filled from."""
+        form, count = self.form, len(self.form.components)
+        values, extras = values[:count], values[count:]
+        try:
+            picture, clip = form.sources(*values)
+            self.app.store.edit(
+                job_id, self.owner(request, token), form.read(*values), output=form.output(*extras)[0],
+                image=Path(picture) if picture else None, image_name=Path(picture).name if picture else "",
+                video=Path(clip) if clip else None,
+            )  # fmt: skip
+        except KeyError:
+            raise gr.Error(
+                "It is not in the queue any more.", title="Nothing was changed", print_exception=False
+            ) from None
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error), title="Nothing was changed", print_exception=False) from error
+        return "", gr.update(visible=False)
+
+    def owner(self, request: gr.Request, token: str | None) -> str:
+        if owner := self.app.owner(request, token):
+            return owner
+        raise SettingsError("owner", "this browser keeps nothing of this page, so its videos could not be found again")
+
+
+def build_left(app: App) -> Left:
+    left = Left(app)
+    left.form = form = build_form(app)
+    left.look = look = Look(app, form)
+    look.counts = gr.HTML(look.counter.html(""), elem_id="counts")
+    left.examples = build_examples(app)
+    build_sources(form)
+    left.sight = build_sight()
+    build_size(form)
+    look.length = gr.HTML("", elem_id="length")
+    with gr.Row(elem_classes="pair"):
+        build_presets(form)
+        build_seed(form)
+    with gr.Accordion("The pyramid", open=True, elem_id="pyramid"):
+        look.drawing = gr.HTML(look.draw(app.worker.start_from), elem_id="drawing")
+        build_steps(form)
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        build_advanced(form)
+        look.negative_counts = gr.HTML("")
+        build_extras(form)
+        left.save = build_save(form)
+    with gr.Column(elem_id="go", min_width=0):
+        look.verdict = gr.HTML("", elem_id="verdict")
+        build_banner(left.queue)
+        left.generate = gr.Button("Generate", variant="primary", elem_id="generate")
+    return left

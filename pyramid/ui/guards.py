@@ -1,0 +1,160 @@
+"""What the form's values mean together, said before anything is started.
+
+    look = Look(app, form)
+    look.outputs, look(*values)        # counts under the prompt, the length in frames, the drawing, the verdict
+
+Nothing is corrected: what cannot run is said in the words of the error that it would be, and what the weights
+were not trained for is marked.
+"""
+
+import threading
+from dataclasses import replace
+from html import escape
+
+import gradio as gr
+
+from pyramid.settings import FRAMES_PER_UNIT, MAX_STAGES, Settings, SettingsError
+from pyramid.ui import App
+from pyramid.ui.form import OTHER, Form
+from pyramid.ui.pyramid_view import clock, drawing
+
+BLANK = "the prompt is empty"
+
+
+class Counter:
+    """Tokens of a text by encoder, with the tokenizers of the model that is loaded. Nothing before it is."""
+
+    def __init__(self, app: App):
+        self.app, self._of, self._encoders, self._lock = app, None, None, threading.Lock()
+
+    def measure(self, text: str) -> dict[str, tuple[int, int, str]]:
+        """{encoder: (tokens, how many it reads, what is cut)}; empty while the model loads or without encoders."""
+        worker = self.app.worker
+        if not worker.loaded.is_set() or worker.error or not worker.checkpoint.has_text:
+            return {}
+        with self._lock:
+            if self._of != worker.checkpoint.folder:
+                from pyramid.text import TextEncoders  # torch is there by now
+
+                self._encoders, self._of = TextEncoders.from_folder(worker.checkpoint.folder), worker.checkpoint.folder
+            return self._encoders.measure(text)
+
+    def html(self, text: str) -> str:
+        """The counts as a line, and what an encoder does not read."""
+        measured = self.measure(text)
+        counts = " · ".join(
+            f'<span class="{"over" if cut else ""}">{label} {tokens}/{limit}</span>'
+            for label, (tokens, limit, cut) in measured.items()
+        )
+        cuts = [f"{label} does not read “{escape(short(cut))}”" for label, (_, _, cut) in measured.items() if cut]
+        return f'<p class="counts">{counts}{" tokens" if counts else "&nbsp;"}</p>' + "".join(
+            f'<p class="cut">{words}</p>' for words in cuts
+        )
+
+
+def short(text: str, most: int = 90) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+class Look:
+    """Looks at all fields after each change. `outputs`: the parts it renews, built by `build_*` here."""
+
+    def __init__(self, app: App, form: Form):
+        self.app, self.form, self.counter = app, form, Counter(app)
+        self.counts = self.negative_counts = self.length = self.drawing = self.verdict = None
+
+    @property
+    def outputs(self) -> list:
+        f = self.form.fields
+        steps = [f[f"{which}{n}"] for which in ("first", "rest") for n in range(MAX_STAGES)]
+        return [
+            self.counts, self.negative_counts, self.length, self.drawing, self.verdict,
+            self.form.other_size, f["picture"], f["clip"], f["fit"], f["seconds"], *steps,
+        ]  # fmt: skip
+
+    def __call__(self, *values) -> list:
+        v = self.form.values(*values)
+        mode, still = v["mode"], v["mode"] == "still"
+        suffix = v["suffix"] if v["use_suffix"] else ""
+        settings, verdict = self.judge(*values)
+        shown = [gr.update(visible=n < int(v["stages"])) for _ in range(2) for n in range(MAX_STAGES)]
+        return [
+            self.counter.html(v["prompt"] + suffix), self.counter.html(v["negative"]),
+            length_words(settings) if settings else gr.skip(), self.draw(settings) if settings else gr.skip(), verdict,
+            gr.update(visible=v["size"] == OTHER), gr.update(visible=mode == "image"),
+            gr.update(visible=mode == "video"), gr.update(visible=mode in ("image", "video")),
+            gr.update(interactive=not still), *shown,
+        ]  # fmt: skip
+
+    def start(self) -> list:
+        """What the parts show before anything was changed: the settings that the model starts with."""
+        settings = self.app.worker.start_from
+        return [self.counter.html(""), length_words(settings), self.draw(settings), ready_words(self.app, settings)]
+
+    def draw(self, settings: Settings) -> str:
+        return drawing(settings, self.app.worker.estimate(settings), given=1 if settings.image else 0)
+
+    def judge(self, *values) -> tuple[Settings | None, str]:
+        """The settings, where a drawing can be made of them, and what is to be said of them as HTML."""
+        settings = None
+        try:
+            settings = self.form.read(*values)
+            check(self.app, settings)
+        except SettingsError as error:
+            empty = not self.form.values(*values)["prompt"].strip()
+            if empty and error.field == "prompt":
+                return settings, ready_words(self.app, settings)
+            drawable = settings is not None and error.field not in (
+                "num_inference_steps",
+                "video_num_inference_steps",
+                "width",
+                "height",
+            )
+            return settings if drawable else None, f'<p class="problem" role="alert">{escape(str(error))}</p>'
+        return settings, ready_words(self.app, settings)
+
+
+def check(app: App, settings: Settings) -> None:
+    """Raises SettingsError for what cannot run, or not for this visitor."""
+    settings.resolved().validate()
+    limit = app.limits.max_seconds
+    if limit and settings.seconds > limit:
+        raise SettingsError(
+            "num_frames", f"{settings.seconds:g} s is more than the {limit:g} s that visitors may ask for here"
+        )
+
+
+def length_words(settings: Settings) -> str:
+    """The length in every unit that people count in."""
+    if settings.num_frames == 1:
+        return '<p class="note">One picture</p>'
+    given = (
+        f", up to {1 + FRAMES_PER_UNIT * (settings.units // 2 - 1)} frames of them from the clip"
+        if settings.video
+        else ""
+    )
+    return (
+        f'<p class="note"><b>{settings.seconds:g} s</b> · {settings.num_frames} frames at {settings.fps} a second · '
+        f"{settings.units} units{given}</p>"
+    )
+
+
+def ready_words(app: App, settings: Settings) -> str:
+    """How long it will take, in how much memory, and what lies outside of what the weights were trained for."""
+    seconds = app.worker.estimate(settings)
+    parts = [
+        f"about {clock(seconds)} on this machine" if seconds is not None else "the first run measures this machine"
+    ]
+    marks = "".join(
+        f'<p class="mark">Not trained: {escape(note)}</p>'
+        for note in settings.experimental(app.worker.checkpoint.defaults)
+    )
+    return f'<p class="ready">{escape(" · ".join(parts))}</p>{marks}'
+
+
+def seeds_from(settings: Settings, count: int) -> list[Settings]:
+    """`count` copies with one seed after the other, from the one that was asked for or drawn."""
+    if not 1 <= count <= 64:
+        raise SettingsError("seed", f"{count} videos at once: 1 to 64 are possible")
+    first = settings.resolved()
+    return [replace(first, seed=first.seed + n) for n in range(count)]

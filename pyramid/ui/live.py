@@ -1,0 +1,332 @@
+"""The making: what each stage makes of the unit in work, the units that are finished, the clip that grows.
+
+    live = build_live(app)                       # inside gr.Blocks
+    live.outputs, live.show(owner)               # what they become now, for one owner; cheap when nothing changed
+    live.wire(visitor)                           # Stop, and the stages of a finished unit
+
+A picture is drawn once, however many pages watch: pages share what was made for the same moment of a run.
+"""
+
+import base64
+import io
+from html import escape
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from pyramid.jobs import State
+from pyramid.run import Live
+from pyramid.settings import Settings
+from pyramid.ui import QUIET, App
+from pyramid.ui.pyramid_view import clock
+from pyramid.ui.serve import address_of, address_of_growing
+
+THUMB = 96  # pixels: the longer side of a finished unit on the timeline
+PLAYABLE = (".mp4", ".webm")
+GLYPH = """<svg viewBox="0 0 48 40" aria-hidden="true"><rect x="18" y="3" width="12" height="9" rx="2"/>
+<rect x="10" y="15.5" width="28" height="9" rx="2"/><rect x="2" y="28" width="44" height="9" rx="2"/></svg>"""
+CLICKS = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-unit]");
+  if (button) trigger("click", {unit: Number(button.dataset.unit)});
+});"""
+
+# A clip that has grown goes on where it was.
+GOES_ON = """let at = 0;
+element.addEventListener("timeupdate", ({target}) => { if (target.currentTime > 0) at = target.currentTime; }, true);
+element.addEventListener("loadedmetadata", ({target}) => {
+  if (at < target.duration - 0.1) target.currentTime = at;
+}, true);"""
+
+# ------------------------------------------------------------------------------------------------------------
+# Pictures as text
+
+
+def img(picture: Image.Image, kind: str, alt: str, **options) -> str:
+    """A picture as an <img> that carries its bytes: a preview costs no file and no second request."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/{kind};base64,{data}" alt="{escape(alt)}" draggable="false">'
+
+
+class Once:
+    """The last results of drawing, by what was drawn: pages that show the same thing draw it once."""
+
+    def __init__(self, most: int = 256):
+        self.most, self.made = most, {}
+
+    def __call__(self, kind: str, source: object, draw) -> str:
+        key = (kind, id(source))
+        if key not in self.made:
+            while len(self.made) >= self.most:
+                self.made.pop(next(iter(self.made)))
+            self.made[key] = source, draw(source)  # the source is kept, so that its id stays its own
+        return self.made[key][1]
+
+
+once = Once()
+
+
+def estimate(live: Live | None, unit: int, stage: int) -> str:
+    """The last clean estimate of a stage, one pixel a latent; empty before there is one."""
+    picture = live.estimates.get((unit, stage)) if live else None
+    if picture is None:
+        return ""
+    alt = f"Stage {stage + 1}"
+    return once(alt, picture, lambda p: img(p, "jpeg", alt, quality=92, subsampling=0))
+
+
+def thumbnail(frame: np.ndarray) -> str:
+    def draw(frame) -> str:
+        picture = Image.fromarray(frame)
+        picture.thumbnail((THUMB, THUMB))
+        return img(picture, "jpeg", "", quality=80)
+
+    return once("thumb", frame, draw)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The parts as HTML
+
+
+def tiles(live: Live | None, settings: Settings) -> str:
+    """What each stage makes of the unit in work, the coarsest first."""
+    at, cells = live.at if live else None, []
+    for stage in range(settings.stages):
+        scale = 2 ** (settings.stages - 1 - stage)
+        first = at is None or at.unit == 0
+        steps = (settings.num_inference_steps if first else settings.video_num_inference_steps)[stage]
+        taken = 0 if at is None or at.stage < stage else at.step + 1 if at.stage == stage else steps
+        now = " now" if at and live.busy and at.stage == stage else ""
+        words = f"step {taken} of {steps}" if taken else f"{steps} step{'s' * (steps > 1)}"
+        cells.append(
+            f'<figure class="tile{now}"><div class="pane">{estimate(live, at.unit, stage) if at else ""}</div>'
+            f"<figcaption><b>Stage {stage + 1}</b><span>{words}</span>"
+            f"<span>{settings.width // scale} × {settings.height // scale} px</span></figcaption></figure>"
+        )
+    return f'<div class="pyramid" style="{ratio(settings)}">{"".join(cells)}</div>'
+
+
+def ratio(settings: Settings) -> str:
+    return f"--ratio: {settings.width} / {settings.height}"
+
+
+def screen(live: Live | None, settings: Settings, waiting: int = 0) -> str:
+    """The large picture: a still, the unit in work, or an invitation."""
+    if live and (address := playable(live)):
+        inside = (
+            f'<video src="{escape(address)}" aria-label="The clip" autoplay loop muted playsinline controls></video>'
+        )
+    elif live and not live.busy and live.frames:
+        inside = f'<div class="made">{still(live)}</div>'
+    elif live and live.at and (unit := estimate(live, live.at.unit, live.at.stage)):
+        inside = f'<div class="rough">{unit}</div>'
+    elif live and live.busy:
+        inside = f'<div class="invitation busy">{GLYPH}<p>{escape(live.phase)}</p></div>'
+    elif waiting:
+        inside = (
+            f'<div class="invitation busy">{GLYPH}<p>Somebody else’s video is being made.<br>{ahead(waiting)}</p></div>'
+        )
+    else:
+        words = "Say what you want to see,<br>and watch it take shape."
+        inside = f'<div class="invitation">{GLYPH}<p>{words}</p></div>'
+    return f'<div class="screen" style="{ratio(settings)}">{inside}</div>'
+
+
+def playable(live: Live) -> str:
+    """The address of the clip so far, or of the finished one, where a browser can play it."""
+    if live.busy:
+        return address_of_growing(live) if live.growing else ""
+    path = live.job.path
+    return address_of(live.job) if path and path.suffix in PLAYABLE and path.is_file() else ""
+
+
+def ahead(waiting: int) -> str:
+    return "Yours is next." if waiting == 1 else f"{waiting} come before yours."
+
+
+def still(live: Live) -> str:
+    """What was made where it is no video that a browser plays: a picture, or a GIF's frames as a moving one."""
+
+    def draw(frames) -> str:
+        pictures = [Image.fromarray(frame) for frame in frames]
+        if len(pictures) == 1:
+            return img(pictures[0], "webp", "The picture", quality=92)
+        moving = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // live.job.settings.fps, "loop": 0}
+        return img(pictures[0], "webp", "The clip", quality=85, **moving)
+
+    return once("still", live.frames, draw)
+
+
+def timeline(live: Live | None, settings: Settings, chosen: int | None = None) -> str:
+    """One mark a unit, that fills; a finished one shows its last frame, and opens its stages."""
+    done, marks = live.units_done if live else 0, []
+    at = live.at.unit if live and live.at else -1
+    for unit in range(settings.units):
+        frames = live.frames if live else ()
+        last = 8 * unit  # the last frame of unit u is frame 8u
+        if unit < done:
+            picture = thumbnail(frames[last]) if last < len(frames) else ""
+            look = any((unit, stage) in live.estimates for stage in range(settings.stages))
+            marks.append(
+                f'<button type="button" class="unit done" data-unit="{unit}" {"" if look else "disabled"} '
+                f'aria-label="Unit {unit + 1}, finished: show its stages">{picture}<span>{unit + 1}</span></button>'
+            )
+        else:
+            state = "now" if unit == at and live.busy else ""
+            marks.append(f'<span class="unit {state}"><span>{unit + 1}</span></span>')
+    many = " many" if settings.units > 12 else ""
+    return (
+        f'<div class="timeline{many}" role="group" aria-label="Units" style="{ratio(settings)}">{"".join(marks)}</div>'
+    )
+
+
+def unit_stages(live: Live | None, unit: int | None) -> str:
+    """The stages of one unit side by side: what each made of it in the end, then its last frame."""
+    if live is None or unit is None or not 0 <= unit < live.units_done:
+        return ""
+    s, cells = live.job.settings, []
+    for stage in range(s.stages):
+        if picture := estimate(live, unit, stage):
+            cells.append(
+                f'<figure><div class="pane">{picture}</div><figcaption>Stage {stage + 1}</figcaption></figure>'
+            )
+    if 8 * unit < len(live.frames):
+        frame = once("frame", live.frames[8 * unit], lambda f: img(Image.fromarray(f), "jpeg", "decoded", quality=90))
+        cells.append(f'<figure><div class="pane">{frame}</div><figcaption>Decoded</figcaption></figure>')
+    close = '<button type="button" class="close" data-unit="-1" aria-label="Close">×</button>'
+    title = f"<h3>Unit {unit + 1}</h3>{close}"
+    return f'<section class="stages" style="{ratio(s)}">{title}<div>{"".join(cells)}</div></section>'
+
+
+# ------------------------------------------------------------------------------------------------------------
+# In words
+
+
+def line(app: App, live: Live | None, waiting: int = 0) -> str:
+    """Where the work stands: a bar, a sentence, and figures beside it."""
+    share, figures = 0.0, ""
+    if live and live.busy:
+        words, share = progress(live), live.at.done / live.at.total if live.at else 0.0
+        figures = " · ".join(figures_of(live))
+    elif waiting:
+        words = f"Waiting. {ahead(waiting)}"
+    elif live:
+        words, share = result(live), 0.0
+    elif app.worker.error:
+        words = escape(app.worker.error)
+    else:
+        words = "Ready" if app.worker.loaded.is_set() else "The model is loading; you can begin all the same"
+    failed = not waiting and (live.job.state is State.FAILED if live else bool(app.worker.error))
+    busy = bool(live and live.busy)
+    bar = f'<div class="bar"><b style="width: {share:.1%}"></b></div>' if busy else ""
+    role = "alert" if failed else "status"
+    kind = "failed" if failed else "busy" if busy else "idle"
+    return f'<div class="line {kind}">{bar}<p role="{role}">{words}</p><p class="figures">{figures}</p></div>'
+
+
+def progress(live: Live) -> str:
+    at = live.at
+    if live.phase or at is None:
+        return escape(live.phase or "Beginning")
+    where = f"stage {at.stage + 1} of {at.stages} · step {at.step + 1} of {at.steps}"
+    return f"<b>Unit {at.unit + 1} of {at.units}</b> · {where}"
+
+
+def figures_of(live: Live) -> list[str]:
+    """Time gone and left, memory, what the previews cost."""
+    figures = [f"{clock(int(live.elapsed)).replace('.0', '')} gone"]
+    if live.left is not None:
+        figures.append(f"about {clock(max(1, round(live.left))).replace('.0', '')} left")
+    if live.memory_bytes:
+        figures.append(f"{live.memory_bytes / 2**30:.1f} GiB in use")
+    if live.estimates:
+        figures.append(f"previews {live.preview_share:.1%}")
+    return figures
+
+
+def result(live: Live) -> str:
+    """How it ended, with the seed that was used."""
+    job, s = live.job, live.job.settings
+    if job.state is State.FAILED:
+        kept = " What was finished is among the results." if job.path else ""
+        return escape(job.error) + kept
+    if job.state in (State.STOPPED, State.INTERRUPTED):
+        return f"<b>Stopped</b> · nothing was finished{': ' + escape(job.error) if job.error else ''}"
+    count = len(live.frames)
+    made = f"{count} frame{'s' * (count > 1)}" + (f", {(count - 1) / s.fps:g} s" if count > 1 else "")
+    stopped = "Stopped and kept: " if job.state is State.PARTIAL else ""
+    notes = "".join(f"<br>{escape(note)}" for note in job.notes)
+    address = address_of(job) if job.path and job.path.is_file() else None
+    link = (
+        f' · <a id="download" href="{escape(address)}" download="{escape(job.path.name)}">Download</a>'
+        if address
+        else ""
+    )
+    return (
+        f"<b>{stopped}{made}</b> · {s.width} × {s.height} · "
+        f'seed <code id="used-seed">{s.seed}</code> · took {clock(live.elapsed)}{link}{notes}'
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------
+# On the page
+
+
+class LivePart:
+    """The middle of the page: its components, and what they become for an owner."""
+
+    def __init__(self, app: App):
+        self.app = app
+
+    @property
+    def outputs(self) -> list:
+        return [self.large, self.strip, self.units, self.status, self.stop]
+
+    def of(self, owner: str) -> tuple[Live | None, int]:
+        """The run that an owner sees, and how many jobs come before the first of his that waits (0: none waits)."""
+        live = self.app.worker.live
+        if live and live.job.owner == owner:
+            return live, 0
+        own = self.app.store.queue(owner)
+        return None, self.app.store.place(own[0].id) if own else 0
+
+    def show(self, owner: str) -> list[dict]:
+        """What `outputs` become, as the arguments of gr.update."""
+        live, waiting = self.of(owner)
+        settings = live.job.settings if live else self.app.worker.start_from
+        running = bool(live and live.busy)
+        return [
+            {"value": screen(live, settings, waiting)},
+            {"value": tiles(live, settings)},
+            {"value": timeline(live, settings)},
+            {"value": line(self.app, live, waiting)},
+            {"interactive": running, "visible": running},
+        ]
+
+    def wire(self, visitor: gr.BrowserState) -> None:
+        app = self.app
+
+        def stop(token: str | None, request: gr.Request) -> None:
+            live, _ = self.of(app.owner(request, token))
+            if live and live.busy:
+                app.worker.stop(live.job.id, owner=live.job.owner)
+
+        def look(token: str | None, request: gr.Request, event: gr.EventData) -> str:
+            return unit_stages(self.of(app.owner(request, token))[0], int(event.unit))
+
+        self.stop.click(stop, visitor, **QUIET)
+        gr.on([self.units.click, self.inspector.click], look, visitor, self.inspector, **QUIET)
+
+
+def build_live(app: App) -> LivePart:
+    part, start = LivePart(app), app.worker.start_from
+    part.large = gr.HTML(screen(None, start), elem_id="large", js_on_load=GOES_ON)
+    part.strip = gr.HTML(tiles(None, start), elem_id="strip")
+    part.units = gr.HTML(timeline(None, start), elem_id="units", js_on_load=CLICKS)
+    part.inspector = gr.HTML("", elem_id="inspector", js_on_load=CLICKS)
+    with gr.Row(elem_id="below"):
+        part.status = gr.HTML(line(app, None), elem_id="status")
+        part.stop = gr.Button("Stop and keep", visible=False, elem_id="stop", size="md", scale=0)
+    return part

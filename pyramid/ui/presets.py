@@ -1,0 +1,158 @@
+"""Presets and examples: settings with a name, and prompts to begin with.
+
+    build_presets(form); wire_presets(form)      # a choice for each file of presets/ and of the user's own folder
+
+Adding a TOML file adds a choice, with the next page that is opened.
+"""
+
+import base64
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from pyramid.settings import Preset, Settings, SettingsError, load_preset, preset_names, save_preset
+from pyramid.ui import QUIET, App
+from pyramid.ui.form import Form
+
+EXAMPLE_PICTURES = Path(__file__).resolve().parent.parent.parent / "assets" / "examples"
+EXAMPLES = [  # (prompt, picture of EXAMPLE_PICTURES to begin with)
+    ("a red ball moves to the right over a meadow", None),
+    ("a white heart grows over the sea", None),
+    ("a yellow star falls in front of the night sky", "star-night.png"),
+    ("a blue square rises over a desert", "square-desert.png"),
+]
+OTHER_EXAMPLES = [  # for the released weights, which know more of the world than shapes
+    ("A small boat sails on a calm lake at sunrise, mist over the water, slow camera pan", None),
+    ("Rain on a window at night, the lights of a city out of focus behind it", None),
+    ("A side profile shot of a woman with fireworks exploding in the distance beyond her", None),
+]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Presets
+
+
+def find_preset(app: App, name: str) -> Preset:
+    """A preset of the program or of the user's own folder, by name. SettingsError says what is wrong with it."""
+    own = app.presets_folder
+    return load_preset(name, own) if name in preset_names(own) else load_preset(name)
+
+
+def preset_choices(app: App) -> list[tuple[str, str]]:
+    """(label, name) of all presets; those for another model say so."""
+    choices = [("None", "")]
+    for name in [*preset_names(), *preset_names(app.presets_folder)]:
+        try:
+            other = needs(app, find_preset(app, name))
+            choices.append((f"{name} · {other}" if other else name, name))
+        except SettingsError:
+            choices.append((f"{name} · cannot be read", name))
+    return choices
+
+
+def needs(app: App, preset: Preset) -> str:
+    """The other model that a preset is for; empty when the loaded one will do."""
+    start = app.worker.start_from
+    model = preset.values.get("model", start.model)
+    variant = preset.values.get("variant", start.variant if model == start.model else "")
+    return "" if (model, variant) == (start.model, start.variant) else f"{Path(model).name} {variant}".strip()
+
+
+def holds(app: App, name: str, settings: Settings) -> bool:
+    """Whether settings still are what preset `name` made of them; a changed preset is none."""
+    try:
+        preset = find_preset(app, name) if name else None
+        return preset is not None and replace(settings, **preset.values) == settings
+    except SettingsError:
+        return False
+
+
+def build_presets(form: Form) -> None:
+    form.fields["preset"] = gr.Dropdown(
+        preset_choices(form.app), value="", label="Preset", filterable=False, elem_id="preset"
+    )
+
+
+def build_save(form: Form) -> tuple[gr.Textbox, gr.Button]:
+    with gr.Row(elem_classes="pair", elem_id="save-preset"):
+        name = gr.Textbox(
+            label="Keep these settings as a preset", placeholder="a name", max_lines=1, elem_id="preset-name"
+        )
+        save = gr.Button("Save preset", size="md", elem_id="preset-save", scale=0)
+    return name, save
+
+
+def wire_presets(form: Form, page: gr.Blocks, name: gr.Textbox, save: gr.Button, visitor: gr.BrowserState) -> None:
+    app, choice = form.app, form.fields["preset"]
+
+    def choose(*values) -> list:
+        v = form.values(*values)
+        if not v["preset"]:
+            return [gr.skip() for _ in form.components]
+        try:
+            preset = find_preset(app, v["preset"])
+            if other := needs(app, preset):
+                raise SettingsError("model", f"Preset {preset.name} is for {other}: load that under Models first")
+            settings = replace(preset.apply(form.basis(*values)), preset=preset.name)
+        except SettingsError as error:
+            raise gr.Error(str(error), title="Nothing was changed", print_exception=False) from error
+        gr.Info(preset.description, title=f"Preset {preset.name}")
+        return form.put(settings, *values)
+
+    def keep(wanted: str, token: str | None, request: gr.Request, *values):
+        try:
+            if app.owner(request, token).startswith("visitor:"):
+                raise SettingsError("preset", "presets are kept for everybody here, so visitors cannot save any")
+            path = save_preset(wanted, form.basis(*values), app.presets_folder)
+        except (SettingsError, OSError) as error:
+            raise gr.Error(str(error), title="The preset was not saved", print_exception=False) from error
+        gr.Info(f"It is among the presets now, as {path.stem}.", title="Preset saved")
+        return gr.update(choices=preset_choices(app), value=path.stem), ""
+
+    choice.input(choose, form.components, form.components, **QUIET)
+    save.click(keep, [name, visitor, *form.components], [choice, name], **QUIET)
+    page.load(lambda: gr.update(choices=preset_choices(app)), None, choice, **QUIET)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Examples
+
+
+def examples_of(app: App) -> list[tuple[str, str | None]]:
+    return EXAMPLES if app.worker.start_from.model == "embedded" else OTHER_EXAMPLES
+
+
+def examples_html(app: App) -> str:
+    """A button for each example, with its picture where it begins with one."""
+    chips = []
+    for number, (prompt, picture) in enumerate(examples_of(app)):
+        inside = ""
+        if picture:
+            data = base64.b64encode((EXAMPLE_PICTURES / picture).read_bytes()).decode()
+            inside = f'<img src="data:image/png;base64,{data}" alt="">'
+        chips.append(
+            f'<button type="button" class="chip" data-example="{number}">{inside}<span>{escape(prompt)}</span></button>'
+        )
+    return f'<div class="chips" role="group" aria-label="Examples">{"".join(chips)}</div>'
+
+
+CLICKS = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-example]");
+  if (button) trigger("click", {number: Number(button.dataset.example)});
+});"""
+
+
+def build_examples(app: App) -> gr.HTML:
+    return gr.HTML(examples_html(app), js_on_load=CLICKS, elem_id="examples")
+
+
+def wire_examples(form: Form, chips: gr.HTML) -> None:
+    def take(event: gr.EventData) -> list:
+        prompt, picture = examples_of(form.app)[int(event.number)]
+        path = str(EXAMPLE_PICTURES / picture) if picture else None
+        return [prompt, "image" if path else "text", *([path] if path else [gr.skip()])]
+
+    f = form.fields
+    chips.click(take, None, [f["prompt"], f["mode"], f["picture"]], **QUIET)

@@ -1,0 +1,118 @@
+"""What runs and what waits: a list in which jobs are moved, changed, copied and taken out.
+
+queue = Queue(app); build_queue(queue)       # inside gr.Blocks
+queue.html(owner)                            # the list as HTML, for one owner
+queue.wire(form, visitor)                    # its buttons; "Edit" brings a job's settings into the form
+"""
+
+from html import escape
+
+import gradio as gr
+
+from pyramid.jobs import Job
+from pyramid.settings import SettingsError
+from pyramid.ui import QUIET, App
+from pyramid.ui.form import Form
+
+CLICKS = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-act]");
+  if (button) trigger("click", {act: button.dataset.act, job: button.dataset.job});
+});"""
+ICONS = {  # name: (label, path of a 16 × 16 picture)
+    "up": ("Move up", "M8 3l5 5-1.2 1.2L8.9 6.3V13H7.1V6.3L4.2 9.2 3 8z"),
+    "down": ("Move down", "M8 13L3 8l1.2-1.2 2.9 2.9V3h1.8v6.7l2.9-2.9L13 8z"),
+    "edit": ("Edit", "M11.3 2.3l2.4 2.4L5.6 12.8 2.5 13.5l.7-3.1zM10 5.2L4.8 10.4l-.2 1 1-.2L10.8 6z"),
+    "copy": ("Duplicate", "M5 2h8v9h-2v3H3V5h2zm1.5 1.5V9.5h5v-6zM4.5 6.5v6h5V11H5V6.5z"),
+    "remove": ("Remove", "M4.2 3L8 6.8 11.8 3 13 4.2 9.2 8l3.8 3.8-1.2 1.2L8 9.2 4.2 13 3 11.8 6.8 8 3 4.2z"),
+}
+
+
+def row(job: Job, place: int, count: int) -> str:
+    """One job: its prompt, what it is, and its buttons."""
+    s = job.settings
+    kind = "still" if s.num_frames == 1 else f"{s.seconds:g} s"
+    source = " · from a picture" if s.image else " · goes on from a clip" if s.video else ""
+    facts = f"{kind} · {s.width} × {s.height} · seed {s.seed}{source}"
+    if not job.waiting:
+        buttons = '<span class="tag">now</span>'
+    else:
+        off = {"up": place == 0, "down": place == count - 1}
+        buttons = "".join(
+            f'<button type="button" data-act="{act}" data-job="{job.id}" title="{label}" '
+            f'aria-label="{label}: {escape(s.prompt[:60])}" {"disabled" if off.get(act) else ""}>'
+            f'<svg viewBox="0 0 16 16" aria-hidden="true"><path fill-rule="evenodd" d="{path}"/></svg></button>'
+            for act, (label, path) in ICONS.items()
+        )
+    return (
+        f'<li class="{"" if job.waiting else "now"}"><div><p>{escape(s.prompt)}</p>'
+        f'<p class="facts">{facts}</p></div><div class="buttons">{buttons}</div></li>'
+    )
+
+
+class Queue:
+    """The list, and the job that is being changed in the form."""
+
+    def __init__(self, app: App):
+        self.app = app
+
+    def html(self, owner: str) -> str:
+        jobs = self.app.store.queue(owner)
+        waiting = [job for job in jobs if job.waiting]
+        if not waiting:
+            return ""
+        rows = [row(job, waiting.index(job) if job.waiting else -1, len(waiting)) for job in jobs]
+        return f'<section class="queue"><h2>Queue <span>{len(waiting)}</span></h2><ol>{"".join(rows)}</ol></section>'
+
+    def wire(self, form: Form, visitor: gr.BrowserState) -> None:
+        """`editing` holds the id of the job that is changed in the form; `banner` says so."""
+        app, store = self.app, self.app.store
+        nothing = [gr.skip() for _ in form.components]
+
+        def act(token: str | None, request: gr.Request, event: gr.EventData) -> list:
+            owner, job_id = app.owner(request, token), str(event.job)
+            try:
+                match event.act:
+                    case "up" | "down":
+                        store.move(job_id, owner, -1 if event.act == "up" else 1)
+                    case "copy":
+                        store.duplicate(job_id, owner, seed=None)
+                        gr.Info("The same again, with a new seed, is at the end of the queue.", title="Duplicated")
+                    case "remove":
+                        store.remove(job_id, owner)
+                    case "edit":
+                        job = store.get(job_id, owner)
+                        if not job.waiting:
+                            raise ValueError("it has begun already")
+                        return [job_id, gr.update(visible=True), banner_words(job), *self.into_form(form, job)]
+            except KeyError:
+                raise gr.Error("It is not in the queue any more.", title="Queue", print_exception=False) from None
+            except (SettingsError, ValueError) as error:
+                raise gr.Error(str(error), title="Queue", print_exception=False) from error
+            return [gr.skip(), gr.skip(), gr.skip(), *nothing]
+
+        outputs = [self.editing, self.banner, self.words, *form.components]
+        self.list.click(act, visitor, outputs, **QUIET)
+        self.cancel.click(lambda: ("", gr.update(visible=False)), None, [self.editing, self.banner], **QUIET)
+
+    def into_form(self, form: Form, job: Job) -> list[dict]:
+        path = self.app.store.input_of(job)
+        return form.fill(
+            job.settings, picture=path if job.settings.image else None, video=path if job.settings.video else None
+        )
+
+
+def banner_words(job: Job) -> str:
+    return f'<p class="note">You are changing a job that waits: <b>{escape(job.settings.prompt[:60])}</b></p>'
+
+
+def build_queue(part: Queue) -> None:
+    part.list = gr.HTML("", elem_id="queue", js_on_load=CLICKS)
+
+
+def build_banner(part: Queue) -> None:
+    """What is over Generate while a waiting job is changed in the form."""
+    part.editing = gr.State("")
+    with gr.Row(visible=False, elem_id="editing") as part.banner:
+        part.words = gr.HTML("")
+        part.save = gr.Button("Save the change", variant="primary", size="sm", scale=0, elem_id="edit-save")
+        part.cancel = gr.Button("Leave it as it is", size="sm", scale=0, elem_id="edit-cancel")

@@ -1,0 +1,49 @@
+"""What the model will see of a picture or a clip: exactly, as `fit_picture` brings it to the size.
+
+sight = build_sight(); wire_sight(form, sight)
+"""
+
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+
+from pyramid.ui import QUIET
+from pyramid.ui.form import OTHER, Form
+from pyramid.ui.live import img
+from pyramid.video import fit_picture, read_picture, read_video
+
+SHOWN = 420  # pixels: the preview is sent no larger
+
+
+def build_sight() -> gr.HTML:
+    return gr.HTML("", elem_id="sight")
+
+
+def wire_sight(form: Form, sight: gr.HTML) -> None:
+    f = form.fields
+    watched = [f[name] for name in ("mode", "picture", "clip", "fit", "size", "width", "height", "fps")]
+
+    def look(mode, picture, clip, fit, size, width, height, fps) -> str:
+        path = picture if mode == "image" else clip if mode == "video" else None
+        if not path:
+            return ""
+        try:
+            w, h = (int(width), int(height)) if size == OTHER else map(int, size.split("x"))
+            if mode == "image":
+                seen, words = (
+                    fit_picture(read_picture(path, (w, h)), w, h, fit),
+                    "The first frame, as the model sees it",
+                )
+            else:
+                frames = read_video(path, w, h, fps=fps, num_frames=1, fit=fit)
+                seen, words = Image.fromarray(frames[-1]), "The last frame, from which it goes on"
+        except (ValueError, TypeError) as error:
+            words = str(error).replace(repr(str(path)), Path(path).name)
+            return f'<p class="problem" role="alert">{escape(words)}</p>'
+        seen.thumbnail((SHOWN, SHOWN))
+        picture = img(seen, "jpeg", words, quality=88)
+        return f'<figure class="sight">{picture}<figcaption>{words}<br>{w} × {h} px</figcaption></figure>'
+
+    gr.on([field.change for field in watched], look, watched, sight, trigger_mode="always_last", **QUIET)
