@@ -148,15 +148,18 @@ class PyramidFlowPipeline(DiffusionPipeline):
         late = bool(getattr(self, "_all_hooks", None))
         self._stops.append(stop)
         try:
-            yield Status("text", "Reading the prompt")
-            prompt, negative, notice = clock.timed("text", self._prompts, job)
-            if notice:
-                yield Status("text", notice)
-            if job.given:
+            prompt = negative = None
+            if job.known < job.settings.units:
+                yield Status("text", "Reading the prompt")
+                prompt, negative, notice = clock.timed("text", self._prompts, job)
+                if notice:
+                    yield Status("text", notice)
+            if job.pictures is not None and not any(unit.given for unit in job.finished):
                 yield Status("encode", f"Encoding {len(job.pictures)} given frame{'s' * (job.given > 1)}")
             given = clock.timed("encode", self._encode, job)
-            yield Status("sample", f"Sampling {job.settings.units - job.given} of {job.settings.units} units")
-            _bring(self.transformer)
+            if job.known < job.settings.units:
+                yield Status("sample", f"Sampling {job.settings.units - job.known} of {job.settings.units} units")
+                _bring(self.transformer)
             events = self._sample(job, prompt, negative, given, preview_every=preview_every, stop=stop)
             for event in clock.each("sample", events):
                 yield event
@@ -175,14 +178,16 @@ class PyramidFlowPipeline(DiffusionPipeline):
         latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
         yield Finished(latents, clock.total(), job.settings.seed, stopped=len(units) < job.settings.units)
 
-    def _sample(self, job: Job, prompt: Prompt, negative: Prompt | None, given: list[Tensor], **how):
+    def _sample(self, job: Job, prompt: Prompt | None, negative: Prompt | None, given: list[Tensor], **how):
         s, r = job.settings, job.request
         shape = (self.vae.config.decoder_in_channels, s.height // 8, s.width // 8)
-        noise = Noise(shape, job.seeds, latents=r.latents, jumps=r.block_noise, first=len(given))
+        finished = [unit.latents.to(self._execution_device) for unit in job.finished if not unit.given]
+        jumps = r.block_noise and r.block_noise[len(finished) * (s.stages - 1):]
+        noise = Noise(shape, job.seeds, latents=r.latents, jumps=jumps, first=len(given))
         return sample(
             self.transformer, prompt, negative, noise=noise, units=s.units, steps=s.num_inference_steps,
             video_steps=s.video_num_inference_steps, guidance=job.guidance, given=given,
-            on_step_end=self._callback(r), **how,
+            finished=finished, on_step_end=self._callback(r), **how,
         )
 
     def _callback(self, r: Request) -> Callable | None:
@@ -203,8 +208,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
     @torch.no_grad()
     def _encode(self, job: Job) -> list[Tensor]:
         """The given pictures as units (b, c, 1, h, w) in the transformer's space, float32."""
-        if job.pictures is None:
-            return []
+        before = [unit.latents.to(self._execution_device) for unit in job.finished if unit.given]
+        if before or job.pictures is None:
+            return before
         _bring(self.vae)
         pixels = torch.from_numpy(job.pictures).to(self._execution_device)
         video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # 1 3 f h w

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pyramid.events import Unit
 from pyramid.sampler import Guidance
 from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, frames_of, units_of
 from pyramid.text import PromptEmbeds
@@ -54,6 +55,7 @@ class Request:
     generator: torch.Generator | list[torch.Generator] | None = None  # draws the seed
     latents: Tensor | None = None       # (b, c, units to sample, h/8, w/8) initial noise at full resolution
     block_noise: list[Tensor] | None = None                   # the noise of all jumps in order of use
+    finished: list[Unit | Tensor] | None = None  # the first units of a run that ended early: not sampled again
     prompt_embeds: Tensor | None = None                       # (b, l, d)
     prompt_attention_mask: Tensor | None = None               # (b, l)
     pooled_prompt_embeds: Tensor | None = None                # (b, p)
@@ -75,6 +77,7 @@ class Job:
     settings: Settings        # sizes, steps, guidance, seed
     seeds: tuple[int, ...]    # one a sample
     pictures: np.ndarray | None  # the given frames at the target size, (1 + 8k, h, w, 3) uint8
+    finished: tuple[Unit, ...] = ()  # of a run that ended early; those made of pictures among them, or none of those
 
     @property
     def guidance(self) -> Guidance:
@@ -83,13 +86,19 @@ class Job:
 
     @property
     def given(self) -> int:
-        """How many units the pictures make."""
-        return 0 if self.pictures is None else units_of(len(self.pictures))
+        """How many units were made of pictures: in this run, or in the one that ended early."""
+        before = sum(unit.given for unit in self.finished)
+        return before or (0 if self.pictures is None else units_of(len(self.pictures)))
+
+    @property
+    def known(self) -> int:
+        """How many units need no sampling."""
+        return self.given + sum(not unit.given for unit in self.finished)
 
     @property
     def guided(self) -> bool:
         """Whether any unit needs the negative prompt."""
-        return any(self.guidance.at(unit) != 1 for unit in range(self.given, self.settings.units))
+        return any(self.guidance.at(unit) != 1 for unit in range(self.known, self.settings.units))
 
 
 def check(
@@ -110,11 +119,13 @@ def check(
         raise ValueError(f"max_sequence_length = {request.max_sequence_length}: 1 to {MAX_TOKENS}, usually 128.")
     batch = _batch_of(request)
     seed, seeds = _seeds_of(request, batch)
-    job = Job(request, replace(settings, seed=seed), seeds, _given_pictures(request, settings))
+    finished = tuple(u if isinstance(u, Unit) else Unit(0, 0, u) for u in request.finished or ())
+    job = Job(request, replace(settings, seed=seed), seeds, _given_pictures(request, settings), finished)
     for which in ("", "negative_") if job.guided else ("",):
         _check_text(request, which, batch, has_text)
         _check_embeddings(request, which, batch, text_widths)
     _check_noise(job, channels)
+    _check_finished(job, channels)
     return job
 
 
@@ -230,6 +241,25 @@ def _check_noise(job: Job, channels: int) -> None:
         if shapes != wanted * sampled:
             raise ValueError(f"block_noise has the shapes {shapes}: {wanted} are needed for each of "
                              f"{sampled} units.")
+
+
+def _check_finished(job: Job, channels: int) -> None:
+    """ValueError unless the units of an earlier run are this run's first ones."""
+    s, pictures = job.settings, 0 if job.pictures is None else units_of(len(job.pictures))
+    wanted = (len(job.seeds), channels, 1, s.height // 8, s.width // 8)
+    for index, unit in enumerate(job.finished):
+        if tuple(unit.latents.shape) != wanted:
+            raise ValueError(f"finished unit {index} has shape {tuple(unit.latents.shape)}: this run's have "
+                             f"{wanted}.")
+        if not torch.isfinite(unit.latents).all():
+            raise ValueError(f"finished unit {index} is not finite: leave it out, and those after it.")
+    flags = [unit.given for unit in job.finished]
+    if pictures and any(flags) and pictures != sum(flags) or flags != sorted(flags, reverse=True):
+        raise ValueError(f"finished has {sum(flags)} given units, the picture or clip makes {pictures}: given "
+                         "units come first, as many as there were.")
+    if job.known > s.units:
+        raise ValueError(f"finished has {job.known} units with the given ones: num_frames = {s.num_frames} are "
+                         f"only {s.units}.")
 
 
 def _given_pictures(r: Request, s: Settings) -> np.ndarray | None:

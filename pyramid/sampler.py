@@ -115,12 +115,15 @@ StepCallback = Callable[[int, int, int, float, Tensor], Tensor | None]
 
 
 def sample(
-    model, prompt: Prompt, negative: Prompt | None = None, *, noise: Noise, units: int, steps: Sequence[int],
-    video_steps: Sequence[int], guidance: Guidance, given: Sequence[Tensor] = (), stop: Stop | None = None,
-    preview_every: int = 0, on_step_end: StepCallback | None = None,
+    model, prompt: Prompt | None, negative: Prompt | None = None, *, noise: Noise, units: int, steps: Sequence[int],
+    video_steps: Sequence[int], guidance: Guidance, given: Sequence[Tensor] = (), finished: Sequence[Tensor] = (),
+    stop: Stop | None = None, preview_every: int = 0, on_step_end: StepCallback | None = None,
 ) -> Iterator[Preview | Unit]:
     """Sample `units` units, the first `len(given)` of which are given as clean latents (b, c, 1, h, w).
 
+    `finished`: the units after those as an earlier run yielded them. They are yielded again and not sampled: as a
+    unit depends on the seed's roles and on the units before it only, the rest is what that run would have made.
+    Where nothing is left to sample, `prompt` may be None.
     `steps` (unit 0) and `video_steps` (later units) have one entry a stage: their length is the number of
     stages. `preview_every` n > 0: each n-th step of a stage, and its last, carries a clean estimate. Latents
     are float32 throughout; the model gets them in the dtype of `prompt.embeds`. `stop` is looked at before
@@ -128,10 +131,10 @@ def sample(
     FloatingPointError when a unit comes out with a NaN or an infinity.
     """
     stages = make_stages(len(steps))
-    assert len(video_steps) == len(stages) and len(given) < units
-    past = [unit.float() for unit in given]
+    assert len(video_steps) == len(stages) and len(given) + len(finished) <= units
+    past = [unit.float() for unit in [*given, *finished]]
     for index, latents in enumerate(past):
-        yield Unit(index, units, latents, given=True)
+        yield Unit(index, units, latents, given=index < len(given))
     total = sum(sum(video_steps if unit else steps) for unit in range(len(past), units))
     done = 0
 
