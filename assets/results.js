@@ -1,0 +1,44 @@
+// The grid of results and the one that is opened: hover plays, buttons tell the server. See pyramid/ui/results.py.
+const hold = (button, words) => { button.disabled = true; button.textContent = words; };
+const send = (action, job, value) => trigger("click", {action, job: job || "", value: value || ""});
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-action]");
+  if (!button || button.disabled) return;
+  const {action, job} = button.dataset;
+  if (action === "delete" && button.dataset.sure !== "yes") {  // asks once more, for four seconds
+    const words = button.innerHTML;
+    button.dataset.sure = "yes";
+    button.textContent = "Delete?";
+    setTimeout(() => { button.dataset.sure = ""; button.innerHTML = words; }, 4000);
+    return;
+  }
+  if (action === "export") {
+    const form = button.closest("form");
+    const value = Object.fromEntries(new FormData(form).entries());
+    hold(button, "Writing …");
+    send(action, job, JSON.stringify(value));
+    return;
+  }
+  send(action, job, button.dataset.value);
+});
+element.addEventListener("submit", (event) => event.preventDefault());
+element.addEventListener("input", (event) => {
+  const form = event.target.closest("form");
+  if (!form) return;
+  if (event.target.name === "quality") form.querySelector("output").textContent = event.target.value;
+  if (event.target.name === "kind") form.dataset.kind = event.target.value;
+});
+const play = (event) => {
+  const video = event.target.closest?.(".media")?.querySelector("video");
+  if (video && video.paused && !matchMedia("(prefers-reduced-motion: reduce)").matches) video.play().catch(() => {});
+};
+const rest = (event) => {
+  const media = event.target.closest?.(".media");
+  if (!media || media.contains(event.relatedTarget)) return;
+  const video = media.querySelector("video");
+  if (video) { video.pause(); video.currentTime = 0; }
+};
+element.addEventListener("mouseover", play);
+element.addEventListener("focusin", play);
+element.addEventListener("mouseout", rest);
+element.addEventListener("focusout", rest);

@@ -1,0 +1,233 @@
+"""Results as HTML: a card for each in the grid, and the one that is opened, with its settings and what to do with it.
+
+What a button does is told by `data-action`; assets/results.js sends it with the job's id, `results.py` does it.
+"""
+
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from pyramid.export import KINDS
+from pyramid.jobs import Job, State
+from pyramid.preview import load_estimates
+from pyramid.settings import FIELDS
+from pyramid.ui import App
+from pyramid.ui.compare import PLAYABLE, WORDS, shown
+from pyramid.ui.pyramid_view import clock
+from pyramid.ui.serve import address_of
+
+if TYPE_CHECKING:
+    from pyramid.ui.results import View
+
+ICONS = {  # paths of 16 × 16 pictures
+    "favourite": "M8 1.6l1.9 4.1 4.5.5-3.3 3 .9 4.4L8 11.4l-4 2.2.9-4.4-3.3-3 4.5-.5z",
+    "compare": "M2 3h5v10H2zm1.4 1.4v7.2h2.2V4.4zM9 3h5v10H9zm1.4 1.4v7.2h2.2V4.4z",
+    "delete": "M6 2h4l.6 1H14v1.5H2V3h3.4zM3.2 5.5h9.6L12 14H4zm1.7 1.5l.5 5.5h5.2l.5-5.5z",
+}
+STATES = {State.PARTIAL: "stopped early", State.STOPPED: "stopped", State.FAILED: "failed",
+          State.INTERRUPTED: "interrupted"}  # fmt: skip
+HIDDEN = ("prompt", "model", "variant", "device", "dtype")  # said elsewhere, or of no use here
+KEEP_WORDS = {"embed": "in the file", "sidecar": "beside it, as .json", "none": "nowhere (a clean copy)"}
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The grid
+
+
+def grid_html(jobs: list[Job], view: "View", *, more: bool) -> str:
+    """The cards, or why there are none."""
+    if not jobs:
+        filtered = view.search or view.favourites
+        words = "Nothing fits the search." if filtered else "What you make is kept here."
+        return f'<p class="empty">{words}</p>'
+    button = '<p class="more"><button type="button" data-action="more">Show more</button></p>' if more else ""
+    cards = "".join(card(job, view) for job in jobs)
+    return f'<div class="grid" role="list" aria-label="Results">{cards}</div>{button}'
+
+
+def card(job: Job, view: "View") -> str:
+    prompt, words = escape(job.settings.prompt), escape(job.settings.prompt[:80], quote=True)
+    state = f'<span class="tag {job.state}">{STATES[job.state]}</span>' if job.state in STATES else ""
+    file = job.path is not None
+    tools = _tool("favourite", job, f"Favourite: {words}", job.favourite)
+    tools += _tool("compare", job, f"Compare: {words}", job.id in view.pair) if file else ""
+    tools += _tool("delete", job, f"Delete: {words}")
+    opened = " open" if job.id == view.opened else ""
+    return (
+        f'<article class="card {job.state}{opened}" role="listitem" data-job="{job.id}">'
+        f'<button type="button" class="media" data-action="open" data-job="{job.id}" aria-label="Open: {words}">'
+        f"{_media(job)}{state}</button>"
+        f'<p class="prompt">{prompt}</p><p class="facts">{facts(job)}</p><div class="tools">{tools}</div></article>'
+    )
+
+
+def _tool(action: str, job: Job, label: str, pressed: bool | None = None) -> str:
+    state = "" if pressed is None else f' aria-pressed="{str(pressed).lower()}"'
+    return (
+        f'<button type="button" data-action="{action}" data-job="{job.id}" aria-label="{label}" '
+        f'title="{label.split(":")[0]}"{state}>'
+        f'<svg viewBox="0 0 16 16" aria-hidden="true"><path fill-rule="evenodd" d="{ICONS[action]}"/></svg></button>'
+    )
+
+
+def _media(job: Job) -> str:
+    """What plays when pointed at; pictures and GIFs stand, or move, by themselves."""
+    if job.path is None or not job.path.is_file():
+        return f'<span class="none">{"its file is gone" if job.path else "no video"}</span>'
+    source = escape(address_of(job), quote=True)
+    if job.path.suffix.lower() in PLAYABLE:
+        return f'<video src="{source}" muted loop playsinline preload="metadata" tabindex="-1"></video>'
+    if job.path.suffix.lower() == ".zip":
+        return f'<span class="none">{job.settings.num_frames} pictures</span>'
+    return f'<img src="{source}" alt="" loading="lazy">'
+
+
+def facts(job: Job) -> str:
+    s = job.settings
+    length = "still" if s.num_frames == 1 else f"{s.seconds:g} s"
+    return f"{length} · {s.width} × {s.height} · seed {s.seed}"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The opened one
+
+
+def detail_html(app: App, job: Job, view: "View") -> str:
+    """The result large, how it came about, what to do with it, its settings, and the export."""
+    file = job.path is not None and job.path.is_file()
+    left = f"{_player(job)}{_name(job, file)}"
+    right = (
+        f'<header><h3>{escape(job.settings.prompt)}</h3>'
+        f'<button type="button" data-action="close" aria-label="Close">Close</button></header>'
+        f"{_why(job)}{_actions(job, file)}{_settings(job)}{_export(app, job, view) if file else ''}"
+    )
+    return f'<section class="detail" aria-label="The opened result"><div>{left}</div><div>{right}</div></section>'
+
+
+def _player(job: Job) -> str:
+    if job.path is None or not job.path.is_file() or job.path.suffix.lower() not in PLAYABLE:
+        return f'<div class="media player">{_media(job)}</div>'
+    source, words = escape(address_of(job), quote=True), escape(job.settings.prompt, quote=True)
+    options = "controls loop autoplay muted playsinline"
+    return f'<video class="player" src="{source}" {options} aria-label="{words}"></video>'
+
+
+def _name(job: Job, file: bool) -> str:
+    when = datetime.fromtimestamp(job.ended or job.created)
+    took = sum(seconds for phase, seconds in job.timings.items() if phase == "total")
+    words = [escape(job.path.name), size_words(job.path)] if file else []
+    words += [f"{when:%d %b %Y, %H:%M}", *([f"took {clock(took)}"] if took else [])]
+    return f'<p class="name">{" · ".join(words)}</p>'
+
+
+def _why(job: Job) -> str:
+    """How it ended, where that was not simply at its end; what was changed on the way."""
+    units, said = f"{job.units_done} of {job.settings.units} units are finished", []
+    if job.state is State.PARTIAL:
+        said.append(f"Stopped before its end: {units}.")
+    elif job.state is State.STOPPED:
+        said.append("Stopped, and nothing was kept." if not job.units_done else f"Stopped: {units}.")
+    elif job.state in (State.FAILED, State.INTERRUPTED):
+        said.append(f"{job.error or STATES[job.state].capitalize()} {units[0].upper()}{units[1:]}.")
+    said += job.notes
+    return "".join(f'<p class="why {job.state}">{escape(words)}</p>' for words in said)
+
+
+def _actions(job: Job, file: bool) -> str:
+    buttons, over = [], job.state is not State.DONE
+    if over and job.units_done < job.settings.units:
+        buttons.append(("resume", "Resume", True))
+    if over and not file and job.units_done:
+        buttons.append(("decode", "Make a video of what there is", False))
+    buttons.append(("reuse", "Use all settings", not over))
+    buttons.append(("seed", "Only the seed", False))
+    if file and job.path.suffix.lower() in (".mp4", ".webm", ".gif") and job.settings.num_frames > 1:
+        buttons.append(("continue", "Continue from here", False))
+    if file and job.path.suffix.lower() == ".png":
+        buttons.append(("animate", "Animate this picture", False))
+    inside = "".join(
+        f'<button type="button" data-action="{action}" data-job="{job.id}"{" class=first" * first}>{label}</button>'
+        for action, label, first in buttons
+    )
+    if file:
+        source, name = escape(address_of(job), quote=True), escape(job.path.name, quote=True)
+        inside += f'<a class="download" href="{source}" download="{name}">Download</a>'
+    return f'<div class="actions">{inside}</div>'
+
+
+def _settings(job: Job) -> str:
+    s, rows = job.settings, []
+    rows.append(("model", f"{escape(Path(s.model).name)} {escape(s.variant)}"))
+    for name in FIELDS:
+        value = getattr(s, name)
+        if name not in HIDDEN and value not in (None, ""):
+            rows.append((WORDS.get(name, name.replace("_", " ")), shown(value)))
+    table = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+    return f"<details open><summary>Settings</summary><dl>{table}</dl></details>"
+
+
+def _export(app: App, job: Job, view: "View") -> str:
+    """What to make of it, what was made so far, and what went wrong with the last one."""
+    still = job.path.suffix.lower() == ".png"
+    kinds = ["png"] if still else [kind for kind in KINDS if kind != "stages"]
+    if not still and load_estimates(app.store.units_of(job)):
+        kinds.append("stages")
+    words = {"png": "PNG"} if still else {kind: text for kind, (_, text) in KINDS.items()}
+    options = "".join(f'<option value="{kind}">{words[kind]}</option>' for kind in kinds)
+    keeps = "".join(f'<option value="{keep}">{text}</option>' for keep, text in KEEP_WORDS.items())
+    least = job.output.quality
+    files = "".join(
+        f'<li><a href="{escape(export_address(job, path), quote=True)}" download="{escape(path.name, quote=True)}">'
+        f"{escape(path.name)}</a> · {size_words(path)}</li>" for path in written(app, job)
+    )
+    wrong = f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong else ""
+    return (
+        f'<details{" open" if view.exports else ""} data-exports="{view.exports}"><summary>Export</summary>'
+        f'<form data-kind="{kinds[0]}">'
+        f'<label>Format<select name="kind">{options}</select></label>'
+        f'<label>Settings are kept<select name="keep">{keeps}</select></label>'
+        f'<label class="quality"><span>CRF <output>{least}</output>: {least} is as it is, more is smaller</span>'
+        f'<input type="range" name="quality" min="{least}" max="45" value="{least}"></label>'
+        f'<label class="wide">Name<input type="text" name="pattern" value="{escape(_pattern(job), quote=True)}" '
+        'spellcheck="false"></label>'
+        f'<button type="button" data-action="export" data-job="{job.id}">Make the file</button></form>{wrong}'
+        f'<ul class="files" aria-label="Exported files">{files}</ul></details>'
+    )
+
+
+def _pattern(job: Job) -> str:
+    return job.output.pattern.rsplit("/", 1)[-1]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Exported files
+
+
+def exports_of(app: App, job: Job) -> Path:
+    """The folder of the files that were exported from a job's result; it may not exist."""
+    return app.store.private / "exports" / job.id
+
+
+def written(app: App, job: Job) -> list[Path]:
+    """The exported files, the latest last."""
+    folder = exports_of(app, job)
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    return sorted(files, key=lambda path: path.stat().st_mtime)
+
+
+def export_address(job: Job, path: Path) -> str:
+    """Where an exported file is fetched, see `serve.Guard`."""
+    return f"gradio_api/file={quote(f'results/{job.id}/exports/{path.name}')}"
+
+
+def size_words(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
+
+
+def notes_html(title: str, notes: tuple[str, ...], *, bad: bool = False) -> str:
+    """A sentence, and one for each thing that is not as it was."""
+    more = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
+    return f'<div class="notes{" failed" * bad}" role="{"alert" if bad else "status"}">{escape(title)}{more}</div>'

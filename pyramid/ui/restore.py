@@ -1,0 +1,169 @@
+"""From a file that this program made back to the settings it was made with, and what could not be brought back.
+
+    found = restore(Path("a-ball-7.mp4"), app, owner)     # a result, its .json, a settings .json or a preset .toml
+    found.settings, found.picture, found.video            # for `form.fill`
+    found.notes                                           # a sentence for each thing that is not as it was
+
+Nothing is guessed: what is unknown, not here, or not of the loaded model is named in the notes.
+"""
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pyramid.checkpoints import identity
+from pyramid.files import read_metadata
+from pyramid.jobs import Job
+from pyramid.settings import FIELDS, Settings, SettingsError, load_preset, preset_names
+from pyramid.ui import App
+
+MACHINE = ("dtype", "device")        # chosen when the program starts, not in the form
+MAX_TEXT = 5_000_000                 # bytes of a settings file
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Settings for the form, the files that they began with where those are here, and what is not as it was."""
+
+    settings: Settings
+    notes: tuple[str, ...] = ()
+    picture: Path | None = None
+    video: Path | None = None
+
+
+def restore(path: str | Path, app: App, owner: str) -> Restored:
+    """What the file `path` says of how it was made, for the model that is loaded.
+
+    Raises ValueError, which names the file and no folder, when this program made no such file.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".toml":
+        return _from_preset(path, app)
+    metadata = _read(path)
+    notes: list[str] = []
+    settings = _settings_of(metadata.get("settings"), notes, path.name)
+    settings, picture, video = _source(settings, metadata, app, owner, notes)
+    settings = _for_loaded(settings, metadata, app, notes)
+    settings = _preset(settings, app, notes)
+    if metadata.get("partial"):
+        notes.append("The result was stopped before its end: these settings make the whole of it.")
+    return Restored(settings, tuple(notes), picture, video)
+
+
+def of_job(job: Job, app: App) -> Restored:
+    """The settings of a result in the history."""
+    notes: list[str] = []
+    path = app.store.input_of(job)
+    if path is None and (name := job.settings.image or job.settings.video):
+        notes.append(f"{name}, which it began with, is not here any more: give it again.")
+    settings = job.settings if path else replace(job.settings, image=None, video=None)
+    settings = _preset(_for_loaded(settings, {}, app, notes), app, notes)
+    return Restored(settings, tuple(notes), path if settings.image else None, path if settings.video else None)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The metadata in a file; plain settings (`Settings.to_dict`) count too."""
+    if path.suffix.lower() == ".json" and path.is_file():
+        if path.stat().st_size > MAX_TEXT:
+            raise ValueError(f"{path.name} is too large to be settings")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, ValueError):
+            raise ValueError(f"{path.name} is not JSON") from None
+        if isinstance(found, dict) and "program" not in found and "version" in found and "prompt" in found:
+            return {"settings": found}
+    try:
+        return read_metadata(path)
+    except ValueError:
+        raise ValueError(f"{path.name} holds no settings of this program: they may have been left out when it was "
+                         "exported, or taken out by a site that it was sent through") from None
+
+
+def _settings_of(values: Any, notes: list[str], name: str) -> Settings:
+    """Settings from a file's table; what is unknown or of another type is left out, and said."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} holds no settings")
+    known = {key: value for key, value in values.items() if key in FIELDS}
+    if extra := sorted(str(key) for key in values if key not in FIELDS and key != "version"):
+        notes.append(f"Unknown to this version of the program, and left out: {', '.join(extra)}.")
+    for field in fields(Settings):
+        if field.name in known:
+            try:
+                Settings(**{field.name: known[field.name]})
+            except SettingsError as error:
+                notes.append(f"Left out: {error}.")
+                del known[field.name]
+    try:
+        return Settings.from_dict({"version": values.get("version", 1)} | known)
+    except SettingsError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _from_preset(path: Path, app: App) -> Restored:
+    """A preset's file, applied to the loaded model's own settings; it has neither prompt nor seed."""
+    try:
+        preset = load_preset(str(path))
+    except SettingsError as error:
+        raise ValueError(str(error).replace(str(path), path.name)) from error
+    notes = ["A preset holds no prompt and no seed."]
+    settings = replace(preset.apply(app.worker.start_from), preset=None)
+    settings = _for_loaded(settings, {}, app, notes)
+    return Restored(settings, tuple(notes))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What is not as it was
+
+
+def _for_loaded(settings: Settings, metadata: dict[str, Any], app: App, notes: list[str]) -> Settings:
+    """The settings for the model that is loaded; what is another one than the file's is said."""
+    start = app.worker.start_from
+    made, here = _named(settings), _named(start)
+    if made != here:
+        notes.append(f"It was made with the model {made}; {here} is loaded, so the same settings make something "
+                     "else. Other models are under Models.")
+    else:
+        before = metadata.get("model")
+        before = before.get("weights") if isinstance(before, dict) else None
+        if before and before != identity(app.worker.checkpoint)["weights"]:
+            notes.append(f"It was made with other weights of {here}: the result will look different.")
+    for name in MACHINE:
+        value = getattr(settings, name)
+        if value not in ("auto", getattr(start, name)):
+            notes.append(f"{name} = {value} is chosen when the program starts (--{name}): it is "
+                         f"{getattr(start, name)} now.")
+    return replace(settings, model=start.model, variant=start.variant, dtype=start.dtype, device=start.device)
+
+
+def _named(settings: Settings) -> str:
+    """The model and its variant, without the folder it may lie in."""
+    return f"{Path(settings.model).name} {settings.variant}"
+
+
+def _preset(settings: Settings, app: App, notes: list[str]) -> Settings:
+    known = {*preset_names(), *preset_names(app.presets_folder)}
+    if settings.preset is None or settings.preset in known:
+        return settings
+    notes.append(f"There is no preset {settings.preset!r} here; the values it set are restored all the same.")
+    return replace(settings, preset=None)
+
+
+def _source(settings: Settings, metadata: dict[str, Any], app: App, owner: str, notes: list[str]
+            ) -> tuple[Settings, Path | None, Path | None]:
+    """The picture or video that it began with, if one of the owner's own jobs has it; else the note says so."""
+    if not (name := settings.image or settings.video):
+        return settings, None, None
+    kind = "picture" if settings.image else "video"
+    for job in app.store.history(owner, search=str(settings.seed), limit=200):
+        same = replace(job.settings, image=None, video=None) == replace(settings, image=None, video=None)
+        if same and (path := app.store.input_of(job)) and path.name == Path(name).name:
+            return settings, path if settings.image else None, path if settings.video else None
+    source = metadata.get("source")
+    name = source.get("name", name) if isinstance(source, dict) else name
+    notes.append(f"The {kind} it began with ({Path(str(name)).name}) is not in the file: give it again.")
+    return replace(settings, image=None, video=None), None, None

@@ -1,0 +1,283 @@
+"""What was made: a history that plays when pointed at, and what can be done with each result.
+
+    results = build_results(app)                      # inside gr.Blocks
+    results.wire(page, visitor, pulse, form)          # `pulse` changes when the owner's results do
+
+A visitor sees and touches only their own: each action asks the store as its owner. Files are served by an address that
+names the job, never a folder (`serve.address_of`).
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gradio as gr
+
+from pyramid.export import KINDS, export
+from pyramid.files import file_name
+from pyramid.jobs import Job
+from pyramid.preview import load_estimates
+from pyramid.settings import SettingsError
+from pyramid.ui import QUIET, App
+from pyramid.ui.cards import detail_html, exports_of, grid_html, notes_html
+from pyramid.ui.compare import ASSETS, CSS, STEP, compare_html
+from pyramid.ui.form import Form
+from pyramid.ui.restore import Restored, of_job, restore
+
+SHOWN = 24  # cards at first, and with each click on "Show more"
+RESTORABLE = [".mp4", ".webm", ".gif", ".png", ".zip", ".json", ".toml"]
+GRID_JS, GRID_CSS = ((ASSETS / name).read_text(encoding="utf-8") for name in ("results.js", "results.css"))
+
+
+@dataclass(frozen=True)
+class View:
+    """What one page shows of the history."""
+
+    search: str = ""
+    favourites: bool = False
+    limit: int = SHOWN
+    opened: str = ""  # a job's id
+    pair: tuple[str, ...] = ()  # ids of those to compare
+    exports: int = 0  # how often the opened one was exported
+    wrong: str = ""  # with the last of them
+
+    def toggled(self, job_id: str) -> "View":
+        """With a job put to those to compare, in place of the first of two, or taken away."""
+        others = tuple(other for other in self.pair if other != job_id)
+        return replace(self, pair=others if job_id in self.pair else (*others, job_id)[-2:])
+
+    def opening(self, job_id: str) -> "View":
+        return replace(self, opened=job_id, exports=0, wrong="")
+
+    def without(self, job_id: str) -> "View":
+        pair = tuple(other for other in self.pair if other != job_id)
+        return replace(self, pair=pair, opened="" if self.opened == job_id else self.opened)
+
+
+class Results:
+    """The part of the page; its components are made by `build_results`."""
+
+    def __init__(self, app: App):
+        self.app = app
+
+    # -- what is shown
+
+    def show(self, owner: str, view: View) -> list[str]:
+        """The opened result, the two that are compared, the grid."""
+        store = self.app.store
+        jobs = store.history(owner, search=view.search, favourites=view.favourites, limit=view.limit + 1)
+        opened = self.find(view.opened, owner)
+        pair = [job for job in (self.find(job_id, owner) for job_id in view.pair) if job and has_file(job)]
+        grid = grid_html(jobs[:view.limit], view, more=len(jobs) > view.limit)
+        detail = detail_html(self.app, opened, view) if opened else ""
+        return [detail, compare_html(*pair) if len(pair) == 2 else "", grid]
+
+    def find(self, job_id: str, owner: str) -> Job | None:
+        """An ended job of the owner's; None when there is none."""
+        try:
+            job = self.app.store.get(job_id, owner)
+        except KeyError:
+            return None
+        return job if job.over else None
+
+    def updates(self, owner: str, view: View, sent: list | None) -> list:
+        """What changed since `sent`, then the view and what is shown now: players that stay go on playing."""
+        now = self.show(owner, view)
+        old = sent or [None] * len(now)
+        return [*(value if value != before else gr.skip() for value, before in zip(now, old, strict=True)), view, now]
+
+    # -- what can be done
+
+    def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.components.Component, form: Form) -> None:
+        app, nothing = self.app, [gr.skip() for _ in form.components]
+        shown = [self.detail, self.compare, self.grid, self.view, self.sent]
+        state = [visitor, self.view, self.sent]
+
+        def look(token: str | None, view: View, sent, search: str, favourites: bool, request: gr.Request) -> list:
+            if (search, favourites) != (view.search, view.favourites):
+                view = replace(view, search=search, favourites=favourites, limit=SHOWN)
+            return self.updates(app.owner(request, token), view, sent)
+
+        def act(token: str | None, view: View, sent, request: gr.Request, event: gr.EventData) -> list:
+            owner, action, job_id, value = app.owner(request, token), event.action, str(event.job), str(event.value)
+            notes, filled = gr.skip(), nothing
+            with words_for_people("Results"):
+                if action in LOOKS:
+                    view = LOOKS[action](view, job_id)
+                elif action in FORM:
+                    filled, found = FORM[action](self, form, self.own(job_id, owner))
+                    notes = notes_html("The settings are in the form.", found.notes)
+                else:
+                    view = DEEDS[action](self, self.own(job_id, owner), view, value) or view
+            return [*self.updates(owner, view, sent), notes, *filled]
+
+        def drop(path: str | None, token: str | None, request: gr.Request) -> list:
+            if not path:
+                return [gr.skip(), gr.skip(), *nothing]
+            try:
+                found = restore(path, app, app.owner(request, token))
+            except ValueError as error:
+                return [None, notes_html(str(error), (), bad=True), *nothing]
+            words = f"The settings of {Path(path).name} are in the form."
+            return [None, notes_html(words, found.notes), *fill(form, found)]
+
+        gr.on([page.load, visitor.change, pulse.change, self.search.change, self.favourites.change], look,
+              [*state, self.search, self.favourites], shown, trigger_mode="always_last", **QUIET)  # fmt: skip
+        gr.on([self.grid.click, self.detail.click, self.compare.click, self.notes.click], act, state,
+              [*shown, self.notes, *form.components], **QUIET)  # fmt: skip
+        self.file.upload(drop, [self.file, visitor], [self.file, self.notes, *form.components], **QUIET)
+
+    def own(self, job_id: str, owner: str) -> Job:
+        """The owner's ended job; ValueError when there is none."""
+        if job := self.find(job_id, owner):
+            return job
+        raise ValueError("This result is not here any more.")
+
+
+class words_for_people:
+    """What a user causes is shown as a message, with no trace and no path."""
+
+    def __init__(self, title: str):
+        self.title = title
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, OSError):
+            raise gr.Error(error.strerror or "The file could not be written.", title=self.title,
+                           print_exception=False) from error
+        if isinstance(error, (ValueError, KeyError)):
+            words = "This result is not here any more." if isinstance(error, KeyError) else str(error)
+            raise gr.Error(words, title=self.title, print_exception=False) from error
+
+
+def has_file(job: Job) -> bool:
+    return job.path is not None and job.path.is_file()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Into the form
+
+
+def fill(form: Form, found: Restored) -> list[dict]:
+    return form.fill(found.settings, picture=found.picture, video=found.video)
+
+
+def reuse(results: Results, form: Form, job: Job) -> tuple[list, Restored]:
+    found = of_job(job, results.app)
+    return fill(form, found), found
+
+
+def reuse_seed(results: Results, form: Form, job: Job) -> tuple[list, Restored]:
+    """Only the seed; everything else in the form stays."""
+    new = {"seed": gr.update(value=job.settings.seed), "random": gr.update(value=False)}
+    return [new.get(name, gr.skip()) for name in form.fields], Restored(job.settings)
+
+
+def go_on(results: Results, form: Form, job: Job) -> tuple[list, Restored]:
+    """Its end becomes the beginning of a new clip, with a new seed."""
+    return begin_with(results, form, job, "video")
+
+
+def animate(results: Results, form: Form, job: Job) -> tuple[list, Restored]:
+    """Its picture becomes the first frame of a clip."""
+    return begin_with(results, form, job, "image")
+
+
+def begin_with(results: Results, form: Form, job: Job, kind: str) -> tuple[list, Restored]:
+    if not has_file(job):
+        raise ValueError("This result has no file to begin with.")
+    found = of_job(replace(job, settings=replace(job.settings, image=None, video=None)), results.app)
+    start = results.app.worker.start_from
+    frames = start.num_frames if found.settings.num_frames == 1 else found.settings.num_frames
+    if frames == 1:
+        raise ValueError("The model that is loaded makes still pictures only: load another one under Models.")
+    settings = replace(found.settings, num_frames=frames, seed=None, **{kind: job.path.name})
+    files = {"picture": job.path} if kind == "image" else {"video": job.path}
+    found = replace(found, settings=settings, **files)
+    return fill(form, found), found
+
+
+# ------------------------------------------------------------------------------------------------------------
+# To the result: each takes (results, job, view, value) and may return another view
+
+
+def favourite(results: Results, job: Job, view: View, value: str) -> None:
+    results.app.store.favourite(job.id, job.owner, not job.favourite)
+
+
+def delete(results: Results, job: Job, view: View, value: str) -> View:
+    results.app.store.delete(job.id, job.owner)
+    return view.without(job.id)
+
+
+def resume(results: Results, job: Job, view: View, value: str) -> View:
+    results.app.worker.resume(job.id, owner=job.owner)
+    gr.Info("It goes on from its finished units, when its turn comes.", title="In the queue")
+    return view.without(job.id)
+
+
+def decode(results: Results, job: Job, view: View, value: str) -> View:
+    results.app.worker.decode_finished(job.id, owner=job.owner)
+    gr.Info("Its finished units become a video, when its turn comes.", title="In the queue")
+    return view.without(job.id)
+
+
+def write_export(results: Results, job: Job, view: View, value: str) -> View:
+    """Make the file that the export form asks for; it is listed there, ready to be fetched, or what is wrong is."""
+    try:
+        make_export(results.app, job, json.loads(value))
+    except (ValueError, OSError) as error:
+        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return replace(view, exports=view.exports + 1, wrong=words)
+    return replace(view, exports=view.exports + 1, wrong="")
+
+
+def make_export(app: App, job: Job, asked: dict) -> Path:
+    """What a form asks for: kind, keep, quality and pattern. Raises ValueError."""
+    kind, keep, quality = asked.get("kind"), asked.get("keep"), int(asked.get("quality", job.output.quality))
+    if kind not in KINDS:
+        raise SettingsError("format", f"unknown format {kind!r}: choose from {', '.join(KINDS)}")
+    if not has_file(job):
+        raise ValueError("This result has no file to export.")
+    name = file_name(str(asked.get("pattern", "")), job.settings, index=int(job.position))
+    if "/" in name:
+        raise SettingsError("pattern", "this file goes to your downloads, so its name has no folders: leave out /")
+    as_it_is = kind == "mp4" and job.path.suffix == ".mp4" and quality <= job.output.quality
+    return export(job.path, kind, exports_of(app, job) / f"{name}{KINDS[kind][0]}", keep=keep,
+                  quality=None if as_it_is else quality, estimates=load_estimates(app.store.units_of(job)))
+
+
+LOOKS = {
+    "open": lambda view, job_id: view.opening("" if view.opened == job_id else job_id),
+    "close": lambda view, job_id: view.opening(""),
+    "compare": lambda view, job_id: view.toggled(job_id),
+    "uncompare": lambda view, job_id: replace(view, pair=()),
+    "more": lambda view, job_id: replace(view, limit=view.limit + SHOWN),
+}
+FORM = {"reuse": reuse, "seed": reuse_seed, "continue": go_on, "animate": animate}
+DEEDS = {"favourite": favourite, "delete": delete, "resume": resume, "decode": decode, "export": write_export}
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Building
+
+
+def build_results(app: App) -> Results:
+    part = Results(app)
+    with gr.Column(elem_id="results", min_width=0):
+        with gr.Row(elem_id="results-head"):
+            gr.HTML("<h2>Results</h2>")
+            part.search = gr.Textbox(label="Search the results", show_label=False, placeholder="Search", max_lines=1,
+                                     elem_id="results-search")  # fmt: skip
+            part.favourites = gr.Checkbox(False, label="Favourites", elem_id="results-favourites")
+        part.file = gr.File(label="Drop a result or a settings file: its settings come back", file_types=RESTORABLE,
+                            height=84, elem_id="restore")  # fmt: skip
+        look = {"js_on_load": GRID_JS, "css_template": GRID_CSS}
+        part.notes = gr.HTML("", elem_id="results-notes", **look)
+        part.compare = gr.HTML("", elem_id="results-compare", js_on_load=STEP, css_template=CSS)
+        part.detail = gr.HTML("", elem_id="results-detail", **look)
+        part.grid = gr.HTML(grid_html([], View(), more=False), elem_id="results-grid", **look)
+        part.view, part.sent = gr.State(View()), gr.State(None)
+    return part
