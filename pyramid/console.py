@@ -25,7 +25,7 @@ class Generation:
         self.stop = threading.Event()
 
     def run(self) -> int:
-        from pyramid.jobs import load_pipeline
+        from pyramid.engine import load_pipeline
 
         with self.interruptible(), Display(self.settings) as display:
             display.phase("Loading the model")

@@ -16,22 +16,21 @@ kept in a job's settings: its picture or video lies in `.pyramid/inputs/<id>/` (
 import json
 import shutil
 import sqlite3
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pyramid.files import KEEPS, PATTERN, check_pattern, sidecar_of
+from pyramid.database import Database
+from pyramid.files import sidecar_of
+from pyramid.record import ENDED, Job, Limits, Output, State
 from pyramid.settings import MAX_SEED, Settings, SettingsError
 from pyramid.sources import Source
 
+__all__ = ["ENDED", "Job", "JobStore", "Limits", "Output", "State"]
 PRIVATE = ".pyramid"  # folder inside the output folder: the store, inputs, finished units, clips that grow
-FORMATS = ("mp4", "webm", "gif", "png", "stages")  # of a result; "png" is a folder of pictures
 MAX_MANY = 100  # jobs that one click may add
 SCHEMA = (  # one script a version: a file of version n gets those from n on
     """
@@ -47,122 +46,18 @@ SCHEMA = (  # one script a version: a file of version n gets those from n on
 )
 
 
-class State(StrEnum):
-    """Where a job stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    PARTIAL = "partial"  # stopped, and what was finished is a video
-    STOPPED = "stopped"  # stopped, and nothing was kept
-    FAILED = "failed"  # `error` says why; `path` holds what was finished, if anything was
-    INTERRUPTED = "interrupted"  # the program ended in the middle
-
-
-ENDED = tuple(state for state in State if state not in (State.QUEUED, State.RUNNING))
-
-
-@dataclass(frozen=True)
-class Output:
-    """How a result becomes a file. Raises SettingsError.
-
-    `quality` is H.264's CRF, 1 to 51; `pattern` is the file's name, see `files.file_name`; `previews`: clean
-    estimates are shown while it is made.
-    """
-
-    format: str = "mp4"
-    quality: int = 17
-    metadata: str = "embed"
-    pattern: str = PATTERN
-    previews: bool = True
-
-    def __post_init__(self):
-        for name, choices in (("format", FORMATS), ("metadata", KEEPS)):
-            if (value := getattr(self, name)) not in choices:
-                raise SettingsError(name, f"unknown {name} {value!r}: choose from {', '.join(choices)}")
-        if type(self.quality) is not int or not 1 <= self.quality <= 51:
-            raise SettingsError("quality", f"quality = {self.quality!r}: 1 to 51, where 17 shows no loss")
-        check_pattern(self.pattern)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One generation. `path` is the result on the server: people are shown `path.name`."""
-
-    id: str
-    owner: str
-    settings: Settings
-    output: Output
-    state: State
-    position: float
-    created: float  # seconds since 1970, as are the other times
-    started: float | None = None
-    ended: float | None = None
-    path: Path | None = None
-    error: str = ""
-    notes: tuple[str, ...] = ()  # what was changed on the way, a sentence each
-    units_done: int = 0
-    favourite: bool = False
-    timings: dict[str, float] = field(default_factory=dict)  # seconds by phase
-    parent: str | None = None  # the job it was made from
-    decode_only: bool = False  # makes a video of the units that are saved, and no new ones
-
-    @property
-    def waiting(self) -> bool:
-        return self.state is State.QUEUED
-
-    @property
-    def over(self) -> bool:
-        return self.state in ENDED
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a visitor may ask for; None is no limit."""
-
-    max_upload_mb: float | None = None
-    max_seconds: float | None = None  # of video
-    max_queue_per_owner: int | None = None  # jobs waiting or running
-
-
-class JobStore:
-    """All jobs of one output folder. Raises ValueError when the folder or the file cannot be used."""
+class JobStore(Database):
+    """All jobs of one output folder. Raises ValueError when the folder or its file cannot be used."""
 
     def __init__(self, folder: str | Path, limits: Limits | None = None):
         self.folder, self.limits = Path(folder).resolve(), limits or Limits()
         self.private = self.folder / PRIVATE
-        self._lock = threading.RLock()
-        self.changed = threading.Condition(self._lock)  # notified at every change
-        self._version = int(time.time() * 1000)  # also after a restart larger than what a page may remember
         try:
             for name in ("inputs", "units", "live"):
                 (self.private / name).mkdir(parents=True, exist_ok=True)
-            self._db = _open(self.private / "jobs.sqlite")
         except OSError as error:
             raise ValueError(f"nothing can be written in {self.folder}: {error.strerror}") from error
-        except sqlite3.Error as error:
-            raise ValueError(f"{self.private / 'jobs.sqlite'} cannot be used ({error}): move it away") from error
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-    @property
-    def version(self) -> int:
-        """Grows with every change."""
-        return self._version
-
-    def touch(self) -> None:
-        """Wake all who wait for a change: something beside the store is new."""
-        with self.changed:
-            self._version += 1
-            self.changed.notify_all()
-
-    def wait(self, version: int, timeout: float) -> int:
-        """Until something has changed since `version`, or `timeout` seconds; the version then."""
-        with self.changed:
-            self.changed.wait_for(lambda: self._version != version, timeout)
-            return self._version
+        super().__init__(self.private / "jobs.sqlite", SCHEMA)
 
     # -- what an owner asks for
 
@@ -177,13 +72,13 @@ class JobStore:
         """
         source = self._source(settings, owner, image, image_name, video, parent)
         settings = self._checked(settings, source).resolved()
-        with self._lock:
+        with self.lock:
             self._check_room(owner, 1)
             job_id = uuid.uuid4().hex
             try:
                 if source:
                     source.write(self.private / "inputs" / job_id)
-                with self._change() as db:
+                with self.change() as db:
                     last = db.execute("SELECT max(position) FROM jobs").fetchone()[0] or 0
                     db.execute(
                         "INSERT INTO jobs (id, owner, state, position, settings, output, words, created, parent)"
@@ -209,7 +104,7 @@ class JobStore:
             raise SettingsError("count", f"{total} jobs at once: 1 to {MAX_MANY} can be added")
         seed, jobs = settings.seed, []
         seeds = [None if seed is None else (seed + i) % (MAX_SEED + 1) for i in range(count)]
-        with self._lock:
+        with self.lock:
             self._check_room(owner, total)
             try:
                 for name, content in images or (("", None),):
@@ -233,7 +128,7 @@ class JobStore:
         """
         source = self._source(settings, owner, image, image_name, video, job_id)
         settings = self._checked(settings, source).resolved()
-        with self._lock:
+        with self.lock:
             job = self._waiting(job_id, owner)
             folder = self.private / "inputs" / job_id
             if source and source.path != self.input_of(job):
@@ -241,7 +136,7 @@ class JobStore:
             elif not source:
                 shutil.rmtree(folder, ignore_errors=True)
             values = _json(settings.to_dict()), _json(asdict(output or job.output)), _words(settings), job_id
-            with self._change() as db:
+            with self.change() as db:
                 db.execute("UPDATE jobs SET settings = ?, output = ?, words = ? WHERE id = ?", values)
             return self.get(job_id)
 
@@ -252,29 +147,29 @@ class JobStore:
 
     def move(self, job_id: str, owner: str, by: int) -> None:
         """Move a waiting job by so many places, up (negative) or down, among its owner's: no other's turn changes."""
-        with self._lock:
+        with self.lock:
             self._waiting(job_id, owner)
             own = [job for job in self.queue(owner) if job.waiting]
             ids, places = [job.id for job in own], [job.position for job in own]
             at = ids.index(job_id)
             ids.insert(min(max(at + by, 0), len(ids) - 1), ids.pop(at))
-            with self._change() as db:
+            with self.change() as db:
                 db.executemany("UPDATE jobs SET position = ? WHERE id = ?", list(zip(places, ids, strict=True)))
 
     def remove(self, job_id: str, owner: str) -> None:
         """Take a waiting job out of the queue. ValueError once it has begun."""
-        with self._lock:
+        with self.lock:
             self._waiting(job_id, owner)
             self._erase(job_id)
 
     def favourite(self, job_id: str, owner: str, on: bool = True) -> None:
-        with self._lock:
+        with self.lock:
             self.get(job_id, owner)
             self._set(job_id, favourite=int(on))
 
     def delete(self, job_id: str, owner: str) -> None:
         """Delete an ended job: the result, what lies beside it, its inputs and units. ValueError while it runs."""
-        with self._lock:
+        with self.lock:
             job = self.get(job_id, owner)
             if job.state is State.RUNNING:
                 raise ValueError("this job is running: stop it first")
@@ -290,7 +185,7 @@ class JobStore:
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """The job. KeyError when it is not there, or not `owner`'s."""
-        found = self._rows("id = ?", [job_id])
+        found = self._jobs("id = ?", [job_id])
         if not found or owner not in (None, found[0].owner):
             raise KeyError(f"there is no job {job_id!r}")
         return found[0]
@@ -299,7 +194,7 @@ class JobStore:
         """What runs, then what waits, in order; all owners', or one's."""
         where = "state IN ('running', 'queued')" + " AND owner = ?" * (owner is not None)
         order = "ORDER BY state = 'queued', position"
-        return self._rows(where, [] if owner is None else [owner], order)
+        return self._jobs(where, [] if owner is None else [owner], order)
 
     def place(self, job_id: str) -> int:
         """How many jobs, anybody's, come before this one; 0 when it runs, is next with nothing running, or is over."""
@@ -315,7 +210,7 @@ class JobStore:
             where += " AND instr(words || coalesce(path, ''), ?)"
             values.append(word)
         where += " AND favourite" * favourites
-        return self._rows(where, [*values, limit, offset], "ORDER BY ended DESC, position DESC LIMIT ? OFFSET ?")
+        return self._jobs(where, [*values, limit, offset], "ORDER BY ended DESC, position DESC LIMIT ? OFFSET ?")
 
     def input_of(self, job: Job) -> Path | None:
         """The picture or video that a job starts from."""
@@ -331,11 +226,11 @@ class JobStore:
 
     def claim(self) -> Job | None:
         """The first waiting job, which runs from now on; None when none waits. No two callers get the same."""
-        if not self._rows("state = 'queued'", order="LIMIT 1"):
+        if not self._jobs("state = 'queued'", order="LIMIT 1"):
             return None  # nothing changes, and nobody is told so
-        with self._change() as db:
+        with self.change() as db:
             row = db.execute(
-                "UPDATE jobs SET state = 'running', started = ?, ended = NULL, error = '', units_done = 0 WHERE id = ("
+                "UPDATE jobs SET state = 'running', started = ?, ended = NULL, error = '' WHERE id = ("
                 "SELECT id FROM jobs WHERE state = 'queued' ORDER BY position LIMIT 1) RETURNING *", [time.time()],
             ).fetchone()  # fmt: skip
         return self._job(row) if row else None
@@ -353,13 +248,42 @@ class JobStore:
         values = {"state": state, "ended": time.time(), "path": str(path) if path else None, "error": error}
         values |= {"notes": _json(list(notes)), "timings": _json(timings or {})}
         values |= {} if units_done is None else {"units_done": units_done}
-        with self._lock:
+        with self.lock:
             self._set(job_id, **values)
             return self.get(job_id)
 
-    def requeue(self, job_id: str, *, decode_only: bool = False) -> Job:
-        """Put an ended job at the end of the queue again: it goes on from its saved units."""
-        with self._change() as db:
+    def resume(self, job_id: str, owner: str | None = None) -> Job:
+        """Put a job that ended early at the end of the queue again: it goes on from its saved units.
+
+        One that has a video of its finished units keeps it, and a copy goes on. ValueError for one that is complete.
+        """
+        with self.lock:
+            job = self.get(job_id, owner)
+            if not job.over or job.state is State.DONE:
+                raise ValueError(f"this job is {job.state}: only one that ended early can be resumed")
+            self._check_room(job.owner, 1)
+            if job.path is None:
+                return self._requeue(job_id)
+            copy = self.duplicate(job_id, job.owner)
+            if self.units_of(job).is_dir():
+                shutil.copytree(self.units_of(job), self.units_of(copy))
+            return copy
+
+    def decode_finished(self, job_id: str, owner: str | None = None) -> Job:
+        """Put a job that ended early at the end of the queue: its finished units become a video, no new ones are made.
+
+        ValueError when it has a video, or no unit was finished.
+        """
+        with self.lock:
+            job = self.get(job_id, owner)
+            if not job.over or job.path is not None:
+                raise ValueError(f"this job is {job.state}: only one that ended without a file can be decoded")
+            if not job.units_done:
+                raise ValueError("no unit of this job was finished: resume it to make them")
+            return self._requeue(job_id, decode_only=True)
+
+    def _requeue(self, job_id: str, *, decode_only: bool = False) -> Job:
+        with self.change() as db:
             last = db.execute("SELECT max(position) FROM jobs").fetchone()[0]
             db.execute(
                 "UPDATE jobs SET state = 'queued', position = ?, ended = NULL, path = NULL, error = '', decode_only = ?"
@@ -372,7 +296,7 @@ class JobStore:
 
         Folders that belong to no job, and clips that were growing, are removed.
         """
-        with self._change() as db:
+        with self.change() as db:
             rows = db.execute(
                 "UPDATE jobs SET state = 'interrupted', ended = ?, error = ? WHERE state = 'running' RETURNING *",
                 (time.time(), "The program ended while this was being made."),
@@ -386,27 +310,13 @@ class JobStore:
 
     # -- inside
 
-    @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it or nothing; then who waits for changes is told."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-            self.touch()
-
     def _set(self, job_id: str, **values: Any) -> None:
-        with self._change() as db:
+        with self.change() as db:
             columns = ", ".join(f"{name} = ?" for name in values)
             db.execute(f"UPDATE jobs SET {columns} WHERE id = ?", [*values.values(), job_id])
 
-    def _rows(self, where: str, values: Sequence[Any] = (), order: str = "") -> list[Job]:
-        with self._lock:
-            return [self._job(row) for row in self._db.execute(f"SELECT * FROM jobs WHERE {where} {order}", values)]
+    def _jobs(self, where: str, values: Sequence[Any] = (), order: str = "") -> list[Job]:
+        return [self._job(row) for row in self.rows(f"SELECT * FROM jobs WHERE {where} {order}", values)]
 
     def _job(self, row: sqlite3.Row) -> Job:
         values = dict(row)
@@ -426,9 +336,9 @@ class JobStore:
         return job
 
     def _erase(self, job_id: str) -> None:
-        with self._change() as db:
+        with self.change() as db:
             db.execute("DELETE FROM jobs WHERE id = ?", [job_id])
-        for name in ("inputs", "units", "live"):
+        for name in ("inputs", "units", "live", "exports"):
             shutil.rmtree(self.private / name / job_id, ignore_errors=True)
 
     def _check_room(self, owner: str, number: int) -> None:
@@ -479,23 +389,3 @@ def _words(settings: Settings) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """The database, brought to the newest version. Raises ValueError for one of a newer program."""
-    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
-    db.row_factory = sqlite3.Row
-    db.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes, nor a crash destroy anything
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(SCHEMA):
-        raise ValueError(f"{path} was written by a newer version of this program: update it, or use another folder")
-    for number in range(version, len(SCHEMA)):
-        db.executescript(f"BEGIN; {SCHEMA[number]} PRAGMA user_version = {number + 1}; COMMIT;")
-    return db
-
-
-def load_pipeline(settings: Settings):
-    """See `engine.load_pipeline`."""
-    from pyramid.engine import load_pipeline
-
-    return load_pipeline(settings)

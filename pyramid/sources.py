@@ -28,8 +28,9 @@ class Source:
     content: bytes | Path
 
     @classmethod
-    def of(cls, kind: str, content: bytes | Path, name: str | None = None) -> "Source":
+    def of(cls, kind: str, content: bytes | str | Path, name: str | None = None) -> "Source":
         """From a file, or a file's content, under its own name, or another."""
+        content = Path(content) if isinstance(content, str) else content
         name = name or (content.name if isinstance(content, Path) else "")
         return cls(kind, _plain(name, NAMELESS[kind]), content)
 

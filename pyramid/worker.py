@@ -13,6 +13,8 @@ A job brings its own model: where that is another one than the last job's, the o
 
 import gc
 import logging
+import shutil
+import sqlite3
 import threading
 from dataclasses import replace
 
@@ -24,15 +26,20 @@ from pyramid.speed import Speeds
 
 __all__ = ["Live", "Worker"]
 log = logging.getLogger(__name__)
+PATIENCE = 60.0  # seconds that closing waits for a step, or for a model that is being loaded
 ASKED_EVERY = 1.0  # seconds: what another process put into the queue is found no later
 
 
 class Worker:
-    """One thread that owns the device. Raises CheckpointError (a ValueError) for a model that is not there."""
+    """One thread that owns the device.
+
+    Raises CheckpointError (a ValueError) for a model that is not there, ValueError while another program works through
+    the same queue.
+    """
 
     def __init__(
         self, store: JobStore, *, model: str = "embedded", variant: str | None = None, dtype: str = "auto",
-        device: str = "auto", memory: str = "auto",
+        device: str = "auto", memory: str = "auto", begin: threading.Event | None = None,
     ):  # fmt: skip
         self.store, self.speeds = store, Speeds(store.private / "speed.json")
         self.loaded, self.error = threading.Event(), ""
@@ -40,7 +47,9 @@ class Worker:
         self._model: Loaded | None = None
         self._run: Run | None = None
         self._last: Live | None = None
+        self._begin = begin  # until it is set nothing is loaded: importing torch would hold up the page's start
         self._aim(model, variant, {"dtype": dtype, "device": device, "memory": memory})
+        self._hold = _hold(store)
         store.recover()
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
         self._thread.start()
@@ -64,6 +73,14 @@ class Worker:
                 self._run.end(keep=keep)
             elif job.waiting:
                 self.store.finish(job_id, State.STOPPED)
+
+    def resume(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Let a job that ended early go on from its finished units: see `JobStore.resume`."""
+        return self.store.resume(job_id, owner)
+
+    def decode_finished(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Make a video of the finished units of a job that ended early: see `JobStore.decode_finished`."""
+        return self.store.decode_finished(job_id, owner)
 
     def switch(self, model: str, variant: str | None = None, **options: str) -> None:
         """Start from another model: it is loaded when the running job has ended, after the old one is freed.
@@ -92,7 +109,8 @@ class Worker:
             if self._run:
                 self._run.end(closing=True)
         self.store.touch()
-        self._thread.join()
+        self._thread.join(PATIENCE)
+        self._hold.close()
 
     # -- on the device thread
 
@@ -109,6 +127,8 @@ class Worker:
             self._wanted.set()
 
     def _work(self) -> None:
+        while self._begin and not self._begin.wait(0.1) and not self._closing.is_set():
+            pass
         while not self._closing.is_set():
             if self._wanted.is_set():
                 self._prepare()
@@ -125,8 +145,6 @@ class Worker:
             self._clear(job)
 
     def _clear(self, job: Job) -> None:
-        import shutil
-
         shutil.rmtree(self.store.private / "live" / job.id, ignore_errors=True)
         self.speeds.save()
 
@@ -170,6 +188,19 @@ class Worker:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _hold(store: JobStore) -> sqlite3.Connection:
+    """What says that this program works in the store's folder; it is let go with the process, however that ends."""
+    path = store.private / "worker.lock"
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise ValueError(f"another program makes videos into {store.folder} already: use that one, or choose another "
+                         "folder with --output-dir") from error  # fmt: skip
+    return connection
 
 
 def key_of(settings: Settings) -> tuple[str, ...]:

@@ -1,0 +1,85 @@
+"""A SQLite file that threads share and that tells them when something changed.
+
+    db = Database(path, schema)               # one script for each version of the file
+    with db.change() as connection:           # one transaction: all of it or nothing
+        connection.execute("UPDATE …")
+    db.wait(version, timeout=1)               # sleeps until `db.version` is another one
+
+Through the standard library. One connection, one lock: what a program does with its own jobs is small.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Database:
+    """An open file. Raises ValueError when it cannot be used, or was written by a newer program."""
+
+    def __init__(self, path: Path, schema: Sequence[str]):
+        self.path = path
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self._version = int(time.time() * 1000)  # after a restart, too, larger than what a page may remember
+        try:
+            self._connection = _open(path, schema)
+        except sqlite3.Error as error:
+            raise ValueError(f"{path} cannot be used ({error}): move it away, and a new one is made") from error
+
+    @property
+    def version(self) -> int:
+        """Grows with every change."""
+        return self._version
+
+    def touch(self) -> None:
+        """Wake all who wait for a change: something beside the file is new."""
+        with self.changed:
+            self._version += 1
+            self.changed.notify_all()
+
+    def wait(self, version: int, timeout: float) -> int:
+        """Until something has changed since `version`, or `timeout` seconds; the version then."""
+        with self.changed:
+            self.changed.wait_for(lambda: self._version != version, timeout)
+            return self._version
+
+    @contextmanager
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; then who waits for changes is told."""
+        with self.lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+            self.touch()
+
+    def rows(self, query: str, values: Sequence = ()) -> list[sqlite3.Row]:
+        with self.lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        with self.lock:
+            self._connection.close()
+
+
+def _open(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
+    """The file, brought to the newest version."""
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes; a crash destroys nothing
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(schema):
+            raise ValueError(f"{path} was written by a newer version of this program: update it, or use another folder")
+        for number in range(version, len(schema)):
+            db.executescript(f"BEGIN; {schema[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,88 @@
+"""What is known of a generation that was asked for: the record that the store keeps and the page shows."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from pyramid.files import KEEPS, PATTERN, check_pattern
+from pyramid.settings import Settings, SettingsError
+
+FORMATS = ("mp4", "webm", "gif", "png")  # of a result, see `export.open_writer`; png is a zip of pictures
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    PARTIAL = "partial"  # stopped, and what was finished is a video
+    STOPPED = "stopped"  # stopped, and nothing was kept
+    FAILED = "failed"  # `error` says why; `path` holds what was finished, if anything was
+    INTERRUPTED = "interrupted"  # the program ended in the middle
+
+
+ENDED = tuple(state for state in State if state not in (State.QUEUED, State.RUNNING))
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a result becomes a file. Raises SettingsError.
+
+    `quality` is H.264's CRF, 1 to 51; `pattern` is the file's name, see `files.file_name`; `previews`: clean
+    estimates are shown while it is made.
+    """
+
+    format: str = "mp4"
+    quality: int = 17
+    metadata: str = "embed"
+    pattern: str = PATTERN
+    previews: bool = True
+
+    def __post_init__(self):
+        for name, choices in (("format", FORMATS), ("metadata", KEEPS)):
+            if (value := getattr(self, name)) not in choices:
+                raise SettingsError(name, f"unknown {name} {value!r}: choose from {', '.join(choices)}")
+        if type(self.quality) is not int or not 1 <= self.quality <= 51:
+            raise SettingsError("quality", f"quality = {self.quality!r}: 1 to 51, where 17 shows no loss")
+        check_pattern(self.pattern)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One generation. `path` is the result on the server: people are shown `path.name`."""
+
+    id: str
+    owner: str
+    settings: Settings
+    output: Output
+    state: State
+    position: float
+    created: float  # seconds since 1970, as are the other times
+    started: float | None = None
+    ended: float | None = None
+    path: Path | None = None
+    error: str = ""
+    notes: tuple[str, ...] = ()  # what was changed on the way, a sentence each
+    units_done: int = 0
+    favourite: bool = False
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by phase
+    parent: str | None = None  # the job it was made from
+    decode_only: bool = False  # makes a video of the units that are saved, and no new ones
+
+    @property
+    def waiting(self) -> bool:
+        return self.state is State.QUEUED
+
+    @property
+    def over(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a visitor may ask for; None is no limit."""
+
+    max_upload_mb: float | None = None
+    max_seconds: float | None = None  # of video
+    max_queue_per_owner: int | None = None  # jobs waiting or running
