@@ -1,0 +1,226 @@
+"""The page's interface for programs: six named endpoints, over HTTP, through `gradio_client`, and as MCP tools.
+
+    from gradio_client import Client, handle_file
+    client = Client("http://127.0.0.1:7860")                    # auth=("ana", "a password") where there are accounts
+    job = client.predict("a red ball moves to the right", api_name="/generate")
+    client.predict(job["id"], api_name="/status")["result"]     # the file, fetched, once state is "done"
+
+`generate`, `status`, `stop`, `history`, `presets`, `models`. A picture or video to begin with is uploaded
+(`handle_file`); a path on the server is never taken. Everybody sees their own jobs only: by their login, or, on a
+page without accounts, by `token`, a secret of at least 16 characters that a program makes up and sends each time.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio import utils
+from gradio.data_classes import FileData
+
+from pyramid.jobs import Job, State
+from pyramid.settings import Settings, frames_for_seconds, preset_names
+from pyramid.ui import App
+from pyramid.ui.models import entries, title_of
+from pyramid.ui.presets import find_preset
+from pyramid.ui.serve import address_of
+
+SHORTEST_TOKEN = 16
+OURS_ALONE = ("model", "variant", "dtype", "device")      # settings that only the machine's owner may choose
+UPLOADS = ("image", "video")                              # settings that are files
+PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+")
+
+
+def register_api(app: App) -> None:
+    """Add the endpoints to the page that is being built."""
+    endpoints = Endpoints(app)
+    for name in ("generate", "status", "stop", "history", "presets", "models"):
+        gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
+
+
+class Endpoints:
+    """What programs may ask. Each raises gr.Error, with one sentence, for what cannot be done."""
+
+    def __init__(self, app: App):
+        self.app = app
+
+    def generate(
+        self, prompt: str, image: FileData | None = None, video: FileData | None = None, seed: int | None = None,
+        seconds: float | None = None, preset: str | None = None, settings: dict | None = None, token: str = "",
+        request: gr.Request = None,
+    ) -> dict:  # fmt: skip
+        """Put a video, or a picture (settings {"num_frames": 1}), into the queue. Returns the job at once.
+
+        Args:
+            prompt: what should be seen.
+            image: an uploaded picture that becomes the first frame.
+            video: an uploaded video that is continued.
+            seed: the same seed makes the same video; random when left out.
+            seconds: length of the video.
+            preset: settings with a name, one of those that `presets` lists.
+            settings: any other settings by name, such as {"num_inference_steps": [10, 10, 10]}.
+            token: your secret, where there are no accounts.
+        """
+        try:
+            owner = self.owner(request, token)
+            asked = self.settings(prompt, seed, seconds, preset, settings or {})
+            picture, clip = self.upload(image, "image"), self.upload(video, "video")
+            asked = dataclasses.replace(asked, image=picture and picture[1], video=clip and clip[1])
+            job = self.app.store.add(
+                asked, owner=owner, image=picture and picture[0], image_name=picture[1] if picture else "",
+                video=clip and clip[0])  # fmt: skip
+        except ValueError as error:
+            raise self.told(error) from error
+        return self.describe(job)
+
+    def status(self, job_id: str, token: str = "", request: gr.Request = None) -> dict:
+        """How far a job is, and its result once it is there.
+
+        Args:
+            job_id: the "id" that `generate` returned.
+            token: your secret, where there are no accounts.
+        """
+        return self.describe(self.job(job_id, token, request))
+
+    def stop(self, job_id: str, token: str = "", request: gr.Request = None) -> dict:
+        """End a job within one step; what is finished of it becomes a video. Ask `status` for what came of it.
+
+        Args:
+            job_id: the "id" that `generate` returned.
+            token: your secret, where there are no accounts.
+        """
+        job = self.job(job_id, token, request)
+        self.app.worker.stop(job.id, owner=job.owner)
+        return self.describe(self.app.store.get(job.id))
+
+    def history(
+        self, search: str = "", favourites: bool = False, limit: int = 20, offset: int = 0, token: str = "",
+        request: gr.Request = None,
+    ) -> list[dict]:  # fmt: skip
+        """Your jobs that have ended, the latest first.
+
+        Args:
+            search: words that all have to occur in the prompt or the settings.
+            favourites: only those marked as favourites.
+            limit: at most so many, up to 100.
+            offset: leave out so many of the latest.
+            token: your secret, where there are no accounts.
+        """
+        try:
+            if not (1 <= limit <= 100 and offset >= 0):
+                raise ValueError(f"limit = {limit} and offset = {offset}: 1 to 100, and 0 or more")
+            owner = self.owner(request, token)
+        except ValueError as error:
+            raise self.told(error) from error
+        jobs = self.app.store.history(owner, search=search, favourites=favourites, limit=limit, offset=offset)
+        return [self.describe(job) for job in jobs]
+
+    def presets(self) -> list[dict]:
+        """Settings with a name, for the `preset` of `generate`."""
+        try:
+            found = [find_preset(self.app, name) for name in self.preset_names()]
+        except ValueError as error:
+            raise self.told(error) from error
+        return [{"name": p.name, "description": p.description, "settings": p.values} for p in found]
+
+    def models(self) -> list[dict]:
+        """The models: what each is good for, its licence and size, whether it is here, and which one is loaded."""
+        return [{
+            "model": entry.title, "variant": entry.variant, "good_for": entry.good_for, "licence": entry.licence,
+            "size": entry.size, "here": entry.here, "loaded": entry.loaded,
+        } for entry in entries(self.app)]  # fmt: skip
+
+    # -- inside
+
+    def preset_names(self) -> list[str]:
+        return sorted({*preset_names(), *preset_names(self.app.presets_folder)})
+
+    def owner(self, request: gr.Request | None, token: str) -> str:
+        """Whose jobs the caller sees. ValueError for one who gave neither a login nor a token."""
+        owner = self.app.owner(request, token if len(token) >= SHORTEST_TOKEN else "")
+        if not owner:
+            raise ValueError(f"token: give a secret of {SHORTEST_TOKEN} characters or more, the same each time")
+        return owner
+
+    def job(self, job_id: str, token: str, request: gr.Request | None) -> Job:
+        """The caller's job of that id; gr.Error when there is none."""
+        try:
+            return self.app.store.get(job_id, self.owner(request, token))
+        except KeyError:
+            raise self.told(ValueError(f"there is no job {job_id!r} of yours")) from None
+        except ValueError as error:
+            raise self.told(error) from error
+
+    def settings(
+        self, prompt: str, seed: int | None, seconds: float | None, preset: str | None, others: dict[str, Any]
+    ) -> Settings:
+        """The settings that are asked for. ValueError for what is unknown, or not the caller's to choose."""
+        for name in (*UPLOADS, *OURS_ALONE):
+            if name in others:
+                why = "upload it, as an argument of its own" if name in UPLOADS else "the server chooses it"
+                raise ValueError(f"{name} is no setting of this call: {why}")
+        start = self.app.worker.start_from
+        if preset:
+            if preset not in (names := self.preset_names()):  # a name, and never the path of a file
+                raise ValueError(f"there is no preset {preset!r}: choose from {', '.join(names)}")
+            found = find_preset(self.app, preset)
+            values = {name: value for name, value in found.values.items() if name not in OURS_ALONE}
+            start = dataclasses.replace(found, values=values).apply(start)
+        values = start.to_dict() | others | {"prompt": prompt}
+        values |= {"seed": seed} if seed is not None else {}
+        asked = Settings.from_dict(values)
+        if seconds is not None:
+            asked = dataclasses.replace(asked, num_frames=frames_for_seconds(seconds, asked.fps))
+        return asked
+
+    def upload(self, file: Any, what: str) -> tuple[Path, str] | None:
+        """The file that was uploaded, and its name. ValueError for anything else, such as a path on this machine."""
+        if file is None:
+            return None
+        path = file.get("path") if isinstance(file, dict) else None
+        if not isinstance(path, str) or not path:
+            raise ValueError(f"{what}: upload a file, such as with handle_file of gradio_client")
+        found = Path(path).resolve()
+        if not found.is_relative_to(Path(utils.get_upload_folder()).resolve()) or not found.is_file():
+            raise ValueError(f"{what}: {Path(path).name!r} was not uploaded; paths on the server are not taken")
+        return found, str(file.get("orig_name") or found.name)
+
+    def describe(self, job: Job) -> dict[str, Any]:
+        """A job for its owner: JSON's types only, no path of this machine."""
+        store, live, s = self.app.store, self.app.worker.live, job.settings
+        settings = s.to_dict() | {"model": title_of(s.model)}
+        told = {
+            "id": job.id, "state": job.state.value, "prompt": s.prompt, "seed": s.seed, "settings": settings,
+            "created": job.created, "started": job.started, "ended": job.ended, "place": store.place(job.id),
+            "units": s.units, "units_done": job.units_done, "notes": [self.shown(note) for note in job.notes],
+            "error": self.shown(job.error), "favourite": job.favourite, "timings": job.timings, "result": result(job),
+            "address": address_of(job),
+        }  # fmt: skip
+        if job.state is State.RUNNING and live and live.job.id == job.id:
+            at = live.at
+            told |= {"phase": live.phase, "seconds_left": live.left, "units_done": live.units_done,
+                     "progress": at.done / at.total if at else 0.0}  # fmt: skip
+            told |= {name: getattr(at, name) for name in ("unit", "stage", "stages", "step", "steps")} if at else {}
+        return told
+
+    def shown(self, text: str) -> str:
+        """A sentence without the machine's folders, for those who are not at it."""
+        return text if self.app.local else PATH.sub("…/", text)
+
+    def told(self, error: ValueError) -> gr.Error:
+        return gr.Error(self.shown(str(error)), print_exception=False)
+
+
+def result(job: Job) -> Any:
+    """A job's file as Gradio's clients fetch it; the pictures of a folder, in order; None without a result."""
+    if job.path is None or not job.path.exists():
+        return None
+    if job.path.is_dir():
+        return [file_data(path) for path in sorted(job.path.iterdir()) if path.is_file()]
+    return file_data(job.path)
+
+
+def file_data(path: Path) -> dict[str, Any]:
+    """A file that Gradio copies into its cache, whose address is all that a client is told of it."""
+    return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}

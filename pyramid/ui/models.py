@@ -1,0 +1,292 @@
+"""The models panel: which models there are, what they are good for, which are here; fetch one, use another.
+
+    build_models(app)                     # inside gr.Blocks
+    entries(app)                          # the list, for programs
+
+A download belongs to the server: it goes on when the page is closed, and every page shows it. Visitors see the
+list; to fetch, add and switch is for the owner of the machine, at the machine.
+"""
+
+import json
+import threading
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from pyramid.checkpoints import RELEASES, CheckpointError, find, list_variants, locate, release_of, verify
+from pyramid.download import Cancelled, Download, Listing, check_space, look_up, needed_files, size_text, write_whole
+from pyramid.settings import MODELS
+from pyramid.ui import QUIET, App
+
+POLL = 0.5  # seconds between two looks at a download
+WEIGHTS = {  # model -> billions of weights: transformer, autoencoder, text encoders
+    "miniflux": 1.97 + 0.34 + 4.88,
+    "sd3": 2.03 + 0.34 + 5.58,
+}
+GOOD_FOR = {
+    ("embedded", "128p"): "Trying everything out in seconds, on any machine: plain shapes and motions, 128 × 128.",
+    ("miniflux", "384p"): "Video of 640 × 384, up to 5 s. Where to begin.",
+    ("miniflux", "768p"): "Video of 1280 × 768, up to 10 s. Four times the pixels of 384p.",
+    ("miniflux", "image"): "Still pictures of 1024 × 1024 and of the video's size.",
+    ("sd3", "384p"): "Video of 640 × 384, up to 5 s. The earlier model, begun from Stable Diffusion 3 Medium.",
+    ("sd3", "768p"): "Video of 1280 × 768, up to 10 s. The earlier model.",
+}
+
+
+# -------------------------------------------------------------------------------------------------- the list
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One variant of a model. `model` is what `find` takes, and may be a folder: people are shown `title`."""
+
+    model: str
+    variant: str
+    title: str
+    good_for: str
+    licence: str
+    size: str
+    here: bool
+    loaded: bool = False
+    problem: str = ""      # why it cannot be used though it is here
+
+    @property
+    def key(self) -> str:
+        return f"{self.model}\n{self.variant}"
+
+
+def entries(app: App) -> list[Entry]:
+    """The embedded model, the published ones, and the folders that were added; also the one that is loaded."""
+    names = [*MODELS, *read_folders(app)]
+    now = app.worker.start_from
+    if now.model not in names and not (release_of(now.model) and release_of(now.model).name in names):
+        names.append(now.model)
+    return [entry(app, model, variant) for model in names for variant in variants_of(model)]
+
+
+def variants_of(model: str) -> list[str]:
+    """The variants that a model has: as published, or as there are folders."""
+    if model in MODELS:
+        return list(MODELS[model])
+    try:
+        return list_variants(locate(model))
+    except CheckpointError:
+        return []
+
+
+def entry(app: App, model: str, variant: str) -> Entry:
+    now, release = app.worker.start_from, RELEASES.get(model)
+    loaded = (model, variant) == (now.model, now.variant) or (
+        release is not None and (release.repository, variant) == (now.model, now.variant))  # fmt: skip
+    licence = release.licence if release else ""
+    good_for = GOOD_FOR.get((model, variant), "A model of your own.")
+    size = f"{WEIGHTS[model]:.1f} billion weights" if model in WEIGHTS else ""
+    try:
+        checkpoint = find(model, variant)
+    except CheckpointError:
+        return Entry(model, variant, title_of(model), good_for, licence, size, here=False)
+    problem = ""
+    try:
+        verify(checkpoint, text=checkpoint.has_text)
+    except CheckpointError as error:
+        problem = "; ".join(error.problems) or str(error)
+    return Entry(
+        model, variant, title_of(model), good_for, checkpoint.licence or licence, size_text(size_of(checkpoint)),
+        here=not problem, loaded=loaded, problem=problem)  # fmt: skip
+
+
+def title_of(model: str) -> str:
+    """A model's name for people: of a folder only its last part."""
+    return model if model in MODELS or release_of(model) else Path(model).name or model
+
+
+def size_of(checkpoint) -> int:
+    """Bytes of what a variant needs."""
+    folder = checkpoint.folder
+    paths = [path.relative_to(folder).as_posix() for path in folder.glob("*/*") if path.is_file()]
+    try:
+        needed = needed_files(paths, checkpoint.family, checkpoint.variant)
+    except CheckpointError:
+        needed = [path for path in paths if path.startswith((f"{checkpoint.transformer.name}/", "causal_video_vae/"))]
+    return sum((folder / path).stat().st_size for path in needed)
+
+
+def folders_file(app: App) -> Path:
+    return app.store.private / "models.json"
+
+
+def read_folders(app: App) -> list[str]:
+    """The folders that were added and are still there."""
+    try:
+        kept = json.loads(folders_file(app).read_text())
+    except (OSError, ValueError):  # none was added, or the file is damaged: the folders themselves are not
+        return []
+    return [path for path in kept if isinstance(path, str) and Path(path).is_dir()]
+
+
+def add_folder(app: App, typed: str) -> str:
+    """Remember a folder of one's own. Its name, for people. CheckpointError when it holds no usable model."""
+    if not typed.strip():
+        raise CheckpointError("give the folder that holds causal_video_vae and a diffusion_transformer_…")
+    path = Path(typed.strip().strip("\"'")).expanduser()
+    if not path.is_dir():
+        raise CheckpointError(f"there is no folder {typed.strip()!r}")
+    checkpoint = find(path)
+    verify(checkpoint, text=checkpoint.has_text)
+    folders = read_folders(app)
+    if str(path.resolve()) not in folders:
+        write_whole(folders_file(app), json.dumps([*folders, str(path.resolve())]))
+    return checkpoint.name
+
+
+# ------------------------------------------------------------------------------------------------- downloads
+
+
+class Downloads:
+    """The download that is on, or was last: one at a time, in a thread of its own."""
+
+    def __init__(self):
+        self.listing: Listing | None = None
+        self.job: Download | None = None
+        self.error = ""
+        self.thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+    def start(self, model: str, variant: str) -> None:
+        """Look a variant up and fetch it in the background. CheckpointError at once for what can be known at once."""
+        with self._lock:
+            if self.busy:
+                raise CheckpointError("another model is being downloaded: wait for it, or cancel it first")
+            listing = look_up(model, variant)
+            check_space(listing.storage, listing.missing)
+            self.listing, self.job, self.error = listing, Download(listing), ""
+            self.thread = threading.Thread(target=self._run, name="download", daemon=True)
+            self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.job.run()
+        except Cancelled:
+            self.error = "Cancelled. What came is kept: the next download goes on from there."
+        except CheckpointError as error:
+            self.error = str(error)
+
+    def cancel(self) -> None:
+        if self.job:
+            self.job.stop.set()
+
+    def line(self) -> str:
+        """Where it stands, as HTML; empty when nothing was downloaded."""
+        job, listing = self.job, self.listing
+        if job is None:
+            return ""
+        name = f"{escape(title_of(listing.model))} {escape(listing.variant)}"
+        share = job.done / max(job.total, 1)
+        if self.busy:
+            said, state = f"{escape(job.now)} · {size_text(job.done)} of {size_text(job.total)}", "busy"
+        elif self.error:
+            said, state = escape(self.error), "failed"
+        else:
+            said, state = f"complete, {size_text(job.total)}, all hashes right", "done"
+        return (f'<div class="download {state}"><progress max="1" value="{share:.4f}" aria-label="Download">'
+                f'</progress><p role="status"><b>{name}</b>: {said}</p></div>')  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------- the panel
+
+
+def build_models(app: App) -> None:
+    """The panel, inside gr.Blocks. That another model was chosen, others see by `app.worker.checkpoint`."""
+    table = gr.HTML(lambda: table_of(app), elem_id="models-table")
+    if not app.local:
+        return
+    downloads = Downloads()
+    with gr.Row(elem_id="models-choice"):
+        choice = gr.Dropdown(choices_of(app), label="Model", value=chosen(app), elem_id="models-pick", scale=3)
+        use = gr.Button("Use it", elem_id="models-use", scale=1)
+        fetch = gr.Button("Download", elem_id="models-fetch", scale=1)
+        cancel = gr.Button("Cancel", elem_id="models-cancel", visible=False, scale=1)
+    line = gr.HTML(elem_id="models-line")
+    with gr.Row(elem_id="models-own"):
+        folder = gr.Textbox(label="A folder of your own", max_lines=1, scale=3, elem_id="models-folder",
+                            placeholder="the folder that holds causal_video_vae")  # fmt: skip
+        add = gr.Button("Add it", elem_id="models-add", scale=1)
+    timer = gr.Timer(POLL, active=False)
+    wire(app, downloads, (table, choice, use, fetch, cancel, line, folder, add, timer))
+
+
+def wire(app: App, downloads: Downloads, parts: tuple) -> None:
+    """What the panel's buttons do."""
+    table, choice, use, fetch, cancel, line, folder, add, timer = parts
+
+    def progress() -> list:
+        """The line; the rest of the panel only when a download has just ended."""
+        busy = downloads.busy
+        return [downloads.line(), gr.Timer(active=busy), gr.update(visible=busy), gr.update(visible=not busy),
+                gr.skip() if busy else table_of(app)]  # fmt: skip
+
+    def start(key: str) -> list:
+        told(lambda: downloads.start(*key.split("\n")))
+        return progress()
+
+    def switch(key: str) -> str:
+        told(lambda: app.worker.switch(*key.split("\n")))
+        gr.Info("It is loaded when the running job has ended; the model before it is freed first.")
+        return table_of(app)
+
+    def add_it(typed: str) -> list:
+        name = told(lambda: add_folder(app, typed))
+        gr.Info(f"{name} can be used now.")
+        return [gr.update(choices=choices_of(app)), table_of(app), ""]
+
+    def stop() -> list:
+        downloads.cancel()
+        return progress()
+
+    shown = [line, timer, cancel, fetch, table]
+    fetch.click(start, choice, shown, **QUIET)
+    timer.tick(progress, None, shown, **QUIET)
+    cancel.click(stop, None, shown, **QUIET)
+    use.click(switch, choice, table, **QUIET)
+    add.click(add_it, folder, [choice, table, folder], **QUIET)
+    gr.on([folder.submit], add_it, folder, [choice, table, folder], **QUIET)
+    gr.context.Context.root_block.load(progress, None, shown, **QUIET)
+
+
+def told(act):
+    """What `act` returns; what is wrong becomes a message on the page."""
+    try:
+        return act()
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def choices_of(app: App) -> list[tuple[str, str]]:
+    return [(f"{e.title} · {e.variant}" + ("" if e.here else " (not here)"), e.key) for e in entries(app)]
+
+
+def chosen(app: App) -> str | None:
+    """The entry that is loaded."""
+    return next((e.key for e in entries(app) if e.loaded), None)
+
+
+def table_of(app: App) -> str:
+    """The list as a table."""
+    rows = "".join(
+        f"<tr><th scope=row>{escape(e.title)}</th><td>{escape(e.variant)}</td><td>{escape(e.good_for)}</td>"
+        f"<td>{escape(e.size)}</td><td>{escape(e.licence)}</td><td>{state_of(e)}</td></tr>" for e in entries(app)
+    )  # fmt: skip
+    head = "".join(f"<th scope=col>{name}</th>" for name in ("Model", "Variant", "Good for", "Size", "Licence", ""))
+    return f'<div class="models"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def state_of(e: Entry) -> str:
+    if e.problem:
+        return f'<span title="{escape(e.problem, quote=True)}">damaged</span>'
+    return "<b>in use</b>" if e.loaded else "here" if e.here else "not here"
