@@ -28,11 +28,12 @@ from pyramid.settings import (
     size_grid,
 )  # fmt: skip
 from pyramid.ui import App
+from pyramid.ui.markup import html
 
 MODES = {"Text": "text", "Picture": "image", "Continue": "video", "Still": "still"}
 FIT_WORDS = {"crop": "Crop", "fit": "Fit", "pad": "Pad"}
 OTHER = "other"  # the choice of a size that is in no list
-RANDOM_WORDS = "New seed each time"
+RANDOM_WORDS = "Random"
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ def build_steps(form: Form) -> None:
     f["stages"] = gr.Radio(list(range(1, MAX_STAGES + 1)), value=start.stages, label="Stages", elem_id="stages")
     for key, title, steps in (("first", "Steps for the first frame", start.num_inference_steps),
                               ("rest", "Steps for each later unit", start.video_num_inference_steps)):  # fmt: skip
-        gr.HTML(f'<span class="title">{title}</span>')
+        html(f'<span class="title">{title}</span>')
         with gr.Row(elem_classes="steps"):
             for n in range(MAX_STAGES):
                 known = steps[n] if n < len(steps) else steps[-1]

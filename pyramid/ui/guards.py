@@ -142,14 +142,17 @@ def length_words(settings: Settings) -> str:
 def ready_words(app: App, settings: Settings) -> str:
     """How long it will take, in how much memory, and what lies outside of what the weights were trained for."""
     seconds = app.worker.estimate(settings)
-    parts = [
-        f"about {clock(seconds)} on this machine" if seconds is not None else "the first run measures this machine"
-    ]
+    if app.worker.error:
+        return f'<p class="problem">{escape(app.worker.error)}</p>'
+    if seconds is not None:
+        words = f"about {clock(seconds)} on this machine"
+    else:
+        words = "The first run measures this machine" if app.worker.loaded.is_set() else "The model is loading"
     marks = "".join(
         f'<p class="mark">Not trained: {escape(note)}</p>'
         for note in settings.experimental(app.worker.checkpoint.defaults)
     )
-    return f'<p class="ready">{escape(" · ".join(parts))}</p>{marks}'
+    return f'<p class="ready">{words}</p>{marks}'
 
 
 def seeds_from(settings: Settings, count: int) -> list[Settings]:

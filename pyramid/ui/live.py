@@ -7,8 +7,6 @@
 A picture is drawn once, however many pages watch: pages share what was made for the same moment of a run.
 """
 
-import base64
-import io
 from html import escape
 
 import gradio as gr
@@ -19,6 +17,7 @@ from pyramid.jobs import State
 from pyramid.run import Live
 from pyramid.settings import Settings
 from pyramid.ui import QUIET, App
+from pyramid.ui.markup import data_of, html, img, once
 from pyramid.ui.pyramid_view import clock
 from pyramid.ui.serve import address_of, address_of_growing
 
@@ -39,33 +38,7 @@ element.addEventListener("loadedmetadata", ({target}) => {
 }, true);"""
 
 # ------------------------------------------------------------------------------------------------------------
-# Pictures as text
-
-
-def img(picture: Image.Image, kind: str, alt: str, **options) -> str:
-    """A picture as an <img> that carries its bytes: a preview costs no file and no second request."""
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/{kind};base64,{data}" alt="{escape(alt)}" draggable="false">'
-
-
-class Once:
-    """The last results of drawing, by what was drawn: pages that show the same thing draw it once."""
-
-    def __init__(self, most: int = 256):
-        self.most, self.made = most, {}
-
-    def __call__(self, kind: str, source: object, draw) -> str:
-        key = (kind, id(source))
-        if key not in self.made:
-            while len(self.made) >= self.most:
-                self.made.pop(next(iter(self.made)))
-            self.made[key] = source, draw(source)  # the source is kept, so that its id stays its own
-        return self.made[key][1]
-
-
-once = Once()
+# Pictures
 
 
 def estimate(live: Live | None, unit: int, stage: int) -> str:
@@ -115,8 +88,10 @@ def ratio(settings: Settings) -> str:
 def screen(live: Live | None, settings: Settings, waiting: int = 0) -> str:
     """The large picture: a still, the unit in work, or an invitation."""
     if live and (address := playable(live)):
+        poster = once("poster", live.frames[-1], poster_of) if live.frames else ""  # until a longer clip is there
         inside = (
-            f'<video src="{escape(address)}" aria-label="The clip" autoplay loop muted playsinline controls></video>'
+            f'<video src="{escape(address)}" poster="{poster}" aria-label="The clip" '
+            "autoplay loop muted playsinline controls></video>"
         )
     elif live and not live.busy and live.frames:
         inside = f'<div class="made">{still(live)}</div>'
@@ -132,6 +107,10 @@ def screen(live: Live | None, settings: Settings, waiting: int = 0) -> str:
         words = "Say what you want to see,<br>and watch it take shape."
         inside = f'<div class="invitation">{GLYPH}<p>{words}</p></div>'
     return f'<div class="screen" style="{ratio(settings)}">{inside}</div>'
+
+
+def poster_of(frame: np.ndarray) -> str:
+    return data_of(Image.fromarray(frame), "jpeg", quality=88)
 
 
 def playable(live: Live) -> str:
@@ -322,11 +301,11 @@ class LivePart:
 
 def build_live(app: App) -> LivePart:
     part, start = LivePart(app), app.worker.start_from
-    part.large = gr.HTML(screen(None, start), elem_id="large", js_on_load=GOES_ON)
-    part.strip = gr.HTML(tiles(None, start), elem_id="strip")
-    part.units = gr.HTML(timeline(None, start), elem_id="units", js_on_load=CLICKS)
-    part.inspector = gr.HTML("", elem_id="inspector", js_on_load=CLICKS)
+    part.large = html(screen(None, start), elem_id="large", js_on_load=GOES_ON)
+    part.strip = html(tiles(None, start), elem_id="strip")
+    part.units = html(timeline(None, start), elem_id="units", js_on_load=CLICKS)
+    part.inspector = html("", elem_id="inspector", js_on_load=CLICKS)
     with gr.Row(elem_id="below"):
-        part.status = gr.HTML(line(app, None), elem_id="status")
-        part.stop = gr.Button("Stop and keep", visible=False, elem_id="stop", size="md", scale=0)
+        part.status = html(line(app, None), elem_id="status")
+        part.stop = gr.Button("Stop and keep", visible=False, elem_id="stop", size="md", scale=0, min_width=0)
     return part

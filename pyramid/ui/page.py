@@ -16,6 +16,7 @@ import gradio as gr
 from pyramid.jobs import JobStore
 from pyramid.settings import SettingsError
 from pyramid.ui import QUIET, App
+from pyramid.ui.api import register_api
 from pyramid.ui.form import (
     build_advanced,
     build_extras,
@@ -27,8 +28,11 @@ from pyramid.ui.form import (
 )
 from pyramid.ui.guards import Look
 from pyramid.ui.live import GLYPH, LivePart, build_live
+from pyramid.ui.markup import html
+from pyramid.ui.models import build_models
 from pyramid.ui.presets import build_examples, build_presets, build_save, wire_examples, wire_presets
 from pyramid.ui.queue import Queue, build_banner, build_queue
+from pyramid.ui.results import build_results
 from pyramid.ui.sight import build_sight, wire_sight
 
 STYLE = Path(__file__).resolve().parent.parent.parent / "assets" / "style.css"
@@ -40,10 +44,11 @@ TO_THE_VIDEO = """(...all) => {
   if (innerWidth < 900) document.querySelector("#show").scrollIntoView({behavior: "smooth"});
   return all;
 }"""
-LIGHT_OR_DARK = """
+HEAD = """
 const kept = localStorage.getItem("pyramid-theme");
 if (kept) document.body.classList.toggle("dark", kept === "dark");
 element.addEventListener("click", (event) => {
+  if (event.target.closest("#model")) document.querySelector("#models").classList.toggle("open");
   if (!event.target.closest("#theme")) return;
   const dark = document.body.classList.toggle("dark");
   localStorage.setItem("pyramid-theme", dark ? "dark" : "light");
@@ -60,11 +65,15 @@ def build(app: App) -> gr.Blocks:
     Parts that others plug in: `visitor` (gr.BrowserState, pass it to `app.owner` as the token) and `pulse`
     (hidden gr.Textbox whose `change` says that the owner's results changed).
     """
-    with gr.Blocks(title="Pyramid", analytics_enabled=False) as page:
+    with gr.Blocks(title="Pyramid", analytics_enabled=False, fill_width=True) as page:
         visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
-        pulse = gr.Textbox(visible="hidden", elem_id="pulse", label="pulse")
-        model = gr.Textbox(visible="hidden", elem_id="model-loaded", label="model")
-        head = gr.HTML(head_words(app), js_on_load=LIGHT_OR_DARK, elem_id="head")
+        with gr.Column(elem_id="unseen"):  # words whose change is an event of its own
+            pulse = gr.Textbox(visible="hidden", elem_id="pulse", label="pulse")
+            model = gr.Textbox(visible="hidden", elem_id="model-loaded", label="model")
+            timer = gr.Timer(AGAIN_EVERY)
+        head = html(head_words(app), js_on_load=HEAD, elem_id="head")
+        with gr.Column(elem_id="models", min_width=0):
+            build_models(app)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="form", scale=0, min_width=0):
                 left = build_left(app)
@@ -72,11 +81,13 @@ def build(app: App) -> gr.Blocks:
                 live = build_live(app)
             with gr.Column(elem_id="side", scale=0, min_width=0):
                 build_queue(left.queue)
+                results = build_results(app)
         left.wire(page, visitor, pulse, model)
         live.wire(visitor)
+        results.wire(page, visitor, pulse, left.form)
+        register_api(app)
         watch = watcher(app, live, left.queue)
         shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model]
-        timer = gr.Timer(AGAIN_EVERY)
         page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
         gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", **QUIET)
     return page
@@ -93,24 +104,26 @@ def head_words(app: App) -> str:
     kind = "bad" if worker.error else "good" if worker.loaded.is_set() else "busy"
     name = f"{Path(start.model).name} {start.variant}"
     return (
-        f'<header><h1 id="mark">{GLYPH}Pyramid</h1><p class="model {kind}"><i></i>{escape(name)} · {state}</p>'
+        f'<header><h1 id="mark">{GLYPH}Pyramid</h1>'
+        f'<button type="button" id="model" class="{kind}" aria-controls="models" title="Models">'
+        f"<i></i>{escape(name)} · {state}</button>"
         f'<button type="button" id="theme" aria-label="Light or dark">{HALF_MOON}</button></header>'
     )
 
 
 def watcher(app: App, live: LivePart, queue: Queue):
     """The generator that yields what changed, at most every PAGE_EVERY seconds, for as long as a page is open."""
-    results = Results(app.store)
+    ended = Ended(app.store)
 
     def parts(owner: str) -> list[dict]:
         busy = bool(app.store.queue(owner)) if owner else False
         loaded = f"{app.worker.loaded.is_set()} {app.worker.error}"
         return [
             *live.show(owner),
-            {"value": queue.html(owner)},
+            {"value": queue.rows(owner)},
             {"value": "Add to the queue" if busy else "Generate"},
             {"value": head_words(app)},
-            {"value": f"{results.key(owner)} {loaded}"},
+            {"value": f"{ended.key(owner)} {loaded}"},
             {"value": app.worker.checkpoint.identity},
         ]
 
@@ -131,7 +144,7 @@ def watcher(app: App, live: LivePart, queue: Queue):
     return watch
 
 
-class Results:
+class Ended:
     """A word that is another one whenever an owner's ended jobs are others; read once for each version of the store."""
 
     def __init__(self, store: JobStore):
@@ -222,25 +235,25 @@ def build_left(app: App) -> Left:
     left = Left(app)
     left.form = form = build_form(app)
     left.look = look = Look(app, form)
-    look.counts = gr.HTML(look.counter.html(""), elem_id="counts")
+    look.counts = html(look.counter.html(""), elem_id="counts")
     left.examples = build_examples(app)
     build_sources(form)
     left.sight = build_sight()
     build_size(form)
-    look.length = gr.HTML("", elem_id="length")
+    look.length = html("", elem_id="length")
     with gr.Row(elem_classes="pair"):
         build_presets(form)
         build_seed(form)
     with gr.Accordion("The pyramid", open=True, elem_id="pyramid"):
-        look.drawing = gr.HTML(look.draw(app.worker.start_from), elem_id="drawing")
+        look.drawing = html(look.draw(app.worker.start_from), elem_id="drawing")
         build_steps(form)
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         build_advanced(form)
-        look.negative_counts = gr.HTML("")
+        look.negative_counts = html("")
         build_extras(form)
         left.save = build_save(form)
     with gr.Column(elem_id="go", min_width=0):
-        look.verdict = gr.HTML("", elem_id="verdict")
+        look.verdict = html("", elem_id="verdict")
         build_banner(left.queue)
         left.generate = gr.Button("Generate", variant="primary", elem_id="generate")
     return left

@@ -15,6 +15,7 @@ import gradio as gr
 from pyramid.settings import Preset, Settings, SettingsError, load_preset, preset_names, save_preset
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form
+from pyramid.ui.markup import html
 
 EXAMPLE_PICTURES = Path(__file__).resolve().parent.parent.parent / "assets" / "examples"
 EXAMPLES = [  # (prompt, picture of EXAMPLE_PICTURES to begin with)
@@ -145,7 +146,7 @@ CLICKS = """element.addEventListener("click", (event) => {
 
 
 def build_examples(app: App) -> gr.HTML:
-    return gr.HTML(examples_html(app), js_on_load=CLICKS, elem_id="examples")
+    return html(examples_html(app), js_on_load=CLICKS, elem_id="examples")
 
 
 def wire_examples(form: Form, chips: gr.HTML) -> None:

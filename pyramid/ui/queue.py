@@ -1,7 +1,7 @@
 """What runs and what waits: a list in which jobs are moved, changed, copied and taken out.
 
 queue = Queue(app); build_queue(queue)       # inside gr.Blocks
-queue.html(owner)                            # the list as HTML, for one owner
+queue.rows(owner)                            # the list as HTML, for one owner
 queue.wire(form, visitor)                    # its buttons; "Edit" brings a job's settings into the form
 """
 
@@ -13,6 +13,7 @@ from pyramid.jobs import Job
 from pyramid.settings import SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form
+from pyramid.ui.markup import html
 
 CLICKS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
@@ -55,13 +56,13 @@ class Queue:
     def __init__(self, app: App):
         self.app = app
 
-    def html(self, owner: str) -> str:
+    def rows(self, owner: str) -> str:
         jobs = self.app.store.queue(owner)
         waiting = [job for job in jobs if job.waiting]
         if not waiting:
             return ""
-        rows = [row(job, waiting.index(job) if job.waiting else -1, len(waiting)) for job in jobs]
-        return f'<section class="queue"><h2>Queue <span>{len(waiting)}</span></h2><ol>{"".join(rows)}</ol></section>'
+        items = [row(job, waiting.index(job) if job.waiting else -1, len(waiting)) for job in jobs]
+        return f'<section class="queue"><h2>Queue <span>{len(waiting)}</span></h2><ol>{"".join(items)}</ol></section>'
 
     def wire(self, form: Form, visitor: gr.BrowserState) -> None:
         """`editing` holds the id of the job that is changed in the form; `banner` says so."""
@@ -106,13 +107,13 @@ def banner_words(job: Job) -> str:
 
 
 def build_queue(part: Queue) -> None:
-    part.list = gr.HTML("", elem_id="queue", js_on_load=CLICKS)
+    part.list = html("", elem_id="queue", js_on_load=CLICKS)
 
 
 def build_banner(part: Queue) -> None:
     """What is over Generate while a waiting job is changed in the form."""
     part.editing = gr.State("")
     with gr.Row(visible=False, elem_id="editing") as part.banner:
-        part.words = gr.HTML("")
+        part.words = html("")
         part.save = gr.Button("Save the change", variant="primary", size="sm", scale=0, elem_id="edit-save")
         part.cancel = gr.Button("Leave it as it is", size="sm", scale=0, elem_id="edit-cancel")

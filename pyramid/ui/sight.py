@@ -11,14 +11,14 @@ from PIL import Image
 
 from pyramid.ui import QUIET
 from pyramid.ui.form import OTHER, Form
-from pyramid.ui.live import img
+from pyramid.ui.markup import html, img
 from pyramid.video import fit_picture, read_picture, read_video
 
 SHOWN = 420  # pixels: the preview is sent no larger
 
 
 def build_sight() -> gr.HTML:
-    return gr.HTML("", elem_id="sight")
+    return html("", elem_id="sight")
 
 
 def wire_sight(form: Form, sight: gr.HTML) -> None:
