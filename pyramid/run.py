@@ -1,7 +1,7 @@
 """One job at work: the pipeline's events become a file, units that are saved, and what is to be seen of it.
 
     run = Run(job, store)
-    run.work(bring)                     # on the device thread; `bring(settings)` gives the loaded model
+    run.work(bring)                     # on the device thread; `bring(job, say)` gives the loaded model
     run.live                            # any thread, at any time: a snapshot that never changes
     run.end(keep=True)                  # any thread: it ends within a step, finished units become a video
 """
@@ -20,11 +20,13 @@ import numpy as np
 from PIL import Image
 
 from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.export import KINDS, open_writer
 from pyramid.files import describe, file_name
 from pyramid.growing import GrowingClip
 from pyramid.jobs import Job, JobStore, State
+from pyramid.preview import save_estimate
 from pyramid.speed import Speeds, cost, steps_of
-from pyramid.video import VideoWriter, read_picture, read_video, write_picture
+from pyramid.video import read_picture, read_video, write_picture
 
 log = logging.getLogger(__name__)
 OURS = ("model", "variant", "dtype", "device", "preset", "image", "video", "fps")  # not the pipeline's arguments
@@ -114,7 +116,9 @@ class Run:
         self.stop, self.keep, self.closing = threading.Event(), True, False
         self.live = Live(job, "Waiting for the model", began=time.monotonic())
         self._lock = threading.Lock()
+        self._clip: GrowingClip | None = None
         self._made = 0  # frames that were not given
+        self._reading = False
         self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began
         self._path: Path | None = None
         self._timings: dict[str, float] = {}
@@ -122,28 +126,30 @@ class Run:
     def end(self, *, keep: bool = True, closing: bool = False) -> None:
         """End before the next step. `keep`: finished units become a video; `closing`: the program ends."""
         self.keep, self.closing = keep and not closing, closing
-        self._show(phase="Stopping after this step")
         self.stop.set()
+        self._show(phase="Stopping after this step")
 
-    def work(self, bring: Callable[[Job], Loaded]) -> Job:
+    def work(self, bring: Callable[[Job, Callable[[str], None]], Loaded]) -> Job:
         """To the end, to a stop or to an error; the job as it was stored then."""
         state, error = State.DONE, ""
         try:
-            self._loaded = bring(self.job)
+            self._loaded = bring(self.job, lambda phase: self._show(phase=phase))
             if self.stop.is_set():
                 raise Nothing
             self._make()
-            if self.stop.is_set() and self._partial:
+            if self._partial:
                 state = State.PARTIAL
         except Nothing:
             state = State.INTERRUPTED if self.closing else State.STOPPED
             error = "The program was closed while this was being made." if self.closing else ""
         except Exception as caught:
             state, error = State.FAILED, self._sentence(caught)
-        live = self.live
-        job = self.store.finish(self.job.id, state, path=self._path, error=error, notes=live.notes,
-                                timings=self._timings, units_done=live.units_done)  # fmt: skip
-        self._show(job=job, phase="", ended=time.monotonic(), growing=None)
+        job, live = replace(self.job, state=state, error=error), self.live
+        try:
+            job = self.store.finish(job.id, state, path=self._path, error=error, notes=live.notes,
+                                    timings=self._timings, units_done=live.units_done)  # fmt: skip
+        finally:
+            self._show(job=job, phase="", ended=time.monotonic(), growing=None)
         return job
 
     # -- to a file
@@ -153,11 +159,9 @@ class Run:
         name = file_name(job.output.pattern, s, index=int(job.position), when=datetime.fromtimestamp(job.created))
         target = self.store.folder / name
         live = self.store.private / "live" / job.id
-        given = self._given()
-        events = self._loaded.pipeline.stream(**self._request(), **given, stop=self.stop,
+        events = self._loaded.pipeline.stream(**self._request(), stop=self.stop,
                                               preview_every=int(job.output.previews))  # fmt: skip
         if s.num_frames == 1:
-            self._clip = None
             self._make_still(events, target)
             return
         with GrowingClip(live, s.fps, (s.width, s.height), lambda path: self._show(growing=path)) as self._clip:
@@ -166,8 +170,8 @@ class Run:
     def _make_video(self, events: Iterator[Any], target: Path) -> None:
         """The frames as a video. An error keeps what is finished, as a stop does, and is raised after that."""
         s, output = self.job.settings, self.job.output
-        path = target.with_name(f"{target.name}.{output.format}")
-        with VideoWriter(path, s.fps, (s.width, s.height), self._metadata(), quality=output.quality,
+        path = target.with_name(target.name + KINDS[output.format][0])
+        with open_writer(path, s.fps, (s.width, s.height), self._metadata(), quality=output.quality,
                          keep=output.metadata) as writer:  # fmt: skip
             error = self._consume(events, writer.write)
             if not self._made or (self.stop.is_set() and not self.keep):
@@ -191,7 +195,8 @@ class Run:
         return self.live.units_done < self.job.settings.units
 
     def _request(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self.job.settings).items() if name not in OURS}
+        """The pipeline's arguments."""
+        return {name: value for name, value in asdict(self.job.settings).items() if name not in OURS} | self._given()
 
     def _given(self) -> dict[str, Any]:
         """The picture, or the end of the video, that the job starts from."""
@@ -235,10 +240,11 @@ class Run:
         """Turn an event, which took so long to come, into what is to be seen and kept."""
         match event:
             case Status():
-                self._show(phase=event.message)
+                self._status(event)
             case Preview():
                 self._step(event, seconds)
             case Unit():
+                self._keep(event)
                 self._show(units_done=event.index + 1)
                 self.store.progress(self.job.id, event.index + 1)
             case Frames():
@@ -252,6 +258,23 @@ class Run:
             case Finished():
                 self._timings = dict(event.timings)
 
+    def _status(self, event: Status) -> None:
+        if event.phase == "text" and self._reading:  # what was cut of the prompt: it has to stay in sight
+            self._show(notes=(*self.live.notes, event.message))
+            return
+        self._reading = event.phase == "text"
+        self._show(phase=event.message)
+
+    def _keep(self, unit: Unit) -> None:
+        """Save a finished unit, and what its stages looked like: what is lost of a run that dies is its last unit."""
+        folder = self.store.units_of(self.job)
+        try:
+            for (index, stage), picture in self.live.estimates.items():
+                if index == unit.index:
+                    save_estimate(folder, index, stage, picture)
+        except OSError as error:
+            self._show(notes=(*self.live.notes, f"A finished unit could not be saved ({error.strerror})."))
+
     def _step(self, event: Preview, seconds: float) -> None:
         s, key = self.job.settings, self._loaded.speed_key
         now = time.monotonic()
@@ -260,18 +283,20 @@ class Run:
             self.speeds.began(key, self._sampling - self.live.began)
             self._plan(event)
         self.speeds.step(key, cost(s, event.unit, event.stage), seconds)
-        self._gone += cost(s, event.unit, event.stage)
+        self._gone += self._weights[event.unit, event.stage]
         due = now + (now - self._sampling) * (self._whole - self._gone) / self._gone
         at = At(event.unit, event.units, event.stage, event.stages, event.step, event.steps, event.done, event.total)
         shown = {} if event.clean is None else self._estimate(event)
-        share = self._previews / max(time.monotonic() - self._sampling, 1e-9)
-        self._show(phase="", at=at, due=due, memory_bytes=memory_in_use(), preview_share=share, **shown)
+        share = self._previews / max(time.monotonic() - self.live.began, 1e-9)
+        phase = self.live.phase if self.stop.is_set() else ""
+        self._show(phase=phase, at=at, due=due, memory_bytes=memory_in_use(), preview_share=share, **shown)
 
     def _plan(self, event: Preview) -> None:
-        """At the first step: how much there is to do."""
-        s = self.job.settings
-        self._whole = sum(cost(s, *step) for step in steps_of(s, given=event.unit))
-        self._gone = 0
+        """At the first step: how much there is to do, by the seconds of earlier runs or by tokens."""
+        s, key = self.job.settings, self._loaded.speed_key
+        steps = steps_of(s, given=event.unit)
+        self._weights = {step: self.speeds.step_seconds(key, cost(s, *step)) or cost(s, *step) for step in set(steps)}
+        self._whole, self._gone = sum(self._weights[step] for step in steps), 0
 
     def _estimate(self, event: Preview) -> dict[str, Any]:
         """The clean estimate as a picture, unless previews took too much of the time already."""

@@ -16,6 +16,7 @@ import logging
 import shutil
 import sqlite3
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 from pyramid.checkpoints import find
@@ -139,14 +140,18 @@ class Worker:
             if job is None:
                 self.store.wait(version, ASKED_EVERY)
                 continue
-            self._run.work(self._bring)
-            with self._lock:
-                self._last, self._run = self._run.live, None
-            self._clear(job)
+            self._do(self._run)
 
-    def _clear(self, job: Job) -> None:
-        shutil.rmtree(self.store.private / "live" / job.id, ignore_errors=True)
-        self.speeds.save()
+    def _do(self, run: Run) -> None:
+        """One job. Whatever happens, the thread lives on for the next."""
+        try:
+            run.work(self._bring)
+            self.speeds.save()
+        except Exception:  # the store cannot be written, as on a full disk
+            log.exception("what became of job %s could not be stored", run.job.id)
+        with self._lock:
+            self._last, self._run = run.live, None
+        shutil.rmtree(self.store.private / "live" / run.job.id, ignore_errors=True)
 
     def _prepare(self) -> None:
         """Load what was asked for; what goes wrong is kept in `error`, for the page and the jobs that need it."""
@@ -162,8 +167,10 @@ class Worker:
             self.loaded.set()
             self.store.touch()
 
-    def _bring(self, job: Job) -> Loaded:
+    def _bring(self, job: Job, say: Callable[[str], None]) -> Loaded:
         """The model of a job."""
+        if self._model is None or self._model.settings != key_of(job.settings):
+            say("Loading the model")
         self._load(job.settings)
         return self._model
 
