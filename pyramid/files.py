@@ -28,12 +28,18 @@ from PIL import Image
 
 from pyramid.settings import Settings, SettingsError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 PROGRAM = "pyramid"
 KEEPS = ("embed", "sidecar", "none")   # where a result's metadata goes
 PATTERN = "{prompt}-{seed}"
 MAX_WORDS = 60                         # characters of a prompt in a name
 MAX_NAME = 200                         # bytes of a name: file systems take 255, endings and numbers come on top
 MEMBER = "settings.json"               # of a zip of pictures
+_held: dict[Path, int] = {}            # files that this process has claimed -> their open handles
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)  # no names of files on Windows
 
 
@@ -124,11 +130,13 @@ def sidecar_of(path: Path) -> Path:
 def reserve(path: Path) -> tuple[Path, Path]:
     """A temporary file of our own beside the first free name, and that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     for name in _names(path):
         try:
             if not _taken(name):
                 _part_of(name).touch(exist_ok=False)
-                return _part_of(name), name
+                if hold(_part_of(name)):
+                    return _part_of(name), name
         except FileExistsError:  # another writer's
             continue
 
@@ -153,6 +161,48 @@ def publish(part: Path, path: Path) -> Path:
             return name
         os.unlink(part)
         return name
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary files of processes that were killed: nobody holds those."""
+    for path in folder.glob(".*.part*.*") if fcntl else ():
+        part = path.with_name(path.name.replace(".part-tagged.", ".part."))  # who holds the one holds both
+        if path.is_file() and hold(part):
+            path.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
+            let_go(part)
+
+
+def hold(path: Path) -> bool:
+    """Claim a file for this process, until `let_go`, or until the process or the file is gone. False when another,
+    or this one already, has it. The system gives it back however a process ends; where it has no such locks
+    (Windows, some network drives) every claim succeeds.
+    """
+    for gone in [held for held in _held if not held.exists()]:
+        let_go(gone)
+    if path in _held:
+        return False
+    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+            raise BlockingIOError  # swept away between opening and locking
+    except BlockingIOError:
+        os.close(handle)
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            os.close(handle)
+            raise
+    _held[path] = handle
+    return True
+
+
+def let_go(path: Path) -> None:
+    """The opposite of `hold`; nothing happens where it is not held."""
+    if (handle := _held.pop(path, None)) is not None:
+        os.close(handle)
 
 
 def _names(path: Path) -> Iterator[Path]:

@@ -32,6 +32,8 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "request": {"settings", "sampler", "text", "video", "events"},
     "pipeline": {"request", "sampler", "text", "models", "memory", "checkpoints", "video", "settings", "events"}
     | {"schedule", "latents"},
+    "recovery": {"events", "files", "settings"},
+    "ladder": {"events", "memory", "models"},
     "jobs": {"pipeline", "settings", "video", "events", "checkpoints", "latents"},
     "bench": {"models", "schedule", "latents", "sampler", "pipeline", "settings", "events", "video"},
     "training": {"training", "models", "schedule", "latents", "text", "video", "checkpoints"},
