@@ -111,9 +111,11 @@ def test_a_path_of_the_server_is_no_upload(home):
     secret = home[1].folder / "secret.png"
     Image.new("RGB", (64, 64)).save(secret)
     for path in (str(secret), "/etc/passwd", "../secret.png", "http://127.0.0.1/picture.png"):
-        given = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        answer = call(home[0], "generate", ["waves", given, None, None, None, None, QUICK, ""])
-        assert "was not uploaded" in answer, answer
+        for given in ({"path": path, "meta": {"_type": "gradio.FileData"}}, {"path": path}, path):
+            answer = call(home[0], "generate", ["waves", given, None, None, None, None, QUICK, ""])
+            assert "event: error" in answer, answer
+        assert "upload a file" in answer and "was not uploaded" in call(
+            home[0], "generate", ["waves", {"path": path}, None, None, None, None, QUICK, ""])  # fmt: skip
     for name in ("image", "video", "model", "device"):
         answer = call(home[0], "generate", ["waves", None, None, None, None, None, {name: str(secret)}, ""])
         assert f"{name} is no setting of this call" in answer, answer

@@ -134,7 +134,7 @@ def doors(app: App, accounts: Accounts | None) -> dict:
         "auth": accounts.check if accounts else None,
         "allowed_paths": [str(app.folder)],
         "blocked_paths": [str(app.store.private / name) for name in ("jobs.sqlite", "jobs.sqlite-wal", "units")],
-        "max_file_size": f"{limit:g}mb" if limit is not None else None,
+        "max_file_size": int(limit * 1e6) if limit is not None else None,
         "app_kwargs": {"middleware": [(Guard, (), {"app_of_page": app})]},
         "footer_links": ["api"], "run_history": False, "enable_monitoring": False, "ssr_mode": False,
         "strict_cors": True, "show_error": False,
