@@ -39,6 +39,8 @@ const tick = () => {
   requestAnimationFrame(tick);
 };
 const begin = () => {
+  const dialog = find("dialog");
+  if (dialog && !dialog.open) dialog.showModal();
   playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   const all = videos();
   if (!all.length) return;
@@ -48,10 +50,13 @@ const begin = () => {
     v.readyState >= 2 ? go() : v.addEventListener("loadeddata", go, {once: true});
   });
 };
+const close = () => trigger("click", {action: "uncompare", job: "", value: ""});
+element.addEventListener("cancel", (event) => { event.preventDefault(); close(); }, true);
 element.addEventListener("click", (event) => {
+  if (event.target.nodeName === "DIALOG") { close(); return; }
   const button = event.target.closest("button");
   if (!button) return;
-  if (button.dataset.action) trigger("click", {action: button.dataset.action, job: "", value: ""});
+  if (button.dataset.action) close();
   else if (button.classList.contains("play")) { playing = !playing; run(); }
   else if (button.dataset.frames) {
     playing = false; run();

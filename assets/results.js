@@ -1,7 +1,15 @@
 // The grid of results and the one that is opened: hover plays, buttons tell the server. See pyramid/ui/results.py.
 const hold = (button, words) => { button.disabled = true; button.textContent = words; };
 const send = (action, job, value) => trigger("click", {action, job: job || "", value: value || ""});
+const present = () => {  // what is opened lies over the page until it is closed
+  const dialog = element.querySelector("dialog");
+  if (dialog && !dialog.open) dialog.showModal();
+};
+watch("value", present);
+present();
+element.addEventListener("cancel", (event) => { event.preventDefault(); send("close"); }, true);
 element.addEventListener("click", (event) => {
+  if (event.target.nodeName === "DIALOG") { send("close"); return; }
   const button = event.target.closest("[data-action]");
   if (!button || button.disabled) return;
   const {action, job} = button.dataset;

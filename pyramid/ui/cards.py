@@ -100,10 +100,11 @@ def detail_html(app: App, job: Job, view: "View") -> str:
     left = f"{_player(job)}{_name(job, file)}"
     right = (
         f'<header><h3>{escape(job.settings.prompt)}</h3>'
-        f'<button type="button" data-action="close" aria-label="Close">Close</button></header>'
+        f'<button type="button" data-action="close" autofocus>Close</button></header>'
         f"{_why(job)}{_actions(job, file)}{_settings(job)}{_export(app, job, view) if file else ''}"
     )
-    return f'<section class="detail" aria-label="The opened result"><div>{left}</div><div>{right}</div></section>'
+    inside = f'<section class="detail"><div>{left}</div><div>{right}</div></section>'
+    return f'<dialog aria-label="The opened result">{inside}</dialog>'
 
 
 def _player(job: Job) -> str:
@@ -159,10 +160,12 @@ def _actions(job: Job, file: bool) -> str:
 
 def _settings(job: Job) -> str:
     s, rows = job.settings, []
+    idle = () if s.guidance_decay else ("guidance_decay", "min_guidance_scale")  # without effect on this one
+    idle += () if s.image or s.video else ("fit",)
     rows.append(("model", f"{escape(Path(s.model).name)} {escape(s.variant)}"))
     for name in FIELDS:
         value = getattr(s, name)
-        if name not in HIDDEN and value not in (None, ""):
+        if name not in HIDDEN + idle and value not in (None, ""):
             rows.append((WORDS.get(name, name.replace("_", " ")), shown(value)))
     table = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
     return f"<details open><summary>Settings</summary><dl>{table}</dl></details>"

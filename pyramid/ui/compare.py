@@ -30,12 +30,12 @@ def compare_html(left: Job | None, right: Job | None) -> str:
     moving = any(job.path.suffix.lower() in PLAYABLE for job in (left, right))
     controls = _controls(max(left.settings.fps, right.settings.fps)) if moving else ""
     return (
-        '<section aria-label="Two results side by side"><header><h3>Side by side</h3>'
+        '<dialog aria-label="Two results side by side"><section><header><h3>Side by side</h3>'
         '<button type="button" class="over" aria-pressed="false">Over each other</button>'
-        '<button type="button" data-action="uncompare">Close</button></header>'
+        '<button type="button" data-action="uncompare" autofocus>Close</button></header>'
         f'<div class="pair">{_player(left, "Left")}{_player(right, "Right")}'
         '<input class="line" type="range" min="0" max="100" value="50" aria-label="Where the two are divided"></div>'
-        f"{controls}{differences(left, right)}</section>"
+        f"{controls}{differences(left, right)}</section></dialog>"
     )
 
 

@@ -106,7 +106,8 @@ class Results:
                     view = LOOKS[action](view, job_id)
                 elif action in FORM:
                     filled, found = FORM[action](self, form, self.own(job_id, owner))
-                    notes = notes_html("The settings are in the form.", found.notes)
+                    view, notes = view.opening(""), notes_html(SAID[action], found.notes)
+                    gr.Info(SAID[action], title="Results")
                 else:
                     view = DEEDS[action](self, self.own(job_id, owner), view, value) or view
             return [*self.updates(owner, view, sent), notes, *filled]
@@ -256,6 +257,11 @@ LOOKS = {
     "uncompare": lambda view, job_id: replace(view, pair=()),
     "more": lambda view, job_id: replace(view, limit=view.limit + SHOWN),
 }
+SAID = {
+    "reuse": "The settings are in the form.", "seed": "The seed is in the form.",
+    "continue": "The form goes on from this clip: say what happens next.",
+    "animate": "The form begins with this picture: say what moves.",
+}  # fmt: skip
 FORM = {"reuse": reuse, "seed": reuse_seed, "continue": go_on, "animate": animate}
 DEEDS = {"favourite": favourite, "delete": delete, "resume": resume, "decode": decode, "export": write_export}
 
@@ -273,10 +279,11 @@ def build_results(app: App) -> Results:
                                      elem_id="results-search")  # fmt: skip
             part.favourites = gr.Checkbox(False, label="Favourites", elem_id="results-favourites")
         part.file = gr.File(label="Drop a result or a settings file: its settings come back", file_types=RESTORABLE,
-                            height=84, elem_id="restore")  # fmt: skip
-        look = {"js_on_load": GRID_JS, "css_template": GRID_CSS}
+                            height=56, elem_id="restore")  # fmt: skip
+        look = {"js_on_load": GRID_JS, "css_template": GRID_CSS, "apply_default_css": False}
         part.notes = gr.HTML("", elem_id="results-notes", **look)
-        part.compare = gr.HTML("", elem_id="results-compare", js_on_load=STEP, css_template=CSS)
+        part.compare = gr.HTML("", elem_id="results-compare", js_on_load=STEP, css_template=CSS,
+                               apply_default_css=False)  # fmt: skip
         part.detail = gr.HTML("", elem_id="results-detail", **look)
         part.grid = gr.HTML(grid_html([], View(), more=False), elem_id="results-grid", **look)
         part.view, part.sent = gr.State(View()), gr.State(None)
