@@ -178,7 +178,7 @@ def hold(path: Path) -> bool:
     or this one already, has it. The system gives it back however a process ends; where it has no such locks
     (Windows, some network drives) every claim succeeds.
     """
-    for gone in [held for held in _held if not held.exists()]:
+    for gone in [held for held in list(_held) if not held.exists()]:
         let_go(gone)
     if path in _held:
         return False

@@ -21,10 +21,12 @@ from PIL import Image
 
 from pyramid.events import Finished, Frames, Preview, Status, Unit
 from pyramid.export import KINDS, open_writer
-from pyramid.files import describe, file_name
+from pyramid.files import describe, file_name, let_go
 from pyramid.growing import GrowingClip
 from pyramid.jobs import Job, JobStore, State
+from pyramid.ladder import stream
 from pyramid.preview import save_estimate
+from pyramid.recovery import UnitsFolder, what_there_is
 from pyramid.speed import Speeds, cost, steps_of
 from pyramid.video import read_picture, read_video, write_picture
 
@@ -97,6 +99,7 @@ class Loaded:
     pipeline: Any
     colours: Any  # preview.LatentColours
     identity: dict[str, Any]  # of the checkpoint, as results carry it
+    changes: tuple[str, ...] = ()  # what was given up since, because memory ran out: it holds for later jobs too
 
     @property
     def speed_key(self) -> str:
@@ -117,6 +120,8 @@ class Run:
         self.live = Live(job, "Waiting for the model", began=time.monotonic())
         self._lock = threading.Lock()
         self._clip: GrowingClip | None = None
+        self._units: UnitsFolder | None = None
+        self._saved = 0  # units that lie in the folder already
         self._made = 0  # frames that were not given
         self._reading = False
         self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began
@@ -149,6 +154,8 @@ class Run:
             job = self.store.finish(job.id, state, path=self._path, error=error, notes=live.notes,
                                     timings=self._timings, units_done=live.units_done)  # fmt: skip
         finally:
+            if self._units:
+                let_go(self._units.path / "lock")
             self._show(job=job, phase="", ended=time.monotonic(), growing=None)
         return job
 
@@ -159,8 +166,10 @@ class Run:
         name = file_name(job.output.pattern, s, index=int(job.position), when=datetime.fromtimestamp(job.created))
         target = self.store.folder / name
         live = self.store.private / "live" / job.id
-        events = self._loaded.pipeline.stream(**self._request(), stop=self.stop,
-                                              preview_every=int(job.output.previews))  # fmt: skip
+        self._show(notes=self._loaded.changes)
+        self._units = UnitsFolder(self.store.units_of(job))
+        events = stream(self._loaded.pipeline, **self._request(), **self._begun(), stop=self.stop,
+                        preview_every=int(job.output.previews))  # fmt: skip
         if s.num_frames == 1:
             self._make_still(events, target)
             return
@@ -194,9 +203,30 @@ class Run:
     def _partial(self) -> bool:
         return self.live.units_done < self.job.settings.units
 
+    def _begun(self) -> dict[str, Any]:
+        """What a run that ended early leaves to go on from: its units, and what it started from where they lack that.
+
+        A job that only decodes asks for no more than its units.
+        """
+        job, units, identity = self.job, [], self._loaded.identity
+        if (self._units.path / "run.json").is_file():
+            units = self._units.load()[1]
+            if units and not job.decode_only and self._units.about()["model"] != identity:
+                self._note("The model's weights are not those that it was begun with: all of it was made anew.")
+                units = []
+        self._saved = len(units)
+        if job.decode_only:
+            return what_there_is(job.settings, units) | {"finished": units}
+        if units:
+            self._units.hold()
+        else:
+            self._saving(lambda: self._units.begin(job.settings, identity))
+        given = {} if any(unit.given for unit in units) else self._given()
+        return given | {"finished": units}
+
     def _request(self) -> dict[str, Any]:
         """The pipeline's arguments."""
-        return {name: value for name, value in asdict(self.job.settings).items() if name not in OURS} | self._given()
+        return {name: value for name, value in asdict(self.job.settings).items() if name not in OURS}
 
     def _given(self) -> dict[str, Any]:
         """The picture, or the end of the video, that the job starts from."""
@@ -259,21 +289,36 @@ class Run:
                 self._timings = dict(event.timings)
 
     def _status(self, event: Status) -> None:
+        if event.phase in ("memory", "precision"):
+            self._note(event.message)
+            self._loaded.changes += (event.message,) * (event.phase == "memory")
+            return
         if event.phase == "text" and self._reading:  # what was cut of the prompt: it has to stay in sight
-            self._show(notes=(*self.live.notes, event.message))
+            self._note(event.message)
             return
         self._reading = event.phase == "text"
         self._show(phase=event.message)
 
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.live.notes:
+            self._show(notes=(*self.live.notes, sentence))
+
     def _keep(self, unit: Unit) -> None:
         """Save a finished unit, and what its stages looked like: what is lost of a run that dies is its last unit."""
-        folder = self.store.units_of(self.job)
+        if unit.index < self._saved:
+            return
+        self._saving(lambda: self._units.save(unit))
+        for (index, stage), picture in self.live.estimates.items():
+            if index == unit.index:
+                self._saving(lambda stage=stage, picture=picture: save_estimate(
+                    self._units.path, unit.index, stage, picture))  # fmt: skip
+
+    def _saving(self, save: Callable[[], Any]) -> None:
+        """Save something. A disk that is full ends no run: it is only not to be resumed."""
         try:
-            for (index, stage), picture in self.live.estimates.items():
-                if index == unit.index:
-                    save_estimate(folder, index, stage, picture)
+            save()
         except OSError as error:
-            self._show(notes=(*self.live.notes, f"A finished unit could not be saved ({error.strerror})."))
+            self._note(f"A finished unit could not be saved ({error.strerror}): this cannot be resumed.")
 
     def _step(self, event: Preview, seconds: float) -> None:
         s, key = self.job.settings, self._loaded.speed_key

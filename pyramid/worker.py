@@ -14,12 +14,12 @@ A job brings its own model: where that is another one than the last job's, the o
 import gc
 import logging
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 
 from pyramid.checkpoints import find
+from pyramid.files import hold, let_go, sweep
 from pyramid.jobs import Job, JobStore, State
 from pyramid.run import Live, Loaded, Run
 from pyramid.settings import Settings, frames_of
@@ -44,14 +44,18 @@ class Worker:
     ):  # fmt: skip
         self.store, self.speeds = store, Speeds(store.private / "speed.json")
         self.loaded, self.error = threading.Event(), ""
+        self._lock_file = store.private / "worker.lock"  # two workers would take each other's job for interrupted
         self._lock, self._closing, self._wanted = threading.RLock(), threading.Event(), threading.Event()
         self._model: Loaded | None = None
         self._run: Run | None = None
         self._last: Live | None = None
         self._begin = begin  # until it is set nothing is loaded: importing torch would hold up the page's start
         self._aim(model, variant, {"dtype": dtype, "device": device, "memory": memory})
-        self._hold = _hold(store)
+        if not hold(self._lock_file):
+            raise ValueError(f"another program makes videos into {store.folder} already: use that one, or choose "
+                             "another folder with --output-dir")  # fmt: skip
         store.recover()
+        sweep(store.folder)
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
         self._thread.start()
 
@@ -111,7 +115,7 @@ class Worker:
                 self._run.end(closing=True)
         self.store.touch()
         self._thread.join(PATIENCE)
-        self._hold.close()
+        let_go(self._lock_file)
 
     # -- on the device thread
 
@@ -195,19 +199,6 @@ class Worker:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _hold(store: JobStore) -> sqlite3.Connection:
-    """What says that this program works in the store's folder; it is let go with the process, however that ends."""
-    path = store.private / "worker.lock"
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        connection.close()
-        raise ValueError(f"another program makes videos into {store.folder} already: use that one, or choose another "
-                         "folder with --output-dir") from error  # fmt: skip
-    return connection
 
 
 def key_of(settings: Settings) -> tuple[str, ...]:
