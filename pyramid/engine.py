@@ -183,24 +183,9 @@ class Engine:
         return self.run if self.run and self.run.id == run_id else None
 
 
-def load_pipeline(settings: Settings):
-    """The pipeline of `settings.model` and `.variant`, where and in the precision that `.device` and `.dtype` say.
-
-    "auto" is the first CUDA card, in bfloat16 if it has that, else the processor in float32. ValueError where the
-    checkpoint or the device cannot be used.
-    """
+def load_pipeline(settings: Settings, memory: str = "auto"):
+    """The pipeline of `settings`, laid out on this machine as `memory` says: see `pyramid.memory`."""
     # Here, not above: torch takes seconds to import, which a page need not wait for.
-    import torch
+    from pyramid.memory import load_for
 
-    from pyramid.pipeline import PyramidFlowPipeline
-
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device = {device!r}: there is no CUDA card that this torch can use; use auto or cpu")
-    brain = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = settings.dtype if settings.dtype != "auto" else "bfloat16" if brain else "float32"
-    return PyramidFlowPipeline.from_pretrained(
-        settings.model, settings.variant, dtype=getattr(torch, dtype), device=device
-    )
+    return load_for(settings, memory)

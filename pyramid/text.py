@@ -21,6 +21,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -100,14 +101,18 @@ class TextEncoders:
 
     `keep=True` leaves them in memory between calls, `False` lets them go after each, None keeps small ones:
     so prompt and negative prompt are best encoded in one call.
+    `load(part)` returns an encoder where it is to run, in place of `load_encoder`; `precision` then names what it did
+    to the weights, so that embeddings made otherwise are not taken from the cache.
     `cache=None` is `cache_folder()`. May be used from several threads.
     """
 
     def __init__(self, parts: list[Part], dtype: torch.dtype = torch.float32,
-                 device: str | torch.device = "cpu", *, cache: Path | None = None, keep: bool | None = None):
+                 device: str | torch.device = "cpu", *, cache: Path | None = None, keep: bool | None = None,
+                 load: Callable[[Part], torch.nn.Module] | None = None, precision: str = ""):
         self.parts, self.dtype, self.device = parts, dtype, torch.device(device)
         self.cache = cache or cache_folder() / "prompts"
         self.keep = keep
+        self.load, self.precision = load, precision
         self._models: dict[str, torch.nn.Module] = {}
         self._tokenizers: dict[str, object] = {}
         self._lock = threading.RLock()
@@ -126,6 +131,8 @@ class TextEncoders:
     def to(self, device: str | torch.device) -> "TextEncoders":
         """Where the encoders run from now on. What is loaded moves."""
         with self._lock:
+            if self.device == torch.device(device):   # what is offloaded or quantised must not be moved
+                return self
             self.device = torch.device(device)
             for model in self._models.values():
                 model.to(self.device)
@@ -194,7 +201,7 @@ class TextEncoders:
         return found
 
     def _key(self, prompt: str, length: int) -> str:
-        told = [CACHE_VERSION, prompt, self.identity, length, str(self.dtype)]
+        told = [CACHE_VERSION, prompt, self.identity, length, str(self.dtype), *[self.precision] * bool(self.precision)]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     @cached_property
@@ -247,17 +254,22 @@ class TextEncoders:
     def _model(self, part: Part) -> torch.nn.Module:
         """The encoder, loaded if need be: memory-mapped, and from .bin files as tensors only."""
         if part.label not in self._models:
-            import transformers
-
-            with quiet_loading():
-                model, info = getattr(transformers, part.class_name).from_pretrained(
-                    part.encoder, dtype=self.dtype, local_files_only=True, output_loading_info=True)
-            if info["missing_keys"]:
-                missing = ", ".join(sorted(info["missing_keys"])[:5])
-                raise ValueError(f"{part.encoder} lacks weights of its {part.class_name}: {missing}; "
-                                 "download it again")
-            self._models[part.label] = model.eval().to(self.device)
+            load = self.load or (lambda part: load_encoder(part, self.dtype).to(self.device))
+            self._models[part.label] = load(part)
         return self._models[part.label]
+
+
+def load_encoder(part: Part, dtype: torch.dtype, **options) -> torch.nn.Module:
+    """One encoder from its folder; `options` go to transformers. ValueError when weights are missing."""
+    import transformers
+
+    with quiet_loading():
+        model, info = getattr(transformers, part.class_name).from_pretrained(
+            part.encoder, dtype=dtype, local_files_only=True, output_loading_info=True, **options)
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:5])
+        raise ValueError(f"{part.encoder} lacks weights of its {part.class_name}: {missing}; download it again")
+    return model.eval()
 
 
 def cut_text(tokenizer, prompt: str, limit: int) -> str:

@@ -7,8 +7,9 @@
     frames = stream(latents[:, :, :1])
 
 Decoding always runs unit by unit (arXiv 2410.05954, section 3.4: a causal VAE), so `decode` and `stream` are one
-computation and the peak memory of a decode does not grow with the length of the video. The latents are those of the
-VAE; `pyramid.latents` holds the law between them and what the transformer sees.
+computation and the peak memory of a decode does not grow with the length of the video. With tiles, `stream` keeps the
+caches of all of them, `decode` one: it takes all units of a tile before the next, and its frames wait on the CPU.
+The latents are those of the VAE; `pyramid.latents` holds the law between them and what the transformer sees.
 """
 
 from __future__ import annotations
@@ -215,9 +216,17 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         if torch.is_grad_enabled() and self.training:
             video = self.decoder(self.post_quant_conv(latents))
         else:
-            stream = self.stream()
-            video = torch.cat([stream(unit) for unit in latents.split(1, dim=2)], dim=2)
+            video = self._in_tiles(latents, self._decode_tile, encode=False)
         return DecoderOutput(sample=video) if return_dict else (video,)
+
+    def _decode_tile(self, latents: Tensor, _key: tuple[int, int]) -> Tensor:
+        """All units of one tile before the next tile: one cache at a time, which for large frames outweighs the rest.
+
+        Finished tiles of several wait in main memory.
+        """
+        cache, tiled = FrameCache(), self.use_tiling
+        frames = [self.decoder(self.post_quant_conv(unit), cache) for unit in latents.split(1, dim=2)]
+        return torch.cat([piece.cpu() if tiled else piece for piece in frames], dim=2)
 
     def stream(self) -> DecoderStream:
         """A decoder for one video that is fed unit by unit; see `DecoderStream`."""

@@ -1,0 +1,148 @@
+"""Components from files to where a plan wants them, one at a time, memory-mapped, straight into their dtype.
+
+    transformer, vae, text = load(checkpoint, plan)
+    pipe = PyramidFlowPipeline(transformer, vae, text, checkpoint=checkpoint)
+    place(pipe, plan)                     # and again with another plan, whenever memory turns out to be short
+
+Weights whose file has the dtype that is asked for are used as they lie in the file: their pages come when they are
+needed and the system may drop them again. Others are converted tensor by tensor. Text encoders are read when a
+prompt first needs them and go after it, so that the peak is that of the largest component.
+
+What diffusers, accelerate and bitsandbytes do is theirs; here is only what is called when.
+"""
+
+import functools
+import time
+from dataclasses import replace
+
+import torch
+from diffusers.hooks import apply_group_offloading
+
+from pyramid.models.flux import PyramidFluxTransformer
+from pyramid.models.mmdit import PyramidDiffusionMMDiT
+from pyramid.models.vae import CausalVideoVAE
+from pyramid.text import Part as Encoder
+from pyramid.text import TextEncoders, find_parts, load_encoder
+
+TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
+QUANTISED_BYTES = {"int8": 1.2, "nf4": 0.8}   # a parameter of T5: embeddings and one layer in eight stay as they are
+SKIP = ["proj_out", "x_embedder", "context_embedder", "time_text_embed", "norm_out", "norm1", "norm1_context", "norm",
+        "pos_embed"]                          # small, or what quantisation hurts most
+
+
+def load(checkpoint, plan):
+    """(transformer, vae, text or None) of a checkpoint, on the CPU, in the plan's dtypes. Raises ValueError."""
+    cls = TRANSFORMERS[checkpoint.transformer_class]
+    transformer = cls.from_pretrained(checkpoint.transformer, torch_dtype=getattr(torch, plan.transformer.dtype),
+                                      **_quantiser(plan.transformer))
+    vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=getattr(torch, plan.vae.dtype))
+    text = load_text(checkpoint.folder, plan.text) if checkpoint.has_text else None
+    return transformer.eval(), vae.eval(), text
+
+
+def load_text(folder, part) -> TextEncoders:
+    """The text encoders of a folder as a plan's `part` says; nothing is read before a prompt needs it."""
+    def read(encoder: Encoder):
+        here = replace(part, dtype=str(text.dtype).removeprefix("torch."))
+        if text.device != torch.device(part.device):   # moved since, as nothing else was left to give up
+            here = replace(here, device=str(text.device), offload="")
+        return _encoder(encoder, here, here.quantised if encoder.is_t5 else "")   # CLIP is small
+
+    text = TextEncoders(find_parts(folder), getattr(torch, part.dtype), part.device, load=read,
+                        keep=False if part.offload == "leaf" else None, precision=part.quantised)
+    return text
+
+
+def _encoder(encoder: Encoder, part, quantised: str):
+    """One text encoder, where it runs."""
+    dtype, device = getattr(torch, part.dtype), torch.device(part.device)
+    if quantised:
+        import transformers
+
+        config = transformers.BitsAndBytesConfig(**_bits(quantised, dtype))
+        where = {"device_map": {"": device}} if device.type != "cpu" else {}
+        return load_encoder(encoder, dtype, quantization_config=config, **where)
+    model = load_encoder(encoder, dtype)
+    if part.offload != "leaf":
+        return model.to(device)
+    apply_group_offloading(model, onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level",
+                           use_stream=device.type == "cuda", low_cpu_mem_usage=True)
+    return model
+
+
+def _bits(kind: str, dtype: torch.dtype) -> dict:
+    if kind == "int8":
+        return {"load_in_8bit": True}
+    return {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+
+
+def _quantiser(part) -> dict:
+    """Arguments of `from_pretrained` for bitsandbytes, which diffusers allows on a card only."""
+    if part.quantised not in ("int8", "nf4"):
+        return {}
+    if part.device == "cpu":
+        raise ValueError(f"{part.quantised} transformers need a CUDA card: diffusers refuses bitsandbytes without one")
+    import diffusers
+
+    bits = _bits(part.quantised, getattr(torch, part.dtype))
+    if part.quantised == "int8":
+        bits["llm_int8_skip_modules"] = SKIP
+    return {"quantization_config": diffusers.BitsAndBytesConfig(**bits), "device_map": {"": part.device}}
+
+
+def place(pipe, plan) -> None:
+    """Put the models of `pipe` where `plan` wants them, whatever was done before. Text encoders are left alone."""
+    lift(pipe)
+    if plan.tile:
+        pipe.vae.enable_tiling(plan.tile)
+    else:
+        pipe.vae.disable_tiling()
+    if plan.transformer.offload == "model":
+        pipe.enable_model_cpu_offload(device=plan.transformer.device)
+    else:
+        _place(pipe.transformer, plan.transformer)
+        _place(pipe.vae, plan.vae)
+    pipe.tile_first = plan.window == 0
+    pipe.plan = plan
+
+
+def lift(pipe) -> None:
+    """Take away all hooks that move weights. Where these are then is for `place` to say."""
+    pipe.remove_all_hooks()
+    pipe._all_hooks = []
+    for module in (pipe.transformer, pipe.vae):
+        for part in module.modules():
+            registry = getattr(part, "_diffusers_hook", None)
+            if registry is not None and registry.get_hook("group_offloading") is not None:
+                registry.remove_hook("group_offloading", recurse=False)
+
+
+def _place(module, part) -> None:
+    device = torch.device(part.device)
+    if part.quantised == "fp8":
+        module.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, part.dtype))
+    if part.quantised in ("int8", "nf4"):
+        return   # bitsandbytes has put it on its card
+    if part.offload not in ("block", "leaf"):
+        module.to(device)
+        return
+    module.to("cpu")
+    kind = {"offload_type": "leaf_level"} if part.offload == "leaf" else {
+        "offload_type": "block_level", "num_blocks_per_group": 1}
+    # A stream traces the order of the layers in the first pass; the VAE's changes with what it is asked for.
+    stream = device.type == "cuda" and part.offload == "block"
+    module.enable_group_offload(onload_device=device, offload_device=torch.device("cpu"), use_stream=stream,
+                                **kind, **({"low_cpu_mem_usage": True} if stream else {}))
+
+
+@functools.cache
+def matmul_rate(device: str, dtype: str, side: int = 1024) -> float:
+    """Floating point operations a second of a matrix product, the best of five, measured now."""
+    x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        y = x @ x
+        float(y[0, 0])   # waits for a card
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best

@@ -1,0 +1,386 @@
+"""What this machine has, the plan that fits it, and a pipeline that follows the plan.
+
+    machine = Machine.here()                                 # free, not total; limits of containers included
+    plan = make_plan(find("miniflux"), settings, machine)    # the fastest that fits, with its reasons
+    for plan in plans(checkpoint, settings, machine): ...    # all of them, fastest first, each with `fits`
+    pipe = load_pipeline(checkpoint, plan)
+
+A plan says for each component where it lives, in which precision, how it comes and goes, how the VAE cuts frames,
+and what that needs at its peak, which is in the last unit. `python -m pyramid plan` prints them all.
+
+    max        everything stays on the card
+    balanced   the text encoders pass through the card layer by layer and go; the other models stay
+    low        one model at a time on the card; decoding after sampling, tile by tile
+    tiny       layers come to the card when their turn is
+    cpu        no card
+"""
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pyramid.checkpoints import Checkpoint
+from pyramid.estimate import Shape, Size, component_sizes
+from pyramid.settings import Settings, SettingsError
+
+NAMES = ("max", "balanced", "low", "tiny", "cpu")
+GIB = 2**30
+# Measured on Linux x86-64, torch 2.13 for CPUs: the process with all its libraries, and what one run adds besides its
+# tensors; then the ratio of what the process grows to the bytes of tensors alive, as the C library hands out memory
+# and oneDNN keeps blocked copies.
+BASE_RAM = 555 * 2**20
+GROWTH = {"sampling": 1.3, "decoding": 1.8}
+CUDA_RAM = 2 * GIB          # not measured: the process with CUDA's libraries
+CUDA_CONTEXT = 0.7 * GIB    # not measured: CUDA's own memory on a card, which no allocator counts
+SLACK = 1.1                 # fragments of the caching allocator
+RESERVE = 0.95              # of what is free: the rest is for others
+MATMUL_SHARE, CONV_SHARE = 0.55, 0.25   # of the rate of a large matrix product, reached in the models
+
+
+# ------------------------------------------------------------------------------------------------ the machine
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What may be used now. Bytes; `free_*` counts what this process already holds as free."""
+
+    device: str = "cpu"                          # "cuda:0", "mps", "cpu"
+    name: str = "processor"
+    free_vram: int = 0
+    total_vram: int = 0
+    free_ram: int = 0
+    total_ram: int = 0
+    capability: tuple[int, int] | None = None    # of a CUDA card
+    bfloat16: bool = False                       # whether the device computes in it at full speed
+    quantises: bool = False                      # whether bitsandbytes is installed
+
+    @classmethod
+    def here(cls, device: str = "auto") -> "Machine":
+        """This machine, with the card `device` ("auto": the first). ValueError for a card that torch cannot use."""
+        import importlib.util
+
+        import torch
+
+        free, total = ram()
+        known = dict(free_ram=free, total_ram=total, quantises=importlib.util.find_spec("bitsandbytes") is not None)
+        cuda = torch.cuda.is_available()
+        if device.startswith("cuda") and not cuda:
+            raise SettingsError("device", f"device = {device!r}: there is no CUDA card that this torch can use; use "
+                                          "auto or cpu (python -m pyramid doctor says why)")
+        if cuda and (device == "auto" or device.startswith("cuda")):
+            index = int(device.partition(":")[2] or 0)
+            if index >= torch.cuda.device_count():
+                raise SettingsError("device", f"device = {device!r}: there are {torch.cuda.device_count()} cards, "
+                                              "counted from 0")
+            here, everything = torch.cuda.mem_get_info(index)
+            own = torch.cuda.memory_reserved(index)
+            capability = torch.cuda.get_device_capability(index)
+            return cls(f"cuda:{index}", torch.cuda.get_device_name(index), here + own, everything,
+                       capability=capability, bfloat16=capability >= (8, 0), **known)
+        if device in ("mps", "xpu"):
+            return cls(device, device, free, total, bfloat16=True, **known)
+        return cls(bfloat16=cpu_dtype() == torch.bfloat16, **known)
+
+
+def ram() -> tuple[int, int]:
+    """Main memory that this process may use, what it holds included, and all there is; under a container's limit."""
+    import psutil
+
+    memory, own = psutil.virtual_memory(), psutil.Process().memory_info().rss
+    free, total = memory.available + own, memory.total
+    for limit, used in cgroup_limits():
+        if limit < total:
+            free, total = min(free, limit - used + own), limit
+    return max(int(free), 0), int(total)
+
+
+def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")):
+    """(limit, used) bytes of each control group around this process that has a limit. Files' pages are not used."""
+    try:
+        groups = [line.split(":", 2) for line in of.read_text().splitlines()]
+    except OSError:  # not Linux
+        return
+    for _, controllers, path in groups:
+        version1 = "memory" in controllers.split(",")
+        if controllers and not version1:
+            continue
+        base = root / "memory" if version1 else root
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version1 else ("memory.max", "memory.current")
+        relative = Path(path.lstrip("/"))
+        for folder in {base / part for part in (relative, *relative.parents)}:
+            limit, used = (_number(folder / name) for name in names)
+            if limit is not None and used is not None:
+                stat = _number(folder / "memory.stat", "total_inactive_file" if version1 else "inactive_file") or 0
+                yield limit, used - stat
+
+
+def _number(path: Path, key: str = "") -> int | None:
+    """A number in a file of the kernel, or the one after `key`; None for "max" and where there is none."""
+    try:
+        text = path.read_text()
+    except OSError:
+        return None
+    words = next((line.split()[1] for line in text.splitlines() if line.split()[0] == key), "") if key else text.strip()
+    return int(words) if words.isdigit() else None
+
+
+def cpu_dtype():
+    """The dtype that a processor is fastest in: bfloat16 where it has AVX512_BF16 or AMX, else float32."""
+    import torch
+
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    has = any(getattr(torch.cpu, name, lambda: False)() for name in known)
+    return torch.bfloat16 if has else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep large freed blocks instead of returning them to the system (Linux with glibc).
+
+    By default each large tensor is mapped and unmapped anew, and a step on a CPU spends a quarter of its time in the
+    page faults of that.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 200 * 2**20)
+
+
+# -------------------------------------------------------------------------------------------------- the plans
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a component lives and how. offload: "" stays, "free" goes after use, "model" comes as a whole, "block"
+    or "leaf" comes layer by layer. quantised: "", "int8" or "nf4" (bitsandbytes), "fp8" (storage only)."""
+
+    device: str
+    dtype: str
+    offload: str = ""
+    quantised: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Peaks in bytes, and seconds of the last unit with its decode. file: the part of `ram` that is mapped from files
+    and which the system may drop and read again."""
+
+    vram: int
+    ram: int
+    file: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a generation uses the machine. `window` 1: units are decoded as they come; 0: after sampling, all units of
+    one tile, then the next tile (with whole frames: one after another all the same)."""
+
+    name: str
+    text: Part
+    transformer: Part
+    vae: Part
+    tile: int | None = None
+    window: int = 1
+    estimate: Estimate | None = None
+    fits: bool = True
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def guard(self) -> bool:
+        """Whether each step has to be checked for overflow: float16, where nothing better is at hand."""
+        return self.transformer.dtype == "float16"
+
+
+def make_plan(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None, wanted: str = "auto") -> Plan:
+    """The fastest plan that fits, or the one called `wanted`, with the reasons for it.
+
+    Raises SettingsError for a name that does not exist or that this machine cannot follow.
+    """
+    everything = plans(checkpoint, settings, machine)
+    if wanted == "auto":
+        chosen = next((plan for plan in everything if plan.fits), everything[-1])
+        passed = [f"{p.name} would need {_need(p)}" for p in everything[: everything.index(chosen)]]
+        why = "the fastest that fits" if chosen.fits else "nothing fits what is free: this needs least"
+        return replace(chosen, reasons=(why, *passed, *chosen.reasons))
+    chosen = next((plan for plan in everything if plan.name == wanted), None)
+    if chosen is None:
+        there = ", ".join(plan.name for plan in everything)
+        why = "needs a graphics card" if wanted in NAMES else "is no plan"
+        raise SettingsError("memory", f"memory = {wanted!r} {why}: choose auto or {there}")
+    return replace(chosen, reasons=("asked for", *chosen.reasons))
+
+
+def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None) -> list[Plan]:
+    """All plans for this machine, fastest first: of each name the variant with the largest tiles that fits."""
+    machine = machine or Machine.here(settings.device)
+    sizes, shape = component_sizes(checkpoint), Shape.of(checkpoint, settings)
+    card = machine.device != "cpu" and settings.device != "cpu"
+    found = []
+    for name in NAMES if card else ("cpu",):
+        variants = [judge(plan, sizes, shape, settings, machine) for plan in _variants(name, settings, machine)]
+        variants = [plan for plan in variants if plan.tile is None or plan.tile < max(shape.width, shape.height)]
+        found.append(next((plan for plan in variants if plan.fits), variants[-1]))
+    return found
+
+
+def _variants(name: str, settings: Settings, machine: Machine):
+    """Plans of one name, the fastest first."""
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = _dtype(machine) if name != "cpu" or machine.device == "cpu" else str(cpu_dtype()).removeprefix("torch.")
+    text_dtype = "float32" if dtype == "float16" else dtype   # T5 overflows in float16
+    there = "cpu" if name == "cpu" else machine.device
+    offload = {"max": ("", "", ""), "balanced": ("leaf", "", ""), "low": ("leaf", "model", "model"),
+               "tiny": ("leaf", "block", "leaf"), "cpu": ("free", "", "")}[name]
+    plan = Plan(name, Part(there, text_dtype, offload[0]), Part(there, dtype, offload[1]),
+                Part(there, "float32" if dtype == "float16" else dtype, offload[2]))
+    windows = {"max": (1,), "balanced": (1, 0), "cpu": (1, 0)}.get(name, (0,))
+    for window in windows:
+        for tile in (None,) if name == "max" else (None, 512, 256, 128):
+            yield replace(plan, tile=tile, window=window)
+    if name == "cpu" and machine.quantises:   # when main memory is short of T5 as it is
+        for kind in ("int8", "nf4"):
+            yield replace(plan, text=replace(plan.text, quantised=kind), tile=128, window=0)
+
+
+def _dtype(machine: Machine) -> str:
+    """bfloat16 where the device has it; on older CUDA cards float16, guarded; else float32."""
+    if machine.bfloat16:
+        return "bfloat16"
+    return "float16" if machine.capability else "float32"
+
+
+def judge(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings, machine: Machine) -> Plan:
+    """`plan` with its estimate, whether it fits, and reasons where it does not."""
+    card = plan.transformer.device != "cpu"
+    vram, (ram_needed, file) = (_vram(plan, sizes, shape) if card else 0), _ram(plan, sizes, shape)
+    estimate = Estimate(vram, ram_needed, file, _seconds(plan, sizes, shape, settings))
+    reasons = []
+    if vram > machine.free_vram * RESERVE:
+        reasons.append(f"{_gb(vram)} of graphics memory for {_gb(machine.free_vram)} free")
+    # Pages of mapped files are given up and read again when memory is short: slow, not fatal.
+    if ram_needed - file > machine.free_ram * RESERVE:
+        reasons.append(f"{_gb(ram_needed)} of main memory for {_gb(machine.free_ram)} free")
+    if plan.guard:
+        reasons.append("this card has no bfloat16: float16, every step checked for overflow")
+    over = vram > machine.free_vram * RESERVE or ram_needed - file > machine.free_ram * RESERVE
+    return replace(plan, estimate=estimate, fits=not over, reasons=tuple(reasons))
+
+
+def _item(part: Part) -> int:
+    return 4 if part.dtype == "float32" else 2
+
+
+def _text_bytes(plan: Plan, sizes: dict[str, Size]) -> int:
+    from pyramid.loading import QUANTISED_BYTES
+
+    each = QUANTISED_BYTES.get(plan.text.quantised, _item(plan.text))
+    return sum(int(size.parameters * each) for name, size in sizes.items() if name.startswith("text_encoder"))
+
+
+def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
+    """Peak on the card. Not measured where this was written: the weights and tensors are counted, the rest assumed."""
+    text = _text_bytes(plan, sizes)
+    transformer, vae = (size.bytes_in(_item(part)) for size, part in
+                        ((sizes["transformer"], plan.transformer), (sizes["vae"], plan.vae)))
+    sampling = shape.sampling(_item(plan.transformer), cpu=False)
+    decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window)
+    if plan.transformer.offload == "block":    # the block at work and the one on its way, and a text layer
+        peak = max(2 * transformer // shape.layers + sampling, vae // 8 + decoding, text // 24)
+    elif plan.transformer.offload == "model":
+        peak = max(transformer + sampling, vae + decoding, text // 24)
+    elif plan.text.offload:
+        peak = transformer + vae + max(sampling, decoding, text // 24)
+    else:
+        peak = transformer + vae + text + max(sampling, decoding)
+    return int(peak * SLACK + CUDA_CONTEXT)
+
+
+def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
+    """Peak of the process, and how much of it is files' pages."""
+    def mapped(size: Size, part: Part) -> bool:  # used as it lies in the file, or read into memory of its own
+        return size.itemsize == _item(part) and not part.quantised
+
+    def weights(name: str, part: Part) -> int:
+        return sizes[name].bytes_in(_item(part))
+
+    text = _text_bytes(plan, sizes)
+    text_file = text * all(mapped(s, plan.text) for n, s in sizes.items() if n.startswith("text_encoder"))
+    if plan.transformer.device != "cpu":   # one component passes through at a time; what is offloaded waits here
+        parts = {"transformer": plan.transformer, "vae": plan.vae}
+        waiting = sum(weights(name, part) for name, part in parts.items() if part.offload)
+        frames = 6 * shape.width * shape.height * 8 * shape.units * (plan.window == 0)
+        return int(CUDA_RAM + max(text, waiting, *(weights(n, p) for n, p in parts.items())) + frames), text_file
+    models = [(weights(n, p), mapped(sizes[n], p)) for n, p in (("transformer", plan.transformer), ("vae", plan.vae))]
+    both, file = sum(size for size, _ in models), sum(size for size, is_file in models if is_file)
+    sampling = shape.sampling(_item(plan.transformer), cpu=True) * GROWTH["sampling"]
+    decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window) * GROWTH["decoding"]
+    if plan.window == 0:   # the frames wait
+        decoding += 6 * shape.width * shape.height * 8 * shape.units
+    # Weights in files are not read before they are used: what is not converted costs nothing while texts are read.
+    reading, working = text + both - file, both + max(sampling, decoding)
+    return (int(BASE_RAM + reading), text_file) if reading > working else (int(BASE_RAM + working), file)
+
+
+def _seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings) -> float:
+    """Of the last unit: its arithmetic at this machine's measured rate, and what has to come over the bus."""
+    from pyramid.loading import matmul_rate
+
+    steps = settings.video_num_inference_steps if shape.units > 1 else settings.num_inference_steps
+    forwards, decode = shape.flops()
+    rate = matmul_rate(plan.transformer.device, plan.transformer.dtype)
+    overlap = sum(w * h for w, h in _tiles(plan, shape)) * 64 / (shape.width * shape.height)
+    seconds = sum(n * flops for n, flops in zip(steps, forwards, strict=True)) / (rate * MATMUL_SHARE)
+    seconds += decode * overlap / (rate * CONV_SHARE)
+    if plan.transformer.offload == "block":
+        seconds += sum(steps) * sizes["transformer"].bytes_in(2) / 12e9   # of a bus that was not measured
+    return seconds
+
+
+def _tiles(plan: Plan, shape: Shape) -> list[tuple[int, int]]:
+    from pyramid.estimate import tile_sizes
+
+    return tile_sizes(shape.width, shape.height, plan.tile)
+
+
+# ------------------------------------------------------------------------------------------------ showing, doing
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _need(plan: Plan) -> str:
+    e = plan.estimate
+    return " and ".join([f"{_gb(e.vram)} of graphics memory"] * (e.vram > 0) + [f"{_gb(e.ram)} of main memory"])
+
+
+def describe(plan: Plan) -> str:
+    """One line for people: name, precision, what it needs, why."""
+    return (f"plan {plan.name}, {plan.transformer.dtype} on {plan.transformer.device}: about {_need(plan)} "
+            f"({'; '.join(plan.reasons) or 'fits'})")
+
+
+def load_pipeline(checkpoint: Checkpoint, plan: Plan):
+    """The pipeline of a checkpoint, placed as `plan` says; the plan is its attribute `plan`."""
+    from pyramid.pipeline import PyramidFlowPipeline
+
+    if plan.transformer.device == "cpu" and "PYRAMID_RETURN_MEMORY" not in os.environ:
+        keep_freed_memory()
+    return PyramidFlowPipeline.from_pretrained(checkpoint.folder, checkpoint.variant, plan=plan)
+
+
+def load_for(settings: Settings, memory: str = "auto"):
+    """The pipeline that `settings` need on this machine. ValueError where checkpoint, device or plan cannot be used."""
+    from pyramid.checkpoints import find
+
+    checkpoint = find(settings.model, settings.variant)
+    return load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted=memory))
