@@ -1,0 +1,516 @@
+"""Many videos from a list, on this machine or on a Ray cluster; what is finished is never made twice.
+
+    python -m pyramid batch prompts.jsonl --output-dir outputs/list
+    python -m pyramid batch prompts.jsonl --output-dir outputs/list --preset quick --seeds 4 --continue-on-error
+    python -m pyramid batch prompts.jsonl --output-dir outputs/list --ray            # or --ray ADDRESS
+
+Each line of the list is a JSON object: `prompt`, any other field of `Settings`, and perhaps an `id`; `image` and
+`video` are paths, seen from the list's folder. Every line is checked, its picture or video opened, before a model is
+loaded. A journal in the output folder (`.pyramid/batch.jsonl`, a line an event, on the disk before the work goes on)
+remembers what was done: the same command after a crash, a `kill -9` or Ctrl-C goes on where it ended. A result also
+carries its item's key inside, so that one which was written just before the power went is found and counted.
+
+Exit codes: 0 all done; 1 some failed; 2 the list or an argument is wrong (nothing was begun); 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from pyramid.settings import FIELDS, MAX_SEED, Settings, SettingsError, load_preset, preset_names
+
+STATE = Path(".pyramid") / "batch.jsonl"
+SHOWN_PROBLEMS = 20
+
+
+class ListError(ValueError):
+    """What is wrong with a list: all of it, a line of text each."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video to make. `key` names it in the journal: by its id and seed number, or by its content."""
+
+    key: str
+    line: int
+    settings: Settings
+    attempts: int = 0
+
+    @property
+    def model(self) -> tuple[str, ...]:
+        s = self.settings
+        return s.model, s.variant, s.dtype, s.device
+
+
+# ------------------------------------------------------------------------------------------------------- the list
+def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Item]:
+    """The items of a list, `seeds` of each line (its seed, the next one, …), those of one model together.
+
+    Raises ListError with everything that is wrong, and where.
+    """
+    items, problems, ids, seen = [], [], {}, Counter()
+    for number, text in _lines(path):
+        try:
+            table = _table(text)
+            name = _id_of(table, ids, number)
+            settings = _settings(table, path.parent, preset)
+            for index in range(seeds):
+                items.append(_item(name, number, settings, index, seeds, seen))
+        except ValueError as error:
+            problems.append(f"{path.name}, line {number}: {' '.join(str(error).split())}")
+    if not items and not problems:
+        problems.append(f"{path.name} has no lines: each is a table such as {{\"prompt\": \"a red ball spins\"}}")
+    if problems:
+        more = len(problems) - SHOWN_PROBLEMS
+        raise ListError("\n".join(problems[:SHOWN_PROBLEMS] + [f"… and {more} more"] * (more > 0)))
+    first = {item.model: at for at, item in reversed(list(enumerate(items)))}
+    return sorted(items, key=lambda item: first[item.model])  # each model is loaded once
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ListError(f"the list {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[:error.start].count(b"\n") + 1
+        raise ListError(f"{path.name}, line {line}: this is not UTF-8 text; save the list as UTF-8") from None
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _table(text: str) -> dict[str, Any]:
+    """A line as a table. ValueError for other JSON, a name that is there twice, and numbers that are none."""
+    def pairs(found):
+        twice = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is given twice")
+        return dict(found)
+
+    def refuse(word):
+        raise ValueError(f"{word} is not a number that can be used")
+
+    try:
+        table = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno}): a line is a table such as "
+                         '{"prompt": "a red ball spins"}') from None
+    if not isinstance(table, dict):
+        raise ValueError(f"a table such as {{\"prompt\": …}} is expected, not {type(table).__name__}")
+    return table
+
+
+def _id_of(table: dict[str, Any], ids: dict[str, int], line: int) -> str | None:
+    """The id, taken out of the table."""
+    name = table.pop("id", None)
+    if name is None:
+        return None
+    if not isinstance(name, str | int) or isinstance(name, bool) or not str(name).strip():
+        raise ValueError(f"id = {name!r}: a text or a whole number is expected")
+    if str(name) in ids:
+        raise ValueError(f"id {str(name)!r} is that of line {ids[str(name)]} too: each needs its own")
+    ids[str(name)] = line
+    return str(name)
+
+
+def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> Settings:
+    """The settings of a line: its model's own, then the preset's, then the line's. Files in it are opened."""
+    from pyramid.cli import read_given
+
+    unknown = sorted(set(table) - set(FIELDS))
+    if unknown:
+        Settings.from_dict({unknown[0]: None})  # raises, with the nearest known name
+    asked = load_preset(table.get("preset") or preset) if table.get("preset") or preset else None
+    table = {name: value for name, value in table.items() if name != "preset"}
+    for name in ("image", "video"):
+        if isinstance(table.get(name), str):
+            table[name] = str(folder / table[name])
+    model = table.get("model", asked.values.get("model", "embedded") if asked else "embedded")
+    of_preset = asked.values.get("variant") if asked and model == asked.values.get("model", model) else None
+    if not isinstance(model, str):
+        raise SettingsError("model", f"model = {model!r}: text is expected")
+    checkpoint = _checkpoint(model, table.get("variant", of_preset))
+    start = Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults)
+    if asked:
+        values = {name: value for name, value in asked.values.items() if name not in ("model", "variant")}
+        start = replace(asked, values=values).apply(start)
+    settings = replace(start, **table | {"variant": checkpoint.variant}).validate()
+    read_given(settings)
+    return settings
+
+
+@cache
+def _checkpoint(model: str, variant: str | None):
+    """A checkpoint that is there and whole. ValueError."""
+    from pyramid.checkpoints import find, verify
+
+    checkpoint = find(model, variant)
+    verify(checkpoint)
+    return checkpoint
+
+
+def _item(name: str | None, line: int, settings: Settings, index: int, seeds: int, seen: Counter) -> Item:
+    """The `index`-th of `seeds` items of a line. Lines without an id that say the same are told apart by number."""
+    if settings.seed is not None:
+        settings = replace(settings, seed=settings.seed + index)
+        if settings.seed > MAX_SEED:
+            raise ValueError(f"seed = {settings.seed} is outside 0 to {MAX_SEED}: with --seeds {seeds} start lower")
+    if name is None:
+        name = digest(settings)
+        seen[name, index] += 1
+        name += f".{seen[name, index]}" if seen[name, index] > 1 else ""
+    return Item(f"{name}#{index + 1}" if index else name, line, settings)
+
+
+def digest(settings: Settings) -> str:
+    """What settings ask for, as a short name. Seeds that were not asked for, and where it runs, do not matter."""
+    values = {k: v for k, v in settings.to_dict().items() if k not in ("device", "dtype")}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------------- the journal
+class Journal:
+    """What happened to the items, a JSON line each: begun (with its seed), failed, done (with the result's name).
+
+    A context manager that holds the folder: ValueError while another batch works in it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / STATE
+        self.done: dict[str, dict[str, Any]] = {}   # key -> its last event
+        self.begun: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> "Journal":
+        from pyramid.files import hold
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not hold(self.path):
+            raise ValueError(f"another batch is at work in {self.folder}: wait for it, or take another --output-dir")
+        whole = self._read()
+        self.file = self.path.open("r+b")
+        self.file.truncate(whole)  # a line that a crash cut off: what it said had not happened yet
+        self.file.seek(whole)
+        return self
+
+    def __exit__(self, *error) -> None:
+        from pyramid.files import let_go
+
+        self.file.close()
+        let_go(self.path)
+
+    def _read(self) -> int:
+        """Fill `done` and `begun`; returns how many bytes are whole lines."""
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            try:
+                event = json.loads(line)
+                {"begun": self.begun, "done": self.done, "failed": {}}[event["event"]][event["key"]] = event
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{self.path}, line {number}, is damaged: mend or delete that line, or take "
+                                 "another --output-dir") from None
+        return whole
+
+    def write(self, event: str, item: Item, **more: Any) -> None:
+        """Append an event; it is on the disk when this returns."""
+        about = {"event": event, "key": item.key, "seed": item.settings.seed, "asked": digest(unseeded(item)), **more}
+        self.file.write(json.dumps(about).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        {"begun": self.begun, "done": self.done, "failed": {}}[event][item.key] = about
+
+    def left(self, items: list[Item]) -> list[Item]:
+        """What is still to be done, with the seeds of those that were begun. ListError when an id changed meaning."""
+        left, problems = [], []
+        for item in items:
+            before = self.done.get(item.key) or self.begun.get(item.key)
+            if before is None:
+                left.append(replace(item, settings=item.settings.resolved()))
+            elif before["asked"] != digest(unseeded(item)):
+                problems.append(f"line {item.line}: item {item.key!r} was begun with other settings: give it "
+                                "another id, or take another --output-dir")
+            elif item.key not in self.done:
+                seeded = replace(item, settings=replace(item.settings, seed=before["seed"]))
+                if path := self._made(seeded):
+                    self.write("done", seeded, file=path.name)
+                else:
+                    left.append(seeded)
+        if problems:
+            raise ListError("\n".join(problems))
+        return left
+
+    def _made(self, item: Item) -> Path | None:
+        """The whole result of an item that was begun, if it was written before the program died."""
+        from pyramid.files import read_metadata
+
+        name = result_path(self.folder, item)
+        for path in sorted(self.folder.glob(f"{name.stem}*{name.suffix}")):
+            try:
+                metadata = read_metadata(path)
+            except ValueError:  # somebody else's file
+                continue
+            if metadata.get("batch") == item.key and not metadata.get("partial"):
+                return path
+        return None
+
+
+def unseeded(item: Item) -> Settings:
+    """What was asked for: the seed is the journal's matter, as it may have been drawn."""
+    return replace(item.settings, seed=None)
+
+
+def result_path(folder: Path, item: Item) -> Path:
+    """The name of an item's result, before a number is added where it is taken."""
+    from pyramid.files import PATTERN, file_name
+
+    return folder / f"{file_name(PATTERN, item.settings)}{'.png' if item.settings.num_frames == 1 else '.mp4'}"
+
+
+# ------------------------------------------------------------------------------------------------------- the work
+class Stopped(Exception):
+    """The user ended the batch while an item was in the making."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: with a file, or with an error that may pass when tried again (`again`), or not."""
+
+    item: Item
+    path: Path | None = None
+    error: str = ""
+    again: bool = True
+    seconds: float = 0.0
+
+
+class Engine(Protocol):
+    """Who makes videos: takes up to `capacity` items, and tells how one after the other ended."""
+
+    capacity: int
+
+    def submit(self, item: Item) -> None: ...
+    def next(self) -> Outcome: ...
+    def close(self) -> None: ...
+
+
+class Maker:
+    """Makes items one after the other with one model in memory; a new one comes when an item needs it."""
+
+    def __init__(self, stop: threading.Event | None = None):
+        self.stop, self.model, self.pipeline = stop or threading.Event(), None, None
+
+    def make(self, item: Item, given: dict[str, Any], folder: Path) -> Path:
+        """The result's path. Raises Stopped, or whatever goes wrong; then nothing is left behind."""
+        from pyramid.console import Generation
+
+        checkpoint = _checkpoint(item.settings.model, item.settings.variant)
+        self._bring(item)
+        run = Generation(item.settings, checkpoint, given, result_path(folder, item))
+        run.stop = self.stop
+        return self._write(run, run.events(self.pipeline), item.key)
+
+    def _bring(self, item: Item) -> None:
+        from pyramid.engine import load_pipeline
+
+        if self.model != item.model:
+            self.model = self.pipeline = None  # the old one goes before the new one comes
+            self.pipeline, self.model = load_pipeline(item.settings), item.model
+
+    def _write(self, run, events: Iterator[Any], key: str) -> Path:
+        from pyramid.checkpoints import identity
+        from pyramid.console import rounded, source
+        from pyramid.events import Finished, Frames
+        from pyramid.files import describe
+        from pyramid.video import VideoWriter, write_picture
+
+        s, frame = run.settings, None
+        metadata = describe(s, identity(run.checkpoint)) | source(s) | {"batch": key}
+        if s.num_frames == 1:
+            for event in events:
+                frame = event.video[0] if isinstance(event, Frames) else frame
+            if frame is None:
+                raise Stopped
+            return write_picture(run.path, frame, metadata | {"timings": rounded(event.timings)})
+        with VideoWriter(run.path, s.fps, (s.width, s.height), metadata) as file:
+            for event in events:
+                if isinstance(event, Frames):
+                    file.write(event.video)
+                elif isinstance(event, Finished):
+                    if event.stopped:
+                        raise Stopped
+                    file.metadata["timings"] = rounded(event.timings)
+        return file.path
+
+
+class Here:
+    """The engine of this process."""
+
+    capacity = 1
+
+    def __init__(self, folder: Path, stop: threading.Event):
+        self.folder, self.maker = folder, Maker(stop)
+
+    def submit(self, item: Item) -> None:
+        self.item = item
+
+    def next(self) -> Outcome:
+        from pyramid.cli import read_given
+
+        began = time.monotonic()
+        try:
+            path = self.maker.make(self.item, read_given(self.item.settings), self.folder)
+        except Stopped:
+            raise
+        except Exception as error:
+            return failure(self.item, error, time.monotonic() - began)
+        return Outcome(self.item, path, seconds=time.monotonic() - began)
+
+    def close(self) -> None:
+        self.maker = None
+
+
+def failure(item: Item, error: Exception, seconds: float = 0.0) -> Outcome:
+    """The outcome of an attempt that raised. What a user caused (ValueError) does not pass by trying again."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return Outcome(item, error=words, again=not isinstance(error, ValueError), seconds=seconds)
+
+
+def work(items: list[Item], engine: Engine, journal: Journal, *, retries: int = 1, continue_on_error: bool = False,
+         stop: threading.Event | None = None) -> list[Outcome]:
+    """Do all items; the outcomes, one an item that ended. Raises Stopped when `stop` was set before the end."""
+    todo, running, ended = deque(items), 0, []
+    while todo or running:
+        while todo and running < engine.capacity:
+            if stop is not None and stop.is_set():
+                raise Stopped
+            item = todo.popleft()
+            journal.write("begun", item, attempt=item.attempts + 1)
+            engine.submit(item)
+            running += 1
+        outcome, running = engine.next(), running - 1
+        item = replace(outcome.item, attempts=outcome.item.attempts + 1)
+        if outcome.path is not None:
+            journal.write("done", item, file=outcome.path.name, attempts=item.attempts)
+            say(f"{name_of(item)}: {outcome.path.name} ({outcome.seconds:.1f} s)")
+            print(outcome.path, flush=True)
+        else:
+            journal.write("failed", item, error=outcome.error, attempt=item.attempts)
+            if outcome.again and item.attempts <= retries:
+                say(f"{name_of(item)}: {outcome.error}; trying again ({item.attempts} of {retries})")
+                todo.appendleft(item)
+                continue
+            say(f"{name_of(item)}: failed: {outcome.error}")
+            if not continue_on_error:
+                todo.clear()  # what is being made elsewhere still comes to its end
+        ended.append(outcome)
+    return ended
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def name_of(item: Item) -> str:
+    """An item as people see it."""
+    prompt = item.settings.prompt if len(item.settings.prompt) <= 40 else item.settings.prompt[:39] + "…"
+    return f"line {item.line} \"{prompt}\", seed {item.settings.seed}"
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("list", type=Path, metavar="LIST.jsonl", help="a JSON table a line: prompt, other settings, perhaps an id")
+    add("--output-dir", type=Path, required=True, metavar="FOLDER", help="where results and the journal go")
+    add("--preset", help=f"settings for all lines: {', '.join(preset_names())}, or a .toml file")
+    add("--seeds", type=int, default=1, metavar="N", help="so many videos of each line, with seeds in a row")
+    add("--retries", type=int, default=1, metavar="N", help="how often an item that failed is tried again (default: 1)")
+    add("--continue-on-error", action="store_true", help="go on with the other items when one has failed")
+    add("--ray", nargs="?", const="local", metavar="ADDRESS",
+        help="work on a Ray cluster: its address, auto, or none for one on this machine")
+    add("--workers", type=int, metavar="N", help="with --ray: how many at once (default: one a card, or a machine)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the list, do what is left of it, tell how it went."""
+    for name, low in (("seeds", 1), ("retries", 0), ("workers", 1)):
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise ValueError(f"--{name} {value}: {low} or more is expected")
+    if args.workers is not None and args.ray is None:
+        raise ValueError(f"--workers {args.workers}: only with --ray; without it one video is made after the other")
+    if args.ray is not None:
+        from pyramid.cluster import OnRay, need_ray
+
+        need_ray()
+    stop = threading.Event()
+    try:
+        items = read_list(args.list, args.preset, args.seeds)
+        check_folder(args.output_dir)
+        with Journal(args.output_dir) as journal, stopping(stop):
+            left = journal.left(items)
+            say(f"{len(items)} items, {len(items) - len(left)} done before, {len(left)} to do")
+            engine = None
+            try:
+                if left:
+                    engine = OnRay(args.output_dir, stop, args.ray, args.workers) if args.ray else Here(
+                        args.output_dir, stop)
+                ended = work(left, engine, journal, retries=args.retries, stop=stop,
+                             continue_on_error=args.continue_on_error) if left else []
+            finally:
+                if engine:
+                    engine.close()
+    except ListError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+    except Stopped:
+        say("Stopped. The same command goes on from here.")
+        return 130
+    return report(items, left, ended)
+
+
+def check_folder(folder: Path) -> None:
+    """ValueError when nothing can be written there."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--output-dir {folder}: nothing can be written in {there}")
+
+
+def report(items: list[Item], left: list[Item], ended: list[Outcome]) -> int:
+    """The summary, and the exit code."""
+    failed = [outcome for outcome in ended if outcome.path is None]
+    made, skipped = len(ended) - len(failed), len(left) - len(ended)
+    say(f"{made} made, {len(items) - len(left)} done before, {len(failed)} failed, {skipped} not begun")
+    for outcome in failed:
+        say(f"failed: {name_of(outcome.item)}: {outcome.error}")
+    if skipped:
+        say("The first failure ended the batch; --continue-on-error goes on with the others.")
+    return 1 if failed else 0
+
+
+@contextmanager
+def stopping(stop: threading.Event):
+    """Ctrl-C sets `stop`, which ends the item in work within a step; a second one ends the program."""
+    def interrupt(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
