@@ -108,12 +108,13 @@ def whole(pair, bucket, stop=None):
     return torch.cat([pair[0][bucket.text].unflatten(0, (-1, bucket.length)), image], dim=1)
 
 
-def prefix_attention(query, key, value, layout, *, backend=None):
+def prefix_attention(query, key, value, layout, *, backend=None, parallel=None):
     """Exact attention of one sequence a row, without a mask.
 
     query, key, value: pairs (text, image), text packed (T, heads, d) and image (b, n, heads, d). When the
     query's text is None, only the current clip asks and the query's image holds only that clip.
-    Returns the pair (text, image) in the queries' shapes; the text is None when it was.
+    Returns the pair (text, image) in the queries' shapes; the text is None when it was. backend, parallel: the
+    kernel and the context parallelism, as diffusers' dispatcher takes them.
     """
     texts, images = [], []
     current_only = query[0] is None
@@ -124,7 +125,8 @@ def prefix_attention(query, key, value, layout, *, backend=None):
             with_text = start == 0 and not current_only  # the text sees, and is seen, with the first unit
             asking = whole(query, bucket, stop) if with_text else query[1][bucket.rows, start:stop]
             seen = seen + bucket.length
-            outputs.append(dispatch_attention_fn(asking, keys[:, :seen], values[:, :seen], backend=backend))
+            outputs.append(dispatch_attention_fn(
+                asking, keys[:, :seen], values[:, :seen], backend=backend, parallel_config=parallel))
         if not current_only:
             texts.append(outputs[0][:, :bucket.length].flatten(0, 1))
             outputs[0] = outputs[0][:, bucket.length:]
@@ -133,7 +135,7 @@ def prefix_attention(query, key, value, layout, *, backend=None):
 
 
 class Backend:
-    """Which attention kernel to use; diffusers' `set_attention_backend` writes it here."""
+    """Which attention kernel to use, on how many devices; diffusers writes it here, when it is asked for either."""
 
     _attention_backend = None
     _parallel_config = None
@@ -185,5 +187,6 @@ class Attention(nn.Module, AttentionModuleMixin):
         text_query = None if current_only else norm_q(heads(to_q(text)))
         text_key, value = norm_k(heads(to_k(text))), (heads(to_v(text)), heads(self.to_v(image)))
         text_out, image_out = prefix_attention(
-            (text_query, query), (text_key, key), value, layout, backend=self.processor._attention_backend)
+            (text_query, query), (text_key, key), value, layout, backend=self.processor._attention_backend,
+            parallel=self.processor._parallel_config)
         return None if current_only else text_out.flatten(-2), image_out.flatten(-2)
