@@ -26,6 +26,9 @@ from pyramid.settings import DTYPES, FITS, MODELS, Preset, Settings, frames_for_
 ELSEWHERE = {  # command -> the module with its `add_arguments(parser)` and `run(args)`, and what it does
     "train": ("pyramid.training.cli", "train the autoencoder, the transformer, or the whole embedded model"),
     "evaluate": ("pyramid.training.evaluate", "measure a model on words and photographs it has not seen"),
+    "resume": ("pyramid.resume", "finish a video that a crash or a power cut has ended"),
+    "batch": ("pyramid.batch", "make many videos from a list, here or on a Ray cluster"),
+    "export": ("pyramid.export", "make a webm, a gif, pictures or a smaller mp4 of a result"),
     "bench": ("pyramid.bench", "measure this machine: seconds a step, a unit, a video"),
 }
 FLAGS = {  # settings that have a flag of their own name, or of the one given here
@@ -62,6 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+    except Exception as error:
+        from pyramid.ladder import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        print("error: memory ran out; ask for a smaller size, or close other programs", file=sys.stderr)
+        return 1
 
 
 def parser(command: str) -> Parser:
@@ -115,6 +125,7 @@ def _generate_arguments(sub: argparse.ArgumentParser) -> None:
     add("--variant", help="which of the model's transformers, such as 384p (default: its first)")
     add("--dtype", help=f"precision: {', '.join(DTYPES)} (default: what suits the device)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add("--second-device", metavar="DEVICE", help="reads prompts and makes frames, such as cuda:1 beside cuda:0")
     add("--output", type=Path, default=Path("outputs"), metavar="PATH", help="a folder, or a file .mp4 or .png")
     sub.set_defaults(run=run_generate)
 
@@ -129,7 +140,7 @@ def _counts(text: str) -> tuple[int, ...]:
 def run_generate(args: argparse.Namespace) -> int:
     """Make what was asked for. Everything that can be checked is checked before the model is loaded."""
     from pyramid.checkpoints import find, verify
-    from pyramid.console import Generation
+    from pyramid.console import Generation, JointGeneration, check_device, launched
 
     preset = load_preset(args.preset) if args.preset else None
     asked = preset.values if preset else {}
@@ -144,7 +155,9 @@ def run_generate(args: argparse.Namespace) -> int:
     path = output_path(args.output, settings)
     for note in settings.experimental(checkpoint.defaults):
         print(f"note: {note}", file=sys.stderr)
-    return Generation(settings, checkpoint, given, path).run()
+    generation = (JointGeneration if launched() else Generation)(settings, checkpoint, given, path)
+    generation.second_device = check_device(args.second_device)
+    return generation.run()
 
 
 def settings_of(args: argparse.Namespace, start: Settings, preset: Preset | None) -> Settings:

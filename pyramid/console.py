@@ -6,43 +6,67 @@ Progress and messages go to stderr; the result's path alone goes to stdout. Ctrl
 keeps what is finished.
 """
 
+import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyramid.settings import Settings
+from pyramid.settings import Settings, SettingsError
+
+NOTED = ("memory", "precision")  # phases of a Status that tells what was changed on the way
 
 
 class Generation:
     """One run: loads the model, shows how far it is, writes frames as they come, keeps what is finished."""
 
-    def __init__(self, settings: Settings, checkpoint, given: dict[str, Any], path: Path):
+    def __init__(
+        self, settings: Settings, checkpoint, given: dict[str, Any], path: Path, *, units=None, partial: bool = False,
+    ):
+        """`units`: the folder of the run that this one finishes (`recovery.UnitsFolder`), where it is one; with
+        `partial` it shows what there is, and the folder stays.
+        """
         self.settings, self.checkpoint, self.given, self.path = settings, checkpoint, given, path
-        self.stop = threading.Event()
+        self.units, self.resumed, self.partial, self.notes = units, units is not None, partial, []
+        self.stop, self.second_device = threading.Event(), None
 
     def run(self) -> int:
+        from pyramid import ladder
         from pyramid.engine import load_pipeline
 
         with self.interruptible(), Display(self.settings) as display:
             display.phase("Loading the model")
-            pipeline = load_pipeline(self.settings)
+            pipeline, note = ladder.load(load_pipeline, self.settings)
+            if note:
+                display.tell(note)
+                self.notes.append(note)
             if self.stop.is_set():
                 raise KeyboardInterrupt
             path, finished = self.write(self.events(pipeline), display)
         return self.report(path, finished)
 
     def events(self, pipeline) -> Iterator[Any]:
+        if self.second_device:
+            from pyramid.parallel import place
+
+            place(pipeline, pipeline.transformer.device, self.second_device)
         s = self.settings
-        return pipeline.stream(
-            s.prompt, negative_prompt=s.negative_prompt, prompt_suffix=s.prompt_suffix, fit=s.fit, seed=s.seed,
-            num_frames=s.num_frames, width=s.width, height=s.height, num_inference_steps=s.num_inference_steps,
-            video_num_inference_steps=s.video_num_inference_steps, guidance_scale=s.guidance_scale,
-            video_guidance_scale=s.video_guidance_scale, guidance_decay=s.guidance_decay,
-            min_guidance_scale=s.min_guidance_scale, stop=self.stop, **self.given)
+        return self.stream(
+            pipeline, s.prompt, negative_prompt=s.negative_prompt, prompt_suffix=s.prompt_suffix, fit=s.fit,
+            seed=s.seed, num_frames=s.num_frames, width=s.width, height=s.height,
+            num_inference_steps=s.num_inference_steps, video_num_inference_steps=s.video_num_inference_steps,
+            guidance_scale=s.guidance_scale, video_guidance_scale=s.video_guidance_scale,
+            guidance_decay=s.guidance_decay, min_guidance_scale=s.min_guidance_scale, stop=self.stop, **self.given)
+
+    def stream(self, pipeline, prompt: str, **request) -> Iterator[Any]:
+        from pyramid.ladder import stream
+
+        return stream(pipeline, prompt, **request)
 
     def write(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
         """The events' frames as a file: its path, and the last event. An error keeps what is finished, as a stop does.
@@ -58,9 +82,11 @@ class Generation:
         if s.num_frames == 1:
             return self.write_still(events, display, metadata)
         with VideoWriter(self.path, s.fps, (s.width, s.height), metadata) as file:
+            self.begin(file)
             try:
                 for event in events:
                     display.show(event)
+                    self.keep(event)
                     if isinstance(event, Frames):
                         file.write(event.video)
                         made += not event.given
@@ -68,16 +94,60 @@ class Generation:
                         finished = event
             except Exception as caught:
                 error = caught
+            self.end(error, stopped=finished is not None and finished.stopped)
             if error and not made:
                 raise error
             if not made:
                 raise KeyboardInterrupt
-            file.partial = bool(error) or finished.stopped
-            file.metadata["timings"] = {} if error else rounded(finished.timings)
+            file.partial = bool(error) or finished.stopped or self.partial
+            file.metadata |= {"timings": {} if error else rounded(finished.timings)}
+            file.metadata |= {"notes": self.notes} if self.notes else {}
         if error:
             print(f"What was finished before the error is in {file.path}", file=sys.stderr)
             raise error
         return file.path, finished
+
+    # -- so that nothing is lost: see `recovery`
+
+    def begin(self, file) -> None:
+        """A folder for the finished units beside the result."""
+        from pyramid.checkpoints import identity
+        from pyramid.recovery import beside
+
+        if self.units is None:
+            self.units = beside(file.path)
+            inputs = source(self.settings) | {"result": file.path.name}
+            self.saving(lambda: self.units.begin(self.settings, identity(self.checkpoint), inputs))
+
+    def keep(self, event) -> None:
+        """Units to the disk, and what was changed on the way to the notes."""
+        from pyramid.events import Status, Unit
+
+        if isinstance(event, Unit) and self.units and not self.partial:
+            self.saving(lambda: self.units.save(event))
+        elif isinstance(event, Status) and event.phase in NOTED:
+            self.notes.append(event.message)
+
+    def saving(self, write) -> None:
+        """Units that cannot be saved are no reason to end a run: they are only lost in a crash, which is told."""
+        try:
+            write()
+        except OSError as error:
+            print(f"note: finished units cannot be saved ({error.strerror or error}): this run could not be resumed",
+                  file=sys.stderr)
+            self.units.remove()
+            self.units = None
+
+    def end(self, error: Exception | None, stopped: bool) -> None:
+        """The folder goes with the video. After an error it stays, if anything in it is worth it, and after a stop
+        of a run that was resumed.
+        """
+        if self.units is None or self.partial:
+            return
+        if (error is None and not (stopped and self.resumed)) or not self.units.load()[1]:
+            self.units.remove()
+        else:
+            print(f"To go on from the last finished unit: python -m pyramid resume {self.units.path}", file=sys.stderr)
 
     def write_still(self, events: Iterator[Any], display: "Display", metadata: dict[str, Any]) -> tuple[Path, Any]:
         """The only frame as a PNG."""
@@ -87,11 +157,13 @@ class Generation:
         frame = finished = None
         for event in events:
             display.show(event)
+            self.keep(event)
             frame = event.video[0] if isinstance(event, Frames) else frame
             finished = event if isinstance(event, Finished) else finished
         if frame is None:
             raise KeyboardInterrupt
-        return write_picture(self.path, frame, metadata | {"timings": rounded(finished.timings)}), finished
+        return write_picture(self.path, frame, metadata | {"timings": rounded(finished.timings)}
+                             | ({"notes": self.notes} if self.notes else {})), finished
 
     def report(self, path: Path, finished) -> int:
         """Say what was made; the path alone goes to stdout."""
@@ -119,6 +191,55 @@ class Generation:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+class JointGeneration(Generation):
+    """A run by several processes that a launcher started: rank 0 shows and writes, the others only work."""
+
+    def run(self) -> int:
+        from pyramid import parallel
+        from pyramid.engine import load_pipeline
+
+        device = parallel.begin(self.settings.device)
+        self.settings, self.path = parallel.agreed((self.settings, self.path))  # rank 0's seed, if one was drawn
+        self.settings = replace(self.settings, device=device)
+        try:
+            if parallel.is_first():
+                return super().run()
+            with self.interruptible():
+                self.given |= {"output_type": "latent"}
+                stopped = [event for event in self.events(load_pipeline(self.settings))][-1].stopped
+            return 130 if stopped else 0
+        finally:
+            parallel.end()
+
+    def stream(self, pipeline, prompt: str, **request) -> Iterator[Any]:
+        from pyramid.parallel import join
+
+        return join(pipeline).stream(prompt, **request)  # no ladder: one process cannot do something else alone
+
+    @contextmanager
+    def interruptible(self):
+        """Ctrl-C reaches every process, and again through the launcher, which ends what does not end by itself."""
+        numbers = signal.SIGINT, signal.SIGTERM
+        before = [signal.signal(number, lambda *_: self.stop.set()) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+def check_device(name: str | None) -> str | None:
+    """A second device, if it can be one: SettingsError."""
+    if name is not None and (launched() or not re.fullmatch(r"cpu|cuda:\d+", name)):
+        raise SettingsError("device", f"--second-device {name}: use cuda:1 or cpu, and start one process")
+    return name
+
+
+def launched() -> bool:
+    """Whether torchrun, `accelerate launch` or the like started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rounded(timings: dict[str, float]) -> dict[str, float]:
@@ -170,13 +291,23 @@ class Display:
         if not self.console.is_terminal:
             print(message, file=sys.stderr, flush=True)
 
+    def tell(self, message: str) -> None:
+        """Something that has to stay in sight."""
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
     def show(self, event) -> None:
         """Show an event of the pipeline."""
         from pyramid.events import Preview, Status
 
         if isinstance(event, Status):
+            if event.phase in NOTED:
+                self.tell(event.message)
+                if event.phase == "memory":  # the unit begins anew
+                    self.bar.reset(self.task, total=None)
+                    self.known = False
+                return
             if event.phase == "text" and self.reading:  # what was cut of the prompt: it has to stay in sight
-                self.console.print(event.message, markup=False, highlight=False)
+                self.tell(event.message)
                 return
             self.reading = event.phase == "text"
             self.phase(event.message)

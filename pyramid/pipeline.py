@@ -23,6 +23,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from pyramid.models.mmdit import PyramidDiffusionMMDiT
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.request import Job, Request, as_list, check, embeddings
 from pyramid.sampler import Noise, Prompt, sample
-from pyramid.settings import Variant, variant_of
+from pyramid.settings import FRAMES_PER_UNIT, Variant, variant_of
 from pyramid.text import PromptEmbeds, TextEncoders
 
 TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
@@ -86,6 +87,10 @@ class PyramidFlowPipeline(DiffusionPipeline):
         self.defaults = defaults or (checkpoint.defaults if checkpoint else variant_of("384p"))
         self.checkpoint = checkpoint
         self.scales = _scales_of(transformer, vae)
+        self.split_guidance = False  # prompt and negative prompt one after the other: half the memory of a step
+        self.tile_first = False      # decode after sampling, all units of a tile before the next tile
+        self.text_device = None      # where prompts are read; None: where all else runs
+        self.vae_device = None       # where pictures become latents and latents pictures; None: likewise
         self._stops: list[threading.Event] = []  # one for each open run
 
     # -- running
@@ -145,7 +150,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """The whole run. No gradient mode may be entered around a `yield`: a consumer may change threads."""
         clock, units, decode = Clock(), [], self._decoder(job)
         # With model offload one model leaves when the other comes: change once, not twice a unit.
-        late = bool(getattr(self, "_all_hooks", None))
+        late = bool(getattr(self, "_all_hooks", None)) or self.tile_first
         self._stops.append(stop)
         try:
             prompt = negative = None
@@ -167,6 +172,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
                     units.append(event)
                     if decode and not late:
                         yield from clock.timed("decode", decode, event)
+            if decode and self.tile_first and units:
+                yield Status("decode", f"Decoding {len(units)} units, tile by tile")
+                decode = self._decoder(job, clock.timed("decode", self._decode_by_tiles, units))
             for done, unit in enumerate(units if decode and late else ()):
                 yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
                 _bring(self.vae)
@@ -187,7 +195,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return sample(
             self.transformer, prompt, negative, noise=noise, units=s.units, steps=s.num_inference_steps,
             video_steps=s.video_num_inference_steps, guidance=job.guidance, given=given,
-            finished=finished, on_step_end=self._callback(r), **how,
+            finished=finished, on_step_end=self._callback(r), split=self.split_guidance,
+            widen=lambda: in_float32(self.transformer), **how,
         )
 
     def _callback(self, r: Request) -> Callable | None:
@@ -212,22 +221,34 @@ class PyramidFlowPipeline(DiffusionPipeline):
         if before or job.pictures is None:
             return before
         _bring(self.vae)
-        pixels = torch.from_numpy(job.pictures).to(self._execution_device)
+        pixels = torch.from_numpy(job.pictures).to(self.vae_device or self._execution_device)
         video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # 1 3 f h w
         vae_latents = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
         latents = normalize(vae_latents.float(), self.scales).expand(len(job.seeds), -1, -1, -1, -1)
+        latents = latents.to(self._execution_device)
         return list(latents.split(1, dim=2))
 
-    def _decoder(self, job: Job) -> Callable[[Unit], list[Frames]] | None:
+    @torch.no_grad()
+    def _decode_by_tiles(self, units: list[Unit]) -> Callable[[Tensor], Tensor]:
+        """All frames of `units`, as something that hands them out unit by unit."""
+        _bring(self.vae)
+        latents = [denormalize(unit.latents, self.scales, first=unit.index == 0) for unit in units]
+        frames = self.vae.decode(torch.cat(latents, dim=2).to(self.vae_device, self.vae.dtype)).sample
+        pieces = iter([frames[:, :, :1], *frames[:, :, 1:].split(FRAMES_PER_UNIT, dim=2)])
+        return lambda _latents: next(pieces)
+
+    def _decoder(self, job: Job, decoder: Callable | None = None) -> Callable[[Unit], list[Frames]] | None:
         """From each unit in turn to its new frames, one event a sample; None where latents are wanted."""
         if job.request.output_type == "latent":
             return None
-        decoder = self.vae.stream()
+        decoder = decoder or self.vae.stream()
 
         @torch.no_grad()
         def decode(unit: Unit) -> list[Frames]:
             vae_latents = denormalize(unit.latents, self.scales, first=unit.index == 0)
-            video = decoder(vae_latents.to(self.vae.dtype)).float()
+            video = decoder(vae_latents.to(self.vae_device, self.vae.dtype)).float()
+            if not torch.isfinite(video).all():  # it would be black
+                raise FloatingPointError(f"Unit {unit.index} overflows in {self.vae.dtype} when it is decoded.")
             pixels = (video * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
             arrays = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()  # b f h w 3
             return [Frames(unit.index, np.ascontiguousarray(a), i, unit.given) for i, a in enumerate(arrays)]
@@ -250,7 +271,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return self._prompt(job, wanted), self._prompt(job, unwanted), wanted.notice or unwanted.notice
 
     def _embed(self, texts: list[str], length: int) -> PromptEmbeds:
-        return self.text.to(self._execution_device).encode(texts, max_sequence_length=length)
+        return self.text.to(self.text_device or self._execution_device).encode(texts, max_sequence_length=length)
 
     def _prompt(self, job: Job, embeds: PromptEmbeds) -> Prompt:
         """Embeddings as the transformer reads them: a row for each sample, on its device, in its dtype."""
@@ -264,26 +285,32 @@ class PyramidFlowPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(
         cls, model: str | Path = "embedded", variant: str | None = None, dtype: torch.dtype | None = None,
-        device: str | torch.device | None = None, torch_dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None, torch_dtype: torch.dtype | None = None, plan=None,
     ):
         """The pipeline of a checkpoint in the released layout.
 
         `model`: a folder, a repository that was downloaded before, or "embedded", "miniflux", "sd3".
         `variant`: the transformer, such as "384p"; None takes the first. `dtype`: float32 (the default) or
-        bfloat16; `torch_dtype` is diffusers' older name for it. Text encoders are read when a prompt first
-        needs them; a folder without any makes a pipeline that takes embeddings. Raises CheckpointError (a
-        ValueError) with all that is missing, truncated or misplaced, and ValueError for float16, in which the
-        released weights overflow.
+        bfloat16, or float16 for cards that have no bfloat16: the transformer alone is float16 then, and a step
+        that overflows is taken again in float32. `torch_dtype` is diffusers' older name for it. Text encoders
+        are read when a prompt first needs them; a folder without any makes a pipeline that takes embeddings.
+        `plan` (a `pyramid.memory.Plan`) says all of that and more, in their place.
+        Raises CheckpointError (a ValueError) with all that is missing, truncated or misplaced.
         """
         dtype = dtype or torch_dtype or torch.float32
-        if dtype == torch.float16:
-            raise ValueError("dtype = float16: the weights overflow in it, videos turn black; use bfloat16.")
+        rest = torch.float32 if dtype == torch.float16 else dtype  # T5 and the VAE overflow in it every time
         checkpoint = find(model, variant)
         verify(checkpoint, text=checkpoint.has_text)
+        if plan is not None:
+            from pyramid import loading
+
+            pipe = cls(*loading.load(checkpoint, plan), checkpoint=checkpoint)
+            loading.place(pipe, plan)
+            return pipe
         load = TRANSFORMERS[checkpoint.transformer_class].from_pretrained
         transformer = load(checkpoint.transformer, torch_dtype=dtype).eval()
-        vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=dtype).eval()
-        text = TextEncoders.from_folder(checkpoint.folder, dtype) if checkpoint.has_text else None
+        vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=rest).eval()
+        text = TextEncoders.from_folder(checkpoint.folder, rest) if checkpoint.has_text else None
         pipe = cls(transformer, vae, text, checkpoint=checkpoint)
         return pipe if device is None else pipe.to(device)
 
@@ -342,6 +369,22 @@ def _details_of(defaults: Variant, transformer_class: str) -> dict[str, Any]:
              "video_steps": "video_num_inference_steps"}
     values = dataclasses.asdict(defaults)
     return {"family": family} | {names.get(key, key): value for key, value in values.items()}
+
+
+@contextmanager
+def in_float32(model) -> Iterator[torch.dtype | None]:
+    """The model in float32 while this lasts, and exactly as it was after it. None where that cannot be done: it is in
+    float32 already, or its weights are moved about, or packed, by others.
+    """
+    narrow = model.dtype
+    moved = any(hasattr(part, "_diffusers_hook") for part in model.modules())
+    if narrow == torch.float32 or moved or getattr(model, "is_quantized", False):
+        yield None
+        return
+    try:
+        yield model.to(torch.float32).dtype
+    finally:
+        model.to(narrow)
 
 
 def _bring(module) -> None:

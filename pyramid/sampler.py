@@ -13,13 +13,14 @@ Source: arXiv 2410.05954, sections 3.2 (inference with renoising) and 3.3 (autor
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pyramid.events import Preview, Unit
+from pyramid.events import Preview, Status, Unit
 from pyramid.latents import block_noise, clean_estimate, history, jump, noise_pyramid
 from pyramid.schedule import make_stages
 
@@ -109,6 +110,8 @@ class Stop(Protocol):
 
 # Called after each step with (unit, stage, step, timestep, x); may return other latents to go on with.
 StepCallback = Callable[[int, int, int, float, Tensor], Tensor | None]
+# Brings the model into a wider type while it is entered, which it returns; None where there is no wider one.
+Widen = Callable[[], AbstractContextManager[torch.dtype | None]]
 
 # ------------------------------------------------------------------------------------------------------------
 # The run
@@ -118,17 +121,21 @@ def sample(
     model, prompt: Prompt | None, negative: Prompt | None = None, *, noise: Noise, units: int, steps: Sequence[int],
     video_steps: Sequence[int], guidance: Guidance, given: Sequence[Tensor] = (), finished: Sequence[Tensor] = (),
     stop: Stop | None = None, preview_every: int = 0, on_step_end: StepCallback | None = None,
-) -> Iterator[Preview | Unit]:
+    split: bool = False, widen: Widen = lambda: nullcontext(None),
+) -> Iterator[Preview | Status | Unit]:
     """Sample `units` units, the first `len(given)` of which are given as clean latents (b, c, 1, h, w).
 
     `finished`: the units after those as an earlier run yielded them. They are yielded again and not sampled: as a
     unit depends on the seed's roles and on the units before it only, the rest is what that run would have made.
     Where nothing is left to sample, `prompt` may be None.
+
     `steps` (unit 0) and `video_steps` (later units) have one entry a stage: their length is the number of
     stages. `preview_every` n > 0: each n-th step of a stage, and its last, carries a clean estimate. Latents
     are float32 throughout; the model gets them in the dtype of `prompt.embeds`. `stop` is looked at before
-    each step: once it is set the generator ends, and the units it has yielded are whole. Raises
-    FloatingPointError when a unit comes out with a NaN or an infinity.
+    each step: once it is set the generator ends, and the units it has yielded are whole. `split`: the prompt and
+    the negative one go through the model one after the other, which halves the memory of a step. A step that
+    comes out with a NaN or an infinity is taken again in the wider type that `widen` gives, and a Status tells it;
+    FloatingPointError where that does not help.
     """
     stages = make_stages(len(steps))
     assert len(video_steps) == len(stages) and len(given) + len(finished) <= units
@@ -140,18 +147,23 @@ def sample(
 
     for unit in range(len(past), units):
         counts, scale = (video_steps if unit else steps), guidance.at(unit)
-        text = _branches(prompt, negative, scale)
+        texts = _branches(prompt, negative, scale, split)
         x = noise.initial(unit, len(stages)).to(prompt.embeds.device)
         for stage, count in zip(stages, counts, strict=True):
             if stage.index > 0:
                 finer = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
                 x = jump(x, stage, noise.jump(unit, stage.index, finer).to(x.device))
-            context = _prepare(model, text, history(past, stage.index, len(stages)), x)
+            clips = history(past, stage.index, len(stages))
+            contexts = [_prepare(model, text, clips, x) for text in texts]
             timesteps, sigmas = (values.tolist() for values in stage.inference(count))
             for step in range(count):
                 if stop is not None and stop.is_set():
                     return
-                velocity = _velocity(model, text, context, x, timesteps[step], scale)
+                velocity = _velocity(model, texts, contexts, x, timesteps[step], scale)
+                if not torch.isfinite(velocity).all():
+                    where = f"Unit {unit + 1}, stage {stage.index + 1}, step {step + 1}"
+                    velocity, told = _retry(model, texts, clips, x, timesteps[step], scale, widen)
+                    yield Status("precision", f"{where}: {told}.")
                 x = x + (sigmas[step + 1] - sigmas[step]) * velocity
                 if on_step_end is not None:
                     replaced = on_step_end(unit, stage.index, step, timesteps[step], x)
@@ -160,21 +172,26 @@ def sample(
                 wanted = preview_every > 0 and ((step + 1) % preview_every == 0 or step + 1 == count)
                 clean = clean_estimate(x, velocity, sigmas[step + 1], stage) if wanted else None
                 yield Preview(unit, units, stage.index, len(stages), step, count, clean, done, total)
-        _check_finite(x, unit, prompt.embeds.dtype)
+        if not torch.isfinite(x).all():
+            raise FloatingPointError(f"Unit {unit} is not finite: use bfloat16 or float32.")
         past.append(x)
         yield Unit(unit, units, x)
 
 
-def _branches(prompt: Prompt, negative: Prompt | None, scale: float) -> Prompt:
-    """Both texts in one batch, negative first; the prompt alone where the negative's weight would be 0."""
+def _branches(prompt: Prompt, negative: Prompt | None, scale: float, split: bool) -> list[Prompt]:
+    """The batches that a step runs: both texts in one, negative first, or one after the other; the prompt alone
+    where the negative's weight would be 0.
+    """
     if scale == 1:
-        return prompt
+        return [prompt]
     assert negative is not None, "guidance needs a negative prompt"
-    return Prompt(
+    if split:
+        return [negative, prompt]
+    return [Prompt(
         torch.cat([negative.embeds, prompt.embeds]),  # 2b l d
         torch.cat([negative.mask, prompt.mask]),      # 2b l
         torch.cat([negative.pooled, prompt.pooled]),  # 2b p
-    )
+    )]
 
 
 # Gradient modes belong to a thread, and a consumer may resume a generator on another one: so each call to the
@@ -190,19 +207,32 @@ def _prepare(model, text: Prompt, past: list[Tensor], x: Tensor):
 
 
 @torch.no_grad()
-def _velocity(model, text: Prompt, context, x: Tensor, timestep: float, scale: float) -> Tensor:
+def _velocity(model, texts: list[Prompt], contexts: list, x: Tensor, timestep: float, scale: float) -> Tensor:
     """The guided velocity in float32: `negative + scale * (positive - negative)`."""
-    copies = len(text.embeds) // len(x)
-    current = x.to(text.embeds.dtype).repeat(copies, 1, 1, 1, 1)
-    timesteps = torch.full((len(current),), timestep, dtype=torch.float32, device=x.device)
-    velocity = model.denoise(current, timesteps, text.pooled, context).float()
-    if copies == 1:
-        return velocity
-    negative, positive = velocity.chunk(2)
+    parts = []
+    for text, context in zip(texts, contexts, strict=True):
+        copies = len(text.embeds) // len(x)
+        current = x.to(text.embeds.dtype).repeat(copies, 1, 1, 1, 1)
+        timesteps = torch.full((len(current),), timestep, dtype=torch.float32, device=x.device)
+        parts += model.denoise(current, timesteps, text.pooled, context).float().chunk(copies)
+    if len(parts) == 1:
+        return parts[0]
+    negative, positive = parts
     return negative + scale * (positive - negative)
 
 
-def _check_finite(x: Tensor, unit: int, dtype: torch.dtype) -> None:
-    """Half precision overflows in these models: better one error at once than a black video in the end."""
-    if not torch.isfinite(x).all():
-        raise FloatingPointError(f"Unit {unit} is not finite in {dtype}: use bfloat16 or float32.")
+def _retry(
+    model, texts: list[Prompt], clips: list[Tensor], x: Tensor, timestep: float, scale: float, widen: Widen
+) -> tuple[Tensor, str]:
+    """A velocity that overflowed, once more in a wider type, and a sentence on it. FloatingPointError if in vain."""
+    narrow = str(texts[0].embeds.dtype).removeprefix("torch.")
+    with widen() as dtype:
+        if dtype is None:
+            raise FloatingPointError(f"The model overflows in {narrow}: use bfloat16 or float32.")
+        texts = [replace(t, embeds=t.embeds.to(dtype), pooled=t.pooled.to(dtype)) for t in texts]
+        contexts = [_prepare(model, text, clips, x) for text in texts]
+        velocity = _velocity(model, texts, contexts, x, timestep, scale)
+    wide = str(dtype).removeprefix("torch.")
+    if not torch.isfinite(velocity).all():
+        raise FloatingPointError(f"The model overflows in {narrow} and in {wide} too: its weights are damaged.")
+    return velocity, f"{narrow} overflowed, so this step was taken in {wide}"

@@ -27,13 +27,18 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "checkpoints": {"settings"},
     "download": {"settings", "checkpoints"},
     "video": {"settings"},
-    "memory": {"settings"},
+    "estimate": {"settings", "checkpoints"},
+    "loading": {"models", "text"},
+    "memory": {"settings", "checkpoints", "estimate", "loading", "pipeline"},
+    "doctor": {"settings", "checkpoints", "memory"},
+    "measure": {"settings", "checkpoints", "memory", "loading", "estimate", "pipeline", "events"},
     "sampler": {"schedule", "latents", "events"},
     "request": {"settings", "sampler", "text", "video", "events"},
-    "pipeline": {"request", "sampler", "text", "models", "memory", "checkpoints", "video", "settings", "events"}
+    "pipeline": {"request", "sampler", "text", "models", "loading", "checkpoints", "video", "settings", "events"}
     | {"schedule", "latents"},
     "recovery": {"events", "files", "settings"},
     "ladder": {"events", "memory", "models"},
+    "parallel": {"models"},
     "jobs": {"pipeline", "settings", "video", "events", "checkpoints", "latents"},
     "bench": {"models", "schedule", "latents", "sampler", "pipeline", "settings", "events", "video"},
     "training": {"training", "models", "schedule", "latents", "text", "video", "checkpoints"},
@@ -46,7 +51,7 @@ OUTSIDE = {  # module -> the only packages from elsewhere it may import
     "sampler": {"torch"},
     "models": {"torch", "einops", "diffusers"},
 }
-FREE = {"__init__", "__main__", "cli", "console"}  # the front doors: they only bring the rest together
+FREE = {"__init__", "__main__", "cli", "console", "resume", "batch", "cluster"}  # the front doors: they only bring the rest together
 # Judging a trained model needs the whole pipeline; the trainer's own samples come from the same sampler.
 EXTRA = {
     "training/evaluate": {"pipeline", "settings", "events"},

@@ -4,12 +4,27 @@
     python -m pytest tests/test_recovery.py -m slow     # kill -9 at twenty random moments
 """
 
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from pyramid import cli
 from pyramid.events import Finished, Frames, Preview, Unit
+from pyramid.files import let_go
 from pyramid.pipeline import PyramidFlowPipeline
+from pyramid.recovery import UnitsFolder, abandoned
+from pyramid.settings import Settings
+from pyramid.video import read_metadata, read_video
+
+ROOT = Path(__file__).parent.parent
 
 PROMPT = "a red ball moves to the right"
 QUICK = dict(num_frames=25, num_inference_steps=[1, 1, 1], video_num_inference_steps=[1, 1, 1], seed=5)
@@ -88,3 +103,176 @@ UNIT = torch.zeros(1, 16, 1, 8, 8)
 def test_units_of_another_run_are_refused(pipe, request_, message):
     with pytest.raises(ValueError, match=message):
         pipe.stream(PROMPT, **QUICK, **request_)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = UnitsFolder(tmp_path / "out" / ".ball.units")
+    folder.begin(Settings(prompt="größer", seed=7), {"identity": "tiny/128p"}, {"result": "ball.mp4"})
+    return folder
+
+
+def unit(index, given=False, **shape):
+    return Unit(index, 4, torch.randn(1, 16, 1, shape.get("height", 8), shape.get("width", 8)), given)
+
+
+def test_what_is_saved_is_read_again_exactly(folder):
+    units = [unit(0), unit(1), unit(2)]
+    for each in units:
+        folder.save(each)
+    settings, read = UnitsFolder(folder.path).load()
+    assert settings == Settings(prompt="größer", seed=7) and folder.about()["model"] == {"identity": "tiny/128p"}
+    assert [(u.index, u.count, u.given) for u in read] == [(i, 4, False) for i in range(3)]
+    assert all(torch.equal(ours.latents, theirs.latents) for ours, theirs in zip(units, read, strict=True))
+    assert not list(folder.path.glob("*.part"))
+
+
+def test_a_unit_of_1280_by_768_takes_less_than_a_megabyte(folder):
+    folder.save(unit(0, height=96, width=160))
+    assert (folder.path / "unit-000.safetensors").stat().st_size < 1e6
+
+
+def test_given_units_count_once_a_sampled_one_follows(folder):
+    folder.save(unit(0, given=True))
+    assert folder.load()[1] == []
+    folder.save(unit(1))
+    assert [u.given for u in folder.load()[1]] == [True, False]
+
+
+@pytest.mark.parametrize("harm", [
+    lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x55"),
+    lambda path: path.write_bytes(b""),
+    lambda path: path.unlink(),
+], ids=["truncated", "changed", "empty", "missing"])
+def test_a_damaged_unit_and_those_after_it_are_made_again(folder, harm):
+    for index in range(3):
+        folder.save(unit(index))
+    harm(folder.path / "unit-001.safetensors")
+    assert [u.index for u in folder.load()[1]] == [0]
+
+
+def test_what_is_no_such_folder_is_refused(tmp_path, folder):
+    with pytest.raises(ValueError, match="holds no run"):
+        UnitsFolder(tmp_path / "nothing").load()
+    (folder.path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        folder.load()
+
+
+def test_a_folder_in_use_is_left_alone(folder, capsys):
+    assert abandoned(folder.path.parent) == []
+    assert cli.main(["resume", str(folder.path)]) == 2
+    assert "is in use" in capsys.readouterr().err
+    let_go(folder.path / "lock")
+    assert [found.path for found in abandoned(folder.path.parent)] == [folder.path]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# kill -9
+
+
+STEPS = ["--num-frames", "25", "--steps", "2", "--video-steps", "2"]
+
+
+def generating(checkpoint, output):
+    """A process of its own that makes a video, in a new session so that its ffmpeg can be killed with it."""
+    words = ["generate", "--prompt", PROMPT, "--model", str(checkpoint), "--seed", "5", "--output", str(output)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums come out alike in equally many threads
+    return subprocess.Popen([sys.executable, "-m", "pyramid", *words, *STEPS], cwd=ROOT, env=os.environ | threads,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_checkpoint, tmp_path_factory):
+    """The video that nobody interrupts."""
+    path = tmp_path_factory.mktemp("whole") / "ball.mp4"
+    words = ["generate", "--prompt", PROMPT, "--model", str(tiny_checkpoint), "--seed", "5", "--output", str(path)]
+    assert cli.main([*words, *STEPS]) == 0
+    return path
+
+
+def pixels(path):
+    return read_video(path, 64, 64, fps=8, num_frames=99)
+
+
+def wait_for(process, there):
+    while process.poll() is None and not there():
+        time.sleep(0.002)
+
+
+def check_that_it_goes_on(output, whole, capsys):
+    """What a killed process left can be resumed, and becomes the same video; nothing else stays."""
+    assert not output.exists()
+    found = abandoned(output.parent)
+    if not found:  # killed before it began to write
+        assert not list(output.parent.glob("*.mp4"))
+        return 0
+    before = len(found[0].load()[1])
+    assert cli.main(["resume", "latest", "--output", str(output.parent)]) == 0
+    assert f"{before} units are finished" in capsys.readouterr().err
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+    np.testing.assert_array_equal(pixels(output), pixels(whole))
+    ours, theirs = (read_metadata(path) for path in (output, whole))
+    assert ours["settings"] == theirs["settings"] and ours["model"] == theirs["model"]
+    return before
+
+
+def test_after_kill_9_a_run_is_finished_or_shown_as_far_as_it_is(tiny_checkpoint, whole, tmp_path, capsys):
+    output = tmp_path / "out" / "ball.mp4"
+    units = output.parent / ".ball.units"
+    process = generating(tiny_checkpoint, output)
+    wait_for(process, lambda: (units / "unit-001.safetensors").exists())
+    process.kill()
+    assert process.wait() == -9 and (output.parent / ".ball.part.mp4").exists()
+
+    assert cli.main(["resume", str(units), "--decode"]) == 0
+    shown = Path(capsys.readouterr().out.strip())
+    assert shown.name == "ball-partial.mp4" and read_metadata(shown)["partial"] and units.is_dir()
+    made = pixels(shown)
+    assert len(made) in (9, 17)
+    # A shorter video is compressed differently: the same pictures, not the same bytes.
+    assert np.abs(made.astype(int) - pixels(whole)[:len(made)]).mean() < 6
+    shown.unlink()
+    assert check_that_it_goes_on(output, whole, capsys) in (2, 3)
+
+
+@pytest.mark.slow
+def test_kill_9_at_twenty_random_moments(tiny_checkpoint, whole, tmp_path, capsys):
+    counts, chance = [], random.Random(7)
+    for number in range(20):
+        output = tmp_path / str(number) / "ball.mp4"
+        run = output.parent / ".ball.units" / "run.json"
+        process = generating(tiny_checkpoint, output)
+        wait_for(process, run.exists)
+        began, wanted = time.monotonic(), chance.random()
+        if number == 0:  # how long the rest takes: it tells where the random moments are
+            last = output.parent / ".ball.units" / "unit-003.safetensors"
+            wait_for(process, last.exists)
+            length = 1.2 * (time.monotonic() - began)
+        else:
+            wait_for(process, lambda: time.monotonic() > began + wanted * length)  # noqa: B023
+        process.kill()
+        if process.wait() == 0:  # it was faster
+            np.testing.assert_array_equal(pixels(output), pixels(whole))
+            counts.append("done")
+            continue
+        counts.append(check_that_it_goes_on(output, whole, capsys))
+        shutil.rmtree(output.parent)
+    with capsys.disabled():
+        print(f"\nunits finished when killed: {counts}")
+    assert len(set(counts)) > 2
+
+
+def test_resume_says_what_is_wrong(tmp_path, folder, capsys):
+    assert cli.main(["resume", "--output", str(tmp_path / "none")]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+    let_go(folder.path / "lock")
+    folder.begin(Settings(prompt="a", seed=1), {"identity": "another"}, {"result": "ball.mp4"})
+    let_go(folder.path / "lock")
+    assert cli.main(["resume", str(folder.path)]) == 2
+    assert "other weights" in capsys.readouterr().err
