@@ -20,10 +20,9 @@ element.addEventListener("click", (event) => {
     setTimeout(() => { button.dataset.sure = ""; button.innerHTML = words; }, 4000);
     return;
   }
-  if (action === "export") {
-    const form = button.closest("form");
-    const value = Object.fromEntries(new FormData(form).entries());
-    hold(button, "Writing …");
+  if (button.closest("form")) {
+    const value = Object.fromEntries(new FormData(button.closest("form")).entries());
+    hold(button, "One moment …");
     send(action, job, JSON.stringify(value));
     return;
   }

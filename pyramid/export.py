@@ -9,9 +9,12 @@ Also directly from frames, as they are made:
     with open_writer(folder / "clip.webm", fps, (width, height), metadata, keep="sidecar") as writer:
         writer.write(frames)                                          # uint8 (f, h, w, 3)
 
+On the command line: python -m pyramid export outputs/a-ball-7.mp4 --format gif
+
 All follow the rules of `pyramid.files`: a name that is taken is never replaced, and what has a name is complete.
 """
 
+import argparse
 import io
 import json
 import re
@@ -24,7 +27,8 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pyramid.files import MEMBER, publish, read_metadata, reserve, tag, write_sidecar
+from pyramid.files import KEEPS, MEMBER, publish, read_metadata, reserve, tag, write_sidecar
+from pyramid.preview import load_estimates
 from pyramid.settings import FRAMES_PER_UNIT, SettingsError
 from pyramid.video import QUALITY, VideoWriter, probe, read_frames, write_picture
 
@@ -56,6 +60,8 @@ def export(source: Path, kind: str, target: Path | None = None, *, quality: int 
     metadata = _metadata_of(source)
     if source.suffix.lower() == ".png":
         return _export_still(source, kind, target, keep)
+    if target.suffix.lower() != (ending := Path(f"x{KINDS[kind][0]}").suffix):
+        raise SettingsError("format", f"{target.name}: as {kind} its name must end in {ending}")
     if kind == "mp4" and quality is None and source.suffix.lower() == ".mp4":
         return copy_video(source, target, metadata, keep)
     if kind == "last":
@@ -131,6 +137,25 @@ def _fps(source: Path, metadata: dict[str, Any]) -> float:
     if not found:
         raise ValueError(f"{source.name} does not say how many frames a second it has")
     return float(found[1])
+
+
+# --------------------------------------------------------------------------------------------- command line
+def add_arguments(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("file", type=Path, help="a result of this program, or another video")
+    add("--format", default="mp4", choices=list(KINDS), help="what it becomes (default: mp4)")
+    add("--quality", type=int, metavar="CRF", help="1 to 51: 17 looks like the original, more is smaller")
+    add("--metadata", default="embed", choices=KEEPS, help="where the settings go (default: into the file)")
+    add("--stages-from", type=Path, metavar="FOLDER", help="for stages: the folder of a result's units")
+    add("--output", type=Path, metavar="FILE", help="the new file (default: beside the result)")
+    sub.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the file; its path goes to stdout."""
+    estimates = load_estimates(args.stages_from) if args.stages_from else None
+    print(export(args.file, args.format, args.output, quality=args.quality, keep=args.metadata, estimates=estimates))
+    return 0
 
 
 # -------------------------------------------------------------------------------------------------- writers

@@ -222,3 +222,14 @@ def test_long_prompts_of_any_script_make_short_names():
     for prompt in ("word " * 500, "🎈" * 300, "字" * 2000):
         name = file_name("{prompt}-{seed}", Settings(prompt=prompt, seed=1))
         assert 0 < len(name.encode()) <= 124 and name.endswith("-1")
+
+
+# ------------------------------------------------------------------------------------------------ command line
+def test_the_command_line_exports_and_prints_where(here, capsys):
+    assert main(["export", str(here), "--format", "gif", "--metadata", "sidecar"]) == 0
+    path = here.with_suffix(".gif")
+    assert capsys.readouterr().out.strip() == str(path) and read_metadata(path)["settings"]["seed"] == 7
+    assert main(["export", str(here), "--output", str(here.with_name("wrong.avi")), "--quality", "20"]) == 2
+    assert "must end in .mp4" in capsys.readouterr().err
+    assert main(["export", str(here), "--format", "stages"]) == 2
+    assert "previews" in capsys.readouterr().err

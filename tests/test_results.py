@@ -23,7 +23,7 @@ from pyramid.ui.page import STYLE, build
 from pyramid.ui.restore import restore
 from pyramid.ui.results import Results, View
 from pyramid.ui.serve import doors
-from pyramid.video import VideoWriter, write_picture
+from pyramid.video import VideoWriter, read_frames, write_picture
 from pyramid.worker import Worker
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -253,6 +253,25 @@ def test_a_clip_goes_on_and_a_picture_begins_to_move(page, served):
     expect(page.locator(".card")).to_have_count(7, timeout=120_000)
     job = served.store.history("local")[0]
     assert job.state is State.DONE and job.settings.image and job.settings.num_frames == 17
+
+
+def test_a_clip_becomes_longer_from_its_own_latents(page, served):
+    job = served.store.add(replace(served.start, prompt="a kite climbs", seed=3, num_frames=9), owner="local")
+    expect(card(page, "a kite climbs").locator("video")).to_be_visible(timeout=120_000)
+    detail = open_result(page, "a kite climbs")
+    detail.locator("summary", has_text="Make it longer").click()
+    detail.get_by_label("What happens then").fill("")
+    detail.get_by_role("button", name="Go on").click()
+    expect(detail.get_by_role("alert")).to_contain_text("the prompt is empty")
+    detail.get_by_label("What happens then").fill("a kite falls")
+    detail.get_by_label("Longer by").select_option("1")
+    detail.get_by_role("button", name="Go on").click()
+    expect(card(page, "a kite falls").locator("video")).to_be_visible(timeout=120_000)
+    more, first = served.store.history("local", search="kite")[0], served.store.get(job.id)
+    assert more.settings.num_frames == 17 and more.state is State.DONE
+    before, after = ([np.asarray(frame, int) for frame in read_frames(path)] for path in (first.path, more.path))
+    assert len(before) == 9 and len(after) == 17
+    assert np.abs(np.subtract(before, after[:9])).mean() < 3  # only the encoder's rounding differs
 
 
 def test_what_was_cut_off_goes_on(page, served):

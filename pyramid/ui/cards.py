@@ -101,7 +101,8 @@ def detail_html(app: App, job: Job, view: "View") -> str:
     right = (
         f'<header><h3>{escape(job.settings.prompt)}</h3>'
         f'<button type="button" data-action="close" autofocus>Close</button></header>'
-        f"{_why(job)}{_actions(job, file)}{_settings(job)}{_export(app, job, view) if file else ''}"
+        f"{_why(job)}{_actions(job, file)}{_settings(job)}{_longer(app, job, view)}"
+        f"{_export(app, job, view) if file else ''}"
     )
     inside = f'<section class="detail"><div>{left}</div><div>{right}</div></section>'
     return f'<dialog aria-label="The opened result">{inside}</dialog>'
@@ -171,6 +172,30 @@ def _settings(job: Job) -> str:
     return f"<details open><summary>Settings</summary><dl>{table}</dl></details>"
 
 
+def can_grow(app: App, job: Job) -> bool:
+    """Whether a clip can be made longer from its own latents, which are kept beside it."""
+    return job.state is State.DONE and job.settings.num_frames > 1 and (app.store.units_of(job) / "run.json").is_file()
+
+
+def _longer(app: App, job: Job, view: "View") -> str:
+    """How much longer, and what happens then."""
+    if not can_grow(app, job):
+        return ""
+    unit = 8 / job.settings.fps
+    choices = {units: f"{units * unit:g} s" for units in (1, 2, 4, 8, 16)}
+    options = "".join(f'<option value="{units}"{" selected" * (units == 2)}>{words}</option>'
+                      for units, words in choices.items())  # fmt: skip
+    wrong = f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong_with == "longer" else ""
+    return (
+        f'<details{" open" if wrong else ""} data-tries="{view.tries}"><summary>Make it longer</summary><form>'
+        f'<label class="wide">What happens then<input type="text" name="prompt" maxlength="2000" '
+        f'value="{escape(job.settings.prompt, quote=True)}"></label>'
+        f'<label>Longer by<select name="units">{options}</select></label>'
+        f'<button type="button" data-action="longer" data-job="{job.id}">Go on</button></form>{wrong}'
+        "<p>A new result: this one, and what follows it. It goes on from the latents, so nothing is lost.</p></details>"
+    )
+
+
 def _export(app: App, job: Job, view: "View") -> str:
     """What to make of it, what was made so far, and what went wrong with the last one."""
     still = job.path.suffix.lower() == ".png"
@@ -185,9 +210,9 @@ def _export(app: App, job: Job, view: "View") -> str:
         f'<li><a href="{escape(export_address(job, path), quote=True)}" download="{escape(path.name, quote=True)}">'
         f"{escape(path.name)}</a> · {size_words(path)}</li>" for path in written(app, job)
     )
-    wrong = f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong else ""
+    wrong = f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong_with == "export" else ""
     return (
-        f'<details{" open" if view.exports else ""} data-exports="{view.exports}"><summary>Export</summary>'
+        f'<details{" open" if wrong or files else ""} data-tries="{view.tries}"><summary>Export</summary>'
         f'<form data-kind="{kinds[0]}">'
         f'<label>Format<select name="kind">{options}</select></label>'
         f'<label>Settings are kept<select name="keep">{keeps}</select></label>'

@@ -8,6 +8,7 @@ names the job, never a folder (`serve.address_of`).
 """
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from pyramid.export import KINDS, export
 from pyramid.files import file_name
 from pyramid.jobs import Job
 from pyramid.preview import load_estimates
-from pyramid.settings import SettingsError
+from pyramid.settings import SettingsError, frames_of
 from pyramid.ui import QUIET, App
-from pyramid.ui.cards import detail_html, exports_of, grid_html, notes_html
+from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html
 from pyramid.ui.compare import ASSETS, CSS, STEP, compare_html
 from pyramid.ui.form import Form
 from pyramid.ui.restore import Restored, of_job, restore
@@ -38,8 +39,9 @@ class View:
     limit: int = SHOWN
     opened: str = ""  # a job's id
     pair: tuple[str, ...] = ()  # ids of those to compare
-    exports: int = 0  # how often the opened one was exported
-    wrong: str = ""  # with the last of them
+    tries: int = 0  # how often a form of the opened one was sent: what is shown after each is something new
+    wrong: str = ""  # with the last try
+    wrong_with: str = ""  # the form: export or longer
 
     def toggled(self, job_id: str) -> "View":
         """With a job put to those to compare, in place of the first of two, or taken away."""
@@ -47,7 +49,12 @@ class View:
         return replace(self, pair=others if job_id in self.pair else (*others, job_id)[-2:])
 
     def opening(self, job_id: str) -> "View":
-        return replace(self, opened=job_id, exports=0, wrong="")
+        return replace(self, opened=job_id, tries=0, wrong="", wrong_with="")
+
+    def tried(self, form: str, error: Exception | None = None) -> "View":
+        """After a form was sent, and what was wrong with it."""
+        words = (error.strerror if isinstance(error, OSError) else None) or str(error or "")
+        return replace(self, tries=self.tries + 1, wrong=words, wrong_with=form if error else "")
 
     def without(self, job_id: str) -> "View":
         pair = tuple(other for other in self.pair if other != job_id)
@@ -230,9 +237,8 @@ def write_export(results: Results, job: Job, view: View, value: str) -> View:
     try:
         make_export(results.app, job, json.loads(value))
     except (ValueError, OSError) as error:
-        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return replace(view, exports=view.exports + 1, wrong=words)
-    return replace(view, exports=view.exports + 1, wrong="")
+        return view.tried("export", error)
+    return view.tried("export")
 
 
 def make_export(app: App, job: Job, asked: dict) -> Path:
@@ -250,6 +256,24 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
                   quality=None if as_it_is else quality, estimates=load_estimates(app.store.units_of(job)))
 
 
+def longer(results: Results, job: Job, view: View, value: str) -> View:
+    """The same and more, as a new job that begins with this one's finished units: see `recovery`."""
+    store, asked = results.app.store, json.loads(value)
+    try:
+        if not can_grow(results.app, job):
+            raise ValueError("The latents of this result are not here any more: continue from its video instead.")
+        frames = frames_of(job.settings.units + int(asked.get("units", 0)))
+        if frames <= job.settings.num_frames:
+            raise ValueError("It can only become longer.")
+        with store.lock:  # nobody begins with it before its units are there
+            copy = store.duplicate(job.id, job.owner, num_frames=frames, prompt=str(asked.get("prompt", "")))
+            shutil.copytree(store.units_of(job), store.units_of(copy), dirs_exist_ok=True)
+    except (ValueError, OSError) as error:
+        return view.tried("longer", error)
+    gr.Info("It goes on when its turn comes.", title="In the queue")
+    return view.opening("")
+
+
 LOOKS = {
     "open": lambda view, job_id: view.opening("" if view.opened == job_id else job_id),
     "close": lambda view, job_id: view.opening(""),
@@ -263,7 +287,8 @@ SAID = {
     "animate": "The form begins with this picture: say what moves.",
 }  # fmt: skip
 FORM = {"reuse": reuse, "seed": reuse_seed, "continue": go_on, "animate": animate}
-DEEDS = {"favourite": favourite, "delete": delete, "resume": resume, "decode": decode, "export": write_export}
+DEEDS = {"favourite": favourite, "delete": delete, "resume": resume, "decode": decode, "longer": longer,
+         "export": write_export}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------
