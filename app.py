@@ -54,7 +54,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Serve until Ctrl-C. 0, or 2 after one line `error: …` on stderr for what a user has to mend."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.ERROR)
+    for name in ("httpx", "bitsandbytes"):  # of no use to who wants a video: which optional kernels there are
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:

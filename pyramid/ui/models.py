@@ -203,7 +203,9 @@ class Downloads:
 
 def build_models(app: App) -> None:
     """The panel, inside gr.Blocks. That another model was chosen, others see by `app.worker.checkpoint`."""
-    table = gr.HTML(lambda: table_of(app), elem_id="models-table")
+    table = gr.HTML(table_of(app), elem_id="models-table")
+    page = gr.context.Context.root_block
+    page.load(lambda: table_of(app), None, table, **QUIET)
     if not app.local:
         return
     downloads = Downloads()
@@ -231,6 +233,10 @@ def wire(app: App, downloads: Downloads, parts: tuple) -> None:
         return [downloads.line(), gr.Timer(active=busy), gr.update(visible=busy), gr.update(visible=not busy),
                 gr.skip() if busy else table_of(app)]  # fmt: skip
 
+    def running() -> list:
+        """What a page that is opened shows of a download."""
+        return progress()[:4]
+
     def start(key: str) -> list:
         told(lambda: downloads.start(*key.split("\n")))
         return progress()
@@ -256,7 +262,7 @@ def wire(app: App, downloads: Downloads, parts: tuple) -> None:
     use.click(switch, choice, table, **QUIET)
     add.click(add_it, folder, [choice, table, folder], **QUIET)
     gr.on([folder.submit], add_it, folder, [choice, table, folder], **QUIET)
-    gr.context.Context.root_block.load(progress, None, shown, **QUIET)
+    gr.context.Context.root_block.load(running, None, [line, timer, cancel, fetch], **QUIET)
 
 
 def told(act):

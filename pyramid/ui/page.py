@@ -30,6 +30,7 @@ from pyramid.ui.guards import Look
 from pyramid.ui.live import GLYPH, LivePart, build_live
 from pyramid.ui.markup import html
 from pyramid.ui.models import build_models
+from pyramid.ui.plans import build_plan
 from pyramid.ui.presets import build_examples, build_presets, build_save, wire_examples, wire_presets
 from pyramid.ui.queue import Queue, build_banner, build_queue
 from pyramid.ui.results import build_results
@@ -66,6 +67,7 @@ def build(app: App) -> gr.Blocks:
     (hidden gr.Textbox whose `change` says that the owner's results changed).
     """
     with gr.Blocks(title="Pyramid", analytics_enabled=False, fill_width=True) as page:
+        register_api(app)  # before all else, or an event of the page would take the name of an endpoint
         visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
         with gr.Column(elem_id="unseen"):  # words whose change is an event of its own
             pulse = gr.Textbox(visible="hidden", elem_id="pulse", label="pulse")
@@ -85,7 +87,6 @@ def build(app: App) -> gr.Blocks:
         left.wire(page, visitor, pulse, model)
         live.wire(visitor)
         results.wire(page, visitor, pulse, left.form)
-        register_api(app)
         watch = watcher(app, live, left.queue)
         shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model]
         page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
@@ -178,6 +179,7 @@ class Left:
         gr.on([page.load, pulse.change, *changes], look, form.components, look.outputs,
               trigger_mode="always_last", **QUIET)  # fmt: skip
         model.change(form.for_model, None, form.components, **QUIET)
+        self.plan.wire()
         wire_sight(form, self.sight)
         wire_examples(form, self.examples)
         wire_presets(form, page, *self.save, visitor)
@@ -251,6 +253,8 @@ def build_left(app: App) -> Left:
         build_advanced(form)
         look.negative_counts = html("")
         build_extras(form)
+        left.plan = build_plan(app)
+        look.plan = left.plan.words
         left.save = build_save(form)
     with gr.Column(elem_id="go", min_width=0):
         look.verdict = html("", elem_id="verdict")
