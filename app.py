@@ -172,5 +172,13 @@ def looks(app) -> dict:
     }  # fmt: skip
 
 
+def leave(code: int) -> None:
+    """End the program. A model that is still being loaded cannot be told to stop: it is left where it is."""
+    if any(thread.name == "device" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
