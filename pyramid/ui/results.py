@@ -298,11 +298,12 @@ DEEDS = {"favourite": favourite, "delete": delete, "resume": resume, "decode": d
 def build_results(app: App) -> Results:
     part = Results(app)
     with gr.Column(elem_id="results", min_width=0):
+        gr.HTML("<h2>Results</h2>", elem_id="results-title", apply_default_css=False)
         with gr.Row(elem_id="results-head"):
-            gr.HTML("<h2>Results</h2>")
             part.search = gr.Textbox(label="Search the results", show_label=False, placeholder="Search", max_lines=1,
-                                     elem_id="results-search")  # fmt: skip
-            part.favourites = gr.Checkbox(False, label="Favourites", elem_id="results-favourites")
+                                     min_width=120, scale=2, elem_id="results-search")  # fmt: skip
+            part.favourites = gr.Checkbox(False, label="Favourites", min_width=110, scale=1,
+                                          elem_id="results-favourites")  # fmt: skip
         part.file = gr.File(label="Drop a result or a settings file: its settings come back", file_types=RESTORABLE,
                             height=56, elem_id="restore")  # fmt: skip
         look = {"js_on_load": GRID_JS, "css_template": GRID_CSS, "apply_default_css": False}
