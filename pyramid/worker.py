@@ -16,11 +16,11 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
-from pyramid.checkpoints import find
+from pyramid.checkpoints import Checkpoint, find
 from pyramid.files import hold, let_go, sweep
 from pyramid.jobs import Job, JobStore, State
+from pyramid.memory import Plan, load_for, make_plan
 from pyramid.run import Live, Loaded, Run
 from pyramid.settings import Settings, frames_of
 from pyramid.speed import Speeds
@@ -66,6 +66,11 @@ class Worker:
         """What is to be seen of the job that runs, or ran last."""
         run = self._run
         return run.live if run else self._last
+
+    @property
+    def memory(self) -> str:
+        """The plan that was asked for: auto, or one of `memory.NAMES`."""
+        return self._options["memory"]
 
     def stop(self, job_id: str, *, owner: str | None = None, keep: bool = True) -> None:
         """End a job within a step. Finished units become a PARTIAL result, unless `keep` is False.
@@ -161,7 +166,7 @@ class Worker:
         """Load what was asked for; what goes wrong is kept in `error`, for the page and the jobs that need it."""
         self._wanted.clear()
         try:
-            self._load(self.start_from)
+            self._load(self.start_from, log.info)
         except ValueError as error:
             self.error = str(error)
         except Exception as error:
@@ -173,23 +178,31 @@ class Worker:
 
     def _bring(self, job: Job, say: Callable[[str], None]) -> Loaded:
         """The model of a job."""
-        if self._model is None or self._model.settings != key_of(job.settings):
-            say("Loading the model")
-        self._load(job.settings)
+        self._load(job.settings, say)
         return self._model
 
-    def _load(self, settings: Settings) -> None:
+    def _load(self, settings: Settings, say: Callable[[str], None]) -> None:
+        """Have the model of `settings` loaded, by the plan for memory that suits their size and length."""
+        from pyramid.loading import place
+
+        checkpoint, model = find(settings.model, settings.variant), self._model
+        plan = make_plan(checkpoint, settings, wanted=self.memory)
+        if model is None or model.key != key_of(settings, plan):
+            self._free()
+            say("Loading the model")
+            self._model = self._loaded(checkpoint, settings, plan)
+        elif (model.plan.tile, model.plan.window) != (plan.tile, plan.window):  # frames are cut otherwise
+            place(model.pipeline, plan)
+            model.plan, model.changes = plan, ()
+
+    def _loaded(self, checkpoint: Checkpoint, settings: Settings, plan: Plan) -> Loaded:
         from pyramid.checkpoints import identity
-        from pyramid.engine import load_pipeline
+        from pyramid.ladder import load
         from pyramid.preview import latent_colours
 
-        key = key_of(settings)
-        if self._model and self._model.settings == key:
-            return
-        self._free()
-        checkpoint = find(settings.model, settings.variant)
-        pipeline = load_pipeline(replace(settings))
-        self._model = Loaded(key, pipeline, latent_colours(pipeline.vae), identity(checkpoint))
+        pipeline, note = load(lambda settings: load_for(settings, self.memory), settings)
+        colours, changes = latent_colours(pipeline.vae), (note,) if note else ()
+        return Loaded(key_of(settings, plan), plan, pipeline, colours, identity(checkpoint), changes)
 
     def _free(self) -> None:
         """Let go of the model before another one comes."""
@@ -201,6 +214,7 @@ class Worker:
             torch.cuda.empty_cache()
 
 
-def key_of(settings: Settings) -> tuple[str, ...]:
-    """Settings with the same key run on the same loaded model."""
-    return settings.model, settings.variant, settings.dtype, settings.device
+def key_of(settings: Settings, plan: Plan) -> tuple:
+    """Runs with the same key share what is loaded: the weights, where they are, and how."""
+    weights = settings.model, settings.variant, settings.dtype, settings.device
+    return *weights, plan.text, plan.transformer, plan.vae

@@ -179,7 +179,7 @@ class Left:
         gr.on([page.load, pulse.change, *changes], look, form.components, look.outputs,
               trigger_mode="always_last", **QUIET)  # fmt: skip
         model.change(form.for_model, None, form.components, **QUIET)
-        self.plan.wire()
+        self.plan.wire(page, form, pulse)
         wire_sight(form, self.sight)
         wire_examples(form, self.examples)
         wire_presets(form, page, *self.save, visitor)
@@ -254,7 +254,6 @@ def build_left(app: App) -> Left:
         look.negative_counts = html("")
         build_extras(form)
         left.plan = build_plan(app)
-        look.plan = left.plan.words
         left.save = build_save(form)
     with gr.Column(elem_id="go", min_width=0):
         look.verdict = html("", elem_id="verdict")

@@ -1,0 +1,86 @@
+"""Where the model's parts live while it works: the choice of a plan, what it needs, and why it was chosen.
+
+plan = build_plan(app); plan.wire(page, form, pulse)     # inside gr.Blocks
+plan_of(app, settings)                                   # of a run; None while the model loads
+"""
+
+from html import escape
+
+import gradio as gr
+
+from pyramid.memory import NAMES, Plan, describe, make_plan
+from pyramid.settings import Settings, SettingsError
+from pyramid.ui import QUIET, App
+from pyramid.ui.form import Form
+from pyramid.ui.markup import html
+
+WORDS = {
+    "auto": "Automatic: the fastest that fits",
+    "max": "Max: everything on the card",
+    "balanced": "Balanced: text passes through the card",
+    "low": "Low: one model at a time on the card",
+    "tiny": "Tiny: layer by layer",
+    "cpu": "CPU: no card",
+}
+
+
+def plan_of(app: App, settings: Settings) -> Plan | None:
+    """The plan of a run. Raises SettingsError where the chosen one cannot be followed here."""
+    worker = app.worker
+    if not worker.loaded.is_set() or worker.error:
+        return None  # torch is still on its way, and a page does not wait for it
+    return make_plan(worker.checkpoint, settings, wanted=worker.memory)
+
+
+def plan_words(app: App, settings: Settings) -> str:
+    """What the plan needs and why it is this one, as HTML."""
+    try:
+        plan = plan_of(app, settings)
+    except SettingsError as error:
+        return f'<p class="problem">{escape(str(error))}</p>'
+    if plan is None:
+        return '<p class="note">The model is loading</p>'
+    words = describe(plan)
+    short = "" if plan.fits else '<p class="problem">This is more than is free now.</p>'
+    return f'<p class="note">{escape(words[0].upper() + words[1:])}</p>{short}'
+
+
+class PlanPart:
+    """The choice, for the owner of the machine, and what it means, for everybody."""
+
+    def __init__(self, app: App):
+        self.app, self.choice = app, None
+
+    def wire(self, page: gr.Blocks, form: Form, pulse: gr.Textbox) -> None:
+        """Apart from the rest of the form: what is free is measured each time, and the form does not wait for it."""
+
+        def look(*values) -> str:
+            try:
+                return plan_words(self.app, form.basis(*values))
+            except SettingsError:
+                return gr.skip()  # the form says what is wrong
+
+        decisive = [form.fields[name].change for name in ("mode", "seconds", "size", "width", "height", "stages")]
+        events = [page.load, pulse.change, *decisive]
+        gr.on(events, look, form.components, self.words, trigger_mode="always_last", **QUIET)
+        if self.choice is not None:
+            self.choice.input(self.choose, self.choice, None, **QUIET)
+
+    def choose(self, name: str) -> None:
+        """Load the model anew by another plan; the running job ends first, by the one that it began with."""
+        app, start = self.app, self.app.worker.start_from
+        try:
+            make_plan(app.worker.checkpoint, start, wanted=name)
+            app.worker.switch(start.model, start.variant, memory=name)
+        except ValueError as error:
+            raise gr.Error(str(error), title="The plan was not changed", print_exception=False) from error
+        gr.Info("The model is loaded anew, by this plan, when the running job has ended.", title="Memory")
+
+
+def build_plan(app: App) -> PlanPart:
+    part = PlanPart(app)
+    if app.local:
+        choices = [(WORDS[name], name) for name in ("auto", *NAMES)]
+        part.choice = gr.Dropdown(choices, value=app.worker.memory, label="Memory", filterable=False, elem_id="memory")
+    part.words = html("", elem_id="plan")
+    return part
