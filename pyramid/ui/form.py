@@ -15,9 +15,7 @@ import gradio as gr
 from pyramid.jobs import Output
 from pyramid.settings import (
     FITS,
-    MAX_SEED,
     MAX_STAGES,
-    MAX_STEPS,
     MAX_UNITS,
     Settings,
     SettingsError,
@@ -258,14 +256,14 @@ def build_size(form: Form) -> None:
             choices, value=f"{start.width}x{start.height}", label="Size", filterable=False, elem_id="size"
         )
     with gr.Row(elem_classes="pair", visible=False, elem_id="other-size") as form.other_size:
-        f["width"] = gr.Number(start.width, label="Width", precision=0, step=16, minimum=16)
-        f["height"] = gr.Number(start.height, label="Height", precision=0, step=16, minimum=16)
+        f["width"] = gr.Number(start.width, label="Width", precision=0, step=16)
+        f["height"] = gr.Number(start.height, label="Height", precision=0, step=16)
 
 
 def build_seed(form: Form) -> None:
     f = form.fields
     with gr.Row(elem_classes="pair", elem_id="seed-row"):
-        f["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
+        f["seed"] = gr.Number(0, label="Seed", precision=0, elem_id="seed")
         f["random"] = gr.Checkbox(True, label=RANDOM_WORDS, elem_id="random")
 
 
@@ -280,7 +278,7 @@ def build_steps(form: Form) -> None:
             for n in range(MAX_STAGES):
                 known = steps[n] if n < len(steps) else steps[-1]
                 f[f"{key}{n}"] = gr.Number(
-                    known, label=f"{title}, stage {n + 1}", precision=0, minimum=1, maximum=MAX_STEPS, min_width=0,
+                    known, label=f"{title}, stage {n + 1}", precision=0, min_width=0,
                     elem_id=f"{key}-{n + 1}", elem_classes="bare", visible=n < len(steps),
                 )  # fmt: skip
 
@@ -296,22 +294,20 @@ def build_advanced(form: Form) -> None:
     f["suffix"] = gr.Textbox(v.prompt_suffix, label="Quality words", show_label=False, elem_id="suffix",
                              placeholder="such as: , hyper quality, Ultra HD, 8K")  # fmt: skip
     with gr.Row(elem_classes="pair"):
-        f["guidance"] = gr.Slider(1, 15, start.guidance_scale, step=0.5, label="Guidance, first frame", buttons=[])
+        f["guidance"] = gr.Slider(1, 30, start.guidance_scale, step=0.5, label="Guidance, first frame", buttons=[])
         f["video_guidance"] = gr.Slider(
             1, 15, start.video_guidance_scale, step=0.5, label="Guidance, later", buttons=[]
         )
     with gr.Row(elem_classes="pair"):
-        f["decay"] = gr.Slider(0, 2, start.guidance_decay, step=0.05, label="… falls each unit by", buttons=[])
-        f["least"] = gr.Slider(1, 15, start.min_guidance_scale, step=0.5, label="… but not below", buttons=[])
-    f["fps"] = gr.Number(start.fps, label="Frames a second", precision=0, minimum=1, maximum=120, elem_id="fps")
+        f["decay"] = gr.Slider(0, 10, start.guidance_decay, step=0.05, label="… falls each unit by", buttons=[])
+        f["least"] = gr.Slider(1, 30, start.min_guidance_scale, step=0.5, label="… but not below", buttons=[])
+    f["fps"] = gr.Number(start.fps, label="Frames a second", precision=0, elem_id="fps")
 
 
 def build_extras(form: Form) -> None:
     """How many, and how they are kept. The pattern's names are `Output`'s."""
     e, kept = form.extra, Output()
-    e["count"] = gr.Number(
-        1, label="Videos, each with the next seed", precision=0, minimum=1, maximum=64, elem_id="count"
-    )
+    e["count"] = gr.Number(1, label="Videos, each with the next seed", precision=0, elem_id="count")
     e["pictures"] = gr.File(label="More pictures: a video from each", file_count="multiple", file_types=["image"],
                             elem_id="pictures", height=90)  # fmt: skip
     with gr.Row(elem_classes="pair"):
