@@ -95,7 +95,8 @@ class Live:
 class Loaded:
     """A model on its device."""
 
-    settings: tuple[str, ...]  # what it was loaded by, see `worker.key_of`
+    key: tuple  # what it was loaded for, see `worker.key_of`
+    plan: Any  # memory.Plan that was wanted; memory may have run out since, see `changes`
     pipeline: Any
     colours: Any  # preview.LatentColours
     identity: dict[str, Any]  # of the checkpoint, as results carry it
@@ -168,8 +169,8 @@ class Run:
         live = self.store.private / "live" / job.id
         self._show(notes=self._loaded.changes)
         self._units = UnitsFolder(self.store.units_of(job))
-        events = stream(self._loaded.pipeline, **self._request(), **self._begun(), stop=self.stop,
-                        preview_every=int(job.output.previews))  # fmt: skip
+        request = self._request() | self._begun()
+        events = stream(self._loaded.pipeline, **request, stop=self.stop, preview_every=int(job.output.previews))
         if s.num_frames == 1:
             self._make_still(events, target)
             return

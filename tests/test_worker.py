@@ -327,7 +327,7 @@ def test_after_a_kill_the_queue_goes_on_and_the_job_is_marked(killed, tiny_check
 
 
 def test_the_finished_units_of_an_ended_job_become_a_video(worker):
-    job = add(worker, seed=21, video_num_inference_steps=SLOW)
+    job = add(worker, seed=21, video_num_inference_steps=(40, 40, 40))
     begun(worker, job, 2)
     worker.stop(job.id, keep=False)
     stopped = finish(worker, job)
