@@ -7,6 +7,7 @@ without harm: jobs are the server's, and the page's timer begins it anew.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from html import escape
 from pathlib import Path
@@ -71,7 +72,7 @@ def build(app: App) -> gr.Blocks:
         visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
         with gr.Column(elem_id="unseen"):  # words whose change is an event of its own
             pulse = gr.Textbox(visible="hidden", elem_id="pulse", label="pulse")
-            model = gr.Textbox(visible="hidden", elem_id="model-loaded", label="model")
+            model = gr.Textbox(app.worker.checkpoint.identity, visible="hidden", elem_id="model-loaded", label="model")
             timer = gr.Timer(AGAIN_EVERY)
         head = html(head_words(app), js_on_load=HEAD, elem_id="head")
         with gr.Column(elem_id="models", min_width=0):
@@ -114,7 +115,7 @@ def head_words(app: App) -> str:
 
 def watcher(app: App, live: LivePart, queue: Queue):
     """The generator that yields what changed, at most every PAGE_EVERY seconds, for as long as a page is open."""
-    ended = Ended(app.store)
+    ended, count = Ended(app.store), len(live.outputs) + 5
 
     def parts(owner: str) -> list[dict]:
         busy = bool(app.store.queue(owner)) if owner else False
@@ -130,6 +131,9 @@ def watcher(app: App, live: LivePart, queue: Queue):
 
     async def watch(token: str | None, request: gr.Request) -> AsyncIterator[list]:
         owner, version, sent, now = app.owner(request, token), None, None, None
+        if not owner:  # the browser's token is still on its way: the timer asks again
+            yield [gr.skip()] * count
+            return
         while True:
             # What the store says is read again when it changed; a run shows something new at any time.
             moment = app.store.version, app.worker.live, app.worker.loaded.is_set()
@@ -158,6 +162,16 @@ class Ended:
             ended = self.store.history(owner, limit=50) if owner else []
             self.keys[owner] = str(hash(tuple((job.id, job.state, job.ended) for job in ended)))
         return self.keys[owner]
+
+
+def refusal(error: Exception, title: str) -> gr.Error:
+    """What went wrong with what a visitor asked for, without the folders of this machine."""
+    if isinstance(error, KeyError):
+        words = "It is not in the queue any more."
+    else:
+        words = (isinstance(error, OSError) and error.strerror) or str(error)
+    words = re.sub(r"'?(?:[A-Za-z]:)?[/\\\\][^\s']*[/\\\\]([^\s'/\\\\]+)'?", r"\1", words)
+    return gr.Error(words, title=title, print_exception=False)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -190,44 +204,43 @@ class Left:
 
     def begin(self, token: str | None, request: gr.Request, *values) -> int:
         """Put what the form asks for into the queue; the seed that will be used."""
-        form, count = self.form, len(self.form.components)
-        values, extras = values[:count], values[count:]
+        fields, extras = self.split(values)
         try:
-            settings = form.read(*values)
-            picture, clip = form.sources(*values)
-            output, many, more = form.output(*extras)
-            pictures = [picture, *more] if picture else []
-            images = [(Path(path).name, Path(path)) for path in pictures]
+            output, many, more = self.form.output(*extras)
+            given = self.given(*fields)
+            pictures = [given["image"], *map(Path, more)] if given["image"] else []
             jobs = self.app.store.add_many(
-                settings, owner=self.owner(request, token), count=many, images=images, output=output,
-                video=Path(clip) if clip else None,
+                self.form.read(*fields), owner=self.owner(request, token), count=many, output=output,
+                images=[(path.name, path) for path in pictures], video=given["video"],
             )  # fmt: skip
         except (ValueError, OSError) as error:
-            raise gr.Error(str(error), title="Nothing was started", print_exception=False) from error
+            raise refusal(error, "Nothing was started") from error
         if len(jobs) > 1:
             gr.Info(f"{len(jobs)} videos are in the queue.", title="Queue")
         return jobs[0].settings.seed
 
     def change(self, job_id: str, token: str | None, request: gr.Request, *values) -> tuple:
         """Write the form into the waiting job that it was filled from."""
-        form, count = self.form, len(self.form.components)
-        values, extras = values[:count], values[count:]
+        fields, extras = self.split(values)
         try:
-            picture, clip = form.sources(*values)
-            self.app.store.edit(
-                job_id, self.owner(request, token), form.read(*values), output=form.output(*extras)[0],
-                image=Path(picture) if picture else None, image_name=Path(picture).name if picture else "",
-                video=Path(clip) if clip else None,
-            )  # fmt: skip
-        except KeyError:
-            raise gr.Error(
-                "It is not in the queue any more.", title="Nothing was changed", print_exception=False
-            ) from None
-        except (ValueError, OSError) as error:
-            raise gr.Error(str(error), title="Nothing was changed", print_exception=False) from error
+            given, output = self.given(*fields), self.form.output(*extras)[0]
+            name = given["image"].name if given["image"] else ""
+            owner, settings = self.owner(request, token), self.form.read(*fields)
+            self.app.store.edit(job_id, owner, settings, output=output, image_name=name, **given)
+        except (KeyError, ValueError, OSError) as error:
+            raise refusal(error, "Nothing was changed") from error
         return "", gr.update(visible=False)
 
+    def split(self, values: tuple) -> tuple[tuple, tuple]:
+        count = len(self.form.components)
+        return values[:count], values[count:]
+
+    def given(self, *fields) -> dict[str, Path | None]:
+        picture, clip = self.form.sources(*fields)
+        return {"image": Path(picture) if picture else None, "video": Path(clip) if clip else None}
+
     def owner(self, request: gr.Request, token: str | None) -> str:
+        """Whose job it becomes. SettingsError for a browser that keeps no token, and so could not find it again."""
         if owner := self.app.owner(request, token):
             return owner
         raise SettingsError("owner", "this browser keeps nothing of this page, so its videos could not be found again")
