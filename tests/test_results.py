@@ -285,6 +285,7 @@ def test_what_was_cut_off_goes_on(page, served):
 def test_exports_are_made_and_fetched(page, served):
     detail = open_result(page, "red ball")
     detail.locator("summary", has_text="Export").click()
+    expect(detail.get_by_label("Name")).to_have_value("a-red-ball-rolls-over-a-meadow-11")
     detail.get_by_label("Name").fill("{prompt:.5}_{nothing}")
     detail.get_by_role("button", name="Make the file").click()
     expect(detail.get_by_role("alert")).to_contain_text("there is no {nothing}")
@@ -307,6 +308,16 @@ def test_exports_are_made_and_fetched(page, served):
     with page.expect_download() as download:
         detail.get_by_role("link", name="Download").click()
     assert Path(download.value.path()).read_bytes() == served.store.history("local", search="red")[0].path.read_bytes()
+
+
+def test_the_name_pattern_says_what_it_makes(page):
+    page.locator("#advanced > button").click()
+    pattern = page.locator("#pattern")
+    expect(pattern).to_contain_text("As in video-random")
+    pattern.locator("input, textarea").fill("{model}/{frames}")
+    expect(pattern).to_contain_text("/17")
+    pattern.locator("input, textarea").fill("{sed}")
+    expect(pattern).to_contain_text("there is no {sed}")
 
 
 # ----------------------------------------------------------------------------------------------------- restore

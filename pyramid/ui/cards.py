@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pyramid.export import KINDS
+from pyramid.files import file_name
 from pyramid.jobs import Job, State
 from pyramid.preview import load_estimates
 from pyramid.settings import FIELDS
@@ -218,15 +219,18 @@ def _export(app: App, job: Job, view: "View") -> str:
         f'<label>Settings are kept<select name="keep">{keeps}</select></label>'
         f'<label class="quality"><span>CRF <output>{least}</output>: {least} is as it is, more is smaller</span>'
         f'<input type="range" name="quality" min="{least}" max="45" value="{least}"></label>'
-        f'<label class="wide">Name<input type="text" name="pattern" value="{escape(_pattern(job), quote=True)}" '
-        'spellcheck="false"></label>'
+        f'<label class="wide"><span>Name; {{date}}, {{seed}} and the like are filled in</span><input type="text" '
+        f'name="pattern" value="{escape(_name_of(job), quote=True)}" spellcheck="false"></label>'
         f'<button type="button" data-action="export" data-job="{job.id}">Make the file</button></form>{wrong}'
         f'<ul class="files" aria-label="Exported files">{files}</ul></details>'
     )
 
 
-def _pattern(job: Job) -> str:
-    return job.output.pattern.rsplit("/", 1)[-1]
+def _name_of(job: Job) -> str:
+    """The name that the job's pattern makes, as a pattern that makes it again."""
+    when = datetime.fromtimestamp(job.created)
+    name = file_name(job.output.pattern, job.settings, index=int(job.position), when=when)
+    return name.rsplit("/", 1)[-1].replace("{", "{{").replace("}", "}}")
 
 
 # ------------------------------------------------------------------------------------------------------------

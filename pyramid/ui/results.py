@@ -100,7 +100,8 @@ class Results:
         shown = [self.detail, self.compare, self.grid, self.view, self.sent]
         state = [visitor, self.view, self.sent]
 
-        def look(token: str | None, view: View, sent, search: str, favourites: bool, request: gr.Request) -> list:
+        def look(token: str | None, view: View, sent, search: str | None, favourites: bool, request: gr.Request) -> list:
+            search = search or ""  # a page that is not quite there yet sends None
             if (search, favourites) != (view.search, view.favourites):
                 view = replace(view, search=search, favourites=favourites, limit=SHOWN)
             return self.updates(app.owner(request, token), view, sent)
@@ -135,6 +136,10 @@ class Results:
               [*shown, self.notes, *form.components], **QUIET)  # fmt: skip
         self.file.upload(drop, [self.file, visitor], [self.file, self.notes, *form.components], **QUIET)
 
+        pattern = form.extra["pattern"]
+        gr.on([page.load, pattern.change], lambda words, *values: gr.update(info=name_words(form, words, *values)),
+              [pattern, *form.components], pattern, trigger_mode="always_last", **QUIET)  # fmt: skip
+
     def own(self, job_id: str, owner: str) -> Job:
         """The owner's ended job; ValueError when there is none."""
         if job := self.find(job_id, owner):
@@ -166,6 +171,14 @@ def has_file(job: Job) -> bool:
 
 # ------------------------------------------------------------------------------------------------------------
 # Into the form
+
+
+def name_words(form: Form, pattern: str, *values) -> str:
+    """What the name pattern makes of the form's settings, or what is wrong with it."""
+    try:
+        return f"As in {file_name(pattern, form.basis(*values))}"
+    except SettingsError as error:
+        return str(error)
 
 
 def fill(form: Form, found: Restored) -> list[dict]:
