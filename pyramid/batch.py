@@ -14,6 +14,7 @@ Exit codes: 0 all done; 1 some failed; 2 the list or an argument is wrong (nothi
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ from typing import Any, Protocol
 
 from pyramid.settings import FIELDS, MAX_SEED, Settings, SettingsError, load_preset, preset_names
 
+PLANS = ("max", "balanced", "low", "tiny", "cpu")
 STATE = Path(".pyramid") / "batch.jsonl"
 SHOWN_PROBLEMS = 20
 
@@ -41,11 +43,12 @@ class ListError(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """One video to make. `key` names it in the journal: by its id and seed number, or by its content."""
+    """One video to make. `key` names it in the journal: by its id, or by what its line says (`asked`)."""
 
     key: str
     line: int
     settings: Settings
+    asked: str = ""
     attempts: int = 0
 
     @property
@@ -65,9 +68,10 @@ def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Ite
         try:
             table = _table(text)
             name = _id_of(table, ids, number)
-            settings = _settings(table, path.parent, preset)
-            for index in range(seeds):
-                items.append(_item(name, number, settings, index, seeds, seen))
+            settings, asked = _settings(table, path.parent, preset)
+            key = name if name is not None else _numbered(asked, seen)
+            items += [Item(f"{key}#{index + 1}" if index else key, number, _with_seed(settings, index), asked)
+                      for index in range(seeds)]
         except ValueError as error:
             problems.append(f"{path.name}, line {number}: {' '.join(str(error).split())}")
     if not items and not problems:
@@ -125,18 +129,22 @@ def _id_of(table: dict[str, Any], ids: dict[str, int], line: int) -> str | None:
     return str(name)
 
 
-def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> Settings:
-    """The settings of a line: its model's own, then the preset's, then the line's. Files in it are opened."""
+def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[Settings, str]:
+    """The settings of a line: its model's own, then the preset's, then the line's; and what was asked for, in short.
+
+    Files that it names are opened.
+    """
     from pyramid.cli import read_given
 
     unknown = sorted(set(table) - set(FIELDS))
     if unknown:
         Settings.from_dict({unknown[0]: None})  # raises, with the nearest known name
     asked = load_preset(table.get("preset") or preset) if table.get("preset") or preset else None
+    short = digest({"line": table, "preset": asked.values if asked else {}})
     table = {name: value for name, value in table.items() if name != "preset"}
     for name in ("image", "video"):
         if isinstance(table.get(name), str):
-            table[name] = str(folder / table[name])
+            table[name] = str(folder.resolve() / table[name])
     model = table.get("model", asked.values.get("model", "embedded") if asked else "embedded")
     of_preset = asked.values.get("variant") if asked and model == asked.values.get("model", model) else None
     if not isinstance(model, str):
@@ -148,7 +156,7 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> Settin
         start = replace(asked, values=values).apply(start)
     settings = replace(start, **table | {"variant": checkpoint.variant}).validate()
     read_given(settings)
-    return settings
+    return settings, short
 
 
 @cache
@@ -161,22 +169,23 @@ def _checkpoint(model: str, variant: str | None):
     return checkpoint
 
 
-def _item(name: str | None, line: int, settings: Settings, index: int, seeds: int, seen: Counter) -> Item:
-    """The `index`-th of `seeds` items of a line. Lines without an id that say the same are told apart by number."""
-    if settings.seed is not None:
-        settings = replace(settings, seed=settings.seed + index)
-        if settings.seed > MAX_SEED:
-            raise ValueError(f"seed = {settings.seed} is outside 0 to {MAX_SEED}: with --seeds {seeds} start lower")
-    if name is None:
-        name = digest(settings)
-        seen[name, index] += 1
-        name += f".{seen[name, index]}" if seen[name, index] > 1 else ""
-    return Item(f"{name}#{index + 1}" if index else name, line, settings)
+def _with_seed(settings: Settings, index: int) -> Settings:
+    """The settings of a line's `index`-th video: seeds in a row, or one drawn for each."""
+    if settings.seed is None:
+        return settings
+    if settings.seed + index > MAX_SEED:
+        raise ValueError(f"seed = {settings.seed + index} is outside 0 to {MAX_SEED}: start lower")
+    return replace(settings, seed=settings.seed + index)
 
 
-def digest(settings: Settings) -> str:
-    """What settings ask for, as a short name. Seeds that were not asked for, and where it runs, do not matter."""
-    values = {k: v for k, v in settings.to_dict().items() if k not in ("device", "dtype")}
+def _numbered(asked: str, seen: Counter) -> str:
+    """The key of a line without an id: lines that say the same are told apart by number."""
+    seen[asked] += 1
+    return f"{asked}.{seen[asked]}" if seen[asked] > 1 else asked
+
+
+def digest(values: Any) -> str:
+    """A short name for what JSON can say."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -225,7 +234,7 @@ class Journal:
 
     def write(self, event: str, item: Item, **more: Any) -> None:
         """Append an event; it is on the disk when this returns."""
-        about = {"event": event, "key": item.key, "seed": item.settings.seed, "asked": digest(unseeded(item)), **more}
+        about = {"event": event, "key": item.key, "seed": item.settings.seed, "asked": item.asked, **more}
         self.file.write(json.dumps(about).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
@@ -238,7 +247,7 @@ class Journal:
             before = self.done.get(item.key) or self.begun.get(item.key)
             if before is None:
                 left.append(replace(item, settings=item.settings.resolved()))
-            elif before["asked"] != digest(unseeded(item)):
+            elif before["asked"] != item.asked:
                 problems.append(f"line {item.line}: item {item.key!r} was begun with other settings: give it "
                                 "another id, or take another --output-dir")
             elif item.key not in self.done:
@@ -264,11 +273,6 @@ class Journal:
             if metadata.get("batch") == item.key and not metadata.get("partial"):
                 return path
         return None
-
-
-def unseeded(item: Item) -> Settings:
-    """What was asked for: the seed is the journal's matter, as it may have been drawn."""
-    return replace(item.settings, seed=None)
 
 
 def result_path(folder: Path, item: Item) -> Path:
@@ -307,25 +311,39 @@ class Engine(Protocol):
 class Maker:
     """Makes items one after the other with one model in memory; a new one comes when an item needs it."""
 
-    def __init__(self, stop: threading.Event | None = None):
-        self.stop, self.model, self.pipeline = stop or threading.Event(), None, None
+    def __init__(self, stop: threading.Event | None = None, memory: str = "auto"):
+        self.stop, self.memory = stop or threading.Event(), memory
+        self.key = self.plan = self.pipeline = None
 
     def make(self, item: Item, given: dict[str, Any], folder: Path) -> Path:
         """The result's path. Raises Stopped, or whatever goes wrong; then nothing is left behind."""
         from pyramid.console import Generation
 
         checkpoint = _checkpoint(item.settings.model, item.settings.variant)
-        self._bring(item)
+        self._bring(item.settings, checkpoint)
         run = Generation(item.settings, checkpoint, given, result_path(folder, item))
         run.stop = self.stop
         return self._write(run, run.events(self.pipeline), item.key)
 
-    def _bring(self, item: Item) -> None:
-        from pyramid.engine import load_pipeline
+    def _bring(self, settings: Settings, checkpoint) -> None:
+        """Have the model loaded by the plan that suits the item: mostly it is there already."""
+        from pyramid.ladder import load
+        from pyramid.loading import place
+        from pyramid.memory import load_for, make_plan
+        from pyramid.worker import key_of
 
-        if self.model != item.model:
-            self.model = self.pipeline = None  # the old one goes before the new one comes
-            self.pipeline, self.model = load_pipeline(item.settings), item.model
+        plan = make_plan(checkpoint, settings, wanted=self.memory)
+        key = key_of(settings, plan)
+        if self.key != key:
+            self.key = self.pipeline = None  # the old one goes before the new one comes
+            gc.collect()
+            self.pipeline, note = load(lambda asked: load_for(asked, self.memory), settings)
+            self.key = key
+            if note:
+                say(note)
+        elif (self.plan.tile, self.plan.window) != (plan.tile, plan.window):
+            place(self.pipeline, plan)
+        self.plan = plan
 
     def _write(self, run, events: Iterator[Any], key: str) -> Path:
         from pyramid.checkpoints import identity
@@ -358,8 +376,8 @@ class Here:
 
     capacity = 1
 
-    def __init__(self, folder: Path, stop: threading.Event):
-        self.folder, self.maker = folder, Maker(stop)
+    def __init__(self, folder: Path, stop: threading.Event, memory: str = "auto"):
+        self.folder, self.maker = folder, Maker(stop, memory)
 
     def submit(self, item: Item) -> None:
         self.item = item
@@ -436,6 +454,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, default=1, metavar="N", help="so many videos of each line, with seeds in a row")
     add("--retries", type=int, default=1, metavar="N", help="how often an item that failed is tried again (default: 1)")
     add("--continue-on-error", action="store_true", help="go on with the other items when one has failed")
+    add("--memory", default="auto", choices=("auto", *PLANS), help="plan for memory (default: the fastest that fits)")
     add("--ray", nargs="?", const="local", metavar="ADDRESS",
         help="work on a Ray cluster: its address, auto, or none for one on this machine")
     add("--workers", type=int, metavar="N", help="with --ray: how many at once (default: one a card, or a machine)")
@@ -450,7 +469,7 @@ def run(args: argparse.Namespace) -> int:
     if args.workers is not None and args.ray is None:
         raise ValueError(f"--workers {args.workers}: only with --ray; without it one video is made after the other")
     if args.ray is not None:
-        from pyramid.cluster import OnRay, need_ray
+        from pyramid.cluster import need_ray
 
         need_ray()
     stop = threading.Event()
@@ -463,8 +482,7 @@ def run(args: argparse.Namespace) -> int:
             engine = None
             try:
                 if left:
-                    engine = OnRay(args.output_dir, stop, args.ray, args.workers) if args.ray else Here(
-                        args.output_dir, stop)
+                    engine = engine_of(args, stop)
                 ended = work(left, engine, journal, retries=args.retries, stop=stop,
                              continue_on_error=args.continue_on_error) if left else []
             finally:
@@ -477,6 +495,14 @@ def run(args: argparse.Namespace) -> int:
         say("Stopped. The same command goes on from here.")
         return 130
     return report(items, left, ended)
+
+
+def engine_of(args: argparse.Namespace, stop: threading.Event) -> Engine:
+    if args.ray is None:
+        return Here(args.output_dir, stop, args.memory)
+    from pyramid.cluster import OnRay
+
+    return OnRay(args.output_dir, stop, args.ray, args.workers, memory=args.memory)
 
 
 def check_folder(folder: Path) -> None:

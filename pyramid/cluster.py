@@ -31,8 +31,8 @@ def need_ray() -> None:
 class Worker:
     """What an actor does: makes items into files, and returns their bytes."""
 
-    def __init__(self):
-        self.maker = Maker()
+    def __init__(self, memory: str):
+        self.maker = Maker(memory=memory)
 
     def make(self, item: Item, given: dict[str, Any]) -> bytes:
         with tempfile.TemporaryDirectory(prefix="pyramid-") as folder:
@@ -42,10 +42,11 @@ class Worker:
 class OnRay:
     """The engine of a cluster. Raises ValueError when it cannot be reached or has no room for a worker."""
 
-    def __init__(self, folder: Path, stop: threading.Event, address: str, workers: int | None = None):
+    def __init__(self, folder: Path, stop: threading.Event, address: str, workers: int | None = None, *,
+                 memory: str = "auto"):
         import ray
 
-        self.ray, self.folder, self.stop = ray, folder, stop
+        self.ray, self.memory, self.folder, self.stop = ray, memory, folder, stop
         self._connect(address, workers)
         cards = ray.cluster_resources().get("GPU", 0)
         self.capacity = workers or int(cards) or len([node for node in ray.nodes() if node["Alive"]])
@@ -56,7 +57,7 @@ class OnRay:
             raise ValueError(f"--workers {self.capacity}: this cluster has room for {int(have)}")
         # Neither restarts nor retries of Ray's own: the batch counts attempts.
         self.actor = ray.remote(max_restarts=0, max_task_retries=0, **needs)(Worker)
-        self.idle = [self.actor.remote() for _ in range(self.capacity)]
+        self.idle = [self.actor.remote(self.memory) for _ in range(self.capacity)]
         self.running: dict[Any, tuple[Any, Item, float]] = {}
         self.unread: list[Outcome] = []  # items whose picture or video is gone meanwhile
 
@@ -95,7 +96,7 @@ class OnRay:
         try:
             content = self.ray.get(ended[0])
         except self.ray.exceptions.RayActorError:
-            self.idle.append(self.actor.remote())
+            self.idle.append(self.actor.remote(self.memory))
             return Outcome(item, error="its worker died (out of memory, or its machine is gone)")
         except self.ray.exceptions.RayTaskError as error:
             self.idle.append(actor)

@@ -22,19 +22,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pyramid.loading import lift
 from pyramid.models.attention import Bucket, Layout
 from pyramid.models.flux import PATCH, StageContext, unit_sizes
 
 
 # ------------------------------------------------------------------------------------------- one process, two devices
 def place(pipe, transformer: str | torch.device, others: str | torch.device):
-    """The transformer on one device, text encoders and VAE on another; returns `pipe`. Not with offloading.
+    """The transformer on one device, text encoders and VAE on another, to stay there; returns `pipe`.
 
     What goes between them is small: embeddings, and a unit's latents. ValueError for a device that is not there.
     """
     for device in map(torch.device, (transformer, others)):
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"there is no such device as {device}: this torch sees {torch.cuda.device_count()} cards")
+    lift(pipe)
     pipe.transformer.to(transformer)
     pipe.vae.to(others)
     pipe.text_device = pipe.vae_device = torch.device(others)
