@@ -369,6 +369,29 @@ def describe(plan: Plan) -> str:
             f"({'; '.join(plan.reasons) or 'fits'})")
 
 
+def peak_bytes() -> int:
+    """Most main memory that this process has had so far."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def compare(plan: Plan) -> str:
+    """After a run, for people: the peaks measured in this process beside those estimated."""
+    e = plan.estimate
+    measured = [f"{_gb(peak_bytes())} of main memory ({_gb(e.ram)} estimated)"]
+    if e.vram:
+        import torch
+
+        measured.insert(0, f"{_gb(torch.cuda.max_memory_reserved())} on the card ({_gb(e.vram)} estimated)")
+    return "peak: " + ", ".join(measured)
+
+
 def load_pipeline(checkpoint: Checkpoint, plan: Plan):
     """The pipeline of a checkpoint, placed as `plan` says; the plan is its attribute `plan`."""
     from pyramid.pipeline import PyramidFlowPipeline

@@ -1,0 +1,253 @@
+"""Plans: what they estimate is what is alive, the fastest that fits is chosen, and following one changes no result."""
+
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from pyramid.checkpoints import find
+from pyramid.estimate import Shape, Size, component_sizes, decoder_elements, tile_sizes
+from pyramid.latents import history
+from pyramid.loading import place
+from pyramid.memory import Machine, cgroup_limits, load_pipeline, make_plan, plans
+from pyramid.models.flux import PyramidFluxTransformer
+from pyramid.models.vae import CausalVideoVAE
+from pyramid.settings import Settings, SettingsError
+
+GB = 10**9
+PUBLISHED = {"transformer": Size(1_972_000_000, 3_944_000_000, 2), "vae": Size(335_400_000, 670_800_000, 2),
+             "text_encoder": Size(123_000_000, 246_000_000, 2), "text_encoder_2": Size(4_762_000_000, 9_524_000_000, 2)}
+
+
+class Alive(TorchDispatchMode):
+    """Counts bytes of tensors while they live, from their birth in here."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self.count, result)
+        return result
+
+    def count(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            key, size = storage.data_ptr(), storage.nbytes()
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            self.seen[key] = weakref.ref(storage, lambda _: self.gone(key, size))
+        return tensor
+
+    def gone(self, key, size):
+        self.seen.pop(key, None)
+        self.now -= size
+
+
+@torch.no_grad()
+def test_the_decoder_holds_what_is_estimated():
+    channels = (16, 32, 64, 64)
+    vae = CausalVideoVAE(encoder_block_out_channels=channels, decoder_block_out_channels=channels,
+                         decoder_layers_per_block=(1, 1, 1, 1), decoder_norm_num_groups=1, encoder_norm_num_groups=1)
+    vae.bfloat16().eval()
+    stream = vae.stream()
+    stream(torch.randn(1, 16, 1, 8, 12, dtype=torch.bfloat16))  # first units are smaller
+    with Alive() as alive:
+        frames = stream(torch.randn(1, 16, 2, 8, 12, dtype=torch.bfloat16))
+    kept, working = decoder_elements(vae.config, 12, 8)
+    assert frames.shape == (1, 3, 16, 64, 96)
+    # The caches of the unit before are not counted, those of the new unit are.
+    assert alive.peak == pytest.approx(2 * (kept + working), rel=0.15)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_holds_what_is_estimated(dtype, tiny_checkpoint):
+    model = PyramidFluxTransformer(num_layers=1, num_single_layers=2, num_attention_heads=3, joint_attention_dim=64,
+                                   pooled_projection_dim=64).to(dtype).eval()
+    units, height, width = 6, 384, 640
+    past = [torch.randn(1, 16, 1, height // 8, width // 8) for _ in range(units - 1)]
+    with Alive() as alive:
+        clips = [clip.to(dtype).repeat(2, 1, 1, 1, 1) for clip in history(past, 2, 3)]
+        context = model.prepare(clips, (1, height // 8, width // 8), torch.randn(2, 128, 64, dtype=dtype),
+                                torch.ones(2, 128))
+        model.denoise(torch.randn(2, 16, 1, height // 8, width // 8, dtype=dtype), torch.full((2,), 500.0),
+                      torch.randn(2, 64, dtype=dtype), context)
+    shape = Shape(width, height, units, 3, 2, 192, 64, 3, {})
+    assert shape.tokens() == context.table.shape[0]
+    assert shape.sampling(model.proj_out.weight.element_size(), cpu=True) == pytest.approx(alive.peak, rel=0.2)
+
+
+def test_tiles_are_those_of_the_vae():
+    vae, seen = CausalVideoVAE(**small()), []
+    vae.enable_tiling(64)
+    vae._in_tiles(torch.zeros(1, 16, 1, 12, 20), lambda tile, _: seen.append(tile.shape[:-3:-1]) or tile.repeat(
+        1, 1, 1, 8, 8), encode=False)
+    assert seen == tile_sizes(160, 96, 64)
+    assert tile_sizes(160, 96, 256) == tile_sizes(160, 96, None) == [(20, 12)]
+
+
+def small() -> dict:
+    half = dict(layers_per_block=(1,) * 4, block_out_channels=(8,) * 4, norm_num_groups=2)
+    return {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in half.items()}
+
+
+@torch.no_grad()
+def test_all_units_of_a_tile_first_is_the_same_as_unit_by_unit():
+    vae = CausalVideoVAE(**small()).eval()
+    latents = torch.randn(1, 16, 3, 12, 16)
+    vae.enable_tiling(64)
+    stream = vae.stream()
+    streamed = torch.cat([stream(unit) for unit in latents.split(1, dim=2)], dim=2)
+    assert torch.equal(vae.decode(latents).sample, streamed)
+
+
+# ---------------------------------------------------------------------------------------------------- machines
+
+
+def card(vram: float, ram: float = 64, **known) -> Machine:
+    known = {"capability": (8, 9), "bfloat16": True, "quantises": True} | known
+    return Machine("cpu", "made up", int(vram * GB), int(vram * GB), int(ram * GB), int(ram * GB), **known)
+
+
+@pytest.fixture
+def published(monkeypatch, tiny_checkpoint):
+    """Plans for the published miniFLUX without its files. Rates are this machine's: only their order matters."""
+    import pyramid.memory as memory
+
+    monkeypatch.setattr(memory, "component_sizes", lambda checkpoint: PUBLISHED)
+    shape = Shape(1280, 768, 16, 3, 2, 1920, 64, 24, {})
+    monkeypatch.setattr(memory.Shape, "of", lambda checkpoint, settings: shape)
+    monkeypatch.setattr("pyramid.loading.matmul_rate", lambda device, dtype: 1e14 if device != "cpu" else 1e11)
+    return find(tiny_checkpoint)
+
+
+def chosen(checkpoint, machine: Machine):
+    settings = Settings.for_model("miniflux", "768p", prompt="x")
+    return make_plan(checkpoint, settings, replace(machine, device="cuda:0"))
+
+
+def test_smaller_cards_get_slower_plans(published):
+    names = [chosen(published, card(vram)).name for vram in (80, 24, 7.6, 5, 1)]
+    assert names == ["max", "balanced", "low", "tiny", "cpu"]
+
+
+def test_the_choice_comes_with_its_reasons(published):
+    plan = chosen(published, card(12))
+    assert plan.fits and plan.estimate.vram < 12 * GB
+    assert "fastest that fits" in plan.reasons[0] and "max would need" in plan.reasons[1]
+
+
+def test_large_frames_are_decoded_tile_by_tile_where_their_caches_do_not_fit(published):
+    plan = chosen(published, card(12))
+    assert plan.window == 0 and plan.tile
+    shape = Shape(1280, 768, 16, 3, 2, 1920, 64, 24, {})
+    assert shape.decoding(2, 256, window=1) > 5 * shape.decoding(2, 256, window=0)
+
+
+def test_what_needs_less_takes_longer(published):
+    settings = Settings.for_model("miniflux", "768p", prompt="x")
+    every = plans(published, settings, replace(card(80), device="cuda:0"))
+    assert [plan.name for plan in every] == ["max", "balanced", "low", "tiny", "cpu"]
+    needs = [plan.estimate.vram for plan in every]
+    assert needs == sorted(needs, reverse=True) and needs[-1] == 0
+
+
+def test_an_older_card_gets_guarded_float16(published):
+    plan = chosen(published, card(24, capability=(7, 5), bfloat16=False))
+    assert plan.guard and plan.transformer.dtype == "float16"
+    assert plan.text.dtype == plan.vae.dtype == "float32"
+    assert not chosen(published, card(24)).guard
+
+
+def test_a_plan_that_needs_a_card_is_refused_without_one(tiny_checkpoint):
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="x", device="cpu")
+    with pytest.raises(SettingsError, match="max.*graphics card.*cpu"):
+        make_plan(find(tiny_checkpoint), settings, wanted="max")
+    with pytest.raises(SettingsError, match="no plan"):
+        make_plan(find(tiny_checkpoint), settings, wanted="huge")
+
+
+def test_what_does_not_fit_says_so(tiny_checkpoint):
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="x", device="cpu", dtype="float32")
+    plan = make_plan(find(tiny_checkpoint), settings, Machine(free_ram=2**20, total_ram=2**20))
+    assert not plan.fits and "main memory" in " ".join(plan.reasons)
+
+
+def test_the_limit_of_a_container_counts(tmp_path):
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    for folder, limit, used in ((tmp_path / "a", "3000", "1500"), (inner, "max", "900")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text("anon 700\ninactive_file 500\n")
+    (tmp_path / "self").write_text("0::/a/b\n")
+    assert list(cgroup_limits(tmp_path, tmp_path / "self")) == [(3000, 1000)]
+    assert list(cgroup_limits(tmp_path, tmp_path / "missing")) == []
+
+
+def test_sizes_are_read_from_headers(tiny_checkpoint):
+    checkpoint = find(tiny_checkpoint)
+    sizes = component_sizes(checkpoint)
+    assert set(sizes) == {"transformer", "vae", "text_encoder", "text_encoder_2"}
+    model = PyramidFluxTransformer.from_pretrained(checkpoint.transformer)
+    assert sizes["transformer"].parameters == sum(weight.numel() for weight in model.parameters())
+    assert sizes["transformer"].itemsize == 4
+
+
+# --------------------------------------------------------------------------------------------- following plans
+
+RUN = dict(num_frames=9, width=64, height=64, num_inference_steps=[1, 1, 1], video_num_inference_steps=[1, 1, 1],
+           seed=3, output_type="np")
+
+
+def test_a_plan_is_followed_and_can_be_changed(tiny_checkpoint):
+    checkpoint = find(tiny_checkpoint)
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
+    plan = make_plan(checkpoint, settings)
+    pipe = load_pipeline(checkpoint, plan)
+    usual = pipe("a red ball", **RUN).frames
+    for part in ("block", "leaf"):   # offload from a CPU to a CPU: the order of things, without their gain
+        offloaded = replace(plan, transformer=replace(plan.transformer, offload=part),
+                            vae=replace(plan.vae, offload="leaf"))
+        place(pipe, offloaded)
+        assert (pipe("a red ball", **RUN).frames == usual).all()
+    place(pipe, plan)
+    assert not any(getattr(m, "_diffusers_hook", None) and m._diffusers_hook.hooks for m in pipe.transformer.modules())
+    place(pipe, replace(plan, window=0))
+    assert (pipe("a red ball", **RUN).frames == usual).all()
+
+
+def test_text_is_read_in_8_bit_on_a_processor_too(tiny_checkpoint):
+    """4 bit works there as well, from a width of 64 on: `python -m pyramid plan --means` measures both."""
+    pytest.importorskip("bitsandbytes")
+    checkpoint = find(tiny_checkpoint)
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
+    plan = make_plan(checkpoint, settings)
+    plain, packed = (load_pipeline(checkpoint, replace(plan, text=replace(plan.text, quantised=kind))).text.encode(
+        "a red ball").prompt_embeds.float() for kind in ("", "int8"))
+    assert 0 < float((packed - plain).norm() / plain.norm()) < 0.1
+
+
+def test_quantised_transformers_need_a_card(tiny_checkpoint):
+    checkpoint = find(tiny_checkpoint)
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
+    plan = make_plan(checkpoint, settings)
+    with pytest.raises(ValueError, match="CUDA card"):
+        load_pipeline(checkpoint, replace(plan, transformer=replace(plan.transformer, quantised="int8")))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["max", "balanced", "low", "tiny"])
+def test_every_plan_makes_the_same_on_a_card(tiny_checkpoint, name):
+    checkpoint = find(tiny_checkpoint)
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", dtype="float32")
+    frames = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted=name))("a red ball", **RUN).frames
+    usual = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted="cpu"))("a red ball", **RUN).frames
+    assert abs(frames - usual).max() < 0.02
+
+
