@@ -261,6 +261,7 @@ class Run:
         try:
             before = time.perf_counter()
             while (event := next(events, None)) is not None:
+                _settle(event)
                 self._take(event, time.perf_counter() - before, write)
                 before = time.perf_counter()
         except Exception as error:
@@ -287,7 +288,7 @@ class Run:
                 if not event.given:
                     self.speeds.decoded(self._loaded.speed_key, event.video[..., 0].size, seconds)
             case Finished():
-                self._timings = dict(event.timings)
+                self._timings = event.timings | ({"previews": self._previews} if self._previews else {})
 
     def _status(self, event: Status) -> None:
         if event.phase in ("memory", "precision"):
@@ -328,7 +329,8 @@ class Run:
             self._sampling = now - seconds
             self.speeds.began(key, self._sampling - self.live.began)
             self._plan(event)
-        self.speeds.step(key, cost(s, event.unit, event.stage), seconds)
+        if event.clean is not None or self._loaded.pipeline._execution_device.type == "cpu":  # else see `_settle`
+            self.speeds.step(key, cost(s, event.unit, event.stage), seconds)
         self._gone += self._weights[event.unit, event.stage]
         due = now + (now - self._sampling) * (self._whole - self._gone) / self._gone
         at = At(event.unit, event.units, event.stage, event.stages, event.step, event.steps, event.done, event.total)
@@ -368,6 +370,17 @@ class Run:
             text = f"{error.strerror} ({Path(error.filename).name})" if error.filename else error.strerror
         text = " ".join(text.replace(f"{self.store.folder}{os.sep}", "").split())
         return text if isinstance(error, ValueError) else f"The generation failed: {text}"
+
+
+def _settle(event: Any) -> None:
+    """Wait for a graphics card to finish a step that is about to be shown: its time is the step's, not the preview's.
+
+    Where nothing is shown nobody waits, and what a step took is not known.
+    """
+    if isinstance(event, Preview) and event.clean is not None and event.clean.device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(event.clean.device)
 
 
 def picture_of(event: Preview, loaded: Loaded) -> Image.Image:

@@ -38,8 +38,16 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     | {"schedule", "latents"},
     "recovery": {"events", "files", "settings"},
     "ladder": {"events", "memory", "models"},
-    "parallel": {"models"},
-    "jobs": {"pipeline", "settings", "video", "events", "checkpoints", "latents"},
+    "parallel": {"models", "loading"},
+    "database": set(),
+    "record": {"files", "settings"},
+    "sources": {"settings", "video"},
+    "jobs": {"database", "files", "record", "settings", "sources"},
+    "speed": {"settings"},
+    "growing": {"files", "video"},
+    "run": {"jobs", "speed", "growing", "recovery", "ladder", "export", "files", "video", "preview", "events"}
+    | {"checkpoints", "latents"},
+    "worker": {"jobs", "run", "speed", "files", "settings", "checkpoints", "memory", "loading", "ladder", "preview"},
     "bench": {"models", "schedule", "latents", "sampler", "pipeline", "settings", "events", "video"},
     "training": {"training", "models", "schedule", "latents", "text", "video", "checkpoints"},
 }
@@ -51,7 +59,7 @@ OUTSIDE = {  # module -> the only packages from elsewhere it may import
     "sampler": {"torch"},
     "models": {"torch", "einops", "diffusers"},
 }
-FREE = {"__init__", "__main__", "cli", "console", "resume", "batch", "cluster"}  # the front doors: they only bring the rest together
+FREE = {"__init__", "__main__", "cli", "console", "resume", "batch", "cluster", "prompt_list"}  # the front doors: they only bring the rest together
 # Judging a trained model needs the whole pipeline; the trainer's own samples come from the same sampler.
 EXTRA = {
     "training/evaluate": {"pipeline", "settings", "events"},
