@@ -26,7 +26,10 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "text": {"settings", "checkpoints"},
     "checkpoints": {"settings"},
     "download": {"settings", "checkpoints"},
-    "video": {"settings"},
+    "files": {"settings"},
+    "preview": set(),
+    "video": {"files", "preview", "settings"},
+    "export": {"files", "preview", "settings", "video"},
     "estimate": {"settings", "checkpoints"},
     "loading": {"models", "text"},
     "memory": {"settings", "checkpoints", "estimate", "loading", "pipeline"},
@@ -59,7 +62,8 @@ OUTSIDE = {  # module -> the only packages from elsewhere it may import
     "sampler": {"torch"},
     "models": {"torch", "einops", "diffusers"},
 }
-FREE = {"__init__", "__main__", "cli", "console", "resume", "batch", "cluster", "prompt_list"}  # the front doors: they only bring the rest together
+# The front doors: they only bring the rest together.
+FREE = {"__init__", "__main__", "cli", "console", "resume", "batch", "cluster", "prompt_list"}
 # Judging a trained model needs the whole pipeline; the trainer's own samples come from the same sampler.
 EXTRA = {
     "training/evaluate": {"pipeline", "settings", "events"},
