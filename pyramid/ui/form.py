@@ -222,10 +222,10 @@ def build_form(app: App) -> Form:
 def build_sources(form: Form) -> None:
     """The picture or the clip that a video begins with, and how it is brought to size."""
     f = form.fields
-    f["picture"] = as_file(gr.Image(
+    f["picture"] = PictureFile(
         label="Picture to begin with", type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"],
         height=170, buttons=[], elem_id="picture", visible=False,
-    ))  # fmt: skip
+    )  # fmt: skip
     f["clip"] = gr.Video(
         label="Clip to continue", sources=["upload"], height=190, buttons=[], elem_id="clip", visible=False
     )
@@ -238,10 +238,15 @@ def build_sources(form: Form) -> None:
     )
 
 
-def as_file(image: gr.Image) -> gr.Image:
-    """The uploaded file as it is: pyramid.video minds rotation, transparency and depth, and says what is wrong."""
-    image.preprocess = lambda payload: payload and payload.path
-    return image
+class PictureFile(gr.Image):
+    """A gr.Image whose value is the uploaded file as it is: `pyramid.video` minds rotation, transparency and depth, and
+    says what it cannot read.
+    """
+
+    is_template = True  # in the browser it is an Image
+
+    def preprocess(self, payload) -> str | None:
+        return payload.path if payload else None
 
 
 def build_size(form: Form) -> None:
@@ -293,14 +298,20 @@ def build_advanced(form: Form) -> None:
     )
     f["suffix"] = gr.Textbox(v.prompt_suffix, label="Quality words", show_label=False, elem_id="suffix",
                              placeholder="such as: , hyper quality, Ultra HD, 8K")  # fmt: skip
-    with gr.Row(elem_classes="pair"):
-        f["guidance"] = gr.Slider(1, 30, start.guidance_scale, step=0.5, label="Guidance, first frame", buttons=[])
-        f["video_guidance"] = gr.Slider(
-            1, 15, start.video_guidance_scale, step=0.5, label="Guidance, later", buttons=[]
-        )
-    with gr.Row(elem_classes="pair"):
-        f["decay"] = gr.Slider(0, 10, start.guidance_decay, step=0.05, label="… falls each unit by", buttons=[])
-        f["least"] = gr.Slider(1, 30, start.min_guidance_scale, step=0.5, label="… but not below", buttons=[])
+    for title, sliders in (
+        ("Guidance: how closely the words are followed", (
+            ("guidance", "First frame", 1, 30, 0.5, start.guidance_scale),
+            ("video_guidance", "Later units", 1, 30, 0.5, start.video_guidance_scale),
+        )),
+        ("Guidance of later units, falling in a line", (
+            ("decay", "By, each unit", 0, 10, 0.05, start.guidance_decay),
+            ("least", "Not below", 1, 30, 0.5, start.min_guidance_scale),
+        )),
+    ):  # fmt: skip
+        html(f'<span class="title">{title}</span>')
+        with gr.Row(elem_classes="pair"):
+            for key, label, low, high, step, value in sliders:
+                f[key] = gr.Slider(low, high, value, step=step, label=label, buttons=[], elem_id=key.replace("_", "-"))
     f["fps"] = gr.Number(start.fps, label="Frames a second", precision=0, elem_id="fps")
 
 

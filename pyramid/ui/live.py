@@ -219,7 +219,7 @@ def figures_of(live: Live) -> list[str]:
     if live.left is not None:
         figures.append(f"about {clock(max(1, round(live.left))).replace('.0', '')} left")
     if live.memory_bytes:
-        figures.append(f"{live.memory_bytes / 2**30:.1f} GiB in use")
+        figures.append(f"{live.memory_bytes / 2**30:.1f} GiB")
     if live.estimates:
         figures.append(f"previews {live.preview_share:.1%}")
     return figures
