@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyramid.batch import Item, Maker, Outcome, Stopped, failure, result_path
+from pyramid.batch import Maker, Outcome, Stopped, failure, result_path
+from pyramid.prompt_list import Item
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = 80 * 2**20        # bytes of a local object store: Ray's least; a video is a few million

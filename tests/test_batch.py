@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from pyramid import batch, cli
-from pyramid.batch import Item, Journal, ListError, Outcome, Stopped, read_list
+from pyramid.batch import Journal, Outcome, Stopped
 from pyramid.files import read_metadata
+from pyramid.prompt_list import Item, ListError, digest, read_list
 from pyramid.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +112,7 @@ def test_flags_and_folders_are_checked(listed, run, tmp_path):
 
 # ------------------------------------------------------------------------------------------------- the journal
 def item(key="k", **changes):
-    return Item(key, 1, Settings(prompt="x", **changes), batch.digest(changes))
+    return Item(key, 1, Settings(prompt="x", **changes), digest(changes))
 
 
 def test_a_journal_remembers_seeds_and_what_is_done(tmp_path):
