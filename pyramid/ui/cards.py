@@ -146,7 +146,7 @@ def _actions(job: Job, file: bool) -> str:
         buttons.append(("decode", "Make a video of what there is", False))
     buttons.append(("reuse", "Use all settings", not over))
     buttons.append(("seed", "Only the seed", False))
-    if file and job.path.suffix.lower() in (".mp4", ".webm", ".gif") and job.settings.num_frames > 1:
+    if file and job.path.suffix.lower() in PLAYABLE:
         buttons.append(("continue", "Continue from here", False))
     if file and job.path.suffix.lower() == ".png":
         buttons.append(("animate", "Animate this picture", False))

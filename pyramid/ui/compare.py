@@ -67,6 +67,8 @@ def differences(left: Job, right: Job) -> str:
         a, b = getattr(left.settings, name), getattr(right.settings, name)
         if a != b:
             title = WORDS.get(name, name.replace("_", " "))
+            if name == "model":  # it may be a folder, and those are not shown
+                a, b = Path(a).name, Path(b).name
             rows.append(f'<tr><th scope="row">{title}</th><td>{shown(a)}</td><td>{shown(b)}</td></tr>')
     if not rows:
         return "<p>Both were made with the same settings.</p>"

@@ -9,6 +9,7 @@ names the job, never a folder (`serve.address_of`).
 
 import json
 import shutil
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from pyramid.jobs import Job
 from pyramid.preview import load_estimates
 from pyramid.settings import SettingsError, frames_of
 from pyramid.ui import QUIET, App
-from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html
+from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html, written
 from pyramid.ui.compare import ASSETS, CSS, STEP, compare_html
 from pyramid.ui.form import Form
 from pyramid.ui.restore import Restored, of_job, restore
 
+MAX_EXPORTS = 50  # of one result
+one_at_a_time = threading.Lock()  # an encoder takes all processors, and the model needs some too
 SHOWN = 24  # cards at first, and with each click on "Show more"
 RESTORABLE = [".mp4", ".webm", ".gif", ".png", ".zip", ".json", ".toml"]
 GRID_JS, GRID_CSS = ((ASSETS / name).read_text(encoding="utf-8") for name in ("results.js", "results.css"))
@@ -100,8 +103,8 @@ class Results:
         shown = [self.detail, self.compare, self.grid, self.view, self.sent]
         state = [visitor, self.view, self.sent]
 
-        def look(token: str | None, view: View, sent, search: str | None, favourites: bool, request: gr.Request) -> list:
-            search = search or ""  # a page that is not quite there yet sends None
+        def look(token: str | None, view: View, sent, words: str | None, favourites: bool, request: gr.Request) -> list:
+            search = words or ""  # a page that is not quite there yet sends None
             if (search, favourites) != (view.search, view.favourites):
                 view = replace(view, search=search, favourites=favourites, limit=SHOWN)
             return self.updates(app.owner(request, token), view, sent)
@@ -264,9 +267,12 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
     name = file_name(str(asked.get("pattern", "")), job.settings, index=int(job.position))
     if "/" in name:
         raise SettingsError("pattern", "this file goes to your downloads, so its name has no folders: leave out /")
+    if len(written(app, job)) >= MAX_EXPORTS:
+        raise ValueError(f"{MAX_EXPORTS} files were made of this result already: they go when it is deleted.")
     as_it_is = kind == "mp4" and job.path.suffix == ".mp4" and quality <= job.output.quality
-    return export(job.path, kind, exports_of(app, job) / f"{name}{KINDS[kind][0]}", keep=keep,
-                  quality=None if as_it_is else quality, estimates=load_estimates(app.store.units_of(job)))
+    with one_at_a_time:
+        return export(job.path, kind, exports_of(app, job) / f"{name}{KINDS[kind][0]}", keep=keep,
+                      quality=None if as_it_is else quality, estimates=load_estimates(app.store.units_of(job)))
 
 
 def longer(results: Results, job: Job, view: View, value: str) -> View:
