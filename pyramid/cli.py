@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,8 @@ ELSEWHERE = {  # command -> the module with its `add_arguments(parser)` and `run
     "resume": ("pyramid.resume", "finish a video that a crash or a power cut has ended"),
     "batch": ("pyramid.batch", "make many videos from a list, here or on a Ray cluster"),
     "export": ("pyramid.export", "make a webm, a gif, pictures or a smaller mp4 of a result"),
+    "plan": ("pyramid.measure", "show how models fit this machine's memory, estimated and measured"),
+    "doctor": ("pyramid.doctor", "look at this machine and say what to mend"),
     "bench": ("pyramid.bench", "measure this machine: seconds a step, a unit, a video"),
 }
 FLAGS = {  # settings that have a flag of their own name, or of the one given here
@@ -68,9 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         from pyramid.ladder import is_out_of_memory
 
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            print("error: memory ran out; ask for a smaller size, or close other programs", file=sys.stderr)
+        elif isinstance(error, (OSError, FloatingPointError)):  # a disk that is full, a drive that is gone
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        else:
             raise
-        print("error: memory ran out; ask for a smaller size, or close other programs", file=sys.stderr)
         return 1
 
 
@@ -126,6 +132,7 @@ def _generate_arguments(sub: argparse.ArgumentParser) -> None:
     add("--dtype", help=f"precision: {', '.join(DTYPES)} (default: what suits the device)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--second-device", metavar="DEVICE", help="reads prompts and makes frames, such as cuda:1 beside cuda:0")
+    add("--memory", default="auto", metavar="PLAN", help="auto, max, balanced, low, tiny or cpu: see the command plan")
     add("--output", type=Path, default=Path("outputs"), metavar="PATH", help="a folder, or a file .mp4 or .png")
     sub.set_defaults(run=run_generate)
 
@@ -202,8 +209,11 @@ def output_path(asked: Path, settings: Settings) -> Path:
         what = "a picture (1 frame)" if ending == ".png" else f"a video of {settings.num_frames} frames"
         raise ValueError(f"--output {asked}: {what} needs a name that ends in {ending}")
     folder = next(parent for parent in asked.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"--output {asked}: nothing can be written in {folder}")
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # rights alone do not tell: it may be full, or read-only
+            file.write(b"\0")
+    except OSError as error:
+        raise ValueError(f"--output {asked}: nothing can be written in {folder}: {error.strerror}") from None
     return asked
 
 

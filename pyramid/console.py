@@ -27,27 +27,34 @@ class Generation:
 
     def __init__(
         self, settings: Settings, checkpoint, given: dict[str, Any], path: Path, *, units=None, partial: bool = False,
+        memory: str = "auto",
     ):
         """`units`: the folder of the run that this one finishes (`recovery.UnitsFolder`), where it is one; with
-        `partial` it shows what there is, and the folder stays.
+        `partial` it shows what there is, and the folder stays. `memory`: the plan, see `pyramid.memory`.
         """
         self.settings, self.checkpoint, self.given, self.path = settings, checkpoint, given, path
         self.units, self.resumed, self.partial, self.notes = units, units is not None, partial, []
+        self.memory, self.plan, self.room = memory, None, True
         self.stop, self.second_device = threading.Event(), None
 
     def run(self) -> int:
         from pyramid import ladder
-        from pyramid.engine import load_pipeline
+        from pyramid.memory import compare, describe, load_for
 
         with self.interruptible(), Display(self.settings) as display:
             display.phase("Loading the model")
-            pipeline, note = ladder.load(load_pipeline, self.settings)
+            pipeline, note = ladder.load(lambda settings: load_for(settings, self.memory), self.settings)
+            self.plan = getattr(pipeline, "plan", None)
+            if self.plan is not None:
+                display.tell(describe(self.plan))
             if note:
                 display.tell(note)
                 self.notes.append(note)
             if self.stop.is_set():
                 raise KeyboardInterrupt
             path, finished = self.write(self.events(pipeline), display)
+        if self.plan is not None:
+            print(compare(self.plan), file=sys.stderr)
         return self.report(path, finished)
 
     def events(self, pipeline) -> Iterator[Any]:
@@ -69,19 +76,26 @@ class Generation:
         return stream(pipeline, prompt, **request)
 
     def write(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
-        """The events' frames as a file: its path, and the last event. An error keeps what is finished, as a stop does.
+        """The events as a file: its path, and the last event."""
+        write = self.write_still if self.settings.num_frames == 1 else self.write_video
+        try:
+            path, finished = write(events, display)
+        except BaseException as error:
+            self.end(error)
+            raise
+        self.end(None, stopped=finished.stopped)
+        return path, finished
+
+    def write_video(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
+        """The events' frames as a video. An error keeps what is finished, as a stop does.
 
         Raises KeyboardInterrupt after a stop before anything was made.
         """
-        from pyramid.checkpoints import identity
         from pyramid.events import Finished, Frames
-        from pyramid.video import VideoWriter, describe
+        from pyramid.video import VideoWriter
 
         s, error, made, finished = self.settings, None, 0, None
-        metadata = describe(s, identity(self.checkpoint)) | source(s)
-        if s.num_frames == 1:
-            return self.write_still(events, display, metadata)
-        with VideoWriter(self.path, s.fps, (s.width, s.height), metadata) as file:
+        with VideoWriter(self.path, s.fps, (s.width, s.height), self.metadata()) as file:
             self.begin(file)
             try:
                 for event in events:
@@ -94,7 +108,6 @@ class Generation:
                         finished = event
             except Exception as caught:
                 error = caught
-            self.end(error, stopped=finished is not None and finished.stopped)
             if error and not made:
                 raise error
             if not made:
@@ -117,28 +130,29 @@ class Generation:
         if self.units is None:
             self.units = beside(file.path)
             inputs = source(self.settings) | {"result": file.path.name}
-            self.saving(lambda: self.units.begin(self.settings, identity(self.checkpoint), inputs))
+            if not self.saving(lambda: self.units.begin(self.settings, identity(self.checkpoint), inputs)):
+                self.units.remove()
+                self.units = None
 
     def keep(self, event) -> None:
         """Units to the disk, and what was changed on the way to the notes."""
         from pyramid.events import Status, Unit
 
-        if isinstance(event, Unit) and self.units and not self.partial:
-            self.saving(lambda: self.units.save(event))
+        if isinstance(event, Unit) and self.units and self.room and not self.partial:
+            self.room = self.saving(lambda: self.units.save(event))
         elif isinstance(event, Status) and event.phase in NOTED:
             self.notes.append(event.message)
 
-    def saving(self, write) -> None:
+    def saving(self, write) -> bool:
         """Units that cannot be saved are no reason to end a run: they are only lost in a crash, which is told."""
         try:
             write()
+            return True
         except OSError as error:
-            print(f"note: finished units cannot be saved ({error.strerror or error}): this run could not be resumed",
-                  file=sys.stderr)
-            self.units.remove()
-            self.units = None
+            print(f"note: finished units cannot be saved from here on ({error.strerror or error})", file=sys.stderr)
+            return False
 
-    def end(self, error: Exception | None, stopped: bool) -> None:
+    def end(self, error: BaseException | None, stopped: bool = False) -> None:
         """The folder goes with the video. After an error it stays, if anything in it is worth it, and after a stop
         of a run that was resumed.
         """
@@ -147,9 +161,17 @@ class Generation:
         if (error is None and not (stopped and self.resumed)) or not self.units.load()[1]:
             self.units.remove()
         else:
+            self.units.close()
             print(f"To go on from the last finished unit: python -m pyramid resume {self.units.path}", file=sys.stderr)
 
-    def write_still(self, events: Iterator[Any], display: "Display", metadata: dict[str, Any]) -> tuple[Path, Any]:
+    def metadata(self) -> dict[str, Any]:
+        """What the result says of itself, as far as it is known at the beginning."""
+        from pyramid.checkpoints import identity
+        from pyramid.video import describe
+
+        return describe(self.settings, identity(self.checkpoint)) | source(self.settings)
+
+    def write_still(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
         """The only frame as a PNG."""
         from pyramid.events import Finished, Frames
         from pyramid.video import write_picture
@@ -162,8 +184,8 @@ class Generation:
             finished = event if isinstance(event, Finished) else finished
         if frame is None:
             raise KeyboardInterrupt
-        return write_picture(self.path, frame, metadata | {"timings": rounded(finished.timings)}
-                             | ({"notes": self.notes} if self.notes else {})), finished
+        outcome = {"timings": rounded(finished.timings)} | ({"notes": self.notes} if self.notes else {})
+        return write_picture(self.path, frame, self.metadata() | outcome), finished
 
     def report(self, path: Path, finished) -> int:
         """Say what was made; the path alone goes to stdout."""
@@ -198,17 +220,18 @@ class JointGeneration(Generation):
 
     def run(self) -> int:
         from pyramid import parallel
-        from pyramid.engine import load_pipeline
+        from pyramid.memory import load_for
 
         device = parallel.begin(self.settings.device)
         self.settings, self.path = parallel.agreed((self.settings, self.path))  # rank 0's seed, if one was drawn
         self.settings = replace(self.settings, device=device)
+        self.memory = "cpu" if device == "cpu" else "max"  # nothing that moves weights about
         try:
             if parallel.is_first():
                 return super().run()
             with self.interruptible():
                 self.given |= {"output_type": "latent"}
-                stopped = [event for event in self.events(load_pipeline(self.settings))][-1].stopped
+                stopped = [event for event in self.events(load_for(self.settings, self.memory))][-1].stopped
             return 130 if stopped else 0
         finally:
             parallel.end()

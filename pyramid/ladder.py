@@ -214,7 +214,7 @@ def _narrow(model, name: str) -> str | None:
 
     if model.dtype != torch.float32 or _hooked(model):
         return None
-    model.to(torch.bfloat16)
+    torch.nn.Module.to(model, torch.bfloat16)  # diffusers' own warns of what is meant here
     return f"{name} computes in bfloat16 instead of float32"
 
 

@@ -382,9 +382,9 @@ def in_float32(model) -> Iterator[torch.dtype | None]:
         yield None
         return
     try:
-        yield model.to(torch.float32).dtype
+        yield torch.nn.Module.to(model, torch.float32).dtype  # diffusers' own warns of what is meant here
     finally:
-        model.to(narrow)
+        torch.nn.Module.to(model, narrow)
 
 
 def _bring(module) -> None:

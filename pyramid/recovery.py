@@ -57,12 +57,16 @@ class UnitsFolder:
         if not hold(self.path / "lock"):
             raise ValueError(f"{self.path.name} is in use: the run that it belongs to has not ended")
 
+    def close(self) -> None:
+        """Leave the folder to whoever goes on from it."""
+        let_go(self.path / "lock")
+
     @property
     def abandoned(self) -> bool:
         """Whether there is something to go on from, and nobody at work on it."""
         if not self._about.is_file() or not hold(self.path / "lock"):
             return False
-        let_go(self.path / "lock")
+        self.close()
         return True
 
     def save(self, unit: Unit) -> None:
@@ -100,7 +104,7 @@ class UnitsFolder:
 
     def remove(self) -> None:
         """Delete it all."""
-        let_go(self.path / "lock")
+        self.close()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _file(self, index: int) -> Path:

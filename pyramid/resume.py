@@ -23,17 +23,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="where to look for the latest")
     add("--dtype", choices=DTYPES, help="precision of what is still to be made (default: as it was)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: as it was)")
+    add("--memory", default="auto", metavar="PLAN", help="auto, max, balanced, low, tiny or cpu: see the command plan")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit codes are those of `generate`."""
+    units = chosen(args.folder, args.output)
+    units.hold()
+    try:
+        return go_on(units, args)
+    finally:
+        units.close()
+
+
+def go_on(units, args: argparse.Namespace) -> int:
+    """Make what is still missing, or with --decode show what there is."""
     from pyramid.checkpoints import find, identity, verify
     from pyramid.cli import read_given
     from pyramid.console import Generation
     from pyramid.recovery import what_there_is
 
-    units = chosen(args.folder, args.output)
-    units.hold()
     settings, finished = units.load()
     about = units.about()
     changes = {name: value for name in ("dtype", "device") if (value := getattr(args, name))}
@@ -50,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     path = units.path.with_name(about["inputs"]["result"])
     still = settings.num_frames == 1  # of a video whose first unit alone was finished
     path = path.with_suffix(".png") if still else path
-    return Generation(settings, checkpoint, given, path, units=units, partial=args.decode).run()
+    return Generation(settings, checkpoint, given, path, units=units, partial=args.decode, memory=args.memory).run()
 
 
 def chosen(folder: str, output: Path):

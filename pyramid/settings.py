@@ -208,6 +208,12 @@ class Settings:
         if not self.prompt.strip():
             raise SettingsError("prompt", 'the prompt is empty: say what to see, such as "a red ball spins"')
         for name in ("prompt", "negative_prompt", "prompt_suffix"):
+            try:
+                getattr(self, name).encode()
+            except UnicodeEncodeError as error:
+                before = getattr(self, name)[:error.start][-20:]
+                raise SettingsError(name, f"the {name.replace('_', ' ')} holds bytes that are no text (at {before!r}): "
+                                          "type it again") from None
             if (length := len(getattr(self, name))) > MAX_PROMPT:
                 raise SettingsError(name, f"{name} has {length} characters: use at most {MAX_PROMPT}")
 

@@ -18,7 +18,6 @@ import torch
 
 from pyramid import cli
 from pyramid.events import Finished, Frames, Preview, Unit
-from pyramid.files import let_go
 from pyramid.pipeline import PyramidFlowPipeline
 from pyramid.recovery import UnitsFolder, abandoned
 from pyramid.settings import Settings
@@ -168,7 +167,7 @@ def test_a_folder_in_use_is_left_alone(folder, capsys):
     assert abandoned(folder.path.parent) == []
     assert cli.main(["resume", str(folder.path)]) == 2
     assert "is in use" in capsys.readouterr().err
-    let_go(folder.path / "lock")
+    folder.close()
     assert [found.path for found in abandoned(folder.path.parent)] == [folder.path]
 
 
@@ -271,8 +270,8 @@ def test_kill_9_at_twenty_random_moments(tiny_checkpoint, whole, tmp_path, capsy
 def test_resume_says_what_is_wrong(tmp_path, folder, capsys):
     assert cli.main(["resume", "--output", str(tmp_path / "none")]) == 2
     assert "nothing to resume" in capsys.readouterr().err
-    let_go(folder.path / "lock")
+    folder.close()
     folder.begin(Settings(prompt="a", seed=1), {"identity": "another"}, {"result": "ball.mp4"})
-    let_go(folder.path / "lock")
+    folder.close()
     assert cli.main(["resume", str(folder.path)]) == 2
     assert "other weights" in capsys.readouterr().err
