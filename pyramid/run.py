@@ -8,6 +8,7 @@
 
 import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,7 +125,7 @@ class Run:
         self._units: UnitsFolder | None = None
         self._saved = 0  # units that lie in the folder already
         self._made = 0  # frames that were not given
-        self._reading = False
+        self._reading = self._unsaved = False
         self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began
         self._path: Path | None = None
         self._timings: dict[str, float] = {}
@@ -278,7 +279,7 @@ class Run:
             case Unit():
                 self._keep(event)
                 self._show(units_done=event.index + 1)
-                self.store.progress(self.job.id, event.index + 1)
+                self._saving(lambda: self.store.progress(self.job.id, event.index + 1))
             case Frames():
                 write(event.video)
                 if self._clip:
@@ -319,8 +320,11 @@ class Run:
         """Save something. A disk that is full ends no run: it is only not to be resumed."""
         try:
             save()
-        except OSError as error:
-            self._note(f"A finished unit could not be saved ({error.strerror}): this cannot be resumed.")
+        except (OSError, sqlite3.Error) as error:
+            if not self._unsaved:
+                why = getattr(error, "strerror", None) or error
+                self._note(f"Finished units could not be saved ({why}): this could not be resumed.")
+            self._unsaved = True
 
     def _step(self, event: Preview, seconds: float) -> None:
         s, key = self.job.settings, self._loaded.speed_key

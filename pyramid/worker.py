@@ -14,6 +14,7 @@ A job brings its own model: where that is another one than the last job's, the o
 import gc
 import logging
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable
 
@@ -143,13 +144,21 @@ class Worker:
             if self._wanted.is_set():
                 self._prepare()
             version = self.store.version
-            with self._lock:  # a stop finds the job waiting, or its run
-                job = None if self._closing.is_set() else self.store.claim()
-                self._run = Run(job, self.store, self.speeds) if job else None
-            if job is None:
+            if run := self._next():
+                self._do(run)
+            else:
                 self.store.wait(version, ASKED_EVERY)
-                continue
-            self._do(self._run)
+
+    def _next(self) -> Run | None:
+        """The run of the first job in the queue, if one waits."""
+        with self._lock:  # a stop finds the job waiting, or its run
+            try:
+                job = None if self._closing.is_set() else self.store.claim()
+            except sqlite3.Error:  # as on a full disk: it is tried again
+                log.exception("the queue cannot be read")
+                return None
+            self._run = Run(job, self.store, self.speeds) if job else None
+            return self._run
 
     def _do(self, run: Run) -> None:
         """One job. Whatever happens, the thread lives on for the next."""

@@ -201,6 +201,19 @@ def test_an_error_in_the_middle_keeps_what_was_finished(worker, monkeypatch):
     assert finish(worker, add(worker, num_frames=9)).state is State.DONE
 
 
+def test_a_disk_that_takes_no_units_ends_no_run(worker):
+    hold = add(worker, num_inference_steps=SLOW)
+    until(worker, lambda: worker.live and worker.live.job.id == hold.id)
+    job = add(worker, num_frames=9)
+    units = worker.store.units_of(job)
+    units.write_text("a file where the folder of units is wanted")  # so nothing can be written there
+    worker.stop(hold.id)
+    done = finish(worker, job)
+    assert done.state is State.DONE and frames_in(done.path) == 9
+    assert len(done.notes) == 1 and "could not be saved" in done.notes[0]
+    units.unlink()
+
+
 def test_a_second_program_on_the_same_queue_is_refused(worker, tiny_checkpoint):
     with pytest.raises(ValueError, match="another program makes videos into"):
         Worker(JobStore(worker.store.folder), model=str(tiny_checkpoint))
