@@ -215,7 +215,7 @@ def test_a_plan_is_followed_and_can_be_changed(tiny_checkpoint):
         offloaded = replace(plan, transformer=replace(plan.transformer, offload=part),
                             vae=replace(plan.vae, offload="leaf"))
         place(pipe, offloaded)
-        assert (pipe("a red ball", **RUN).frames == usual).all()
+        assert abs(pipe("a red ball", **RUN).frames - usual).max() < 0.01   # hooked layers do without the fused kernels
     place(pipe, plan)
     assert not any(getattr(m, "_diffusers_hook", None) and m._diffusers_hook.hooks for m in pipe.transformer.modules())
     place(pipe, replace(plan, window=0))
