@@ -162,7 +162,8 @@ def run_generate(args: argparse.Namespace) -> int:
     path = output_path(args.output, settings)
     for note in settings.experimental(checkpoint.defaults):
         print(f"note: {note}", file=sys.stderr)
-    generation = (JointGeneration if launched() else Generation)(settings, checkpoint, given, path)
+    kind = JointGeneration if launched() else Generation
+    generation = kind(settings, checkpoint, given, path, memory=args.memory)
     generation.second_device = check_device(args.second_device)
     return generation.run()
 
