@@ -302,7 +302,7 @@ def means_table(settings: Settings, plan):
     table.add_row("none", shown_mb(base.weights), shown_mb(base.decoding), "1.00", "–", "–")
     for means in MEANS:
         if means.card and not card:
-            table.add_row(means.name, "needs a graphics card: not measured")
+            table.add_row(means.name, "needs a card")
             continue
         other = means.apply(plain)
         if other.tile == 0:
