@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
+from gradio import component_meta
 
 from pyramid.jobs import Output
 from pyramid.settings import (
@@ -238,6 +239,10 @@ def build_sources(form: Form) -> None:
     )
 
 
+write_stub = component_meta.create_or_modify_pyi
+component_meta.create_or_modify_pyi = lambda *_: None  # else Gradio writes a stub file for the class into this folder
+
+
 class PictureFile(gr.Image):
     """A gr.Image whose value is the uploaded file as it is: `pyramid.video` minds rotation, transparency and depth, and
     says what it cannot read.
@@ -247,6 +252,9 @@ class PictureFile(gr.Image):
 
     def preprocess(self, payload) -> str | None:
         return payload.path if payload else None
+
+
+component_meta.create_or_modify_pyi = write_stub
 
 
 def build_size(form: Form) -> None:
