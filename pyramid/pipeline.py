@@ -23,7 +23,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.mmdit import PyramidDiffusionMMDiT
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.request import Job, Request, as_list, check, embeddings
-from pyramid.sampler import Noise, Prompt, sample
+from pyramid.sampler import Noise, Prompt, in_float32, sample
 from pyramid.settings import FRAMES_PER_UNIT, Variant, variant_of
 from pyramid.text import PromptEmbeds, TextEncoders
 
@@ -369,22 +368,6 @@ def _details_of(defaults: Variant, transformer_class: str) -> dict[str, Any]:
              "video_steps": "video_num_inference_steps"}
     values = dataclasses.asdict(defaults)
     return {"family": family} | {names.get(key, key): value for key, value in values.items()}
-
-
-@contextmanager
-def in_float32(model) -> Iterator[torch.dtype | None]:
-    """The model in float32 while this lasts, and exactly as it was after it. None where that cannot be done: it is in
-    float32 already, or its weights are moved about, or packed, by others.
-    """
-    narrow = model.dtype
-    moved = any(hasattr(part, "_diffusers_hook") for part in model.modules())
-    if narrow == torch.float32 or moved or getattr(model, "is_quantized", False):
-        yield None
-        return
-    try:
-        yield torch.nn.Module.to(model, torch.float32).dtype  # diffusers' own warns of what is meant here
-    finally:
-        torch.nn.Module.to(model, narrow)
 
 
 def _bring(module) -> None:

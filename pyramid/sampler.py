@@ -13,7 +13,7 @@ Source: arXiv 2410.05954, sections 3.2 (inference with renoising) and 3.3 (autor
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -236,3 +236,19 @@ def _retry(
     if not torch.isfinite(velocity).all():
         raise FloatingPointError(f"The model overflows in {narrow} and in {wide} too: its weights are damaged.")
     return velocity, f"{narrow} overflowed, so this step was taken in {wide}"
+
+
+@contextmanager
+def in_float32(model) -> Iterator[torch.dtype | None]:
+    """The model in float32 while this lasts, and exactly as it was after it. None where that cannot be done: it is in
+    float32 already, or its weights are moved about, or packed, by others.
+    """
+    narrow = model.dtype
+    moved = any(hasattr(part, "_diffusers_hook") for part in model.modules())
+    if narrow == torch.float32 or moved or getattr(model, "is_quantized", False):
+        yield None
+        return
+    try:
+        yield torch.nn.Module.to(model, torch.float32).dtype  # diffusers' own warns of what is meant here
+    finally:
+        torch.nn.Module.to(model, narrow)
