@@ -178,15 +178,15 @@ def hold(path: Path) -> bool:
     or this one already, has it. The system gives it back however a process ends; where it has no such locks
     (Windows, some network drives) every claim succeeds.
     """
-    for gone in [held for held in list(_held) if not held.exists()]:
-        let_go(gone)
+    for gone in [held for held, handle in list(_held.items()) if not _is_of(handle, held)]:
+        let_go(gone)  # deleted, or deleted and made anew
     if path in _held:
         return False
     handle = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         if fcntl:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+        if not _is_of(handle, path):
             raise BlockingIOError  # swept away between opening and locking
     except BlockingIOError:
         os.close(handle)
@@ -197,6 +197,14 @@ def hold(path: Path) -> bool:
             raise
     _held[path] = handle
     return True
+
+
+def _is_of(handle: int, path: Path) -> bool:
+    """Whether an open handle is of the file that now has this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
 
 
 def let_go(path: Path) -> None:
