@@ -219,7 +219,7 @@ def test_a_plan_is_followed_and_can_be_changed(tiny_checkpoint):
     place(pipe, plan)
     assert not any(getattr(m, "_diffusers_hook", None) and m._diffusers_hook.hooks for m in pipe.transformer.modules())
     place(pipe, replace(plan, window=0))
-    assert (pipe("a red ball", **RUN).frames == usual).all()
+    assert abs(pipe("a red ball", **RUN).frames - usual).max() < 0.01
 
 
 def test_text_is_read_in_8_bit_on_a_processor_too(tiny_checkpoint):
