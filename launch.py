@@ -3,7 +3,7 @@
     python launch.py                      the page, at http://127.0.0.1:7860
     python launch.py --port 8000 --share  the page, with options (`python launch.py app --help` lists them)
     python launch.py generate --prompt "a red ball moves to the right over a green meadow"
-    python launch.py train | evaluate | bench | inspect | download …    the rest of `python -m pyramid`
+    python launch.py resume | batch | inspect | export | download | doctor | plan | bench | train | evaluate …
     python launch.py setup                install (or check and repair the installation), and run nothing
     python launch.py test                 install the test tools too, and run the tests (`test -k vae`: some)
 
@@ -29,7 +29,8 @@ TORCH = "2.13.0"
 OLDEST_TORCH = (2, 8)  # an older one that is already there is replaced
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 CUDA_BUILDS = ((13, 0), (12, 8), (12, 6))  # newest first: the driver must be at least as new as the build
-COMMANDS = ("generate", "train", "evaluate", "bench", "inspect", "download")
+COMMANDS = ("generate", "resume", "batch", "inspect", "export", "download", "doctor", "plan", "bench", "train",
+            "evaluate")
 
 
 class Failure(Exception):

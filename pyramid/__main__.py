@@ -1,4 +1,4 @@
-"""`python -m pyramid generate | inspect | download | train | evaluate | bench`; see `pyramid.cli`."""
+"""`python -m pyramid COMMAND …`; see `pyramid.cli`."""
 
 import sys
 

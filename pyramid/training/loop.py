@@ -10,10 +10,8 @@ time already spent.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +22,8 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from pyramid.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,6 @@ def learning_rate_factor(progress: float, *, constant_share: float, warm_up_shar
     if progress < constant_share:
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * min((progress - constant_share) / (1 - constant_share), 1.0)))
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep large freed blocks instead of returning them to the system (Linux with glibc).
-
-    By default each large tensor is mapped and unmapped anew, and a training step on a CPU spends a quarter of its time
-    in the page faults of that.
-    """
-    if sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 200 * 2**20)
 
 
 class Loop:
