@@ -486,5 +486,3 @@ def test_checkpoints_that_cannot_be_used_are_refused(tmp_path, tiny_checkpoint):
         PyramidFlowPipeline.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no variant '768p'.*128p"):
         PyramidFlowPipeline.from_pretrained(tiny_checkpoint, "768p")
-    with pytest.raises(ValueError, match="float16.*bfloat16"):
-        PyramidFlowPipeline.from_pretrained(tiny_checkpoint, dtype=torch.float16)
