@@ -1,6 +1,6 @@
 """Several devices for one video: a second one for text and VAE, or one process each for the transformer.
 
-    torchrun --nproc-per-node 2 -m pyramid generate --prompt "a red ball moves to the right"   # or accelerate launch
+    torchrun --nproc-per-node 2 -m pyramid generate --prompt "a red ball moves to the right"
 
     place(pipe, "cuda:0", "cuda:1")   # one process: the transformer here, text encoders and VAE there
     join(pipe)                        # each of several processes, after begin(): they make one video together

@@ -69,7 +69,7 @@ OUTSIDE = {  # module -> the only packages from elsewhere it may import
 FREE = {"__init__", "__main__", "cli", "console", "resume", "batch", "cluster", "prompt_list"}
 # Judging a trained model needs the whole pipeline; the trainer's own samples come from the same sampler.
 EXTRA = {
-    "training/evaluate": {"pipeline", "settings", "events"},
+    "training/evaluate": {"pipeline", "settings", "events", "memory"},
     "training/dit": {"sampler", "events"},
 }
 

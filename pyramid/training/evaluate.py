@@ -22,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from pyramid.settings import DTYPES, Settings
 from pyramid.training.data import to_video
 from pyramid.training.judge import Verdict, camera_move, judge
 from pyramid.training.photos import camera_clip, photographs
@@ -203,19 +204,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1000, help="of the first video; the others count up from it")
     parser.add_argument("--out", help="write the results as JSON to this file")
     parser.add_argument("--sheet", help="write a contact sheet of the first 12 clips to this picture")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision (default: what suits the device)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write what was asked for; returns the exit code."""
-    from pyramid.pipeline import PyramidFlowPipeline
+    from pyramid.checkpoints import find
+    from pyramid.memory import load_for
 
     if args.videos < 1 or args.pictures < 1:
         raise ValueError(f"--videos {args.videos} and --pictures {args.pictures} must be 1 or more.")
-    pipe = PyramidFlowPipeline.from_pretrained(
-        args.model, variant=args.variant, dtype=getattr(torch, args.dtype), device=args.device
-    )
+    checkpoint, where = find(args.model, args.variant), {"dtype": args.dtype, "device": args.device}
+    pipe = load_for(Settings.for_model(args.model, checkpoint.variant, checkpoint.defaults, **where))
     pipe.set_progress_bar_config(disable=True)
     world = world_of(pipe)
     results, clips = evaluate_videos(pipe, world, args.videos, args.seed)
@@ -223,7 +224,8 @@ def run(args: argparse.Namespace) -> int:
     results |= evaluate_vae(pipe, world, min(args.videos, 36), args.seed)
     Console().print(as_table(results, f"{args.model}: {args.videos} videos of held-out words, seeds from {args.seed}"))
     if args.out:
-        asked = {name: getattr(args, name) for name in ("model", "videos", "pictures", "seed", "dtype", "device")}
+        asked = {name: getattr(args, name) for name in ("model", "videos", "pictures", "seed")}
+        asked |= {"dtype": str(pipe.transformer.dtype).removeprefix("torch."), "device": pipe.device.type}
         plain = {name: as_plain(value) for name, value in results.items()}
         _for_writing(args.out).write_text(json.dumps({"asked": asked, "results": plain}, indent=2) + "\n")
     if args.sheet:

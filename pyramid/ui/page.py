@@ -39,6 +39,7 @@ from pyramid.ui.sight import build_sight, wire_sight
 
 STYLE = Path(__file__).resolve().parent.parent.parent / "assets" / "style.css"
 PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
+KEPT = (3600, 86400)  # seconds: how often Gradio's copies of uploads are looked through, and how old they may get
 AGAIN_EVERY = 1.0  # seconds until a page whose watcher was cut asks for a new one
 NEW_VISITOR = """(token) => token ||
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("")"""
@@ -67,7 +68,7 @@ def build(app: App) -> gr.Blocks:
     Parts that others plug in: `visitor` (gr.BrowserState, pass it to `app.owner` as the token) and `pulse`
     (hidden gr.Textbox whose `change` says that the owner's results changed).
     """
-    with gr.Blocks(title="Pyramid", analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(title="Pyramid", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as page:
         register_api(app)  # before all else, or an event of the page would take the name of an endpoint
         visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
         with gr.Column(elem_id="unseen"):  # words whose change is an event of its own
