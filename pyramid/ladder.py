@@ -177,6 +177,14 @@ def _smaller_tiles(pipe, request) -> str | None:
     return f"frames are decoded in tiles of {tile} pixels"
 
 
+def _tile_by_tile(pipe, request) -> str | None:
+    """As frames come, every tile keeps its cache until the end: here one tile's is held at a time."""
+    if pipe.tile_first or not pipe.vae.use_tiling:
+        return None
+    pipe.tile_first = True
+    return "frames are decoded at the end, all units of a tile before the next tile"
+
+
 def _offload_models(pipe, request) -> str | None:
     if pipe._execution_device.type == "cpu" or getattr(pipe, "_all_hooks", None) or _hooked(pipe.transformer):
         return None
@@ -227,7 +235,7 @@ RUNGS: dict[str, tuple[Callable[[Any, dict], str | None], ...]] = {
     "text": (_offload_models, _read_on_cpu, _narrow_text),
     "encode": (_smaller_tiles, _release_text, _offload_models, _offload_leaves, _narrow_vae),
     "sample": (_split_guidance, _release_text, _offload_models, _offload_leaves, _narrow_transformer),
-    "decode": (_smaller_tiles, _release_text, _offload_models, _offload_leaves, _narrow_vae),
+    "decode": (_smaller_tiles, _tile_by_tile, _release_text, _offload_models, _offload_leaves, _narrow_vae),
 }
 
 

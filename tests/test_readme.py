@@ -63,12 +63,14 @@ def test_pictures_and_links_into_the_repository_are_there():
 
 @needs_model
 def test_the_first_commands_do_what_they_say(tmp_path):
+    said = ""
     for command in [line for line in COMMANDS if "ball.mp4" in line]:
         arguments = ["-m", "pyramid", *shlex.split(command)[2:]]
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, env=here())
         assert done.returncode == 0, done.stderr
-    assert "a red ball moves to the right" in done.stdout
-    assert (tmp_path / "ball.mp4").stat().st_size > 1000
+        said += done.stdout
+    assert "a red ball moves to the right" in said
+    assert (tmp_path / "ball.mp4").stat().st_size > 1000 and (tmp_path / "ball.gif").stat().st_size > 1000
 
 
 @needs_model
