@@ -8,6 +8,7 @@ without harm: jobs are the server's, and the page's timer begins it anew.
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from html import escape
 from pathlib import Path
@@ -40,6 +41,7 @@ from pyramid.ui.sight import build_sight, wire_sight
 STYLE = Path(__file__).resolve().parent.parent.parent / "assets" / "style.css"
 PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
 KEPT = (3600, 86400)  # seconds: how often Gradio's copies of uploads are looked through, and how old they may get
+UPDATES = 6  # a second, over all open pages: many who watch see a job less often, and do not slow it
 AGAIN_EVERY = 1.0  # seconds until a page whose watcher was cut asks for a new one
 NEW_VISITOR = """(token) => token ||
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("")"""
@@ -117,8 +119,18 @@ def head_words(app: App) -> str:
 def watcher(app: App, live: LivePart, queue: Queue):
     """The generator that yields what changed, at most every PAGE_EVERY seconds, for as long as a page is open."""
     ended, count = Ended(app.store), len(live.outputs) + 5
+    pages: set[object] = set()  # that are open
+    drawn: dict[str, tuple[float, tuple, list[dict]]] = {}  # for an owner, when, and of what moment
 
-    def parts(owner: str) -> list[dict]:
+    def parts(owner: str, moment: tuple) -> list[dict]:
+        """What an owner's pages show: drawn once for all of them, and anew as soon as anything changed."""
+        at, of, shown = drawn.get(owner, (0.0, (), []))
+        if of != moment or time.monotonic() - at > PAGE_EVERY:
+            shown = draw(owner)
+            drawn[owner] = time.monotonic(), moment, shown
+        return shown
+
+    def draw(owner: str) -> list[dict]:
         busy = bool(app.store.queue(owner)) if owner else False
         loaded = f"{app.worker.loaded.is_set()} {app.worker.error}"
         return [
@@ -131,21 +143,30 @@ def watcher(app: App, live: LivePart, queue: Queue):
         ]
 
     async def watch(token: str | None, request: gr.Request) -> AsyncIterator[list]:
-        owner, version, sent, now = app.owner(request, token), None, None, None
+        owner = app.owner(request, token)
         if not owner:  # the browser's token is still on its way: the timer asks again
             yield [gr.skip()] * count
             return
+        pages.add(page := object())
+        try:
+            async for update in updates(owner):
+                yield update
+        finally:
+            pages.discard(page)
+
+    async def updates(owner: str) -> AsyncIterator[list]:
+        version, sent, now = None, None, None
         while True:
             # What the store says is read again when it changed; a run shows something new at any time.
             moment = app.store.version, app.worker.live, app.worker.loaded.is_set()
             busy = bool(moment[1] and moment[1].busy)
             if moment != version or busy:
-                now, version = parts(owner), moment
+                now, version = parts(owner, moment), moment
             if now != sent:
                 old = sent or [None] * len(now)
                 yield [gr.update(**new) if new != before else gr.skip() for new, before in zip(now, old, strict=True)]
                 sent = now
-            await asyncio.sleep(PAGE_EVERY)
+            await asyncio.sleep(max(PAGE_EVERY, len(pages) / UPDATES) if busy else PAGE_EVERY)
 
     return watch
 
