@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pyramid.memory import NAMES
+from pyramid.presets import preset_names
 from pyramid.prompt_list import Item, ListError, checkpoint_of, read_list
-from pyramid.settings import Settings, preset_names
+from pyramid.settings import Settings
 
 STATE = Path(".pyramid") / "batch.jsonl"
 

@@ -22,7 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyramid.settings import DTYPES, FITS, MODELS, Preset, Settings, frames_for_seconds, load_preset, preset_names
+from pyramid.presets import Preset, load_preset, preset_names
+from pyramid.settings import DTYPES, FITS, MODELS, Settings, frames_for_seconds
 
 ELSEWHERE = {  # command -> the module with its `add_arguments(parser)` and `run(args)`, and what it does
     "train": ("pyramid.training.cli", "train the autoencoder, the transformer, or the whole embedded model"),

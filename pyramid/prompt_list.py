@@ -18,7 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyramid.settings import FIELDS, MAX_SEED, Settings, SettingsError, load_preset
+from pyramid.presets import load_preset
+from pyramid.settings import FIELDS, MAX_SEED, Settings, SettingsError
 
 SHOWN_PROBLEMS = 20
 

@@ -1,8 +1,7 @@
-"""The settings of one generation: what may be asked, within which limits, and the presets.
+"""The settings of one generation: what may be asked, and within which limits.
 
     settings = Settings.for_model("embedded", prompt="a red ball moves to the right", seed=7).resolved()
     settings.validate()            # SettingsError (a ValueError) with the value, the limit and the way out
-    settings = load_preset("quick").apply(settings)
     Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 Sizes and lengths follow the model (arXiv 2410.05954): a unit is 8 frames, the first one 1, so a clip has
@@ -11,12 +10,10 @@ Sizes and lengths follow the model (arXiv 2410.05954): a unit is 8 frames, the f
 
 import dataclasses
 import difflib
-import json
 import math
 import re
 import secrets
-import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +29,6 @@ MAX_UNITS = 256
 MAX_PROMPT = 2000                      # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
 DTYPES = ("auto", "bfloat16", "float32")
-PRESETS_FOLDER = Path(__file__).resolve().parent.parent / "presets"
 RELEASED_SUFFIX = ", hyper quality, Ultra HD, 8K"
 RELEASED_NEGATIVE = (
     "cartoon style, worst quality, low quality, blurry, absolute black, absolute white, low res, "
@@ -167,7 +163,7 @@ class Settings:
             height=v.sizes[0][1], num_inference_steps=v.steps, video_num_inference_steps=v.video_steps,
             guidance_scale=v.guidance_scale, video_guidance_scale=v.video_guidance_scale,
             prompt_suffix=v.prompt_suffix, negative_prompt=v.negative_prompt)
-        return cls(**(start | _known(changes, "setting")))
+        return cls(**(start | check_known(changes, "setting")))
 
     @property
     def stages(self) -> int:                # resolutions of the pyramid: as many as step counts
@@ -235,18 +231,18 @@ class Settings:
         if (self.image is not None or self.video is not None) and self.num_frames == 1:
             raise SettingsError("num_frames", "num_frames = 1 with a given start leaves nothing to make: "
                                               f"ask for {frames_of(2)} frames or more")
-        _check_choice("fit", self.fit, FITS)
+        check_choice("fit", self.fit, FITS)
 
     def _check_names(self) -> None:
         if not self.model.strip():
             raise SettingsError("model", f"no model: give {', '.join(MODELS)}, a folder or a repository")
         if self.model in MODELS:
-            _check_choice("variant", self.variant, MODELS[self.model], f" of model {self.model!r}")
+            check_choice("variant", self.variant, MODELS[self.model], f" of model {self.model!r}")
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.variant):
             raise SettingsError("variant", f"variant = {self.variant!r}: a name like 384p is expected")
         if self.dtype in ("float16", "fp16", "half"):
             raise SettingsError("dtype", f"dtype = {self.dtype!r} overflows (black video): use bfloat16")
-        _check_choice("dtype", self.dtype, DTYPES)
+        check_choice("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", self.device):
             raise SettingsError("device", f"device = {self.device!r}: use auto, cpu, mps, xpu, cuda, cuda:1")
 
@@ -282,7 +278,7 @@ class Settings:
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise SettingsError("version", f"these settings have version {version!r}, this program reads "
                                            f"1 to {FORMAT_VERSION}: update the program")
-        return cls(**_known(values, "setting"))
+        return cls(**check_known(values, "setting"))
 
 
 EXPECTED = {str: "text", str | None: "text", float: "a number", int: "a whole number",
@@ -319,7 +315,7 @@ def _check_range(name: str, value: float, low: float, high: float, way_out: str)
         raise SettingsError(name, f"{name} = {shown} is outside {low} to {high}: {way_out}")
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...], of: str = "") -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...], of: str = "") -> None:
     if value not in choices:
         raise SettingsError(name, f"unknown {name} {value!r}{of}{_nearest(value, choices)}; "
                                   f"choose from {', '.join(choices)}")
@@ -330,7 +326,7 @@ def _nearest(name: str, choices) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
-def _known(values: dict[str, Any], what: str, allowed: tuple[str, ...] | None = None) -> dict[str, Any]:
+def check_known(values: dict[str, Any], what: str, allowed: tuple[str, ...] | None = None) -> dict[str, Any]:
     allowed = allowed or FIELDS
     for name in values:
         if name not in allowed:
@@ -353,85 +349,3 @@ def _typed(spec: dataclasses.Field, value: Any) -> Any:
     if kind == tuple[int, ...] and isinstance(value, (list, tuple)) and {*map(type, value)} <= {int}:
         return tuple(value)
     raise SettingsError(name, f"{name} = {value!r}: {EXPECTED[kind]} is expected")
-
-
-# --------------------------------------------------------------------------------------------------- presets
-KEPT_OVER_MODELS = ("prompt", "image", "video", "fit", "seed", "dtype", "device")
-PRESET_FIELDS = tuple(name for name in FIELDS if name not in ("prompt", "image", "video", "seed", "preset"))
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings with a name: `values` is what the file sets, all else stays as it was."""
-
-    name: str
-    description: str
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def apply(self, settings: Settings) -> Settings:
-        """`settings` with these values. A preset that changes the model starts from that model's own settings."""
-        model = self.values.get("model", settings.model)
-        variant = self.values.get("variant", settings.variant if model == settings.model else None)
-        if (model, variant) != (settings.model, settings.variant):
-            kept = {name: getattr(settings, name) for name in KEPT_OVER_MODELS}
-            settings = Settings.for_model(model, variant, **kept)
-        return dataclasses.replace(settings, **self.values, preset=self.name)
-
-
-def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
-    """The preset `name` of `folder`, or the one in the file `name` when that ends in .toml. Strict.
-
-    Raises SettingsError: an unknown preset or key (with the nearest known one), not TOML, a wrong value.
-    """
-    path = Path(name)
-    if path.suffix != ".toml":
-        _check_choice("preset", name, tuple(preset_names(folder)))
-        path = folder / f"{name}.toml"
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        _known(values, "key", ("description", *PRESET_FIELDS))
-        description = values.pop("description", None)
-        if not isinstance(description, str) or not description.strip():
-            raise SettingsError("description", "key 'description' is missing: say what it is for")
-        preset = Preset(path.stem, description.strip(), values)
-        preset.apply(Settings(prompt="any")).validate()
-    except SettingsError as error:
-        raise SettingsError(error.field, f"preset {path.name}: {error}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError("preset", f"preset {str(path)!r} cannot be read as TOML: {error}") from error
-    return preset
-
-
-def presets(folder: Path = PRESETS_FOLDER) -> list[Preset]:
-    """All presets of `folder`, by name."""
-    return [load_preset(name, folder) for name in preset_names(folder)]
-
-
-def preset_names(folder: Path = PRESETS_FOLDER) -> list[str]:
-    """Names of the presets in `folder`, sorted."""
-    return sorted(path.stem for path in folder.glob("*.toml"))
-
-
-def save_preset(name: str, settings: Settings, folder: Path, description: str = "") -> Path:
-    """Write what `settings` decide beside prompt, sources, seed and machine as preset `name`; returns its file.
-
-    It is read back strictly by `load_preset`. Raises SettingsError: a name that is no file's name or is taken.
-    """
-    name = name.strip()
-    if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name.endswith("."):
-        raise SettingsError("preset", f"preset {name!r}: a name of letters, digits, spaces and - . _ is expected")
-    if name in preset_names() or name in preset_names(folder):
-        raise SettingsError("preset", f"preset {name!r} is there already, and is not overwritten: choose another name")
-    lines = {"description": description.strip() or f"Saved from the page, for {settings.model} {settings.variant}."}
-    lines |= {key: getattr(settings, key) for key in PRESET_FIELDS if key not in ("dtype", "device")}
-    text = "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.toml"
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
-    return path
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML: JSON's form serves, but for the one character that only TOML wants escaped."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -20,6 +20,7 @@ PACKAGE = ROOT / "pyramid"
 INSIDE = {  # module -> the modules of ours it may import; a folder stands for all that is in it
     "events": set(),
     "settings": set(),
+    "presets": {"settings"},
     "schedule": set(),
     "latents": {"schedule"},
     "models": {"models"},
@@ -55,7 +56,7 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "training": {"training", "models", "schedule", "latents", "text", "video", "checkpoints"}
     | {"memory"},
     "ui": {"ui", "jobs", "worker", "run", "record", "settings", "files", "preview", "video", "export", "checkpoints"}
-    | {"download", "memory", "text", "speed"},
+    | {"download", "memory", "presets", "text", "speed"},
 }
 OUTSIDE = {  # module -> the only packages from elsewhere it may import
     "events": {"torch", "numpy"},

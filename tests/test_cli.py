@@ -15,7 +15,8 @@ from PIL import Image
 
 from pyramid import cli, console
 from pyramid.events import Frames
-from pyramid.settings import FIELDS, Settings, load_preset
+from pyramid.presets import load_preset
+from pyramid.settings import FIELDS, Settings
 from pyramid.video import VideoWriter, probe, read_metadata, read_video
 
 ROOT = Path(__file__).parent.parent

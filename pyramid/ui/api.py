@@ -20,7 +20,8 @@ from gradio import utils
 from gradio.data_classes import FileData
 
 from pyramid.jobs import Job, State
-from pyramid.settings import Settings, frames_for_seconds, preset_names
+from pyramid.presets import preset_names
+from pyramid.settings import Settings, frames_for_seconds
 from pyramid.ui import App
 from pyramid.ui.models import entries, title_of
 from pyramid.ui.presets import find_preset

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from pyramid.settings import Preset, Settings, SettingsError, load_preset, preset_names, save_preset
+from pyramid.presets import Preset, load_preset, preset_names, save_preset
+from pyramid.settings import Settings, SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form
 from pyramid.ui.markup import html

@@ -15,7 +15,8 @@ from typing import Any
 from pyramid.checkpoints import identity
 from pyramid.files import read_metadata
 from pyramid.jobs import Job
-from pyramid.settings import FIELDS, Settings, SettingsError, load_preset, preset_names
+from pyramid.presets import load_preset, preset_names
+from pyramid.settings import FIELDS, Settings, SettingsError
 from pyramid.ui import App
 
 MACHINE = ("dtype", "device")        # chosen when the program starts, not in the form
