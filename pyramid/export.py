@@ -216,8 +216,8 @@ def write_stages(target: Path, source: Path, estimates: dict[tuple[int, int], Im
                  metadata: dict[str, Any], *, keep: str = "embed") -> Path:
     """A clip that shows, side by side, the last clean estimate of each stage and the result, in step.
 
-    A unit is 8 frames and has one estimate a stage, one pixel a latent. Where a unit was given (a picture or a
-    clip to begin with) its stages show the result in their size. ValueError when there are no estimates at all.
+    A unit is 8 frames and has one estimate a stage. Where a unit was given (a picture or a clip to begin with) its
+    stages show the result in their size. ValueError when there are no estimates at all.
     """
     if not estimates:
         raise SettingsError("format", "what the stages looked like was not kept for this result: make it again with "
@@ -249,6 +249,7 @@ def _side_by_side(panels: list[Image.Image], size: tuple[int, int]) -> Image.Ima
         left, last = gap + number * (width + gap), number == len(panels) - 1
         large = panel.resize((width, height), Image.Resampling.LANCZOS if last else Image.Resampling.NEAREST)
         whole.paste(large, (left, gap))
+        shown = [side >> max(len(panels) - 2 - number, 0) for side in size]  # pixels; the last stage has the result's
         words = "Result" if last else f"Stage {number + 1}"
-        draw.text((left + 2, gap + height + 4), f"{words} · {panel.width} × {panel.height}", fill=INK, font=font)
+        draw.text((left + 2, gap + height + 4), f"{words} · {shown[0]} × {shown[1]}", fill=INK, font=font)
     return whole

@@ -1,9 +1,12 @@
 """What latents look like: a small picture from a clean estimate, by one matrix product.
 
-    colours = latent_colours(pipe.vae)                       # once a model: from its config, or fitted
-    latent_preview(vae_latents, colours)                     # uint8 (…, t, h, w, 3), one pixel a latent
+    colours = latent_colours(pipe.vae)                       # once a model: fitted on pictures that it encodes
+    latent_preview(vae_latents, colours, first=True)         # uint8 (…, t, 4·h, 4·w, 3): 4×4 pixels a latent
     save_estimate(folder, unit, stage, picture)              # of a finished stage, for `export` to show later
     load_estimates(folder)[unit, stage]
+
+A latent stands for 8×8 pixels, and says where edges lie among them: seen as 4×4 a preview is as sharp as the stage
+is. The latents of the first unit (one frame) and of later ones (eight frames) are read differently.
 """
 
 import os
@@ -13,51 +16,78 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+PATCH = 4        # pixels a side that a preview shows for one latent
+MIDDLE = 5       # of the frames 1 to 8 of a unit, the one that its preview shows
+CLIP = 9         # frames: the first unit and one more
+
+
+@dataclass(frozen=True)
+class Colours:
+    """A linear reading of latents: 4×4 pixels of rgb in [-1, 1] = latent @ factors + bias."""
+
+    factors: np.ndarray   # (channels, 4·4·3)
+    bias: np.ndarray      # (4·4·3,)
+
 
 @dataclass(frozen=True)
 class LatentColours:
-    """What the channels of an autoencoder's latents look like: rgb in [-1, 1] = latents @ factors + bias."""
+    """What an autoencoder's latents look like, in the first unit and in later ones."""
 
-    factors: np.ndarray   # (channels, 3)
-    bias: np.ndarray      # (3,)
+    first: Colours
+    later: Colours
 
 
-def latent_preview(vae_latents, colours: LatentColours) -> np.ndarray:
-    """Latents (…, c, t, h, w) in the autoencoder's space, tensor or array, as uint8 pictures (…, t, h, w, 3).
+def latent_preview(vae_latents, colours: LatentColours, *, first: bool) -> np.ndarray:
+    """Latents (…, c, t, h, w) in the autoencoder's space, tensor or array, as uint8 pictures (…, t, 4·h, 4·w, 3).
 
-    One small matrix product, so that a preview costs nothing beside a step.
+    first: whether they are the first unit's. One small matrix product, so that a preview costs nothing beside a step.
     """
     if hasattr(vae_latents, "detach"):
         vae_latents = vae_latents.detach().float().cpu().numpy()
-    rgb = np.moveaxis(vae_latents, -4, -1) @ colours.factors + colours.bias               # … t h w 3
-    return (rgb * 127.5 + 127.5).round().clip(0, 255).astype(np.uint8)
+    reading = colours.first if first else colours.later
+    rgb = np.moveaxis(vae_latents, -4, -1) @ reading.factors + reading.bias               # … t h w 48
+    pixels = (rgb * 127.5 + 127.5).round().clip(0, 255).astype(np.uint8)
+    *before, h, w, _ = pixels.shape
+    patches = pixels.reshape(*before, h, w, PATCH, PATCH, 3)
+    return np.swapaxes(patches, -4, -3).reshape(*before, h * PATCH, w * PATCH, 3)
 
 
-def fit_latent_colours(vae_latents: np.ndarray, pictures: np.ndarray) -> LatentColours:
-    """Least squares from latents (n, c, h, w) to the mean colours of pictures (n, 3, h·s, w·s) in ±1."""
+def fit_colours(vae_latents: np.ndarray, pictures: np.ndarray) -> Colours:
+    """Least squares from latents (n, c, h, w) to pictures (n, 3, h·s, w·s) in ±1, s a multiple of 4."""
     n, channels, h, w = vae_latents.shape
-    s = pictures.shape[-1] // w
-    right = pictures.reshape(n, 3, h, s, w, s).mean((3, 5)).transpose(0, 2, 3, 1).reshape(-1, 3)  # (n h w) 3
+    s = pictures.shape[-1] // w // PATCH
+    small = pictures.reshape(n, 3, h * PATCH, s, w * PATCH, s).mean((3, 5))               # n 3 4·h 4·w
+    right = small.reshape(n, 3, h, PATCH, w, PATCH).transpose(0, 2, 4, 3, 5, 1).reshape(n * h * w, -1)
     left = vae_latents.transpose(0, 2, 3, 1).reshape(-1, channels)                        # (n h w) c
     solution = np.linalg.lstsq(np.pad(left, ((0, 0), (0, 1)), constant_values=1), right, rcond=1e-5)[0]
-    return LatentColours(solution[:-1], solution[-1])
+    return Colours(solution[:-1], solution[-1])
 
 
-def latent_colours(vae, pictures: int = 16, side: int = 64) -> LatentColours:
-    """The colours of a CausalVideoVAE's latents: from its config, or fitted on random pictures it encodes.
-
-    The config may hold `latent_rgb_factors` (16 rows of 3) and, with it, `latent_rgb_bias` (3 numbers).
-    """
-    factors = getattr(vae.config, "latent_rgb_factors", None)
-    if factors is not None:
-        return LatentColours(np.array(factors, np.float32), np.array(vae.config.latent_rgb_bias, np.float32))
+def latent_colours(vae, clips: int = 12, side: int = 64) -> LatentColours:
+    """The colours of a CausalVideoVAE's latents, fitted on `clips` made-up clips of `side` pixels that it encodes."""
     import torch  # only who has an autoencoder gets here
 
-    made = random_pictures(pictures, side)
-    video = torch.from_numpy(made)[:, :, None].to(vae.device, vae.dtype)                  # n 3 1 h w
-    with torch.no_grad():
-        latents = vae.encode(video).latent_dist.mode()[:, :, 0].float().cpu().numpy()     # n c h/8 w/8
-    return fit_latent_colours(latents, made)
+    made = random_clips(clips, side)
+    latents = []
+    for clip in torch.from_numpy(made).split(4):
+        with torch.no_grad():
+            encoded = vae.encode(clip.to(vae.device, vae.dtype)).latent_dist.mode()       # n c 2 h/8 w/8
+        latents.append(encoded.float().cpu().numpy())
+    first, later = np.moveaxis(np.concatenate(latents), 2, 0)
+    return LatentColours(fit_colours(first, made[:, :, 0]), fit_colours(later, made[:, :, MIDDLE]))
+
+
+def random_clips(number: int, side: int) -> np.ndarray:
+    """A window that wanders over made-up pictures, in every third clip it rests: float32 (n, 3, 9, side, side) in ±1,
+    the same each time."""
+    random = np.random.default_rng(0)
+    clips = np.empty((number, 3, CLIP, side, side), np.float32)
+    for index, picture in enumerate(random_pictures(number, 2 * side)):
+        start, speed = random.integers(0, side, 2), random.integers(-3, 4, 2) * bool(index % 3)
+        for frame in range(CLIP):
+            y, x = (start + speed * frame).clip(0, side)
+            clips[index, :, frame] = picture[:, y:y + side, x:x + side]
+    return clips
 
 
 def random_pictures(number: int, side: int) -> np.ndarray:
@@ -76,7 +106,7 @@ def random_pictures(number: int, side: int) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------- estimates kept on disk
 def save_estimate(folder: Path, unit: int, stage: int, picture: Image.Image) -> Path:
-    """Keep the last clean estimate of a unit's stage, one pixel a latent: a PNG of at most a few kB."""
+    """Keep the last clean estimate of a unit's stage: a PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"estimate-{unit:03d}-{stage}.png"
     part = path.with_suffix(".part")

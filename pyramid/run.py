@@ -58,7 +58,7 @@ class Live:
     job: Job
     phase: str = ""  # for people
     at: At | None = None
-    estimates: dict[tuple[int, int], Image.Image] = field(default_factory=dict)  # (unit, stage): one pixel a latent
+    estimates: dict[tuple[int, int], Image.Image] = field(default_factory=dict)  # by unit and stage
     frames: tuple[np.ndarray, ...] = ()  # uint8 (h, w, 3), sides up to SHOWN_SIDE; the files have them in full
     growing: Path | None = None  # an mp4 of the finished units; the next one has another name
     units_done: int = 0
@@ -388,12 +388,13 @@ def _settle(event: Any) -> None:
 
 
 def picture_of(event: Preview, loaded: Loaded) -> Image.Image:
-    """A clean estimate in colour, one pixel a latent."""
+    """A clean estimate in colour."""
     from pyramid.latents import denormalize
     from pyramid.preview import latent_preview
 
-    vae_latents = denormalize(event.clean[:1], loaded.pipeline.scales, first=event.unit == 0)
-    return Image.fromarray(latent_preview(vae_latents, loaded.colours)[0, 0])
+    first = event.unit == 0
+    vae_latents = denormalize(event.clean[:1], loaded.pipeline.scales, first=first)
+    return Image.fromarray(latent_preview(vae_latents, loaded.colours, first=first)[0, 0])
 
 
 def _small(frame: np.ndarray) -> np.ndarray:

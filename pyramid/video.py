@@ -38,13 +38,11 @@ from pyramid.files import (
     unique_path,
     write_sidecar,
 )
-from pyramid.preview import LatentColours, fit_latent_colours, latent_colours, latent_preview, random_pictures
 from pyramid.settings import FITS, FRAMES_PER_UNIT, SettingsError
 
-__all__ = [  # files in and out, all by one name: also what files.py and preview.py hold
-    "LatentColours", "VideoWriter", "describe", "ffmpeg", "fit_latent_colours", "fit_picture", "latent_colours",
-    "latent_preview", "probe", "random_pictures", "read_frames", "read_metadata", "read_picture", "read_video",
-    "to_rgb", "unique_path", "write_picture",
+__all__ = [  # files in and out, all by one name: also what files.py holds
+    "VideoWriter", "describe", "ffmpeg", "fit_picture", "probe", "read_frames", "read_metadata", "read_picture",
+    "read_video", "to_rgb", "unique_path", "write_picture",
 ]
 
 BACKGROUND = "white"                    # what shows through transparent parts

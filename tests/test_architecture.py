@@ -29,7 +29,7 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "download": {"settings", "checkpoints"},
     "files": {"settings"},
     "preview": set(),
-    "video": {"files", "preview", "settings"},
+    "video": {"files", "settings"},
     "export": {"files", "preview", "settings", "video"},
     "estimate": {"settings", "checkpoints"},
     "loading": {"models", "text"},

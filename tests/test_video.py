@@ -12,21 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageCms
 
-from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import Settings
 from pyramid.video import (
     VideoWriter,
     describe,
     ffmpeg,
-    fit_latent_colours,
     fit_picture,
-    latent_colours,
-    latent_preview,
     probe,
-    random_pictures,
     read_metadata,
     read_picture,
     read_video,
@@ -322,35 +316,3 @@ def test_files_of_others_hold_no_settings(tmp_path):
     with pytest.raises(ValueError, match="not a file"):
         read_metadata(tmp_path / "gone.mp4")
     assert json.loads(json.dumps(METADATA)) == METADATA
-
-
-# -------------------------------------------------------------------------------------------------- previews
-def test_colours_are_found_back_where_the_autoencoder_is_linear():
-    random = np.random.default_rng(1)
-    factors, bias = random.normal(size=(16, 3)) / 16, np.array([0.1, 0.0, -0.1])
-    latents = random.normal(size=(4, 16, 6, 5))
-    colours = np.einsum("nchw,cd->ndhw", latents, factors) + bias[:, None, None]
-    found = fit_latent_colours(latents, colours.repeat(8, 2).repeat(8, 3))
-    assert np.allclose(found.factors, factors) and np.allclose(found.bias, bias)
-    preview = latent_preview(torch.from_numpy(latents[:, :, None]), found)  # n c t h w
-    assert preview.shape == (4, 1, 6, 5, 3) and preview.dtype == np.uint8
-    expected = (np.moveaxis(colours, 1, -1) * 127.5 + 127.5).clip(0, 255)
-    assert np.abs(preview[:, 0] - expected).max() <= 0.51
-
-
-def test_an_autoencoders_colours_come_from_its_config_or_a_fit():
-    vae = CausalVideoVAE.from_pretrained("tests/data/goldens/miniflux/causal_video_vae")
-    fitted = latent_colours(vae, 4)
-    again = latent_colours(vae, 4)
-    assert fitted.factors.shape == (vae.config.encoder_out_channels, 3) and np.isfinite(fitted.factors).all()
-    assert np.array_equal(fitted.factors, again.factors)
-    # Latents of random weights say little of colours; what they say, the fit has to use: better than the mean.
-    pictures = random_pictures(4, 64)
-    with torch.no_grad():
-        latents = vae.encode(torch.from_numpy(pictures)[:, :, None]).latent_dist.mode()
-    means = pictures.reshape(4, 3, 8, 8, 8, 8).mean((3, 5)).transpose(0, 2, 3, 1) * 127.5 + 127.5
-    error = np.square(latent_preview(latents, fitted)[:, 0] - means).mean()
-    assert error < means.var((0, 1, 2)).mean()
-    vae.register_to_config(latent_rgb_factors=fitted.factors.tolist(), latent_rgb_bias=[0.5, 0.0, 0.0])
-    stated = latent_colours(vae)
-    assert np.allclose(stated.factors, fitted.factors) and stated.bias.tolist() == [0.5, 0.0, 0.0]

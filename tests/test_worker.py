@@ -84,7 +84,7 @@ def test_a_job_is_shown_while_it_is_made_and_leaves_a_file_that_says_how(worker)
     live = worker.live
     assert live.job == done and not live.busy and live.shares == [1.0] * 3 and len(live.frames) == 17
     assert {key: picture.size for key, picture in live.estimates.items()} == {
-        (unit, stage): (2 * 2**stage,) * 2 for unit in range(3) for stage in range(3)}
+        (unit, stage): (8 * 2**stage,) * 2 for unit in range(3) for stage in range(3)}
     assert load_estimates(worker.store.units_of(job)).keys() == live.estimates.keys()
     assert 0 < live.preview_share < 0.03  # the share of the run's time that previews took
     until(worker, lambda: not (worker.store.private / "live" / job.id).exists())

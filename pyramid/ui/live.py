@@ -42,7 +42,7 @@ element.addEventListener("loadedmetadata", ({target}) => {
 
 
 def estimate(live: Live | None, unit: int, stage: int) -> str:
-    """The last clean estimate of a stage, one pixel a latent; empty before there is one."""
+    """The last clean estimate of a stage; empty before there is one."""
     picture = live.estimates.get((unit, stage)) if live else None
     if picture is None:
         return ""
