@@ -123,7 +123,7 @@ def test_recipes_are_read_strictly(tmp_path):
         load_recipe(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("path", ["embedded-cpu.toml"])
+@pytest.mark.parametrize("path", ["embedded-cpu.toml", "embedded-gpu.toml"])
 def test_shipped_recipes_load(path):
     recipe = load_recipe(f"presets/training/{path}")
     assert recipe.vae.phases and recipe.world.scenes()
