@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from pyramid.files import read_metadata
 from pyramid.presets import load_preset
+from pyramid.video import read_frames
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -24,6 +26,7 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 BALL = "a red ball moves to the right"
+LONG = 200  # steps, the most there may be: a stage that is still at work when the page has done what it is asked
 # Remembers every different picture that each stage's tile has shown.
 WATCH = """() => {
   window.seen = {};
@@ -39,22 +42,29 @@ pytestmark = pytest.mark.browser
 expect.set_options(timeout=120_000)
 
 
-@pytest.fixture(scope="module")
-def server(tiny_checkpoint, tmp_path_factory):
-    """The address of app.py, running on the tiny checkpoint, and the folder its videos go to."""
-    folder = tmp_path_factory.mktemp("outputs")
-    command = [sys.executable, "-u", str(ROOT / "app.py"), "--model", str(tiny_checkpoint), "--output-dir", str(folder)]
+@contextmanager
+def program(checkpoint: Path, folder: Path):
+    """app.py at work on a checkpoint, and its address."""
+    command = [sys.executable, "-u", str(ROOT / "app.py"), "--model", str(checkpoint), "--output-dir", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             for printed in process.stdout:
                 if found := re.search(r"http://127\.0\.0\.1:\d+", printed):
-                    yield found[0], folder
+                    yield process, found[0]
                     break
             else:
                 pytest.fail("app.py ended without serving a page")
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint, tmp_path_factory):
+    """The address of app.py, running on the tiny checkpoint, and the folder its videos go to."""
+    folder = tmp_path_factory.mktemp("outputs")
+    with program(tiny_checkpoint, folder) as (_, address):
+        yield address, folder
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +97,9 @@ def page(browser, server):
     context.close()
 
 
-def ask(page: Page, prompt: str = BALL, first: int = 2, rest: int = 2, seed: int | None = None) -> None:
+def ask(
+    page: Page, prompt: str = BALL, first: int = 2, rest: int = 2, seed: int | None = None, count: int | None = None
+) -> None:
     """Fill the form, and press Generate."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
     for stage in (1, 2, 3):
@@ -97,6 +109,9 @@ def ask(page: Page, prompt: str = BALL, first: int = 2, rest: int = 2, seed: int
     if seed is not None:
         page.locator("#seed input").fill(str(seed))
     page.locator("#seed input").blur()
+    if count is not None:  # last: what is filled in while the parts of Advanced still come up may be lost
+        page.locator("#count input").fill(str(count))
+        page.locator("#count input").blur()
     page.click("#generate")
 
 
@@ -120,7 +135,7 @@ def put_picture(page: Page, path: Path) -> None:
 
 def test_a_sentence_becomes_a_video_and_every_stage_is_seen_at_work(page, server):
     page.evaluate(WATCH)
-    ask(page, first=40, rest=40, seed=7)
+    ask(page, first=100, rest=100, seed=7)
     expect(page.locator("#stop")).to_be_visible()
     expect(page.locator("#used-seed")).to_have_text("7")
     expect(status(page)).to_contain_text("17 frames")
@@ -134,7 +149,7 @@ def test_a_sentence_becomes_a_video_and_every_stage_is_seen_at_work(page, server
         page.click("#download")
     settings = read_metadata(download.value.path())["settings"]
     assert (settings["seed"], settings["prompt"]) == (7, BALL)
-    assert settings["num_inference_steps"] == [40, 40, 40]
+    assert settings["num_inference_steps"] == [100, 100, 100]
     assert len(list(server[1].glob("a-red-ball-moves-to-the-right-7*.mp4"))) == 1
 
 
@@ -204,7 +219,7 @@ def test_a_clip_goes_on(page, server):
 
 
 def test_stop_keeps_what_is_finished(page, server):
-    ask(page, rest=100, seed=41)
+    ask(page, rest=LONG, seed=41)
     expect(page.locator("#units .unit.done").first).to_be_visible()
     expect(page.locator("#units .unit.now")).to_be_visible()
     page.click("#stop")
@@ -214,7 +229,7 @@ def test_stop_keeps_what_is_finished(page, server):
 
 
 def test_a_reload_and_a_second_browser_find_the_run(page, browser, server):
-    ask(page, first=100, rest=100)
+    ask(page, first=LONG, rest=LONG)
     expect(status(page)).to_contain_text("Unit 1")
     page.reload()
     expect(status(page)).to_contain_text("Unit ")
@@ -229,28 +244,66 @@ def test_a_reload_and_a_second_browser_find_the_run(page, browser, server):
 
 def test_a_queue_of_three_is_moved_changed_and_worked_through(page):
     page.click("#advanced > button")
-    page.locator("#count input").fill("3")
-    ask(page, first=60, rest=60, seed=100)
+    expect(page.locator("#previews")).to_be_visible()
+    page.locator("#seconds input[type=number]").fill("6")  # the first outlasts all that is done to the others
+    ask(page, first=LONG, rest=LONG, seed=100, count=3)
+    expect(toast(page)).to_contain_text("3 videos are in the queue")
     rows = page.locator("#queue li")
+    waiting = page.locator("#queue li:not(.now)")
+    expect(page.locator("#queue li.now")).to_contain_text("seed 100")
+    expect(waiting).to_contain_text(["seed 101", "seed 102"])
+    act(page, "seed 102", "up")
+    expect(waiting).to_contain_text(["seed 102", "seed 101"])
+    act(page, "seed 101", "remove")
+    expect(waiting).to_contain_text(["seed 102"])
+    act(page, "seed 102", "copy")
     expect(rows).to_have_count(3)
-    expect(rows.nth(1)).to_contain_text("seed 101")
-    rows.nth(2).locator("[data-act=up]").click()
-    expect(rows.nth(1)).to_contain_text("seed 102")
-    rows.nth(2).locator("[data-act=remove]").click()
-    expect(rows).to_have_count(2)
-    rows.nth(1).locator("[data-act=copy]").click()
-    expect(rows).to_have_count(3)
-    rows.nth(1).locator("[data-act=edit]").click()
+    expect(waiting.nth(0)).to_contain_text("seed 102")
+    expect(waiting.nth(1)).not_to_contain_text("seed 102")
+    act(page, "seed 102", "edit")
     expect(page.locator("#editing")).to_be_visible()
     page.get_by_label("Prompt", exact=True).fill("a blue star grows")
     for stage in (1, 2, 3):
+        page.locator(f"#first-{stage} input").fill("1")
         page.locator(f"#rest-{stage} input").fill("1")
     page.click("#edit-save")
-    expect(rows.nth(1)).to_contain_text("a blue star grows")
-    page.locator("#queue [data-act=remove]").last.click()
+    expect(waiting.nth(0)).to_contain_text("a blue star grows")
+    expect(page.locator("#queue li.now")).to_contain_text("seed 100")
+    act(page, BALL, "remove")  # the copy
+    expect(rows).to_have_count(2)
     page.click("#stop")
     expect(page.locator("#used-seed")).to_have_text("102")
-    expect(page.locator("#queue li")).to_have_count(0)
+    expect(rows).to_have_count(0)
+
+
+def act(page: Page, words: str, deed: str) -> None:
+    """Press a button of the job in the queue that has these words, wherever it stands."""
+    page.locator("#queue li:not(.now)", has_text=words).locator(f"[data-act={deed}]").click()
+
+
+def test_what_a_power_cut_left_becomes_a_video(browser, tiny_checkpoint, tmp_path):
+    with program(tiny_checkpoint, tmp_path) as (process, address):
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator("#verdict .ready")).to_be_visible()
+        ask(page, rest=LONG, seed=51)
+        expect(page.locator("#units .unit.done")).to_have_count(2)
+        process.kill()
+    page.close()
+    assert not list(tmp_path.glob("[!.]*-51*"))
+    with program(tiny_checkpoint, tmp_path) as (_, address):
+        page = browser.new_page()
+        page.goto(address)
+        card = page.locator(".card", has_text=BALL)
+        expect(card.locator(".tag")).to_have_text("interrupted")
+        card.get_by_role("button", name="Open").click()
+        expect(page.locator(".detail")).to_contain_text("2 of 3 units are finished")
+        page.locator(".detail").get_by_role("button", name="Make a video of what there is").click()
+        expect(card.locator("video")).to_be_visible()
+        expect(card.locator(".tag")).to_have_text("stopped early")
+        (kept,) = tmp_path.glob("[!.]*-51*.mp4")
+        assert read_metadata(kept)["partial"] is True and len(list(read_frames(kept))) == 9
+        page.close()
 
 
 # ------------------------------------------------------------------------------------------------------------
