@@ -24,7 +24,8 @@ from pyramid.cli import Parser
 from pyramid.settings import DTYPES, MODELS
 
 ROOT = Path(__file__).resolve().parent
-VISITORS = {"max_upload_mb": 50.0, "max_seconds": 10.0, "max_queue": 5}  # limits where others can come in
+# Limits where others can come in; None: the pixels of the largest size that the model was trained for.
+VISITORS = {"max_upload_mb": 50.0, "max_seconds": 10.0, "max_queue": 5, "max_steps": 50, "max_pixels": None}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,6 +47,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--max-seconds", type=float, metavar="S", help="longest video that may be asked for (visitors: 10)")
     add("--max-upload-mb", type=float, metavar="MB", help="largest file that may be uploaded (visitors: 50)")
     add("--max-queue", type=int, metavar="N", help="jobs that one person may have waiting (visitors: 5)")
+    add("--max-steps", type=int, metavar="N", help="steps that a stage may take (visitors: 50)")
+    add("--max-pixels", type=int, metavar="N",
+        help="largest frame, width × height (visitors: the largest size that the model was trained for)")
     add("--mcp", action="store_true", help="offer the interface for programs to language models too (gradio[mcp])")
     add("--inbrowser", action="store_true", help="open the page in a browser")
     return parser.parse_args(arguments)
@@ -120,13 +124,11 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
 
     ValueError where a model or folder cannot be used.
     """
-    from pyramid.jobs import JobStore, Limits
+    from pyramid.jobs import JobStore
     from pyramid.ui import App
     from pyramid.worker import Worker
 
-    asked = {name: getattr(options, name) for name in VISITORS}
-    asked = {name: VISITORS[name] if value is None and not local else value for name, value in asked.items()}
-    limits = Limits(asked["max_upload_mb"], asked["max_seconds"], asked["max_queue"])
+    limits = limits_of(options, local)
     store = JobStore(options.output_dir, limits)
     try:
         worker = Worker(store, model=options.model, variant=options.variant, dtype=options.dtype,
@@ -135,6 +137,20 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
         store.close()
         raise
     return App(store, worker, store.folder, limits, local)
+
+
+def limits_of(options: argparse.Namespace, local: bool):
+    """What may be asked for: as the flags say, and where they do not, what visitors may. ValueError: no such model."""
+    from pyramid.checkpoints import find
+    from pyramid.jobs import Limits
+
+    asked = {name: getattr(options, name) for name in VISITORS}
+    if not local:
+        asked = {name: VISITORS[name] if value is None else value for name, value in asked.items()}
+        if asked["max_pixels"] is None:
+            sizes = find(options.model, options.variant).defaults.sizes
+            asked["max_pixels"] = max(width * height for width, height in sizes)
+    return Limits(max_queue_per_owner=asked.pop("max_queue"), **asked)
 
 
 def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> int:

@@ -26,7 +26,7 @@ from typing import Any
 from pyramid.database import Database
 from pyramid.files import sidecar_of
 from pyramid.record import ENDED, Job, Limits, Output, State
-from pyramid.settings import MAX_SEED, Settings, SettingsError, seconds_of, variant_of
+from pyramid.settings import MAX_SEED, Settings, SettingsError
 from pyramid.sources import Source
 
 __all__ = ["ENDED", "Job", "JobStore", "Limits", "Output", "State"]
@@ -351,11 +351,8 @@ class JobStore(Database):
         """`settings` with the source's name, if they can be run and what they start from can be read."""
         kind = source.kind if source else None
         names = {"image": None, "video": None} | ({kind: source.name} if source else {})
-        settings, longest = replace(settings, **names).validate(), self.limits.max_seconds
-        # Many frames shown quickly are as much work as a long video.
-        seconds = seconds_of(settings.num_frames, min(settings.fps, variant_of(settings.variant).fps))
-        if longest is not None and seconds > longest:
-            raise SettingsError("num_frames", f"{seconds:g} s of video: at most {longest:g} s are allowed")
+        settings = replace(settings, **names).validate()
+        self.limits.check(settings)
         if source:
             source.check(settings, self.limits.max_upload_mb)
         return settings

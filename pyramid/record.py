@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pyramid.files import KEEPS, PATTERN, check_pattern
-from pyramid.settings import Settings, SettingsError
+from pyramid.settings import Settings, SettingsError, seconds_of, variant_of
 
 FORMATS = ("mp4", "webm", "gif", "png")  # of a result, see `export.open_writer`; png is a zip of pictures
 
@@ -86,3 +86,20 @@ class Limits:
     max_upload_mb: float | None = None
     max_seconds: float | None = None  # of video
     max_queue_per_owner: int | None = None  # jobs waiting or running
+    max_pixels: int | None = None  # of a frame: width × height
+    max_steps: int | None = None  # of a stage
+
+    def check(self, settings: Settings) -> None:
+        """Raises SettingsError for settings that ask for more work than is allowed."""
+        s = settings
+        # Many frames shown quickly are as much work as a long video.
+        seconds = seconds_of(s.num_frames, min(s.fps, variant_of(s.variant).fps))
+        if self.max_seconds is not None and seconds > self.max_seconds:
+            raise SettingsError("num_frames", f"{seconds:g} s of video: at most {self.max_seconds:g} s are allowed")
+        if self.max_pixels is not None and s.width * s.height > self.max_pixels:
+            raise SettingsError("width", f"{s.width}×{s.height} are {s.width * s.height:,} pixels: at most "
+                                         f"{self.max_pixels:,} are allowed, so choose a smaller size")  # fmt: skip
+        for name in ("num_inference_steps", "video_num_inference_steps"):
+            if self.max_steps is not None and (most := max(getattr(s, name))) > self.max_steps:
+                raise SettingsError(name, f"{name} = {most}: at most {self.max_steps} steps a stage are allowed, so "
+                                          "ask for fewer")  # fmt: skip

@@ -2,7 +2,10 @@
 not meant to work.
 """
 
+import ast
+import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -14,8 +17,10 @@ from PIL import Image
 
 from pyramid.files import read_metadata
 from pyramid.jobs import JobStore, Limits
+from pyramid.settings import SettingsError
 from pyramid.ui import App
 from pyramid.ui.api import register_api
+from pyramid.ui.guards import check
 from pyramid.ui.serve import Accounts, doors, hashed_line
 from pyramid.worker import Worker
 
@@ -24,13 +29,13 @@ SLOW = {"num_inference_steps": [200] * 3, "video_num_inference_steps": [200] * 3
 TOKENS = "a-secret-of-the-first", "a-secret-of-the-other"
 
 
-def serve(folder: Path, checkpoint: Path, *, local: bool, accounts=None, limits=None):
+def serve(folder: Path, checkpoint: Path, *, local: bool, accounts=None, limits=None, mcp=False):
     """The endpoints alone as a running server: (page, app)."""
     store = JobStore(folder, limits or Limits())
     app = App(store, Worker(store, model=str(checkpoint)), store.folder, store.limits, local)
     with gr.Blocks(analytics_enabled=False) as page:
         register_api(app)
-    page.launch(prevent_thread_lock=True, quiet=True, **doors(app, accounts))
+    page.launch(prevent_thread_lock=True, quiet=True, mcp_server=mcp, **doors(app, accounts))
     return page, app
 
 
@@ -51,7 +56,7 @@ def home(tiny_checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def open_house(tiny_checkpoint, tmp_path_factory):
     """A server that everybody may use, within limits."""
-    limits = Limits(max_upload_mb=0.1, max_seconds=1.5, max_queue_per_owner=2)
+    limits = Limits(max_upload_mb=0.1, max_seconds=1.5, max_queue_per_owner=2, max_pixels=64 * 64)
     page, app = serve(tmp_path_factory.mktemp("open"), tiny_checkpoint, local=False, limits=limits)
     yield page, app
     close(page, app)
@@ -157,6 +162,32 @@ def test_presets_and_models_are_listed(client):
     assert [name for name, model in models.items() if model["loaded"]] == [("checkpoint0", "128p")]
 
 
+def test_language_models_use_the_same_as_tools(tiny_checkpoint, tmp_path):
+    pytest.importorskip("mcp")
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    page, app = serve(tmp_path, tiny_checkpoint, local=True, mcp=True)
+
+    async def use() -> tuple[set[str], dict]:
+        async with streamablehttp_client(f"{page.local_url}gradio_api/mcp/") as (read, write, *_):
+            async with ClientSession(read, write) as session:
+                await session.initialize()
+                tools = await session.list_tools()
+                asked = {"prompt": "a red ball", "seed": 7, "settings": QUICK}
+                answer = await session.call_tool("generate", asked)
+                assert not answer.isError, answer
+                return {tool.name for tool in tools.tools}, ast.literal_eval(answer.content[0].text)
+
+    try:
+        names, job = asyncio.run(use())
+        assert names == {"generate", "status", "stop", "history", "presets", "models"}
+        kept = app.store.get(job["id"]).settings
+        assert (kept.prompt, kept.seed, kept.num_frames) == ("a red ball", 7, QUICK["num_frames"])
+    finally:
+        close(page, app)
+
+
 # ------------------------------------------------------------------------------------------------------- visitors
 
 
@@ -181,6 +212,10 @@ def test_visitors_have_limits(open_house, tmp_path):
     client = Client(page.local_url, verbose=False)
     with pytest.raises(AppError, match=r"1\.5 s"):
         client.predict("long", settings={"num_frames": 17}, token=TOKENS[0], api_name="/generate")
+    with pytest.raises(AppError, match="128×64 are 8,192 pixels: at most 4,096 are allowed, so choose a smaller size"):
+        client.predict("large", settings=QUICK | {"width": 128}, token=TOKENS[0], api_name="/generate")
+    with pytest.raises(SettingsError, match="at most 4,096 are allowed"):  # and the page says so before it is pressed
+        check(app, replace(app.worker.start_from, prompt="large", num_frames=9, width=128))
     jobs = [client.predict("a", settings=SLOW | {"num_frames": 9}, token=TOKENS[0], api_name="/generate")
             for _ in range(2)]  # fmt: skip
     with pytest.raises(AppError, match="2"):
@@ -203,6 +238,13 @@ def test_no_folder_of_the_machine_is_told(open_house):
     texts += [httpx.get(page.local_url + path).text for path in ("config", "gradio_api/info", "")]
     machine = str(app.folder), str(Path(app.worker.start_from.model).parent), str(Path(__file__).parent.parent)
     assert not [path for path in machine for text in texts if path in text]
+    still = client.predict("a star", settings=QUICK | {"num_frames": 1}, token=TOKENS[0], api_name="/generate")
+    for made in job, wait(client, still, token=TOKENS[0]):
+        content = httpx.get(page.local_url + made["address"]).content
+        inside = read_metadata(app.store.get(made["id"]).path)
+        assert inside["settings"]["model"] == Path(app.worker.start_from.model).name
+        assert not [path for path in machine if path.encode() in content or path in str(inside)]
+    assert app.shown(f"{app.folder}/weights.safetensors is damaged") == "…/weights.safetensors is damaged"
 
 
 def test_results_leave_by_their_job_and_nothing_else_does(open_house):

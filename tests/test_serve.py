@@ -4,10 +4,14 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app import limits_of, parse
+from pyramid.jobs import Limits
+from pyramid.settings import Settings, SettingsError
 from pyramid.ui.serve import (
     LONGEST_WAIT,
     TRIES,
@@ -53,6 +57,7 @@ def test_nobody_is_let_in_without_a_word_on_who(flags, tmp_path):
     (["--model", "minifluxx"], "neither a folder nor a model 'minifluxx'"),
     (["--variant", "768p"], "no variant '768p', only 128p"),
     (["--max-seconds", "0"], "--max-seconds 0"),
+    (["--max-pixels", "0"], "--max-pixels 0"),
     (["--prot", "8000"], "--prot"),
 ])  # fmt: skip
 def test_what_cannot_be_served_is_told_in_one_line(flags, says, tmp_path):
@@ -65,6 +70,25 @@ def test_what_cannot_be_served_is_told_in_one_line(flags, says, tmp_path):
 def test_mcp_without_its_extra_says_how_to_get_it(tmp_path):
     done = run_app("--mcp", folder=tmp_path)
     assert done.returncode == 2 and "gradio[mcp]" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_visitors_have_limits_and_the_owner_of_the_machine_those_that_are_given():
+    assert limits_of(parse([]), True) == Limits()
+    assert limits_of(parse(["--max-steps", "20", "--max-queue", "3"]), True) == Limits(
+        max_steps=20, max_queue_per_owner=3)  # fmt: skip
+    limits = limits_of(parse([]), False)
+    assert limits == Limits(50.0, 10.0, 5, max_pixels=128 * 128, max_steps=50)
+    assert limits_of(parse(["--max-pixels", "4096"]), False).max_pixels == 4096
+    start = Settings.for_model("embedded")
+    limits.check(replace(start, num_inference_steps=(50, 50, 50)))
+    for asked, says in (
+        ({"num_inference_steps": (10, 51, 10)}, "num_inference_steps = 51: at most 50 steps a stage are allowed"),
+        ({"video_num_inference_steps": (200,) * 3}, "video_num_inference_steps = 200: at most 50 steps a stage"),
+        ({"width": 192}, "192×128 are 24,576 pixels: at most 16,384 are allowed, so choose a smaller size"),
+        ({"num_frames": 89, "fps": 60}, "11 s of video: at most 10 s are allowed"),
+    ):
+        with pytest.raises(SettingsError, match=says):
+            limits.check(replace(start, **asked))
 
 
 def test_doors():

@@ -8,6 +8,7 @@ function that is called inside `gr.Blocks`: `build_form`, `build_live`, `build_q
 never happens in a handler: a handler writes to the store or to the worker, and every page watches those two.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ __all__ = ["QUIET", "App", "Limits"]
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 """For every event of the page: no endpoint of the API, no spinner over a part, and nobody waits for another."""
+PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class App:
         if name := getattr(request, "username", None):
             return f"user:{name}"
         return f"visitor:{token}" if token else ""
+
+    def shown(self, text: str) -> str:
+        """A sentence without the machine's folders, for those who are not at it."""
+        return text if self.local else PATH.sub("…/", text)
 
     @property
     def presets_folder(self) -> Path:

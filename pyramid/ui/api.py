@@ -11,7 +11,6 @@ page without accounts, by `token`, a secret of at least 16 characters that a pro
 """
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from pyramid.ui.serve import address_of
 SHORTEST_TOKEN = 16
 OURS_ALONE = ("model", "variant", "dtype", "device")      # settings that only the machine's owner may choose
 UPLOADS = ("image", "video")                              # settings that are files
-PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+")
 
 
 def register_api(app: App) -> None:
@@ -194,9 +192,9 @@ class Endpoints:
         told = {
             "id": job.id, "state": job.state.value, "prompt": s.prompt, "seed": s.seed, "settings": settings,
             "created": job.created, "started": job.started, "ended": job.ended, "place": store.place(job.id),
-            "units": s.units, "units_done": job.units_done, "notes": [self.shown(note) for note in job.notes],
-            "error": self.shown(job.error), "favourite": job.favourite, "timings": job.timings, "result": result(job),
-            "address": address_of(job),
+            "units": s.units, "units_done": job.units_done, "notes": [self.app.shown(note) for note in job.notes],
+            "error": self.app.shown(job.error), "favourite": job.favourite, "timings": job.timings,
+            "result": result(job), "address": address_of(job),
         }  # fmt: skip
         if job.state is State.RUNNING and live and live.job.id == job.id:
             at = live.at
@@ -205,12 +203,8 @@ class Endpoints:
             told |= {name: getattr(at, name) for name in ("unit", "stage", "stages", "step", "steps")} if at else {}
         return told
 
-    def shown(self, text: str) -> str:
-        """A sentence without the machine's folders, for those who are not at it."""
-        return text if self.app.local else PATH.sub("…/", text)
-
     def told(self, error: ValueError) -> gr.Error:
-        return gr.Error(self.shown(str(error)), print_exception=False)
+        return gr.Error(self.app.shown(str(error)), print_exception=False)
 
 
 def result(job: Job) -> Any:

@@ -102,7 +102,7 @@ def detail_html(app: App, job: Job, view: "View") -> str:
     right = (
         f'<header><h3>{escape(job.settings.prompt)}</h3>'
         f'<button type="button" data-action="close" autofocus>Close</button></header>'
-        f"{_why(job)}{_actions(job, file)}{_settings(job)}{_longer(app, job, view)}"
+        f"{_why(app, job)}{_actions(job, file)}{_settings(job)}{_longer(app, job, view)}"
         f"{_export(app, job, view) if file else ''}"
     )
     inside = f'<section class="detail"><div>{left}</div><div>{right}</div></section>'
@@ -125,7 +125,7 @@ def _name(job: Job, file: bool) -> str:
     return f'<p class="name">{" · ".join(words)}</p>'
 
 
-def _why(job: Job) -> str:
+def _why(app: App, job: Job) -> str:
     """How it ended, where that was not simply at its end; what was changed on the way."""
     units, said = f"{job.units_done} of {job.settings.units} units are finished", []
     if job.state is State.PARTIAL:
@@ -135,7 +135,7 @@ def _why(job: Job) -> str:
     elif job.state in (State.FAILED, State.INTERRUPTED):
         said.append(f"{job.error or STATES[job.state].capitalize()} {units[0].upper()}{units[1:]}.")
     said += job.notes
-    return "".join(f'<p class="why {job.state}">{escape(words)}</p>' for words in said)
+    return "".join(f'<p class="why {job.state}">{escape(app.shown(words))}</p>' for words in said)
 
 
 def _actions(job: Job, file: bool) -> str:

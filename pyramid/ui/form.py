@@ -39,8 +39,13 @@ RANDOM_WORDS = "Random"
 # Sizes
 
 
-def size_choices(trained: tuple[tuple[int, int], ...], stages: int) -> list[tuple[str, str]]:
-    """(label, value) of the sizes: trained ones first, then some of about their area on the grid, marked."""
+def size_choices(
+    trained: tuple[tuple[int, int], ...], stages: int, most: int | None = None
+) -> list[tuple[str, str]]:
+    """(label, value) of the sizes: trained ones first, then some of about their area on the grid, marked.
+
+    `most`: pixels above which no more are offered.
+    """
     grid, sizes = size_grid(stages), list(trained)
     for width, height in trained:
         side = round((width * height) ** 0.5 / grid) * grid
@@ -50,7 +55,7 @@ def size_choices(trained: tuple[tuple[int, int], ...], stages: int) -> list[tupl
             (round(side * 1.5 / grid) * grid, side),
             (side, round(side * 1.5 / grid) * grid),
         ):
-            if min(w, h) >= grid and (w, h) not in sizes:
+            if min(w, h) >= grid and (w, h) not in sizes and (most is None or w * h <= most):
                 sizes.append((w, h))
     named = [(f"{w} × {h}" + " · experimental" * ((w, h) not in trained), f"{w}x{h}") for w, h in sizes]
     return [*named, ("Another size …", OTHER)]
@@ -143,7 +148,7 @@ class Form:
 
         `picture` and `video` are the files that the settings began with, where they are still there.
         """
-        s, known = settings, size_choices(self.expects.sizes, settings.stages)
+        s, known = settings, size_choices(self.expects.sizes, settings.stages, self.app.limits.max_pixels)
         mode = "image" if picture else "video" if video else "still" if s.num_frames == 1 else "text"
         size = f"{s.width}x{s.height}"
         new = {
@@ -264,7 +269,7 @@ def build_size(form: Form) -> None:
     with gr.Row(elem_classes="pair"):
         f["seconds"] = gr.Slider(unit, longest_seconds(form.app), start.seconds or unit, step=unit, label="Seconds",
                                  buttons=[], elem_id="seconds")  # fmt: skip
-        choices = size_choices(v.sizes, start.stages)
+        choices = size_choices(v.sizes, start.stages, form.app.limits.max_pixels)
         f["size"] = gr.Dropdown(
             choices, value=f"{start.width}x{start.height}", label="Size", filterable=False, elem_id="size"
         )

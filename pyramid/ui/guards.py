@@ -117,11 +117,7 @@ class Look:
 def check(app: App, settings: Settings) -> None:
     """Raises SettingsError for what cannot run, or not for this visitor."""
     settings.resolved().validate()
-    limit = app.limits.max_seconds
-    if limit and settings.seconds > limit:
-        raise SettingsError(
-            "num_frames", f"{settings.seconds:g} s is more than the {limit:g} s that visitors may ask for here"
-        )
+    app.limits.check(settings)
 
 
 def length_words(settings: Settings) -> str:
@@ -143,7 +139,7 @@ def ready_words(app: App, settings: Settings) -> str:
     """How long it will take, in how much memory, and what lies outside of what the weights were trained for."""
     seconds = app.worker.estimate(settings)
     if app.worker.error:
-        return f'<p class="problem">{escape(app.worker.error)}</p>'
+        return f'<p class="problem">{escape(app.shown(app.worker.error))}</p>'
     if seconds is not None:
         words = f"about {clock(seconds)} on this machine"
     else:

@@ -192,9 +192,9 @@ def line(app: App, live: Live | None, waiting: int = 0) -> str:
     elif waiting:
         words = f"Waiting. {ahead(waiting)}"
     elif live:
-        words, share = result(live), 0.0
+        words, share = result(app, live), 0.0
     elif app.worker.error:
-        words = escape(app.worker.error)
+        words = escape(app.shown(app.worker.error))
     else:
         words = "Ready" if app.worker.loaded.is_set() else "The model is loading; you can begin all the same"
     failed = not waiting and (live.job.state is State.FAILED if live else bool(app.worker.error))
@@ -225,18 +225,18 @@ def figures_of(live: Live) -> list[str]:
     return figures
 
 
-def result(live: Live) -> str:
+def result(app: App, live: Live) -> str:
     """How it ended, with the seed that was used."""
-    job, s = live.job, live.job.settings
+    job, s, error = live.job, live.job.settings, escape(app.shown(live.job.error))
     if job.state is State.FAILED:
         kept = " What was finished is among the results." if job.path else ""
-        return escape(job.error) + kept
+        return error + kept
     if job.state in (State.STOPPED, State.INTERRUPTED):
-        return f"<b>Stopped</b> · nothing was finished{': ' + escape(job.error) if job.error else ''}"
+        return f"<b>Stopped</b> · nothing was finished{': ' + error if error else ''}"
     count = len(live.frames)
     made = f"{count} frame{'s' * (count > 1)}" + (f", {(count - 1) / s.fps:g} s" if count > 1 else "")
     stopped = "Stopped and kept: " if job.state is State.PARTIAL else ""
-    notes = "".join(f"<br>{escape(note)}" for note in job.notes)
+    notes = "".join(f"<br>{escape(app.shown(note))}" for note in job.notes)
     address = address_of(job) if job.path and job.path.is_file() else None
     link = (
         f' · <a id="download" href="{escape(address)}" download="{escape(job.path.name)}">Download</a>'
@@ -261,7 +261,7 @@ class LivePart:
 
     @property
     def outputs(self) -> list:
-        return [self.large, self.strip, self.units, self.status, self.stop]
+        return [self.large, self.strip, self.units, self.status]
 
     def of(self, owner: str) -> tuple[Live | None, int]:
         """The run that an owner sees, and how many jobs come before the first of his that waits (0: none waits)."""
@@ -271,18 +271,14 @@ class LivePart:
         own = self.app.store.queue(owner)
         return None, self.app.store.place(own[0].id) if own else 0
 
-    def show(self, owner: str) -> list[dict]:
-        """What `outputs` become, as the arguments of gr.update."""
+    def show(self, owner: str) -> list[str]:
+        """What `outputs` become. The style sheet shows Stop beside a line that is busy."""
         live, waiting = self.of(owner)
         settings = live.job.settings if live else self.app.worker.start_from
-        running = bool(live and live.busy)
         return [
-            {"value": screen(live, settings, waiting)},
-            {"value": tiles(live, settings)},
-            {"value": timeline(live, settings)},
-            {"value": line(self.app, live, waiting)},
-            {"interactive": running, "visible": running},
-        ]
+            screen(live, settings, waiting), tiles(live, settings), timeline(live, settings),
+            line(self.app, live, waiting),
+        ]  # fmt: skip
 
     def wire(self, visitor: gr.BrowserState) -> None:
         app = self.app
@@ -307,5 +303,5 @@ def build_live(app: App) -> LivePart:
     part.inspector = html("", elem_id="inspector", js_on_load=CLICKS)
     with gr.Row(elem_id="below"):
         part.status = html(line(app, None), elem_id="status")
-        part.stop = gr.Button("Stop and keep", visible=False, elem_id="stop", size="md", scale=0, min_width=0)
+        part.stop = gr.Button("Stop and keep", elem_id="stop", size="md", scale=0, min_width=0)
     return part

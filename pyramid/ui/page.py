@@ -94,7 +94,7 @@ def build(app: App) -> gr.Blocks:
         watch = watcher(app, live, left.queue)
         shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model]
         page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
-        gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", **QUIET)
+        gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", postprocess=False, **QUIET)
     return page
 
 
@@ -117,12 +117,16 @@ def head_words(app: App) -> str:
 
 
 def watcher(app: App, live: LivePart, queue: Queue):
-    """The generator that yields what changed, at most every PAGE_EVERY seconds, for as long as a page is open."""
+    """The generator that yields what is shown, when it changed, at most every PAGE_EVERY seconds, while a page is open.
+
+    Each part is a word, and all are yielded each time: Gradio sends only those that are others than the last time. For
+    a `gr.update` or `gr.skip` it would make the part anew, in Python, for every page: that slows a job that is watched.
+    """
     ended, count = Ended(app.store), len(live.outputs) + 5
     pages: set[object] = set()  # that are open
-    drawn: dict[str, tuple[float, tuple, list[dict]]] = {}  # for an owner, when, and of what moment
+    drawn: dict[str, tuple[float, tuple, list[str]]] = {}  # for an owner, when, and of what moment
 
-    def parts(owner: str, moment: tuple) -> list[dict]:
+    def parts(owner: str, moment: tuple) -> list[str]:
         """What an owner's pages show: drawn once for all of them, and anew as soon as anything changed."""
         at, of, shown = drawn.get(owner, (0.0, (), []))
         if of != moment or time.monotonic() - at > PAGE_EVERY:
@@ -130,16 +134,16 @@ def watcher(app: App, live: LivePart, queue: Queue):
             drawn[owner] = time.monotonic(), moment, shown
         return shown
 
-    def draw(owner: str) -> list[dict]:
+    def draw(owner: str) -> list[str]:
         busy = bool(app.store.queue(owner)) if owner else False
         loaded = f"{app.worker.loaded.is_set()} {app.worker.error}"
         return [
             *live.show(owner),
-            {"value": queue.rows(owner)},
-            {"value": "Add to the queue" if busy else "Generate"},
-            {"value": head_words(app)},
-            {"value": f"{ended.key(owner)} {loaded}"},
-            {"value": app.worker.checkpoint.identity},
+            queue.rows(owner),
+            "Add to the queue" if busy else "Generate",
+            head_words(app),
+            f"{ended.key(owner)} {loaded}",
+            app.worker.checkpoint.identity,
         ]
 
     async def watch(token: str | None, request: gr.Request) -> AsyncIterator[list]:
@@ -163,8 +167,7 @@ def watcher(app: App, live: LivePart, queue: Queue):
             if moment != version or busy:
                 now, version = parts(owner, moment), moment
             if now != sent:
-                old = sent or [None] * len(now)
-                yield [gr.update(**new) if new != before else gr.skip() for new, before in zip(now, old, strict=True)]
+                yield list(now)
                 sent = now
             await asyncio.sleep(max(PAGE_EVERY, len(pages) / UPDATES) if busy else PAGE_EVERY)
 
