@@ -184,7 +184,7 @@ class Maker:
         if self.key != key:
             self.key = self.pipeline = None  # the old one goes before the new one comes
             gc.collect()
-            self.pipeline, note = load(lambda asked: load_for(asked, self.memory), settings)
+            self.pipeline, note = load(load_for, settings, self.memory)
             self.key = key
             if note:
                 say(note)
@@ -230,7 +230,7 @@ class Here:
         self.item = item
 
     def next(self) -> Outcome:
-        from pyramid.cli import read_given
+        from pyramid.video import read_given
 
         began = time.monotonic()
         try:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pyramid.settings import Settings, SettingsError
 
@@ -43,7 +44,7 @@ class Generation:
 
         with self.interruptible(), Display(self.settings) as display:
             display.phase("Loading the model")
-            pipeline, note = ladder.load(lambda settings: load_for(settings, self.memory), self.settings)
+            pipeline, note = ladder.load(load_for, self.settings, self.memory)
             self.plan = getattr(pipeline, "plan", None)
             if self.plan is not None:
                 display.tell(describe(self.plan))
@@ -54,7 +55,7 @@ class Generation:
                 raise KeyboardInterrupt
             path, finished = self.write(self.events(pipeline), display)
         if self.plan is not None:
-            print(compare(self.plan), file=sys.stderr)
+            print(compare(pipeline.plan), file=sys.stderr)  # memory may have run out since
         return self.report(path, finished)
 
     def events(self, pipeline) -> Iterator[Any]:
@@ -129,10 +130,12 @@ class Generation:
 
         if self.units is None:
             self.units = beside(file.path)
-            inputs = source(self.settings) | {"result": file.path.name}
+            inputs = source(self.settings) | {"result": file.path.name, "run": uuid4().hex}
             if not self.saving(lambda: self.units.begin(self.settings, identity(self.checkpoint), inputs)):
                 self.units.remove()
                 self.units = None
+                return
+        file.metadata |= {name: mark for name, mark in self.units.about()["inputs"].items() if name == "run"}
 
     def keep(self, event) -> None:
         """Units to the disk, and what was changed on the way to the notes."""

@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from pyramid.settings import MODELS, Settings
 GREEN, AMBER, RED = "green", "amber", "red"
 LOW_DISK = 2e9         # bytes below which results and caches are at risk
 LARGE_DISK = 30e9      # what a published model and its results take
-TORCH_INDEX = "https://download.pytorch.org/whl/cu128"
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def without_cuda(driver: dict[str, str] | None, built_for: str | None, mps: bool
     """No CUDA in torch: is there a card all the same? `built_for`: the CUDA version of torch, None for a CPU build."""
     if driver and built_for is None:
         return Finding("device", RED, f"{driver['name']} is there, but this torch is built for processors only",
-                       f"{Path(sys.executable).name} -m pip install --force-reinstall torch --index-url {TORCH_INDEX}")
+                       "python launch.py setup installs the one that suits the card into .venv")
     if driver:
         return Finding("device", RED, f"{driver['name']} is there, but CUDA {built_for} does not start with driver "
                        f"{driver['driver']}", "install a newer driver from https://www.nvidia.com/drivers and restart")
@@ -126,7 +124,7 @@ def with_cuda(name: str, capability: tuple[int, int], built: list[str], driver: 
     runs = runs or any(int(arch) <= int(own) for arch in portable)
     if not runs:
         newer = all(int(own) > int(arch) for arch in native)
-        advice = (f"python -m pip install --upgrade torch --index-url {TORCH_INDEX}" if newer else
+        advice = ("a newer torch is needed: https://pytorch.org/get-started/locally has the command" if newer else
                   "this card is older than what this torch is built for: use --device cpu, or an older torch")
         return Finding("device", RED, f"{found}; this torch is built for {', '.join(built)}", advice)
     if capability < (8, 0):

@@ -126,9 +126,13 @@ class Shape:
         cache, work = decoder_elements(self.vae, *largest)
         if window == 0:
             return int((cache + work) * bytes_each)
-        caches = sum(decoder_elements(self.vae, *size)[0] for size in sizes)
         frames = sum(24 * w * h * 64 for w, h in sizes) * (2 if len(sizes) > 1 else 1)
-        return int((caches + work + frames) * bytes_each)
+        return int((work + frames) * bytes_each) + self.kept(bytes_each, tile)
+
+    def kept(self, bytes_each: int, tile: int | None = None) -> int:
+        """Bytes that the VAE keeps from unit to unit, and so while the next one is sampled: a cache for each tile."""
+        sizes = tile_sizes(self.width, self.height, tile)
+        return int(sum(decoder_elements(self.vae, *size)[0] for size in sizes) * bytes_each)
 
     def flops(self) -> tuple[list[float], float]:
         """Floating point operations in the last unit: of one forward at each stage, and of decoding the unit."""

@@ -2,7 +2,7 @@
 
     for event in stream(pipe, settings.prompt, seed=7, …):     # as pipe.stream, and it does not end for want of memory
         ...                                                     # Status("memory", …) tells each change
-    pipe, notes = load(load_pipeline, settings)                 # the same while a model is loaded
+    pipe, note = load(memory.load_for, settings)                # the same while a model is loaded
 
 `tighten` is the ladder: for the phase that failed it takes the first rung that is still to be had. Rungs change how
 a video is computed, not what is asked for: after one, the run equals a run with the tighter pipeline from the last
@@ -21,6 +21,7 @@ SMALLEST_TILE = 64   # pixels
 WORDS = (            # of the allocators that have no exception of their own
     "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc",
     "could not create a memory", "could not create a primitive", "alloc_failed", "failed to allocate",
+    "unable to find an engine", "unable to find a valid cudnn",   # cuDNN, where no workspace is to be had
 )
 
 
@@ -124,8 +125,14 @@ def free() -> None:
 
 
 def tighten(pipe, phase: str, request: dict[str, Any] | None = None) -> str | None:
-    """Take the first rung of `phase` that is left. Returns what was changed, for people; None at the bottom."""
-    return next((change for rung in RUNGS[phase] if (change := rung(pipe, request or {}))), None)
+    """Take the first rung of `phase` that is left. Returns what was changed, for people; None at the bottom.
+
+    A plan that the pipeline has tells it from then on.
+    """
+    change = next((change for rung in RUNGS[phase] if (change := rung(pipe, request or {}))), None)
+    if change and getattr(pipe, "plan", None) is not None:
+        pipe.plan = replace(pipe.plan, changes=(*pipe.plan.changes, change))
+    return change
 
 
 def _read_on_cpu(pipe, request) -> str | None:
@@ -198,13 +205,12 @@ def _offload_leaves(pipe, request) -> str | None:
     device = pipe._execution_device
     if device.type == "cpu" or _hooked(pipe.transformer):
         return None
-    import torch
+    from pyramid.loading import lift, place_model
+    from pyramid.memory import Part
 
-    pipe.remove_all_hooks()
-    pipe.to("cpu")
-    for model in (pipe.transformer, pipe.vae):
-        model.enable_group_offload(onload_device=device, offload_device=torch.device("cpu"),
-                                   offload_type="leaf_level", use_stream=device.type == "cuda")
+    lift(pipe)
+    for model, kind in ((pipe.transformer, "block"), (pipe.vae, "leaf")):
+        place_model(model, Part(str(device), str(model.dtype).removeprefix("torch."), kind))
     return "the weights come to the card layer by layer, which is slow"
 
 
@@ -228,7 +234,7 @@ def _narrow(model, name: str) -> str | None:
 
 def _hooked(model) -> bool:
     """Whether diffusers' group offload moves this model's weights about: those must not be changed by others."""
-    return any(hasattr(part, "_diffusers_hook") for part in model.modules())
+    return any(getattr(part, "_diffusers_hook", None) and part._diffusers_hook.hooks for part in model.modules())
 
 
 RUNGS: dict[str, tuple[Callable[[Any, dict], str | None], ...]] = {
@@ -243,20 +249,37 @@ RUNGS: dict[str, tuple[Callable[[Any, dict], str | None], ...]] = {
 # Loading
 
 
-def load(loader: Callable[[Any], Any], settings) -> tuple[Any, str]:
-    """`loader(settings)`, and once more in bfloat16 where float32 does not fit; with a sentence on it, or "".
+def load(loader: Callable[[Any, str], Any], settings, memory: str = "auto") -> tuple[Any, str]:
+    """`loader(settings, memory)`, and where that does not fit with what needs less; with a sentence on it, or "".
 
-    Raises DoesNotFit when that does not fit either.
+    First bfloat16 in place of float32, then, on a card, one tighter plan after the other. Raises DoesNotFit when
+    none of them fits either.
     """
-    for dtype in (settings.dtype, "bfloat16"):
+    tried, less = (settings, memory, ""), None
+    while tried:
+        now, plan, told = tried
         try:
-            pipe = loader(replace(settings, dtype=dtype))
-            changed = dtype != settings.dtype
-            return pipe, f"Memory ran out while {DOING['load']}: it computes in bfloat16." if changed else ""
+            return loader(now, plan), f"Memory ran out while {DOING['load']}: {told}." if told else ""
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         free()
-        if settings.dtype == "bfloat16":
-            break
+        less = less or _less(settings, memory)
+        tried = next(less, None)
     raise DoesNotFit(f"Memory ran out while {DOING['load']}: python -m pyramid doctor says what fits this machine.")
+
+
+def _less(settings, memory: str) -> Iterator[tuple[Any, str, str]]:
+    """(settings, plan, what is different, for people) that need less, one after the other."""
+    from pyramid.checkpoints import find
+    from pyramid.memory import make_plan, plans
+
+    checkpoint = find(settings.model, settings.variant)
+    plan = make_plan(checkpoint, settings, wanted=memory)
+    card = plan.transformer.device != "cpu"
+    if plan.transformer.dtype == "float32" or settings.dtype != "bfloat16" and not card:
+        settings = replace(settings, dtype="bfloat16")
+        yield settings, memory, "it computes in bfloat16"
+    names = [other.name for other in plans(checkpoint, settings)]
+    for name in names[names.index(plan.name) + 1:]:
+        yield settings, name, f"the plan is {name} instead of {plan.name}"

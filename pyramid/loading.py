@@ -12,6 +12,7 @@ What diffusers, accelerate and bitsandbytes do is theirs; here is only what is c
 """
 
 import functools
+import itertools
 import time
 from dataclasses import replace
 
@@ -49,7 +50,7 @@ def load_text(folder, part) -> TextEncoders:
         return _encoder(encoder, here, here.quantised if encoder.is_t5 else "")   # CLIP is small
 
     text = TextEncoders(find_parts(folder), getattr(torch, part.dtype), part.device, load=read,
-                        keep=False if part.offload == "leaf" else None, precision=part.quantised)
+                        keep={"leaf": False, "": True}.get(part.offload), precision=part.quantised)
     return text
 
 
@@ -65,7 +66,9 @@ def _encoder(encoder: Encoder, part, quantised: str):
     model = load_encoder(encoder, dtype)
     if part.offload != "leaf":
         return model.to(device)
-    apply_group_offloading(model, onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level",
+    # The order that a stream traces has to have every layer in it: T5's second name for its embedding never runs.
+    apply_group_offloading(model.encoder if encoder.is_t5 else model, onload_device=device,
+                           offload_device=torch.device("cpu"), offload_type="leaf_level",
                            use_stream=device.type == "cuda", low_cpu_mem_usage=True)
     return model
 
@@ -100,8 +103,8 @@ def place(pipe, plan) -> None:
     if plan.transformer.offload == "model":
         pipe.enable_model_cpu_offload(device=plan.transformer.device)
     else:
-        _place(pipe.transformer, plan.transformer)
-        _place(pipe.vae, plan.vae)
+        place_model(pipe.transformer, plan.transformer)
+        place_model(pipe.vae, plan.vae)
     pipe.tile_first = plan.window == 0
     pipe.plan = plan
 
@@ -113,11 +116,13 @@ def lift(pipe) -> None:
     for module in (pipe.transformer, pipe.vae):
         for part in module.modules():
             registry = getattr(part, "_diffusers_hook", None)
-            if registry is not None and registry.get_hook("group_offloading") is not None:
-                registry.remove_hook("group_offloading", recurse=False)
+            for name in ("lazy_prefetch_group_offloading", "layer_execution_tracker", "group_offloading"):
+                if registry is not None and registry.get_hook(name) is not None:
+                    registry.remove_hook(name, recurse=False)
 
 
-def _place(module, part) -> None:
+def place_model(module, part) -> None:
+    """Put one model, which no hook moves about, where a plan's `part` wants it."""
     device = torch.device(part.device)
     if part.quantised == "fp8":
         module.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, part.dtype))
@@ -129,15 +134,31 @@ def _place(module, part) -> None:
     module.to("cpu")
     kind = {"offload_type": "leaf_level"} if part.offload == "leaf" else {
         "offload_type": "block_level", "num_blocks_per_group": 1}
-    # A stream traces the order of the layers in the first pass; the VAE's changes with what it is asked for.
+    # A stream needs to know the order of the layers; the VAE's changes with what it is asked for.
     stream = device.type == "cuda" and part.offload == "block"
-    module.enable_group_offload(onload_device=device, offload_device=torch.device("cpu"), use_stream=stream,
-                                **kind, **({"low_cpu_mem_usage": True} if stream else {}))
+    module.enable_group_offload(onload_device=device, offload_device=torch.device("cpu"), use_stream=stream, **kind)
+    if stream:
+        fetch_ahead(module.blocks)
+
+
+def fetch_ahead(blocks) -> None:
+    """Let each group-offloaded block fetch the next one while it computes.
+
+    diffusers (0.42.1) finds the order out in the first call of the model's `forward`, which `prepare` and `denoise` go
+    past. Without an order, and with a stream, nothing would wait for weights that are still on their way.
+    """
+    hooks = [block._diffusers_hook.get_hook("group_offloading") for block in blocks]
+    for hook, following in itertools.pairwise(hooks):
+        hook.next_group = following.group
+        following.group.onload_self = False
+    if len(hooks) == 1:
+        hooks[0].group.non_blocking = False   # nobody fetches a next one, which is what waits for the first
 
 
 @functools.cache
-def matmul_rate(device: str, dtype: str, side: int = 1024) -> float:
+def matmul_rate(device: str, dtype: str) -> float:
     """Floating point operations a second of a matrix product, the best of five, measured now."""
+    side = 1024 if device == "cpu" else 4096   # a card takes longer to be asked than for a small one
     x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
     best = float("inf")
     for _ in range(5):

@@ -9,6 +9,7 @@ after another and compares latents and frames with those of bfloat16, or whateve
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -188,7 +189,7 @@ def run_watched(settings: Settings, memory: str) -> dict[str, float]:
                 seconds, began = time.perf_counter() - began, time.perf_counter()
             elif isinstance(event, Frames):
                 seconds, began = seconds + time.perf_counter() - began, time.perf_counter()
-        vram = torch.cuda.max_memory_reserved() if pipe.plan.estimate.vram else 0
+        vram = torch.cuda.max_memory_reserved(pipe.plan.transformer.device) if pipe.plan.estimate.vram else 0
     return {**most, "vram": vram, "last_unit": seconds}
 
 
@@ -256,9 +257,11 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
     from pyramid.events import Finished, Frames
     from pyramid.memory import load_pipeline
 
+    gc.collect()   # what the means before this one had on the card
+    torch.cuda.empty_cache()
     pipe, frames, encoders = load_pipeline(checkpoint, plan), [], []
     if plan.estimate.vram:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(plan.transformer.device)
     with tempfile.TemporaryDirectory() as folder:
         pipe.text.cache = Path(folder)
         read = pipe.text.load
@@ -272,7 +275,7 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
         seconds = time.perf_counter() - began
     weights = sum(weight.numel() * weight.element_size() for model in (*encoders, pipe.transformer, pipe.vae)
                   for weight in model.parameters())
-    vram = torch.cuda.max_memory_allocated() if plan.estimate.vram else 0
+    vram = torch.cuda.max_memory_allocated(plan.transformer.device) if plan.estimate.vram else 0
     return Measured(weights, decoding_bytes(settings, plan, checkpoint), vram, seconds, latents,
                     np.concatenate(frames).astype(np.float32))
 

@@ -33,6 +33,7 @@ GIB = 2**30
 BASE_RAM = 555 * 2**20
 GROWTH = {"sampling": 1.3, "decoding": 1.8}
 CUDA_RAM = 2 * GIB          # not measured: the process with CUDA's libraries
+PINNED = 1.3                # not measured: weights that wait in pinned memory, which is handed out in powers of two
 CUDA_CONTEXT = 0.7 * GIB    # not measured: CUDA's own memory on a card, which no allocator counts
 SLACK = 1.1                 # fragments of the caching allocator
 RESERVE = 0.95              # of what is free: the rest is for others
@@ -192,6 +193,7 @@ class Plan:
     estimate: Estimate | None = None
     fits: bool = True
     reasons: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()   # what was given up since, as memory ran out: `estimate` knows nothing of it
 
     @property
     def guard(self) -> bool:
@@ -293,6 +295,8 @@ def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
                         ((sizes["transformer"], plan.transformer), (sizes["vae"], plan.vae)))
     sampling = shape.sampling(_item(plan.transformer), cpu=False)
     decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window)
+    if plan.window and shape.units > 1:
+        sampling += shape.kept(_item(plan.vae), plan.tile)
     if plan.transformer.offload == "block":    # the block at work and the one on its way, and a text layer
         peak = max(2 * transformer // shape.layers + sampling, vae // 8 + decoding, text // 24)
     elif plan.transformer.offload == "model":
@@ -316,7 +320,8 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
     text_file = text * all(mapped(s, plan.text) for n, s in sizes.items() if n.startswith("text_encoder"))
     if plan.transformer.device != "cpu":   # one component passes through at a time; what is offloaded waits here
         parts = {"transformer": plan.transformer, "vae": plan.vae}
-        waiting = sum(weights(name, part) for name, part in parts.items() if part.offload)
+        waiting = sum(weights(name, part) * (PINNED if part.offload == "block" else 1)
+                      for name, part in parts.items() if part.offload)
         frames = 6 * shape.width * shape.height * 8 * shape.units * (plan.window == 0)
         return int(CUDA_RAM + max(text, waiting, *(weights(n, p) for n, p in parts.items())) + frames), text_file
     models = [(weights(n, p), mapped(sizes[n], p)) for n, p in (("transformer", plan.transformer), ("vae", plan.vae))]
@@ -366,7 +371,11 @@ def _need(plan: Plan) -> str:
 def describe(plan: Plan) -> str:
     """One line for people: name, precision, what it needs, why."""
     return (f"plan {plan.name}, {plan.transformer.dtype} on {plan.transformer.device}: about {_need(plan)} "
-            f"({'; '.join(plan.reasons) or 'fits'})")
+            f"({'; '.join(plan.reasons) or 'fits'}){_since(plan)}")
+
+
+def _since(plan: Plan) -> str:
+    return f"; memory ran out since: {', '.join(plan.changes)}" if plan.changes else ""
 
 
 def peak_bytes() -> int:
@@ -388,8 +397,9 @@ def compare(plan: Plan) -> str:
     if e.vram:
         import torch
 
-        measured.insert(0, f"{_gb(torch.cuda.max_memory_reserved())} on the card ({_gb(e.vram)} estimated)")
-    return "peak: " + ", ".join(measured)
+        most = torch.cuda.max_memory_reserved(plan.transformer.device)
+        measured.insert(0, f"{_gb(most)} on the card ({_gb(e.vram)} estimated)")
+    return "peak: " + ", ".join(measured) + _since(plan)
 
 
 def load_pipeline(checkpoint: Checkpoint, plan: Plan):

@@ -163,7 +163,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
             given = clock.timed("encode", self._encode, job)
             if job.known < job.settings.units:
                 yield Status("sample", f"Sampling {job.settings.units - job.known} of {job.settings.units} units")
-                _bring(self.transformer)
+                self._bring(self.transformer)
             events = self._sample(job, prompt, negative, given, preview_every=preview_every, stop=stop)
             for event in clock.each("sample", events):
                 yield event
@@ -171,12 +171,12 @@ class PyramidFlowPipeline(DiffusionPipeline):
                     units.append(event)
                     if decode and not late:
                         yield from clock.timed("decode", decode, event)
-            if decode and self.tile_first and units:
+            if decode and self.tile_first and self.vae.use_tiling and units:
                 yield Status("decode", f"Decoding {len(units)} units, tile by tile")
                 decode = self._decoder(job, clock.timed("decode", self._decode_by_tiles, units))
             for done, unit in enumerate(units if decode and late else ()):
                 yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
-                _bring(self.vae)
+                self._bring(self.vae)
                 yield from clock.timed("decode", decode, unit)
         finally:
             self._stops.remove(stop)
@@ -219,7 +219,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         before = [unit.latents.to(self._execution_device) for unit in job.finished if unit.given]
         if before or job.pictures is None:
             return before
-        _bring(self.vae)
+        self._bring(self.vae)
         pixels = torch.from_numpy(job.pictures).to(self.vae_device or self._execution_device)
         video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # 1 3 f h w
         vae_latents = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
@@ -230,7 +230,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
     @torch.no_grad()
     def _decode_by_tiles(self, units: list[Unit]) -> Callable[[Tensor], Tensor]:
         """All frames of `units`, as something that hands them out unit by unit."""
-        _bring(self.vae)
+        self._bring(self.vae)
         latents = [denormalize(unit.latents, self.scales, first=unit.index == 0) for unit in units]
         frames = self.vae.decode(torch.cat(latents, dim=2).to(self.vae_device, self.vae.dtype)).sample
         pieces = iter([frames[:, :, :1], *frames[:, :, 1:].split(FRAMES_PER_UNIT, dim=2)])
@@ -253,6 +253,15 @@ class PyramidFlowPipeline(DiffusionPipeline):
             return [Frames(unit.index, np.ascontiguousarray(a), i, unit.given) for i, a in enumerate(arrays)]
 
         return decode
+
+    def _bring(self, module) -> None:
+        """Model offload acts on `forward`; other methods are called here, so its hook is called by hand. It sends away
+        the model before in its order only, and a picture is encoded before all else: so all others go first."""
+        for other in getattr(self, "_all_hooks", None) or ():
+            if other.model is not module:
+                other.offload()
+        if getattr(module, "_hf_hook", None) is not None:
+            module._hf_hook.pre_forward(module)
 
     # -- text
 
@@ -368,13 +377,6 @@ def _details_of(defaults: Variant, transformer_class: str) -> dict[str, Any]:
              "video_steps": "video_num_inference_steps"}
     values = dataclasses.asdict(defaults)
     return {"family": family} | {names.get(key, key): value for key, value in values.items()}
-
-
-def _bring(module) -> None:
-    """Model offload acts on `forward`; other methods are called here, so its hook is called by hand."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None:
-        hook.pre_forward(module)
 
 
 def _assemble(events: list[Frames], output_type: str):

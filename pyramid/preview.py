@@ -67,6 +67,8 @@ def latent_colours(vae, clips: int = 12, side: int = 64) -> LatentColours:
     """The colours of a CausalVideoVAE's latents, fitted on `clips` made-up clips of `side` pixels that it encodes."""
     import torch  # only who has an autoencoder gets here
 
+    if getattr(vae, "_hf_hook", None) is not None:   # under model offload: it runs where it will decode
+        vae._hf_hook.pre_forward(vae)
     made = random_clips(clips, side)
     latents = []
     for clip in torch.from_numpy(made).split(4):

@@ -26,10 +26,10 @@ from pyramid.files import describe, file_name, let_go
 from pyramid.growing import GrowingClip
 from pyramid.jobs import Job, JobStore, State
 from pyramid.ladder import stream
-from pyramid.preview import save_estimate
+from pyramid.preview import latent_preview, save_estimate
 from pyramid.recovery import UnitsFolder, what_there_is
 from pyramid.speed import Speeds, cost, steps_of
-from pyramid.video import read_picture, read_video, write_picture
+from pyramid.video import read_given, write_picture
 
 log = logging.getLogger(__name__)
 OURS = ("model", "variant", "dtype", "device", "preset", "image", "video", "fps")  # not the pipeline's arguments
@@ -170,7 +170,7 @@ class Run:
         live = self.store.private / "live" / job.id
         self._show(notes=self._loaded.changes)
         self._units = UnitsFolder(self.store.units_of(job))
-        request = self._request() | self._begun()
+        request = {name: value for name, value in asdict(s).items() if name not in OURS} | self._begun()
         events = stream(self._loaded.pipeline, **request, stop=self.stop, preview_every=int(job.output.previews))
         if s.num_frames == 1:
             self._make_still(events, target)
@@ -226,20 +226,12 @@ class Run:
         given = {} if any(unit.given for unit in units) else self._given()
         return given | {"finished": units}
 
-    def _request(self) -> dict[str, Any]:
-        """The pipeline's arguments."""
-        return {name: value for name, value in asdict(self.job.settings).items() if name not in OURS}
-
     def _given(self) -> dict[str, Any]:
         """The picture, or the end of the video, that the job starts from."""
         s, path = self.job.settings, self.store.input_of(self.job)
-        if path is None:
-            if s.image or s.video:
-                raise ValueError(f"{s.image or s.video}, which this starts from, is not here any more")
-            return {}
-        if s.image:
-            return {"image": read_picture(path, (s.width, s.height))}
-        return {"video": list(read_video(path, s.width, s.height, fps=s.fps, num_frames=s.num_frames, fit=s.fit))}
+        if path is None and (s.image or s.video):
+            raise ValueError(f"{s.image or s.video}, which this starts from, is not here any more")
+        return read_given(s, path)
 
     def _metadata(self) -> dict[str, Any]:
         from pyramid.checkpoints import fingerprint
@@ -352,11 +344,15 @@ class Run:
 
     def _estimate(self, event: Preview) -> dict[str, Any]:
         """The clean estimate as a picture, unless previews took too much of the time already."""
+        from pyramid.latents import denormalize
+
         began = time.perf_counter()
         last = event.step + 1 == event.steps
         if not last and self._previews > PREVIEW_BUDGET * (time.monotonic() - self._sampling):
             return {}
-        picture = picture_of(event, self._loaded)
+        first = event.unit == 0
+        vae_latents = denormalize(event.clean[:1], self._loaded.pipeline.scales, first=first)
+        picture = Image.fromarray(latent_preview(vae_latents, self._loaded.colours, first=first)[0, 0])
         shown = {"estimates": self.live.estimates | {(event.unit, event.stage): picture}}
         self._previews += time.perf_counter() - began
         return shown
@@ -387,35 +383,17 @@ def _settle(event: Any) -> None:
         torch.cuda.synchronize(event.clean.device)
 
 
-def picture_of(event: Preview, loaded: Loaded) -> Image.Image:
-    """A clean estimate in colour."""
-    from pyramid.latents import denormalize
-    from pyramid.preview import latent_preview
-
-    first = event.unit == 0
-    vae_latents = denormalize(event.clean[:1], loaded.pipeline.scales, first=first)
-    return Image.fromarray(latent_preview(vae_latents, loaded.colours, first=first)[0, 0])
-
-
 def _small(frame: np.ndarray) -> np.ndarray:
     """A frame for showing: no side above SHOWN_SIDE."""
-    if max(frame.shape[:2]) <= SHOWN_SIDE:
-        return frame
     picture = Image.fromarray(frame)
     picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), reducing_gap=2.0)
     return np.asarray(picture)
 
 
 def memory_in_use() -> int:
-    """Bytes: of the graphics card where there is one in use, else of this process."""
+    """Bytes: of the graphics cards where there is one in use, else of this process."""
+    import psutil  # accelerate brings it
     import torch
 
-    if torch.cuda.is_available() and torch.cuda.memory_allocated():
-        return torch.cuda.memory_allocated()
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # not Linux
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    on_cards = sum(torch.cuda.memory_allocated(card) for card in range(torch.cuda.device_count()))
+    return on_cards or psutil.Process().memory_info().rss

@@ -244,7 +244,7 @@ def in_float32(model) -> Iterator[torch.dtype | None]:
     float32 already, or its weights are moved about, or packed, by others.
     """
     narrow = model.dtype
-    moved = any(hasattr(part, "_diffusers_hook") for part in model.modules())
+    moved = any(getattr(part, "_diffusers_hook", None) and part._diffusers_hook.hooks for part in model.modules())
     if narrow == torch.float32 or moved or getattr(model, "is_quantized", False):
         yield None
         return

@@ -209,7 +209,7 @@ class Worker:
         from pyramid.ladder import load
         from pyramid.preview import latent_colours
 
-        pipeline, note = load(lambda settings: load_for(settings, self.memory), settings)
+        pipeline, note = load(load_for, settings, self.memory)
         colours, changes = latent_colours(pipeline.vae), (note,) if note else ()
         return Loaded(key_of(settings, plan), plan, pipeline, colours, identity(checkpoint), changes)
 

@@ -41,7 +41,7 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "pipeline": {"request", "sampler", "text", "models", "loading", "checkpoints", "video", "settings", "events"}
     | {"schedule", "latents"},
     "recovery": {"events", "files", "settings"},
-    "ladder": {"events", "memory", "models"},
+    "ladder": {"events", "checkpoints", "loading", "memory", "models"},
     "parallel": {"models", "loading"},
     "database": set(),
     "record": {"files", "settings"},

@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from pyramid import cli, ladder
+from pyramid.checkpoints import find
 from pyramid.events import Finished, Frames, Preview, Status, Unit
 from pyramid.ladder import DoesNotFit, is_out_of_memory, tighten
+from pyramid.memory import GIB, Machine, compare, describe, load_pipeline, make_plan
 from pyramid.pipeline import PyramidFlowPipeline
 from pyramid.settings import Settings
 from pyramid.video import read_metadata, read_video
@@ -195,15 +197,39 @@ def test_each_rung_gives_once_and_says_so(pipe):
 def test_loading_takes_the_narrower_type_where_the_wider_does_not_fit():
     asked = []
 
-    def loader(settings):
+    def loader(settings, memory):
         asked.append(settings.dtype)
         if settings.dtype != "bfloat16":
             exhaust()
         return "pipe"
-    pipe, note = ladder.load(loader, Settings(prompt="x"))
+    pipe, note = ladder.load(loader, Settings(prompt="x", device="cpu"))
     assert (pipe, asked) == ("pipe", ["auto", "bfloat16"]) and "computes in bfloat16" in note
     with pytest.raises(DoesNotFit, match="doctor"):
-        ladder.load(lambda settings: exhaust(), Settings(prompt="x", dtype="bfloat16"))
+        ladder.load(lambda *_: exhaust(), Settings(prompt="x", dtype="bfloat16", device="cpu"))
+
+
+def test_loading_on_a_card_takes_the_next_tighter_plan(monkeypatch):
+    card = Machine("cuda:0", "a made-up card", 80 * GIB, 80 * GIB, 64 * GIB, 64 * GIB, (9, 0), bfloat16=True)
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls, device: card))
+    monkeypatch.setattr("pyramid.loading.matmul_rate", lambda device, dtype: 1e12)
+    asked = []
+
+    def loader(settings, memory):
+        asked.append((settings.dtype, memory))
+        if memory != "low":
+            exhaust()
+        return "pipe"
+    pipe, note = ladder.load(loader, Settings(prompt="x"))
+    assert pipe == "pipe" and asked == [("auto", "auto"), ("auto", "balanced"), ("auto", "low")]
+    assert "the plan is low instead of max" in note
+
+
+def test_a_plan_tells_what_was_given_up_since(tiny_checkpoint):
+    checkpoint = find(tiny_checkpoint)
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="x", device="cpu", dtype="float32")
+    pipe = load_pipeline(checkpoint, make_plan(checkpoint, settings))
+    change = tighten(pipe, "sample", QUICK)
+    assert pipe.plan.changes == (change,) and change in compare(pipe.plan) and change in describe(pipe.plan)
 
 
 WORDS = ["--prompt", PROMPT, "--seed", "5", "--num-frames", "17", "--steps", "1", "--video-steps", "1"]

@@ -5,16 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers.hooks import HookRegistry
+from diffusers.hooks.group_offloading import LazyPrefetchGroupOffloadingHook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from pyramid.checkpoints import find
 from pyramid.estimate import Shape, Size, component_sizes, decoder_elements, tile_sizes
 from pyramid.latents import history
-from pyramid.loading import place
-from pyramid.memory import Machine, cgroup_limits, load_pipeline, make_plan, plans
+from pyramid.loading import fetch_ahead, lift, load_text, place
+from pyramid.memory import Machine, Part, cgroup_limits, load_pipeline, make_plan, plans
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
+from pyramid.pipeline import PyramidFlowPipeline
 from pyramid.settings import Settings, SettingsError
 
 GB = 10**9
@@ -220,6 +223,44 @@ def test_a_plan_is_followed_and_can_be_changed(tiny_checkpoint):
     assert not any(getattr(m, "_diffusers_hook", None) and m._diffusers_hook.hooks for m in pipe.transformer.modules())
     place(pipe, replace(plan, window=0))
     assert abs(pipe("a red ball", **RUN).frames - usual).max() < 0.01
+
+
+def test_blocks_that_fetch_the_next_one_make_the_same(tiny_checkpoint):
+    """What a stream needs on a card, in the same order without one."""
+    checkpoint = find(tiny_checkpoint)
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
+    pipe = load_pipeline(checkpoint, make_plan(checkpoint, settings))
+    place(pipe, replace(pipe.plan, transformer=replace(pipe.plan.transformer, offload="block")))
+    usual = pipe("a red ball", **RUN).frames
+    fetch_ahead(pipe.transformer.blocks)
+    first, last = (block._diffusers_hook.get_hook("group_offloading") for block in pipe.transformer.blocks)
+    assert first.next_group is last.group and first.group.onload_self and not last.group.onload_self
+    assert (pipe("a red ball", **RUN).frames == usual).all()
+
+
+def test_hooks_that_never_ran_go_as_well(tiny_checkpoint):
+    """diffusers' tracing hooks, which only a stream brings, and which go by themselves after the first call only."""
+    pipe = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
+    registry = HookRegistry.check_if_exists_or_initialize(pipe.transformer.transformer_blocks[0])
+    registry.register_hook(LazyPrefetchGroupOffloadingHook(), "lazy_prefetch_group_offloading")
+    lift(pipe)
+    assert not registry.hooks
+
+
+def test_no_weight_of_the_vae_is_read_past_the_hooks_that_bring_it(tiny_checkpoint):
+    """Weights that are stored in another type show on a CPU what weights on another device show on a card."""
+    vae, latents = PyramidFlowPipeline.from_pretrained(tiny_checkpoint).vae, torch.ones(1, 16, 2, 4, 4)
+    with torch.no_grad():
+        usual = vae.decode(latents).sample
+        vae.enable_layerwise_casting(torch.bfloat16, torch.float32)
+        video = vae.decode(latents).sample
+        assert torch.isfinite(vae.encode(usual).latent_dist.mode()).all()
+    assert 0 < float((video - usual).norm() / usual.norm()) < 0.05
+
+
+def test_what_stays_on_a_card_stays(tiny_checkpoint):
+    for offload, keep in (("", True), ("free", None), ("leaf", False)):
+        assert load_text(tiny_checkpoint, Part("cpu", "float32", offload)).keep is keep
 
 
 def test_text_is_read_in_8_bit_on_a_processor_too(tiny_checkpoint):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
@@ -182,7 +183,7 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
     torch.manual_seed(recipe.seed)
     settings = recipe.dit
     vae = CausalVideoVAE.from_pretrained(parts / "causal_video_vae", dtype=torch.bfloat16).eval()
-    vae.to(memory_format=torch.channels_last_3d)
+    vae.to(PartialState().device, memory_format=torch.channels_last_3d)
     encoder = CaptionEncoder(parts)
     data = LatentClips(recipe, vae, scales_of(vae), encoder)
     model = make_transformer(recipe, data.captions.states.shape[-1], data.captions.pooled.shape[-1])

@@ -86,6 +86,7 @@ class Loop:
         self.accelerator.register_for_checkpointing(self.ema, self, *keep)
         if (folder / "checkpoint").exists():
             self.accelerator.load_state(folder / "checkpoint")
+            self.ema.to(self.accelerator.device)  # what is registered comes back on the CPU
 
     def state_dict(self) -> dict:
         return {"step": self.step, "spent": self.spent}
