@@ -45,8 +45,6 @@ class CheckpointError(ValueError):
 
 
 # --------------------------------------------------------------------------------------- what is published
-
-
 CLIP, CLIP_PROJECTED = ("CLIPTextModel",), ("CLIPTextModelWithProjection",)
 T5 = ("T5EncoderModel", "T5ForConditionalGeneration", "T5Model")  # the encoder may come with its decoder
 
@@ -91,8 +89,6 @@ RELEASES = {release.name: release for release in (
 
 
 # ------------------------------------------------------------------------------------------------- finding
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """One variant of a model on this machine: where its parts are, and what it was trained for."""
@@ -279,8 +275,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------- verifying
-
-
 def verify(checkpoint: Checkpoint, *, text: bool = True) -> None:
     """Raises CheckpointError with a list of everything missing, truncated or misplaced; reads headers only.
 
@@ -381,8 +375,6 @@ def check_tokenizer(folder: Path) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------- which weights
-
-
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
     """Which weights make a result: the model's name, its licence, and hashes of pieces of its files."""
     folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}

@@ -13,7 +13,6 @@ import importlib
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pyramid.files import PATTERN, file_name
 from pyramid.presets import Preset, load_preset, preset_names
 from pyramid.settings import DTYPES, FITS, MODELS, Settings, frames_for_seconds
 
@@ -149,6 +149,7 @@ def run_generate(args: argparse.Namespace) -> int:
     """Make what was asked for. Everything that can be checked is checked before the model is loaded."""
     from pyramid.checkpoints import find, verify
     from pyramid.console import Generation, JointGeneration, check_device, launched
+    from pyramid.video import read_given
 
     preset = load_preset(args.preset) if args.preset else None
     asked = preset.values if preset else {}
@@ -186,27 +187,13 @@ def settings_of(args: argparse.Namespace, start: Settings, preset: Preset | None
     return replace(start, prompt=args.prompt, **changes)
 
 
-def read_given(settings: Settings) -> dict[str, Any]:
-    """The picture or the end of the video to start from, as the pipeline's argument. ValueError when unreadable."""
-    from pyramid.video import read_picture, read_video
-
-    s = settings
-    if s.image is not None:
-        return {"image": read_picture(s.image, (s.width, s.height))}
-    if s.video is not None:
-        frames = read_video(s.video, s.width, s.height, fps=s.fps, num_frames=s.num_frames, fit=s.fit)
-        return {"video": list(frames)}
-    return {}
-
-
 def output_path(asked: Path, settings: Settings) -> Path:
     """Where the result goes: `asked`, or a name made of the prompt and the seed in the folder `asked`."""
     ending = ".png" if settings.num_frames == 1 else ".mp4"
     if asked.suffix.lower() not in (".png", ".mp4"):
         if asked.suffix and not asked.is_dir():
             raise ValueError(f"--output {asked}: use a folder, or a file that ends in {ending}")
-        words = re.sub(r"[^\w]+", "-", settings.prompt.lower()).strip("-")[:60].strip("-") or "video"
-        asked = asked / f"{words}-{settings.seed}{ending}"
+        asked = asked / f"{file_name(PATTERN, settings)}{ending}"
     if asked.suffix.lower() != ending:
         what = "a picture (1 frame)" if ending == ".png" else f"a video of {settings.num_frames} frames"
         raise ValueError(f"--output {asked}: {what} needs a name that ends in {ending}")

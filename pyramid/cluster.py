@@ -74,7 +74,7 @@ class OnRay:
                              "`ray start --head`") from None
 
     def submit(self, item: Item) -> None:
-        from pyramid.cli import read_given
+        from pyramid.video import read_given
 
         try:
             given = read_given(item.settings)

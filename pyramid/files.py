@@ -142,7 +142,12 @@ def reserve(path: Path) -> tuple[Path, Path]:
 
 
 def publish(part: Path, path: Path) -> Path:
-    """Give `part` its final name, or the next free one; a name that is taken is never replaced."""
+    """Give `part` its final name, or the next free one; a name that is taken is never replaced.
+
+    Its content reaches the disk first: a power cut leaves no empty file under that name.
+    """
+    with part.open("r+b") as file:
+        os.fsync(file.fileno())
     for name in _names(path):
         if _taken(name):
             continue
@@ -182,10 +187,12 @@ def hold(path: Path) -> bool:
         let_go(gone)  # deleted, or deleted and made anew
     if path in _held:
         return False
+    if not fcntl:
+        path.touch()
+        return True  # without an open file: it could be neither renamed nor deleted
     handle = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_of(handle, path):
             raise BlockingIOError  # swept away between opening and locking
     except BlockingIOError:

@@ -120,7 +120,7 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
 
     Files that it names are opened.
     """
-    from pyramid.cli import read_given
+    from pyramid.video import read_given
 
     unknown = sorted(set(table) - set(FIELDS))
     if unknown:

@@ -17,11 +17,12 @@ import json
 import os
 import shutil
 import zlib
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramid.events import Unit
-from pyramid.files import hold, let_go
+from pyramid.files import hold, let_go, read_metadata
 from pyramid.settings import Settings, frames_of
 
 if TYPE_CHECKING:
@@ -101,6 +102,24 @@ class UnitsFolder:
             raise ValueError(f"{self.path} holds no run that could go on") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self._about} cannot be read: {error}") from None
+
+    def result(self) -> Path | None:
+        """The whole video of this run, where it is there already: killed between publishing it and `remove`.
+
+        Found by the mark of `begin`'s inputs, which the video carries too: its name may have become the next free one.
+        """
+        inputs = self.about()["inputs"]
+        if "run" not in inputs:
+            return None
+        name = Path(inputs["result"])
+        for path in self.path.parent.glob(f"{escape(name.stem)}*{escape(name.suffix)}"):
+            try:
+                metadata = read_metadata(path)
+            except ValueError:  # somebody else's
+                continue
+            if metadata.get("run") == inputs["run"] and not metadata.get("partial"):
+                return path
+        return None
 
     def remove(self) -> None:
         """Delete it all."""

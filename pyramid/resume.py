@@ -29,8 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit codes are those of `generate`."""
     units = chosen(args.folder, args.output)
+    if "result" not in units.about()["inputs"]:
+        raise ValueError(f"{units.path.name} belongs to a job of the page, which goes on with it")
     units.hold()
     try:
+        if done := units.result():
+            units.remove()
+            print("It had been finished: what was left of its making is removed", file=sys.stderr)
+            print(done)
+            return 0
         return go_on(units, args)
     finally:
         units.close()
@@ -39,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
 def go_on(units, args: argparse.Namespace) -> int:
     """Make what is still missing, or with --decode show what there is."""
     from pyramid.checkpoints import find, identity, verify
-    from pyramid.cli import read_given
     from pyramid.console import Generation
     from pyramid.recovery import what_there_is
+    from pyramid.video import read_given
 
     settings, finished = units.load()
     about = units.about()

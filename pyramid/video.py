@@ -38,11 +38,11 @@ from pyramid.files import (
     unique_path,
     write_sidecar,
 )
-from pyramid.settings import FITS, FRAMES_PER_UNIT, SettingsError
+from pyramid.settings import FITS, FRAMES_PER_UNIT, Settings, SettingsError
 
 __all__ = [  # files in and out, all by one name: also what files.py holds
-    "VideoWriter", "describe", "ffmpeg", "fit_picture", "probe", "read_frames", "read_metadata", "read_picture",
-    "read_video", "to_rgb", "unique_path", "write_picture",
+    "VideoWriter", "describe", "ffmpeg", "fit_picture", "probe", "read_frames", "read_given", "read_metadata",
+    "read_picture", "read_video", "to_rgb", "unique_path", "write_picture",
 ]
 
 BACKGROUND = "white"                    # what shows through transparent parts
@@ -172,6 +172,20 @@ def write_picture(path: str | Path, frame: np.ndarray, metadata: dict[str, Any] 
 
 
 # --------------------------------------------------------------------------------------------------- videos
+def read_given(settings: Settings, path: str | Path | None = None) -> dict[str, Any]:
+    """The picture or the end of the video that `settings` start from, as the pipeline's argument; none: empty.
+
+    `path`: where it lies, when not where the settings say. Raises ValueError when it cannot be read.
+    """
+    s = settings
+    if s.image is not None:
+        return {"image": read_picture(path or s.image, (s.width, s.height))}
+    if s.video is not None:
+        frames = read_video(path or s.video, s.width, s.height, fps=s.fps, num_frames=s.num_frames, fit=s.fit)
+        return {"video": list(frames)}
+    return {}
+
+
 def read_video(path: str | Path, width: int, height: int, *, fps: float, num_frames: int, fit: str = "crop"
                ) -> np.ndarray:
     """The end of a video at `fps`: its last frames at a size, uint8 (f, h, w, 3).

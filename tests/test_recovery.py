@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyramid import cli
+from pyramid import cli, files
 from pyramid.events import Finished, Frames, Preview, Unit
 from pyramid.pipeline import PyramidFlowPipeline
 from pyramid.recovery import UnitsFolder, abandoned
@@ -276,3 +276,43 @@ def test_resume_says_what_is_wrong(tmp_path, folder, capsys):
     folder.close()
     assert cli.main(["resume", str(folder.path)]) == 2
     assert "other weights" in capsys.readouterr().err
+
+
+def test_killed_after_publishing_nothing_is_made_twice(tiny_checkpoint, tmp_path, capsys):
+    """A kill between the video's name and the removal of its units: the process ends where `remove` is called."""
+    output = tmp_path / "ball [1].mp4"
+    output.write_text("somebody else's")  # the name becomes the next free one
+    program = (
+        "import os, sys\nfrom pyramid import cli, recovery\n"
+        "recovery.UnitsFolder.remove = lambda units: os.kill(os.getpid(), 9)\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = ["generate", "--prompt", PROMPT, "--model", str(tiny_checkpoint), "--seed", "5", "--output", str(output)]
+    killed = subprocess.run([sys.executable, "-c", program, *words, "--num-frames", "9", "--steps", "1",
+                             "--video-steps", "1"], cwd=ROOT, capture_output=True)  # fmt: skip
+    made = tmp_path / "ball [1]-2.mp4"
+    assert killed.returncode == -9 and (tmp_path / ".ball [1]-2.units" / "unit-001.safetensors").exists()
+    before = made.read_bytes()
+
+    assert cli.main(["resume", "--output", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == str(made) and "had been finished" in told.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [made.name, output.name]
+    assert made.read_bytes() == before
+
+
+def test_a_folder_that_is_no_run_is_not_touched(tmp_path, folder, capsys):
+    (tmp_path / "photos").mkdir()
+    assert cli.main(["resume", str(tmp_path / "photos")]) == 2
+    assert "holds no run" in capsys.readouterr().err and not list((tmp_path / "photos").iterdir())
+    folder.close()
+    folder.begin(Settings(prompt="a", seed=1), {"identity": "tiny/128p"})  # as the page's jobs do
+    folder.close()
+    assert cli.main(["resume", str(folder.path)]) == 2
+    assert "belongs to a job" in capsys.readouterr().err
+
+
+def test_without_locks_no_file_stays_open(folder, monkeypatch):
+    """As on Windows, where an open file can be neither renamed nor deleted."""
+    monkeypatch.setattr(files, "fcntl", None)
+    part, path = files.reserve(folder.path / "clip.mp4")
+    assert part not in files._held and files.publish(part, path).exists() and not part.exists()
