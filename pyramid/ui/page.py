@@ -129,16 +129,17 @@ def watcher(app: App, live: LivePart, queue: Queue):
     def parts(owner: str, moment: tuple) -> list[str]:
         """What an owner's pages show: drawn once for all of them, and anew as soon as anything changed."""
         at, of, shown = drawn.get(owner, (0.0, (), []))
-        if of != moment or time.monotonic() - at > PAGE_EVERY:
-            shown = draw(owner)
+        if of != moment or time.monotonic() - at > PAGE_EVERY / 2:
+            still = shown[len(live.outputs) :] if of == moment else beside(owner)
+            shown = [*live.show(owner), *still]
             drawn[owner] = time.monotonic(), moment, shown
         return shown
 
-    def draw(owner: str) -> list[str]:
+    def beside(owner: str) -> list[str]:
+        """What is another only when the moment is."""
         busy = bool(app.store.queue(owner)) if owner else False
         loaded = f"{app.worker.loaded.is_set()} {app.worker.error}"
         return [
-            *live.show(owner),
             queue.rows(owner),
             "Add to the queue" if busy else "Generate",
             head_words(app),
@@ -169,7 +170,8 @@ def watcher(app: App, live: LivePart, queue: Queue):
             if now != sent:
                 yield list(now)
                 sent = now
-            await asyncio.sleep(max(PAGE_EVERY, len(pages) / UPDATES) if busy else PAGE_EVERY)
+            every = max(PAGE_EVERY, len(pages) / UPDATES) if busy else PAGE_EVERY
+            await asyncio.sleep(every - time.monotonic() % every)  # all pages together, so that one drawing does
 
     return watch
 
