@@ -190,6 +190,15 @@ def test_each_rung_gives_once_and_says_so(pipe):
     assert pipe.vae.tile_size == 64 and pipe.split_guidance and pipe.transformer.dtype == torch.bfloat16
 
 
+@pytest.mark.gpu
+def test_a_card_that_is_given_weights_layer_by_layer_makes_the_same(pipe):
+    usual = pipe(PROMPT, **LARGE, output_type="np").frames
+    pipe.to("cuda")
+    assert ladder._offload_models(pipe, LARGE) and ladder._offload_leaves(pipe, LARGE)
+    for _ in range(2):   # the second time with what the first has left behind
+        assert abs(pipe(PROMPT, **LARGE, output_type="np").frames - usual).max() < 0.02
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Loading, and the command line
 

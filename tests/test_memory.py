@@ -3,6 +3,7 @@
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers.hooks import HookRegistry
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from pyramid.checkpoints import find
 from pyramid.estimate import Shape, Size, component_sizes, decoder_elements, tile_sizes
+from pyramid.events import Preview
 from pyramid.latents import history
 from pyramid.loading import fetch_ahead, lift, load_text, place
 from pyramid.memory import Machine, Part, cgroup_limits, load_pipeline, make_plan, plans
@@ -256,6 +258,18 @@ def test_no_weight_of_the_vae_is_read_past_the_hooks_that_bring_it(tiny_checkpoi
         video = vae.decode(latents).sample
         assert torch.isfinite(vae.encode(usual).latent_dist.mode()).all()
     assert 0 < float((video - usual).norm() / usual.norm()) < 0.05
+
+
+def test_the_model_that_encoded_a_picture_goes_before_sampling(tiny_checkpoint):
+    """Model offload on the CPU for want of a card, but with accelerate's own hooks."""
+    pipe, gone = PyramidFlowPipeline.from_pretrained(tiny_checkpoint), []
+    pipe.enable_model_cpu_offload(device="cpu")
+    for hook in pipe._all_hooks:
+        hook.offload = lambda hook=hook, offload=hook.offload: gone.append(hook.model) or offload()
+    events = pipe.stream("a red ball", image=np.zeros((64, 64, 3), np.uint8), **RUN)
+    next(event for event in events if isinstance(event, Preview))
+    events.close()
+    assert gone == [pipe.transformer, pipe.vae]
 
 
 def test_what_stays_on_a_card_stays(tiny_checkpoint):
