@@ -127,16 +127,20 @@ def watcher(app: App, live: LivePart, queue: Queue):
     drawn: dict[str, tuple[float, tuple, list[str]]] = {}  # for an owner, when, and of what moment
 
     def parts(owner: str, moment: tuple) -> list[str]:
-        """What an owner's pages show: drawn once for all of them, and anew as soon as anything changed."""
-        at, of, shown = drawn.get(owner, (0.0, (), []))
-        if of != moment or time.monotonic() - at > PAGE_EVERY / 2:
-            still = shown[len(live.outputs) :] if of == moment else beside(owner)
+        """What an owner's pages show: drawn once for all of them. A run is another at each step, so while one is busy
+        a drawing is good for a while.
+        """
+        at, of, shown = drawn.get(owner, (0.0, (None, None, None), []))
+        same, run = of[:2] == moment[:2], moment[2]
+        recent = time.monotonic() - at < PAGE_EVERY / 2
+        if not same or not (recent if run and run.busy else of[2] is run):
+            still = shown[len(live.outputs) :] if same else beside(owner)
             shown = [*live.show(owner), *still]
             drawn[owner] = time.monotonic(), moment, shown
         return shown
 
     def beside(owner: str) -> list[str]:
-        """What is another only when the moment is."""
+        """What a run does not change."""
         busy = bool(app.store.queue(owner)) if owner else False
         loaded = f"{app.worker.loaded.is_set()} {app.worker.error}"
         return [
@@ -163,8 +167,8 @@ def watcher(app: App, live: LivePart, queue: Queue):
         version, sent, now = None, None, None
         while True:
             # What the store says is read again when it changed; a run shows something new at any time.
-            moment = app.store.version, app.worker.live, app.worker.loaded.is_set()
-            busy = bool(moment[1] and moment[1].busy)
+            moment = app.store.version, app.worker.loaded.is_set(), app.worker.live
+            busy = bool(moment[2] and moment[2].busy)
             if moment != version or busy:
                 now, version = parts(owner, moment), moment
             if now != sent:
