@@ -338,7 +338,7 @@ def run(args: argparse.Namespace) -> int:
     except ListError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
-    except Stopped:
+    except (Stopped, KeyboardInterrupt):  # the second Ctrl-C does not wait for the step's end
         say("Stopped. The same command goes on from here.")
         return 130
     return report(items, left, ended)

@@ -8,6 +8,7 @@ keeps what is finished.
 
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -34,7 +35,7 @@ class Generation:
         `partial` it shows what there is, and the folder stays. `memory`: the plan, see `pyramid.memory`.
         """
         self.settings, self.checkpoint, self.given, self.path = settings, checkpoint, given, path
-        self.units, self.resumed, self.partial, self.notes = units, units is not None, partial, []
+        self.units, self.partial, self.notes = units, partial, []
         self.memory, self.plan, self.room = memory, None, True
         self.stop, self.second_device = threading.Event(), None
 
@@ -156,16 +157,19 @@ class Generation:
             return False
 
     def end(self, error: BaseException | None, stopped: bool = False) -> None:
-        """The folder goes with the video. After an error it stays, if anything in it is worth it, and after a stop
-        of a run that was resumed.
-        """
+        """The folder goes with the whole video. After an error or a stop it stays, if anything in it is worth it."""
         if self.units is None or self.partial:
             return
-        if (error is None and not (stopped and self.resumed)) or not self.units.load()[1]:
+        try:
+            worth = (error or stopped) and self.units.load()[1]
+        except ValueError:  # it has vanished meanwhile: what went wrong is told by `error`
+            worth = False
+        if not worth:
             self.units.remove()
-        else:
-            self.units.close()
-            print(f"To go on from the last finished unit: python -m pyramid resume {self.units.path}", file=sys.stderr)
+            return
+        self.units.close()
+        command = shlex.join(["python", "-m", "pyramid", "resume", str(self.units.path)])
+        print(f"To go on from the last finished unit: {command}", file=sys.stderr)
 
     def metadata(self) -> dict[str, Any]:
         """What the result says of itself, as far as it is known at the beginning."""

@@ -53,10 +53,11 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")  # may fail, too, where the disk is full
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite itself may have rolled back
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
             self.touch()
 
     def rows(self, query: str, values: Sequence = ()) -> list[sqlite3.Row]:

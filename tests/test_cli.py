@@ -184,10 +184,25 @@ def test_ctrl_c_keeps_the_finished_units_and_says_so(generate, monkeypatch):
     when_decoded(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
     code, out, err, files = generate("--num-frames", 25, "--steps", 1, "--video-steps", 1, "--seed", 1)
-    assert code == 130 and out.strip() == str(files[0]) and "2 of 4 units" in err
-    assert [path.name for path in files] == ["a-red-ball-1-partial.mp4"] and read_metadata(files[0])["partial"]
-    assert len(read_video(files[0], 64, 64, fps=8, num_frames=99)) == 9
+    assert code == 130 and "2 of 4 units" in err
+    shown = Path(out.strip())
+    assert shown.name == "a-red-ball-1-partial.mp4" and read_metadata(shown)["partial"]
+    assert len(read_video(shown, 64, 64, fps=8, num_frames=99)) == 9
     assert signal.getsignal(signal.SIGINT) is before
+
+    monkeypatch.undo()  # the command that it told goes on, to the whole video
+    assert cli.main(shlex.split(err.split("python -m pyramid ")[-1].splitlines()[0])) == 0
+    assert sorted(path.name for path in shown.parent.iterdir()) == [shown.name, "a-red-ball-1.mp4"]
+    assert len(read_video(shown.with_name("a-red-ball-1.mp4"), 64, 64, fps=8, num_frames=99)) == 25
+
+
+def test_a_folder_of_units_that_vanishes_hides_no_error(generate, monkeypatch, tmp_path):
+    def vanish():
+        shutil.rmtree(next(tmp_path.rglob(".*.units")))
+        raise OSError("the drive is gone")
+    when_decoded(monkeypatch, 0, vanish)
+    code, out, err, _ = generate("--num-frames", 25, "--steps", 1, "--video-steps", 1)
+    assert code == 1 and "the drive is gone" in err and "Traceback" not in err
 
 
 def test_ctrl_c_before_anything_is_made_leaves_nothing(generate, photo, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pyramid.database import Database
 from pyramid.files import PATTERN
 from pyramid.jobs import Job, JobStore, Limits, Output, State
 from pyramid.settings import Settings, SettingsError
@@ -332,3 +333,16 @@ def test_an_ended_job_goes_on_and_keeps_what_it_has(store):
         store.resume(ended(store, "done").id if store.claim() else "", "ana")
     with pytest.raises(ValueError, match="no unit of this job was finished"):
         store.decode_finished(ended(store, "stopped", State.STOPPED).id, "ana")
+
+
+def test_a_transaction_that_fails_at_its_end_leaves_the_file_usable(tmp_path):
+    """As on a full disk: the error is told, and the next change works."""
+    tables = "CREATE TABLE a (id PRIMARY KEY); CREATE TABLE b (a REFERENCES a DEFERRABLE INITIALLY DEFERRED);"
+    database = Database(tmp_path / "db.sqlite", [tables])
+    database.rows("PRAGMA foreign_keys = ON")
+    with pytest.raises(sqlite3.IntegrityError), database.change() as db:
+        db.execute("INSERT INTO b VALUES (1)")  # refused at COMMIT only
+    with database.change() as db:
+        db.execute("INSERT INTO a VALUES (2)")
+    assert [tuple(row) for row in database.rows("SELECT * FROM a")] == [(2,)] and not database.rows("SELECT * FROM b")
+    database.close()
