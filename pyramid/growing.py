@@ -13,6 +13,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -69,7 +70,8 @@ class GrowingClip:
         self._clips.append(path)
         self.told(path)
         if len(self._clips) > 2:
-            self._clips[-3].unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows, while a browser still reads it: the folder goes with the job
+                self._clips[-3].unlink(missing_ok=True)
 
     def _encode(self, frames: np.ndarray) -> bytes:
         """A piece of H.264 that begins with a key frame."""
