@@ -21,6 +21,7 @@ from rich.table import Table
 
 from pyramid.events import Unit
 from pyramid.latents import MINIFLUX, denormalize, history
+from pyramid.machine import peak_bytes
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.layers import Linear
 from pyramid.models.vae import CausalVideoVAE
@@ -224,14 +225,7 @@ def peak_memory(device):
     """Most bytes in use so far: on the card, or by this process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        import psutil  # accelerate brings it
-
-        return psutil.Process().memory_info().peak_wset
-    import resource  # not on Windows
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
+    return peak_bytes()
 
 
 def forward_table(forwards, peak):

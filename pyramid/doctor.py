@@ -136,7 +136,8 @@ def with_cuda(name: str, capability: tuple[int, int], built: list[str], driver: 
 def memory() -> list[Finding]:
     """Free graphics and main memory, and the plan that the embedded model gets."""
     from pyramid.checkpoints import find
-    from pyramid.memory import Machine, cpu_dtype, describe, make_plan
+    from pyramid.machine import Machine, cpu_dtype
+    from pyramid.memory import describe, make_plan
 
     machine = Machine.here()
     dtype = str(cpu_dtype()).removeprefix("torch.")

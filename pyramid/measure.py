@@ -59,7 +59,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
 def run(args: argparse.Namespace) -> int:
     """Print what was asked for."""
     from pyramid.checkpoints import find, verify
-    from pyramid.memory import Machine, make_plan, plans
+    from pyramid.machine import Machine
+    from pyramid.memory import make_plan, plans
 
     settings = settings_from(args)
     if args.measure or args.means:

@@ -9,8 +9,7 @@
 decoding unit by unit. `__call__` consumes it. A pipeline keeps no state of a run, so several may be open at
 once, and one that was stopped, closed or failed leaves nothing behind.
 
-Large frames: `pipe.vae.enable_tiling()` bounds the decode's memory, `pipe.enable_model_cpu_offload()` keeps
-one model at a time on the card and decodes after all units are sampled.
+`pipe.vae.enable_tiling()` bounds a decode's memory; `pipe.enable_model_cpu_offload()` decodes after sampling.
 
 Precision: the models run in their own dtype (bfloat16 or float32); noise, jumps, guidance, Euler steps and
 latent scales are float32.

@@ -117,9 +117,10 @@ def forget(place: Path) -> None:
 def load(place: Path) -> None:
     """In the new process: a picture, and the peaks by phase on stdout as JSON."""
     from pyramid.checkpoints import find
+    from pyramid.machine import Machine
     from pyramid.measure import watched
-    from pyramid.memory import Machine, make_plan
     from pyramid.memory import load_pipeline as load_by
+    from pyramid.memory import make_plan
     from pyramid.settings import Settings
 
     checkpoint = find(place)

@@ -16,6 +16,11 @@ from safetensors.torch import load_file
 GOLDENS = Path(__file__).parent / "data" / "goldens"
 
 
+def error(ours, theirs) -> float:
+    """The largest difference as a share of the largest value."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
 def pytest_configure(config):
     """Before any test module is imported: neither downloads, nor the user's own cache, nor all the cores."""
     os.environ["HF_HUB_OFFLINE"] = "1"

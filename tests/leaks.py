@@ -16,7 +16,7 @@ import torch
 
 from pyramid.events import Preview
 from pyramid.ladder import free
-from pyramid.memory import keep_freed_memory
+from pyramid.machine import keep_freed_memory
 from pyramid.pipeline import PyramidFlowPipeline
 from pyramid.settings import frames_of
 

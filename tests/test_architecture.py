@@ -33,9 +33,10 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "export": {"files", "preview", "settings", "video"},
     "estimate": {"settings", "checkpoints"},
     "loading": {"models", "text"},
-    "memory": {"settings", "checkpoints", "estimate", "loading", "pipeline"},
-    "doctor": {"settings", "checkpoints", "memory"},
-    "measure": {"settings", "checkpoints", "memory", "loading", "estimate", "pipeline", "events"},
+    "machine": {"settings"},
+    "memory": {"settings", "checkpoints", "estimate", "loading", "machine", "pipeline"},
+    "doctor": {"settings", "checkpoints", "machine", "memory"},
+    "measure": {"settings", "checkpoints", "machine", "memory", "loading", "estimate", "pipeline", "events"},
     "sampler": {"schedule", "latents", "events"},
     "request": {"settings", "sampler", "text", "video", "events"},
     "pipeline": {"request", "sampler", "text", "models", "loading", "checkpoints", "video", "settings", "events"}
@@ -52,9 +53,9 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "run": {"jobs", "speed", "growing", "recovery", "ladder", "export", "files", "video", "preview", "events"}
     | {"checkpoints", "latents"},
     "worker": {"jobs", "run", "speed", "files", "settings", "checkpoints", "memory", "loading", "ladder", "preview"},
-    "bench": {"models", "schedule", "latents", "sampler", "pipeline", "settings", "events", "video"},
+    "bench": {"machine", "models", "schedule", "latents", "sampler", "pipeline", "settings", "events", "video"},
     "training": {"training", "models", "schedule", "latents", "text", "video", "checkpoints"}
-    | {"memory"},
+    | {"machine"},
     "ui": {"ui", "jobs", "worker", "run", "record", "settings", "files", "preview", "video", "export", "checkpoints"}
     | {"download", "memory", "presets", "text", "speed"},
 }
@@ -133,11 +134,11 @@ def test_importing_the_package_needs_no_card_and_no_page():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", [*modules(), ROOT / "app.py", ROOT / "launch.py"], ids=str)
+@pytest.mark.parametrize("path", [*modules(), *ROOT.glob("*.py"), *ROOT.glob("tests/*.py")], ids=str)
 def test_files_say_what_they_are_and_stay_short(path):
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), f"{path} opens without saying what it is"
-    assert len(text.splitlines()) <= 450, f"{path} has {len(text.splitlines())} lines"
+    assert len(text.splitlines()) <= 400, f"{path} has {len(text.splitlines())} lines"
 
 
 def test_ruff_is_content():

@@ -8,6 +8,7 @@ import pathlib
 
 import pytest
 import torch
+from conftest import error
 from safetensors.torch import load_file
 
 from pyramid.models.flux import PyramidFluxTransformer
@@ -44,10 +45,6 @@ def inputs(golden):
     """One forward of stage 2 with history at every resolution; the two prompts differ in length."""
     return {"clips": [golden[f"clip{i}"] for i in range(4)], "timestep": golden["timestep"],
             **{name: golden[name] for name in PROMPT}}
-
-
-def error(result, expected):
-    return ((result - expected).abs().max() / expected.abs().max()).item()
 
 
 def row(inputs, index):

@@ -20,7 +20,8 @@ from pyramid import cli, ladder
 from pyramid.checkpoints import find
 from pyramid.events import Finished, Frames, Preview, Status, Unit
 from pyramid.ladder import DoesNotFit, is_out_of_memory, tighten
-from pyramid.memory import GIB, Machine, compare, describe, load_pipeline, make_plan
+from pyramid.machine import GIB, Machine
+from pyramid.memory import compare, describe, load_pipeline, make_plan
 from pyramid.pipeline import PyramidFlowPipeline
 from pyramid.settings import Settings
 from pyramid.video import read_metadata, read_video

@@ -16,7 +16,8 @@ from pyramid.estimate import Shape, Size, component_sizes, decoder_elements, til
 from pyramid.events import Preview
 from pyramid.latents import history
 from pyramid.loading import fetch_ahead, lift, load_text, place
-from pyramid.memory import Machine, Part, cgroup_limits, load_pipeline, make_plan, plans
+from pyramid.machine import Machine, cgroup_limits
+from pyramid.memory import Part, load_pipeline, make_plan, plans
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.pipeline import PyramidFlowPipeline

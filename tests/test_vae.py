@@ -5,16 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import error
 
 from pyramid.models.causal import CausalConv3d, FrameCache
 from pyramid.models.vae import CausalVideoVAE, DecoderStream, _fade
 
 DATA = Path(__file__).parent / "data"
-
-
-def error(value, expected):
-    """The largest difference as a share of the largest value."""
-    return ((value - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.fixture
