@@ -16,6 +16,7 @@ import re
 import signal
 import string
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -40,6 +41,7 @@ MAX_WORDS = 60                         # characters of a prompt in a name
 MAX_NAME = 200                         # bytes of a name: file systems take 255, endings and numbers come on top
 MEMBER = "settings.json"               # of a zip of pictures
 _held: dict[Path, int] = {}            # files that this process has claimed -> their open handles
+_claims = threading.RLock()            # of its threads, one at a time changes what is held
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)  # no names of files on Windows
 
 
@@ -172,10 +174,11 @@ def sweep(folder: Path) -> None:
     """Delete the temporary files of processes that were killed: nobody holds those."""
     for path in folder.glob(".*.part*.*") if fcntl else ():
         part = path.with_name(path.name.replace(".part-tagged.", ".part."))  # who holds the one holds both
-        if path.is_file() and hold(part):
-            path.unlink(missing_ok=True)
-            part.unlink(missing_ok=True)
-            let_go(part)
+        with _claims:  # between the last unlink and `let_go`, another thread may not make the name its own
+            if path.is_file() and hold(part):
+                for name in dict.fromkeys((path, part)):  # once each: the next file of that name is another writer's
+                    name.unlink(missing_ok=True)
+                let_go(part)
 
 
 def hold(path: Path) -> bool:
@@ -183,27 +186,28 @@ def hold(path: Path) -> bool:
     or this one already, has it. The system gives it back however a process ends; where it has no such locks
     (Windows, some network drives) every claim succeeds.
     """
-    for gone in [held for held, handle in list(_held.items()) if not _is_of(handle, held)]:
-        let_go(gone)  # deleted, or deleted and made anew
-    if path in _held:
-        return False
-    if not fcntl:
-        path.touch()
-        return True  # without an open file: it could be neither renamed nor deleted
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_of(handle, path):
-            raise BlockingIOError  # swept away between opening and locking
-    except BlockingIOError:
-        os.close(handle)
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+    with _claims:
+        for gone in [held for held, handle in _held.items() if not _is_of(handle, held)]:
+            let_go(gone)  # deleted, or deleted and made anew
+        if path in _held:
+            return False
+        if not fcntl:
+            path.touch()
+            return True  # without an open file: it could be neither renamed nor deleted
+        handle = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_of(handle, path):
+                raise BlockingIOError  # swept away between opening and locking
+        except BlockingIOError:
             os.close(handle)
-            raise
-    _held[path] = handle
-    return True
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                os.close(handle)
+                raise
+        _held[path] = handle
+        return True
 
 
 def _is_of(handle: int, path: Path) -> bool:
@@ -216,8 +220,9 @@ def _is_of(handle: int, path: Path) -> bool:
 
 def let_go(path: Path) -> None:
     """The opposite of `hold`; nothing happens where it is not held."""
-    if (handle := _held.pop(path, None)) is not None:
-        os.close(handle)
+    with _claims:
+        if (handle := _held.pop(path, None)) is not None:
+            os.close(handle)
 
 
 def _names(path: Path) -> Iterator[Path]:

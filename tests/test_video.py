@@ -5,6 +5,7 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from pyramid.files import publish, reserve
 from pyramid.settings import Settings
 from pyramid.video import (
     VideoWriter,
@@ -272,17 +274,29 @@ def test_names_never_overwrite(tmp_path):
     assert [path.name for path in stills] == ["out.png", "out-2.png"]
 
 
-def test_names_are_unique_when_many_write_at_once(tmp_path):
-    start = threading.Barrier(8)
+@pytest.fixture
+def hasty_threads():
+    """Threads that take turns a hundred times as often as they do by default, so that races show."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before / 100)
+    yield
+    sys.setswitchinterval(before)
 
-    def save(number):
-        start.wait()
-        return write_picture(tmp_path / "out.png", clip()[0], METADATA | {"number": number})
 
-    with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(save, range(8)))
-    assert len(set(paths)) == 8 and set(tmp_path.iterdir()) == set(paths)
-    assert [read_metadata(path)["number"] for path in paths] == list(range(8))
+def test_names_are_unique_when_many_write_at_once(tmp_path, hasty_threads):
+    for folder in (tmp_path / str(turn) for turn in range(100)):
+        start = threading.Barrier(8)
+
+        def save(number, folder=folder, start=start):
+            start.wait()
+            part, path = reserve(folder / "out.txt")
+            part.write_text(str(number))
+            return publish(part, path)
+
+        with ThreadPoolExecutor(8) as pool:
+            paths = list(pool.map(save, range(8)))
+        assert len(set(paths)) == 8 and set(folder.iterdir()) == set(paths)
+        assert [path.read_text() for path in paths] == [str(number) for number in range(8)]
 
 
 def test_a_name_taken_meanwhile_is_not_replaced(tmp_path):
