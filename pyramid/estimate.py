@@ -22,6 +22,7 @@ from pyramid.checkpoints import Checkpoint, read_json, weight_files
 from pyramid.settings import Settings
 
 ITEM = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I8": 1, "U8": 1}
+TEXT = 32    # tokens of a usual prompt; memory is counted for the 128 that there can be
 PEAK_CPU, PEAK_GPU = 12.0, 17.0     # tensors of (rows, tokens, width) alive at once: chunked on a CPU, whole on a card
 
 
@@ -141,7 +142,7 @@ class Shape:
             back = self.stages - 1 - stage
             levels = [(self.width * self.height // 256) >> 2 * (back + age) for age in range(self.stages)]
             past = sum(max(levels[min(age, self.stages - 1)], levels[-1]) for age in range(self.units - 1))
-            tokens = levels[0] + past + 128
+            tokens = levels[0] + past + TEXT
             block = 24 * tokens * self.dim**2 + 2 * tokens**2 * self.dim   # attention to prefixes: half of it
             forwards.append(float(self.rows * self.layers * block))
         return forwards, decoder_flops(self.vae, self.width // 8, self.height // 8)
