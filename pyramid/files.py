@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from glob import escape
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,21 @@ def publish(part: Path, path: Path) -> Path:
             return name
         os.unlink(part)
         return name
+
+
+def result_of(run: str, beginning: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The file that was published of a run, its name beginning as given, and its metadata; None without any.
+
+    Found by the mark `run` in its metadata: the name may have become the next free one.
+    """
+    for file in sorted(beginning.parent.glob(f"{escape(beginning.name)}*")):
+        try:
+            metadata = read_metadata(file)
+        except ValueError:  # somebody else's
+            continue
+        if metadata.get("run") == run and file.suffix != ".json":
+            return file, metadata
+    return None
 
 
 def sweep(folder: Path) -> None:

@@ -20,12 +20,13 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pyramid.database import Database
-from pyramid.files import sidecar_of
-from pyramid.record import ENDED, Job, Limits, Output, State
+from pyramid.files import file_name, result_of, sidecar_of
+from pyramid.record import ENDED, Job, Limits, Output, State, search_words
 from pyramid.settings import MAX_SEED, Settings, SettingsError
 from pyramid.sources import Source
 
@@ -84,7 +85,7 @@ class JobStore(Database):
                         "INSERT INTO jobs (id, owner, state, position, settings, output, words, created, parent)"
                         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         (job_id, owner, State.QUEUED, last + 1, _json(settings.to_dict()),
-                         _json(asdict(output or Output())), _words(settings), time.time(), parent),
+                         _json(asdict(output or Output())), search_words(settings), time.time(), parent),
                     )  # fmt: skip
             except BaseException:
                 shutil.rmtree(self.private / "inputs" / job_id, ignore_errors=True)
@@ -135,7 +136,7 @@ class JobStore(Database):
                 source.write(folder)
             elif not source:
                 shutil.rmtree(folder, ignore_errors=True)
-            values = _json(settings.to_dict()), _json(asdict(output or job.output)), _words(settings), job_id
+            values = _json(settings.to_dict()), _json(asdict(output or job.output)), search_words(settings), job_id
             with self.change() as db:
                 db.execute("UPDATE jobs SET settings = ?, output = ?, words = ? WHERE id = ?", values)
             return self.get(job_id)
@@ -222,6 +223,11 @@ class JobStore(Database):
         """The folder of a job's finished units (`pyramid.recovery`) and clean estimates; it may not exist."""
         return self.private / "units" / job.id
 
+    def target_of(self, job: Job) -> Path:
+        """What a job's result is to be called, without the ending; the next free name is taken."""
+        when = datetime.fromtimestamp(job.created)
+        return self.folder / file_name(job.output.pattern, job.settings, index=int(job.position), when=when)
+
     # -- what the worker does
 
     def claim(self) -> Job | None:
@@ -294,7 +300,7 @@ class JobStore(Database):
     def recover(self) -> list[Job]:
         """At the start: what was running when the program ended is INTERRUPTED. Returns those jobs.
 
-        Folders that belong to no job, and clips that were growing, are removed.
+        One whose result had just been published has that. Folders of no job, and clips that were growing, are removed.
         """
         with self.change() as db:
             rows = db.execute(
@@ -306,9 +312,19 @@ class JobStore(Database):
             for folder in (self.private / name).iterdir():
                 if name == "live" or folder.name not in known:
                     shutil.rmtree(folder, ignore_errors=True)
-        return [self._job(row) for row in rows]
+        return [self._published(self._job(row)) for row in rows]
 
     # -- inside
+
+    def _published(self, job: Job) -> Job:
+        """A job that ended with the program: with its result, should that be there."""
+        found = result_of(job.id, self.target_of(job))
+        if not found:
+            return job
+        path, told = found
+        state, done = (State.PARTIAL, job.units_done) if told.get("partial") else (State.DONE, job.settings.units)
+        return self.finish(job.id, state, path=path, notes=told.get("notes", ()), timings=told.get("timings"),
+                           units_done=done)  # fmt: skip
 
     def _set(self, job_id: str, **values: Any) -> None:
         with self.change() as db:
@@ -377,13 +393,6 @@ class JobStore(Database):
 
 # ------------------------------------------------------------------------------------------------------------
 # Small parts of the above
-
-
-def _words(settings: Settings) -> str:
-    """What a search looks through; SQLite itself knows small and capital letters only of ASCII."""
-    s = settings
-    words = s.prompt, s.seed, s.model, s.variant, s.preset or "", s.image or s.video or ""
-    return " ".join(map(str, words)).casefold()
 
 
 def _json(value: Any) -> str:

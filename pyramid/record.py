@@ -103,3 +103,10 @@ class Limits:
             if self.max_steps is not None and (most := max(getattr(s, name))) > self.max_steps:
                 raise SettingsError(name, f"{name} = {most}: at most {self.max_steps} steps a stage are allowed, so "
                                           "ask for fewer")  # fmt: skip
+
+
+def search_words(settings: Settings) -> str:
+    """What a search looks through; SQLite itself knows small and capital letters only of ASCII."""
+    s = settings
+    words = s.prompt, s.seed, s.model, s.variant, s.preset or "", s.image or s.video or ""
+    return " ".join(map(str, words)).casefold()

@@ -17,12 +17,11 @@ import json
 import os
 import shutil
 import zlib
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramid.events import Unit
-from pyramid.files import hold, let_go, read_metadata
+from pyramid.files import hold, let_go, result_of
 from pyramid.settings import Settings, frames_of
 
 if TYPE_CHECKING:
@@ -104,22 +103,12 @@ class UnitsFolder:
             raise ValueError(f"{self._about} cannot be read: {error}") from None
 
     def result(self) -> Path | None:
-        """The whole video of this run, where it is there already: killed between publishing it and `remove`.
-
-        Found by the mark of `begin`'s inputs, which the video carries too: its name may have become the next free one.
-        """
+        """The whole video of this run, where it is there already: killed between publishing it and `remove`."""
         inputs = self.about()["inputs"]
         if "run" not in inputs:
             return None
-        name = Path(inputs["result"])
-        for path in self.path.parent.glob(f"{escape(name.stem)}*{escape(name.suffix)}"):
-            try:
-                metadata = read_metadata(path)
-            except ValueError:  # somebody else's
-                continue
-            if metadata.get("run") == inputs["run"] and not metadata.get("partial"):
-                return path
-        return None
+        found = result_of(inputs["run"], self.path.with_name(Path(inputs["result"]).stem))
+        return found[0] if found and not found[1].get("partial") else None
 
     def remove(self) -> None:
         """Delete it all."""

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from PIL import Image
 
 from pyramid.events import Finished, Frames, Preview, Status, Unit
 from pyramid.export import KINDS, open_writer
-from pyramid.files import describe, file_name, let_go
+from pyramid.files import describe, let_go
 from pyramid.growing import GrowingClip
 from pyramid.jobs import Job, JobStore, State
 from pyramid.ladder import stream
@@ -165,8 +164,7 @@ class Run:
 
     def _make(self) -> None:
         s, job = self.job.settings, self.job
-        name = file_name(job.output.pattern, s, index=int(job.position), when=datetime.fromtimestamp(job.created))
-        target = self.store.folder / name
+        target = self.store.target_of(job)
         live = self.store.private / "live" / job.id
         self._show(notes=self._loaded.changes)
         self._units = UnitsFolder(self.store.units_of(job))
@@ -240,7 +238,7 @@ class Run:
         if self.job.owner != "local" and Path(s.model).is_dir():
             s = replace(s, model=Path(s.model).name)  # where models lie is nobody else's business
         more = {"source": {"name": path.name, "hash": fingerprint(path)[:16]}} if path else {}
-        return describe(s, self._loaded.identity, **more)
+        return describe(s, self._loaded.identity, run=self.job.id, **more)
 
     def _outcome(self) -> dict[str, Any]:
         """What is known at the end only."""

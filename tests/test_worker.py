@@ -18,7 +18,7 @@ from pyramid.files import read_metadata
 from pyramid.jobs import Job, JobStore, Output, State
 from pyramid.preview import load_estimates
 from pyramid.recovery import UnitsFolder
-from pyramid.speed import Speeds, cost, rows, steps_of
+from pyramid.speed import Speeds
 from pyramid.video import read_frames
 from pyramid.worker import Live, Worker
 
@@ -355,36 +355,18 @@ def test_the_finished_units_of_an_ended_job_become_a_video(worker):
     assert until(worker, lambda: (live := worker.live).job.id == more.id and live.at and live).at.unit == 2
     worker.stop(more.id, keep=False)
     assert finish(worker, more).state is State.STOPPED and decoded.path.exists()
+    found = after_a_kill(worker, decoded)
+    assert (found.state, found.path, found.units_done) == (State.PARTIAL, decoded.path, 2)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Speed
+def after_a_kill(worker: Worker, job: Job) -> Job:
+    """What a start makes of an ended job, had the program been killed between publishing its result and noting it."""
+    with worker.store.change() as db:
+        db.execute("UPDATE jobs SET state = 'running', path = NULL, timings = '{}' WHERE id = ?", [job.id])
+    return worker.store.recover()[0]
 
 
-def test_seconds_follow_what_was_measured(tmp_path, tiny_checkpoint):
-    from pyramid.settings import Settings
-
-    speeds, settings = Speeds(tmp_path / "speed.json"), Settings(prompt="x", num_frames=25)
-    assert speeds.estimate("here", settings) is None and speeds.step_seconds("here", 100) is None
-    for unit, stage in steps_of(settings):
-        speeds.step("here", tokens := cost(settings, unit, stage), 0.01 + 1e-5 * tokens)
-    speeds.decoded("here", 128 * 128, 0.1)
-    speeds.began("here", 2.0)
-    assert speeds.step_seconds("here", 5000) == pytest.approx(0.06)
-    steps = sum(0.01 + 1e-5 * cost(settings, *step) for step in steps_of(settings))
-    assert speeds.estimate("here", settings) == pytest.approx(2 + steps + 25 * 0.1)
-    assert speeds.estimate("elsewhere", settings) is None
-    speeds.save()
-    assert Speeds(speeds.path).step_seconds("here", 5000) == pytest.approx(0.06)
-    speeds.path.write_text("{damaged")
-    assert Speeds(speeds.path).estimate("here", settings) is None
-
-
-def test_guidance_doubles_a_step_and_given_units_cost_none():
-    from pyramid.settings import Settings
-
-    s = Settings(prompt="x", num_frames=25, guidance_scale=1.0, video_guidance_scale=4.0, guidance_decay=1.0,
-                 min_guidance_scale=1.0)
-    assert [rows(replace(s, guidance_decay=0.0), unit) for unit in range(4)] == [1, 2, 2, 2]
-    assert [rows(s, unit) for unit in range(4)] == [1, 2, 2, 1]
-    assert len(steps_of(s)) == 120 and len(steps_of(s, given=1)) == 90 and steps_of(s, 3)[0] == (3, 0)
+def test_a_result_published_just_before_a_kill_is_not_made_again(worker):
+    done = finish(worker, add(worker, seed=31, num_frames=9, output=Output(pattern="odd.name-{seed}")))
+    found = after_a_kill(worker, done)
+    assert found.timings.keys() == done.timings.keys() and found.path == done.path and found.state is State.DONE
