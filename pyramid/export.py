@@ -247,7 +247,7 @@ def _side_by_side(panels: list[Image.Image], size: tuple[int, int]) -> Image.Ima
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(15)
     for number, panel in enumerate(panels):
         left, last = gap + number * (width + gap), number == len(panels) - 1
-        large = panel.resize((width, height), Image.Resampling.LANCZOS if last else Image.Resampling.NEAREST)
+        large = panel.resize((width, height), Image.Resampling.LANCZOS)
         whole.paste(large, (left, gap))
         shown = [side >> max(len(panels) - 2 - number, 0) for side in size]  # pixels; the last stage has the result's
         words = "Result" if last else f"Stage {number + 1}"

@@ -81,7 +81,8 @@ def make(page: Page, prompt: str, seed: int) -> None:
 
 def save(page: Page, name: str) -> None:
     """A picture of the page as it is seen, once its clips can be seen; PNG in few colours would hide the previews."""
-    page.wait_for_function("() => [...document.querySelectorAll('#large video')].every(v => v.readyState >= 2)")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#large video, .media video')].every(clip => clip.readyState >= 2)")
     page.screenshot(animations="disabled", path=PICTURES / f"{name}.webp.png")
     from PIL import Image
 
