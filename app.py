@@ -21,7 +21,7 @@ import threading
 from pathlib import Path
 
 from pyramid.cli import Parser
-from pyramid.settings import DTYPES, MODELS
+from pyramid.settings import DTYPES, MACHINE, MODELS, QUANTISE
 
 ROOT = Path(__file__).resolve().parent
 # Limits where others can come in; None: the pixels of the largest size that the model was trained for.
@@ -34,6 +34,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--model", default="embedded", help=f"{', '.join(MODELS)}, a folder or a repository (default: embedded)")
     add("--variant", help="which transformer of the model, such as 384p")
     add("--dtype", default="auto", choices=DTYPES, help="precision (default: what suits the device)")
+    add("--quantise", default="none", choices=QUANTISE, help="weights in fewer bits: see generate --help")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--memory", default="auto", help="how the model is laid out in memory: auto, max, balanced, low, tiny, cpu")
     add("--output-dir", type=Path, default=Path("outputs"), help="where results, queue and history are kept")
@@ -131,8 +132,8 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
     limits = limits_of(options, local)
     store = JobStore(options.output_dir, limits)
     try:
-        worker = Worker(store, model=options.model, variant=options.variant, dtype=options.dtype,
-                        device=options.device, memory=options.memory, begin=begin)  # fmt: skip
+        machine = {name: getattr(options, name) for name in (*MACHINE, "memory")}
+        worker = Worker(store, model=options.model, variant=options.variant, begin=begin, **machine)
     except ValueError:
         store.close()
         raise

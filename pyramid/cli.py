@@ -39,7 +39,8 @@ FLAGS = {  # settings that have a flag of their own name, or of the one given he
     "negative_prompt": None, "prompt_suffix": None, "image": None, "video": None, "fit": None, "num_frames": None,
     "fps": None, "width": None, "height": None, "num_inference_steps": "steps",
     "video_num_inference_steps": "video_steps", "guidance_scale": "guidance", "video_guidance_scale": "video_guidance",
-    "guidance_decay": None, "min_guidance_scale": "min_guidance", "seed": None, "dtype": None, "device": None,
+    "guidance_decay": None, "min_guidance_scale": "min_guidance", "seed": None, "dtype": None, "quantise": None,
+    "device": None,
 }
 
 
@@ -131,6 +132,9 @@ def _generate_arguments(sub: argparse.ArgumentParser) -> None:
     add("--model", help=f"{', '.join(MODELS)}, a folder, or a repository (default: embedded)")
     add("--variant", help="which of the model's transformers, such as 384p (default: its first)")
     add("--dtype", help=f"precision: {', '.join(DTYPES)} (default: what suits the device)")
+    add("--quantise", metavar="HOW", help="weights in fewer bits: int8 or nf4 (bitsandbytes: T5 where it is loaded "
+                                           "whole, on a CUDA card the transformer), fp8 (storage of the transformer), "
+                                           "none (default)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--second-device", metavar="DEVICE", help="reads prompts and makes frames, such as cuda:1 beside cuda:0")
     add("--memory", default="auto", metavar="PLAN", help="auto, max, balanced, low, tiny or cpu: see the command plan")

@@ -41,8 +41,9 @@ class Generation:
 
     def run(self) -> int:
         from pyramid import ladder
-        from pyramid.memory import compare, describe, load_for
+        from pyramid.memory import compare, describe, load_for, make_plan
 
+        make_plan(self.checkpoint, self.settings, wanted=self.memory)  # a refusal comes before anything is shown
         with self.interruptible(), Display(self.settings) as display:
             display.phase("Loading the model")
             pipeline, note = ladder.load(load_for, self.settings, self.memory)

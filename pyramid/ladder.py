@@ -226,15 +226,20 @@ def _narrow(model, name: str) -> str | None:
     """bfloat16 in place, weight by weight, so that there are never two copies of the model."""
     import torch
 
-    if model.dtype != torch.float32 or _hooked(model):
+    from pyramid.loading import is_cast
+
+    if model.dtype != torch.float32 or _hooked(model) or is_cast(model):
         return None
     torch.nn.Module.to(model, torch.bfloat16)  # diffusers' own warns of what is meant here
     return f"{name} computes in bfloat16 instead of float32"
 
 
 def _hooked(model) -> bool:
-    """Whether diffusers' group offload moves this model's weights about: those must not be changed by others."""
-    return any(getattr(part, "_diffusers_hook", None) and part._diffusers_hook.hooks for part in model.modules())
+    """Whether others hold this model's weights: diffusers' group offload, or bitsandbytes. They must not be moved."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        return True
+    registries = (getattr(part, "_diffusers_hook", None) for part in model.modules())
+    return any(registry is not None and set(registry.hooks) - {"layerwise_casting"} for registry in registries)
 
 
 RUNGS: dict[str, tuple[Callable[[Any, dict], str | None], ...]] = {

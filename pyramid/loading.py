@@ -26,7 +26,9 @@ from pyramid.text import Part as Encoder
 from pyramid.text import TextEncoders, find_parts, load_encoder
 
 TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
-QUANTISED_BYTES = {"int8": 1.2, "nf4": 0.8}   # a parameter of T5: embeddings and one layer in eight stay as they are
+# Bytes a parameter where the rest stays in bfloat16: of T5 embeddings and one layer in eight, of miniFLUX a quarter.
+TEXT_BYTES = {"int8": 1.2, "nf4": 0.8}
+TRANSFORMER_BYTES = {"int8": 1.3, "nf4": 0.95, "fp8": 1.3}
 SKIP = ["proj_out", "x_embedder", "context_embedder", "time_text_embed", "norm_out", "norm1", "norm1_context", "norm",
         "pos_embed"]                          # small, or what quantisation hurts most
 
@@ -100,6 +102,8 @@ def place(pipe, plan) -> None:
         pipe.vae.enable_tiling(plan.tile)
     else:
         pipe.vae.disable_tiling()
+    if plan.transformer.quantised == "fp8" and not is_cast(pipe.transformer):
+        pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, plan.transformer.dtype))
     if plan.transformer.offload == "model":
         pipe.enable_model_cpu_offload(device=plan.transformer.device)
     else:
@@ -107,6 +111,12 @@ def place(pipe, plan) -> None:
         place_model(pipe.vae, plan.vae)
     pipe.tile_first = plan.window == 0
     pipe.plan = plan
+
+
+def is_cast(module) -> bool:
+    """Whether diffusers keeps the weights of this model in a narrower type than it computes in."""
+    registries = (getattr(part, "_diffusers_hook", None) for part in module.modules())
+    return any(registry is not None and registry.get_hook("layerwise_casting") for registry in registries)
 
 
 def lift(pipe) -> None:
@@ -124,8 +134,6 @@ def lift(pipe) -> None:
 def place_model(module, part) -> None:
     """Put one model, which no hook moves about, where a plan's `part` wants it."""
     device = torch.device(part.device)
-    if part.quantised == "fp8":
-        module.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, part.dtype))
     if part.quantised in ("int8", "nf4"):
         return   # bitsandbytes has put it on its card
     if part.offload not in ("block", "leaf"):

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pyramid.settings import DTYPES, MODELS, Settings, frames_for_seconds
+from pyramid.settings import DTYPES, MODELS, QUANTISE, Settings, frames_for_seconds
 
 PROMPT = "a red ball moves to the right over a green meadow"
 
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-frames", type=int, help="1 + 8k frames")
     add("--seconds", type=float, help="length, in place of --num-frames")
     add("--dtype", choices=DTYPES, default="auto")
+    add("--quantise", choices=QUANTISE, default="none")
     add("--device", default="auto")
     add("--memory", default="auto", help="the plan to choose: auto, max, balanced, low, tiny, cpu")
     add("--measure", action="store_true", help="run the chosen plan in a new process, one step a stage")
@@ -49,7 +50,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
     checkpoint = find(args.model, args.variant)
     start = Settings.for_model(args.model, checkpoint.variant, expects=checkpoint.defaults, prompt=PROMPT, seed=1,
-                               dtype=args.dtype, device=args.device)
+                               dtype=args.dtype, quantise=args.quantise, device=args.device)
     changes = {name: getattr(args, name) for name in ("width", "height", "num_frames") if getattr(args, name)}
     if args.seconds:
         changes["num_frames"] = frames_for_seconds(args.seconds, start.fps)

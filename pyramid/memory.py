@@ -24,6 +24,7 @@ from pyramid.machine import GIB, Machine, cpu_dtype, keep_freed_memory, peak_byt
 from pyramid.settings import Settings, SettingsError
 
 NAMES = ("max", "balanced", "low", "tiny", "cpu")
+BITSANDBYTES = ("int8", "nf4")
 # Measured on Linux x86-64, torch 2.13 for CPUs: the process with all its libraries, and what one run adds besides its
 # tensors; then the ratio of what the process grows to the bytes of tensors alive, as the C library hands out memory
 # and oneDNN keeps blocked copies.
@@ -43,7 +44,8 @@ MATMUL_SHARE, CONV_SHARE = 0.55, 0.25   # of the rate of a large matrix product,
 @dataclass(frozen=True)
 class Part:
     """Where a component lives and how. offload: "" stays, "free" goes after use, "model" comes as a whole, "block"
-    or "leaf" comes layer by layer. quantised: "", "int8" or "nf4" (bitsandbytes), "fp8" (storage only)."""
+    or "leaf" comes layer by layer. quantised: "", "int8" or "nf4" (bitsandbytes), "fp8" (layerwise casting: stored in
+    8 bit, computed in `dtype`)."""
 
     device: str
     dtype: str
@@ -104,35 +106,59 @@ def make_plan(checkpoint: Checkpoint, settings: Settings, machine: Machine | Non
 
 
 def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None) -> list[Plan]:
-    """All plans for this machine, fastest first: of each name the variant with the largest tiles that fits."""
+    """All plans for this machine, fastest first: of each name the variant with the largest tiles that fits.
+
+    Raises SettingsError for a precision that this machine is no place for.
+    """
     machine = machine or Machine.here(settings.device)
-    sizes, shape = component_sizes(checkpoint), Shape.of(checkpoint, settings)
     card = machine.device != "cpu" and settings.device != "cpu"
+    check_precision(settings, machine if card else replace(machine, device="cpu"))
+    sizes, shape = component_sizes(checkpoint), Shape.of(checkpoint, settings)
+    # What bitsandbytes has put on a card stays there.
+    names = ("max", "balanced", "cpu") if settings.quantise in BITSANDBYTES else NAMES
     found = []
-    for name in NAMES if card else ("cpu",):
+    for name in names if card else ("cpu",):
         variants = [judge(plan, sizes, shape, settings, machine) for plan in _variants(name, settings, machine)]
         variants = [plan for plan in variants if plan.tile is None or plan.tile < max(shape.width, shape.height)]
         found.append(next((plan for plan in variants if plan.fits), variants[-1]))
     return found
 
 
+def check_precision(settings: Settings, machine: Machine) -> None:
+    """Raises SettingsError where `machine` cannot compute or quantise in this way, or gains nothing by it."""
+    kind = settings.quantise
+    if settings.dtype == "float16" and machine.device == "cpu":
+        raise SettingsError("dtype", "dtype = 'float16' is for cards: a processor is slower in it and needs no less "
+                                     "memory, so use bfloat16")
+    if kind in BITSANDBYTES and not machine.quantises:
+        raise SettingsError("quantise", f"quantise = {kind!r} needs bitsandbytes, which is not installed: "
+                                        "pip install bitsandbytes, or choose fp8")
+    if kind != "none" and machine.device.startswith(("mps", "xpu")):
+        raise SettingsError("quantise", f"quantise = {kind!r} runs on CUDA cards and processors, not on "
+                                        f"{machine.device}: choose none, or --device cpu")
+
+
 def _variants(name: str, settings: Settings, machine: Machine):
     """Plans of one name, the fastest first."""
     dtype = settings.dtype
-    if dtype == "auto":
+    if dtype == "auto" or dtype == "float16" and name == "cpu":
         dtype = _dtype(machine) if name != "cpu" or machine.device == "cpu" else str(cpu_dtype()).removeprefix("torch.")
     text_dtype = "float32" if dtype == "float16" else dtype   # T5 overflows in float16
     there = "cpu" if name == "cpu" else machine.device
     offload = {"max": ("", "", ""), "balanced": ("leaf", "", ""), "low": ("leaf", "model", "model"),
                "tiny": ("leaf", "block", "leaf"), "cpu": ("free", "", "")}[name]
-    plan = Plan(name, Part(there, text_dtype, offload[0]), Part(there, dtype, offload[1]),
+    bits = settings.quantise if settings.quantise in BITSANDBYTES else ""
+    stored = "fp8" if settings.quantise == "fp8" else "" if name == "cpu" else bits
+    whole = "" if offload[0] == "leaf" else bits   # what comes layer by layer is as it lies in its file
+    plan = Plan(name, Part(there, text_dtype, offload[0], whole),
+                Part(there, dtype, offload[1], stored),
                 Part(there, "float32" if dtype == "float16" else dtype, offload[2]))
     windows = {"max": (1,), "balanced": (1, 0), "cpu": (1, 0)}.get(name, (0,))
     for window in windows:
         for tile in (None,) if name == "max" else (None, 512, 256, 128):
             yield replace(plan, tile=tile, window=window)
-    if name == "cpu" and machine.quantises:   # when main memory is short of T5 as it is
-        for kind in ("int8", "nf4"):
+    if name == "cpu" and machine.quantises and not bits:   # when main memory is short of T5 as it is
+        for kind in BITSANDBYTES:
             yield replace(plan, text=replace(plan.text, quantised=kind), tile=128, window=0)
 
 
@@ -155,7 +181,10 @@ def judge(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings, 
     if ram_needed - file > machine.free_ram * RESERVE:
         reasons.append(f"{_gb(ram_needed)} of main memory for {_gb(machine.free_ram)} free")
     if plan.guard:
-        reasons.append("this card has no bfloat16: float16, every step checked for overflow")
+        why = "this card has no bfloat16: " if machine.capability and not machine.bfloat16 else ""
+        reasons.append(f"{why}float16, every step checked for overflow")
+    if settings.quantise in BITSANDBYTES and not card:
+        reasons.append("bitsandbytes quantises the transformer on CUDA cards only")
     over = vram > machine.free_vram * RESERVE or ram_needed - file > machine.free_ram * RESERVE
     return replace(plan, estimate=estimate, fits=not over, reasons=tuple(reasons))
 
@@ -165,17 +194,23 @@ def _item(part: Part) -> int:
 
 
 def _text_bytes(plan: Plan, sizes: dict[str, Size]) -> int:
-    from pyramid.loading import QUANTISED_BYTES
+    from pyramid.loading import TEXT_BYTES
 
-    each = QUANTISED_BYTES.get(plan.text.quantised, _item(plan.text))
+    each = TEXT_BYTES.get(plan.text.quantised, _item(plan.text))
     return sum(int(size.parameters * each) for name, size in sizes.items() if name.startswith("text_encoder"))
+
+
+def _weights(size: Size, part: Part) -> int:
+    """Bytes of the transformer or the VAE."""
+    from pyramid.loading import TRANSFORMER_BYTES
+
+    return size.bytes_in(TRANSFORMER_BYTES.get(part.quantised, _item(part)))
 
 
 def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
     """Peak on the card. Not measured where this was written: the weights and tensors are counted, the rest assumed."""
     text = _text_bytes(plan, sizes)
-    transformer, vae = (size.bytes_in(_item(part)) for size, part in
-                        ((sizes["transformer"], plan.transformer), (sizes["vae"], plan.vae)))
+    transformer, vae = _weights(sizes["transformer"], plan.transformer), _weights(sizes["vae"], plan.vae)
     sampling = shape.sampling(_item(plan.transformer), cpu=False)
     decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window)
     if plan.window and shape.units > 1:
@@ -197,7 +232,7 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
         return size.itemsize == _item(part) and not part.quantised
 
     def weights(name: str, part: Part) -> int:
-        return sizes[name].bytes_in(_item(part))
+        return _weights(sizes[name], part)
 
     text = _text_bytes(plan, sizes)
     text_file = text * all(mapped(s, plan.text) for n, s in sizes.items() if n.startswith("text_encoder"))
@@ -253,7 +288,9 @@ def _need(plan: Plan) -> str:
 
 def describe(plan: Plan) -> str:
     """One line for people: name, precision, what it needs, why."""
-    return (f"plan {plan.name}, {plan.transformer.dtype} on {plan.transformer.device}: about {_need(plan)} "
+    parts = ("T5", plan.text), ("the transformer", plan.transformer)
+    bits = "".join(f", {name} in {part.quantised}" for name, part in parts if part.quantised)
+    return (f"plan {plan.name}, {plan.transformer.dtype} on {plan.transformer.device}{bits}: about {_need(plan)} "
             f"({'; '.join(plan.reasons) or 'fits'}){_since(plan)}")
 
 

@@ -37,7 +37,8 @@ def place(pipe, transformer: str | torch.device, others: str | torch.device):
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"there is no such device as {device}: this torch sees {torch.cuda.device_count()} cards")
     lift(pipe)
-    pipe.transformer.to(transformer)
+    if getattr(pipe.transformer, "hf_quantizer", None) is None:  # bitsandbytes has put it there already
+        pipe.transformer.to(transformer)
     pipe.vae.to(others)
     pipe.text_device = pipe.vae_device = torch.device(others)
     return pipe

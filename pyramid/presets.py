@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyramid.settings import FIELDS, Settings, SettingsError, check_choice, check_known
+from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError, check_choice, check_known
 
 PRESETS_FOLDER = Path(__file__).resolve().parent.parent / "presets"
-KEPT_OVER_MODELS = ("prompt", "image", "video", "fit", "seed", "dtype", "device")
+KEPT_OVER_MODELS = ("prompt", "image", "video", "fit", "seed", *MACHINE)
 PRESET_FIELDS = tuple(name for name in FIELDS if name not in ("prompt", "image", "video", "seed", "preset"))
 
 
@@ -84,7 +84,7 @@ def save_preset(name: str, settings: Settings, folder: Path, description: str = 
     if name in preset_names() or name in preset_names(folder):
         raise SettingsError("preset", f"preset {name!r} is there already, and is not overwritten: choose another name")
     lines = {"description": description.strip() or f"Saved from the page, for {settings.model} {settings.variant}."}
-    lines |= {key: getattr(settings, key) for key in PRESET_FIELDS if key not in ("dtype", "device")}
+    lines |= {key: getattr(settings, key) for key in PRESET_FIELDS if key not in MACHINE}
     text = "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.toml"

@@ -41,7 +41,7 @@ class Item:
     @property
     def model(self) -> tuple[str, ...]:
         s = self.settings
-        return s.model, s.variant, s.dtype, s.device
+        return s.model, s.variant, s.dtype, s.quantise, s.device
 
 
 def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Item]:

@@ -27,11 +27,12 @@ from pyramid.jobs import Job, JobStore, State
 from pyramid.ladder import stream
 from pyramid.preview import latent_preview, save_estimate
 from pyramid.recovery import UnitsFolder, what_there_is
+from pyramid.settings import MACHINE
 from pyramid.speed import Speeds, cost, steps_of
 from pyramid.video import read_given, write_picture
 
 log = logging.getLogger(__name__)
-OURS = ("model", "variant", "dtype", "device", "preset", "image", "video", "fps")  # not the pipeline's arguments
+OURS = ("model", "variant", *MACHINE, "preset", "image", "video", "fps")  # not the pipeline's arguments
 SHOWN_SIDE = 512  # pixels: frames that are held for showing are no larger
 PREVIEW_BUDGET = 0.02  # of a run's time; above it, only each stage's last step is shown
 

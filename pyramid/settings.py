@@ -28,7 +28,9 @@ MAX_STEPS = 200
 MAX_UNITS = 256
 MAX_PROMPT = 2000                      # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
-DTYPES = ("auto", "bfloat16", "float32")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+QUANTISE = ("none", "int8", "nf4", "fp8")  # see `memory.Part`
+MACHINE = ("dtype", "quantise", "device")  # settings that are chosen for a machine, not for a video
 RELEASED_SUFFIX = ", hyper quality, Ultra HD, 8K"
 RELEASED_NEGATIVE = (
     "cartoon style, worst quality, low quality, blurry, absolute black, absolute white, low res, "
@@ -142,6 +144,7 @@ class Settings:
     model: str = "embedded"
     variant: str = "128p"
     dtype: str = "auto"
+    quantise: str = "none"
     device: str = "auto"
     preset: str | None = None
 
@@ -240,9 +243,8 @@ class Settings:
             check_choice("variant", self.variant, MODELS[self.model], f" of model {self.model!r}")
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.variant):
             raise SettingsError("variant", f"variant = {self.variant!r}: a name like 384p is expected")
-        if self.dtype in ("float16", "fp16", "half"):
-            raise SettingsError("dtype", f"dtype = {self.dtype!r} overflows (black video): use bfloat16")
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("quantise", self.quantise, QUANTISE)
         if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", self.device):
             raise SettingsError("device", f"device = {self.device!r}: use auto, cpu, mps, xpu, cuda, cuda:1")
 

@@ -23,7 +23,7 @@ from pyramid.files import hold, let_go, sweep
 from pyramid.jobs import Job, JobStore, State
 from pyramid.memory import Plan, load_for, make_plan
 from pyramid.run import Live, Loaded, Run
-from pyramid.settings import Settings, frames_of
+from pyramid.settings import MACHINE, Settings, frames_of
 from pyramid.speed import Speeds
 
 __all__ = ["Live", "Worker"]
@@ -41,7 +41,7 @@ class Worker:
 
     def __init__(
         self, store: JobStore, *, model: str = "embedded", variant: str | None = None, dtype: str = "auto",
-        device: str = "auto", memory: str = "auto", begin: threading.Event | None = None,
+        quantise: str = "none", device: str = "auto", memory: str = "auto", begin: threading.Event | None = None,
     ):  # fmt: skip
         self.store, self.speeds = store, Speeds(store.private / "speed.json")
         self.loaded, self.error = threading.Event(), ""
@@ -51,7 +51,7 @@ class Worker:
         self._run: Run | None = None
         self._last: Live | None = None
         self._begin = begin  # until it is set nothing is loaded: importing torch would hold up the page's start
-        self._aim(model, variant, {"dtype": dtype, "device": device, "memory": memory})
+        self._aim(model, variant, {"dtype": dtype, "quantise": quantise, "device": device, "memory": memory})
         if not hold(self._lock_file):
             raise ValueError(f"another program makes videos into {store.folder} already: use that one, or choose "
                              "another folder with --output-dir")  # fmt: skip
@@ -96,7 +96,7 @@ class Worker:
     def switch(self, model: str, variant: str | None = None, **options: str) -> None:
         """Start from another model: it is loaded when the running job has ended, after the old one is freed.
 
-        `options`: dtype, device, memory. Raises CheckpointError at once when it is not there.
+        `options`: dtype, quantise, device, memory. Raises CheckpointError at once when it is not there.
         """
         self._aim(model, variant, self._options | options)
         self.store.touch()
@@ -128,8 +128,8 @@ class Worker:
     def _aim(self, model: str, variant: str | None, options: dict[str, str]) -> None:
         """What is to be loaded, and what a form starts from."""
         checkpoint = find(model, variant)
-        start = Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults, dtype=options["dtype"],
-                                   device=options["device"])  # fmt: skip
+        machine = {name: options[name] for name in MACHINE}
+        start = Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults, **machine)
         with self._lock:
             self.checkpoint, self.start_from, self._options = checkpoint, start, options
             self.longest = frames_of(checkpoint.defaults.units)

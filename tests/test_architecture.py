@@ -51,7 +51,7 @@ INSIDE = {  # module -> the modules of ours it may import; a folder stands for a
     "speed": {"settings"},
     "growing": {"files", "video"},
     "run": {"jobs", "speed", "growing", "recovery", "ladder", "export", "files", "video", "preview", "events"}
-    | {"checkpoints", "latents"},
+    | {"checkpoints", "latents", "settings"},
     "worker": {"jobs", "run", "speed", "files", "settings", "checkpoints", "memory", "loading", "ladder", "preview"},
     "bench": {"machine", "models", "schedule", "latents", "sampler", "pipeline", "settings", "events", "video"},
     "training": {"training", "models", "schedule", "latents", "text", "video", "checkpoints"}

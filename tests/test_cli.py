@@ -106,7 +106,9 @@ def test_what_is_outside_training_is_noted(generate):
     (["--preset", "quik"], ["did you mean 'quick'"]),
     (["--preset", "missing.toml"], ["missing.toml"]),
     (["--variant", "384p"], ["384p", "128p"]),
-    (["--dtype", "float16"], ["float16", "bfloat16"]),
+    (["--dtype", "float16", "--device", "cpu"], ["float16", "bfloat16"]),
+    (["--quantise", "int4"], ["did you mean 'int8'"]),
+    (["--memory", "huge"], ["huge", "cpu"]),
     (["--device", "toaster"], ["toaster"]),
     (["--fit", "squeeze"], ["squeeze"]),
     (["--image", "gone.png"], ["gone.png", "No such file"]),
@@ -251,7 +253,7 @@ def test_seconds_and_step_counts_are_spelled_out():
     Settings(prompt='it\'s "red"; --seed 5', seed=0, num_frames=17),
     Settings.for_model("miniflux", "768p", prompt="größer", negative_prompt="-x", seed=4, image="a b.png",
                        fit="fit", num_inference_steps=(5, 6), video_num_inference_steps=(1, 2), dtype="bfloat16",
-                       guidance_decay=0.5, prompt_suffix="", device="cuda:1", fps=12),
+                       quantise="nf4", guidance_decay=0.5, prompt_suffix="", device="cuda:1", fps=12),
 ])
 def test_the_command_that_inspect_prints_makes_the_same_settings(settings):
     words = shlex.split(cli.command_of(settings))

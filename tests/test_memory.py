@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from pyramid.checkpoints import find
 from pyramid.estimate import Shape, Size, component_sizes, decoder_elements, tile_sizes
 from pyramid.events import Preview
+from pyramid.ladder import tighten
 from pyramid.latents import history
 from pyramid.loading import fetch_ahead, lift, load_text, place
 from pyramid.machine import Machine, cgroup_limits
@@ -170,6 +171,31 @@ def test_an_older_card_gets_guarded_float16(published):
     assert not chosen(published, card(24)).guard
 
 
+@pytest.mark.parametrize(("kind", "names"), [
+    ("int8", ["max", "balanced", "cpu"]), ("nf4", ["max", "balanced", "cpu"]),
+    ("fp8", ["max", "balanced", "low", "tiny", "cpu"])])
+def test_fewer_bits_need_less_of_a_card(published, kind, names):
+    settings, machine = Settings.for_model("miniflux", "768p", prompt="x"), replace(card(1), device="cuda:0")
+    usual = {plan.name: plan for plan in plans(published, settings, machine)}
+    every = plans(published, replace(settings, quantise=kind), machine)
+    assert [plan.name for plan in every] == names
+    for plan in every[:-1]:
+        assert plan.transformer.quantised == kind and plan.estimate.vram < usual[plan.name].estimate.vram
+        assert plan.text.quantised == (kind if kind != "fp8" and plan.name == "max" else "") and not plan.vae.quantised
+    assert every[-1].transformer.quantised == ("fp8" if kind == "fp8" else "")
+
+
+@pytest.mark.parametrize(("machine", "changes", "says"), [
+    (card(0, quantises=False), dict(quantise="int8"), "needs bitsandbytes.*fp8"),
+    (replace(card(24), device="mps"), dict(quantise="fp8"), "not on mps: choose none"),
+    (Machine(), dict(dtype="float16"), "processor.*bfloat16"),
+])  # fmt: skip
+def test_a_precision_that_gains_nothing_is_refused(published, machine, changes, says):
+    settings = Settings.for_model("miniflux", "768p", prompt="x", **changes)
+    with pytest.raises(SettingsError, match=says):
+        plans(published, settings, machine)
+
+
 def test_a_plan_that_needs_a_card_is_refused_without_one(tiny_checkpoint):
     settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="x", device="cpu")
     with pytest.raises(SettingsError, match="max.*graphics card.*cpu"):
@@ -287,6 +313,20 @@ def test_text_is_read_in_8_bit_on_a_processor_too(tiny_checkpoint):
     plain, packed = (load_pipeline(checkpoint, replace(plan, text=replace(plan.text, quantised=kind))).text.encode(
         "a red ball").prompt_embeds.float() for kind in ("", "int8"))
     assert 0 < float((packed - plain).norm() / plain.norm()) < 0.1
+
+
+def test_weights_are_stored_in_8_bit_as_the_settings_say(tiny_checkpoint):
+    checkpoint = find(tiny_checkpoint)
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
+    usual, packed = (load_pipeline(checkpoint, make_plan(checkpoint, replace(settings, quantise=kind)))
+                     for kind in ("none", "fp8"))
+    place(packed, replace(packed.plan, window=0))  # a second time: cast already
+    block = packed.transformer.transformer_blocks[0]
+    assert block.ff.net[2].weight.dtype == torch.float8_e4m3fn and packed.transformer.dtype == torch.float32
+    wanted, frames = (pipe("a red ball", **RUN).frames for pipe in (usual, packed))
+    assert 0 < abs(frames - wanted).max() < 0.2
+    while tighten(packed, "sample", dict(RUN)):  # no rung changes what has been cast
+        assert block.ff.net[2].weight.dtype == torch.float8_e4m3fn
 
 
 def test_quantised_transformers_need_a_card(tiny_checkpoint):

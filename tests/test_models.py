@@ -18,8 +18,6 @@ from pyramid.ui.models import add_folder, build_models, entries, read_folders, t
 from pyramid.ui.serve import doors
 from pyramid.worker import Worker
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
 
 @pytest.fixture
 def app(tiny_checkpoint, tmp_path, monkeypatch):
@@ -65,7 +63,7 @@ def test_a_folder_without_a_model_is_told(app, typed, says, monkeypatch, tmp_pat
 
 
 @pytest.mark.browser
-def test_a_model_is_fetched_cancelled_and_taken_up_again_on_the_page(app, tiny_checkpoint, tmp_path, monkeypatch):
+def test_a_model_is_fetched_cancelled_and_taken_up_again(app, browser, tiny_checkpoint, tmp_path, monkeypatch):
     """A published model, as far as the program knows; the repository is the tiny one."""
     hub = Hub(tiny_checkpoint)
     for name, value in {"HF_HUB_OFFLINE": False, "ENDPOINT": hub.address}.items():
@@ -79,47 +77,42 @@ def test_a_model_is_fetched_cancelled_and_taken_up_again_on_the_page(app, tiny_c
     with serving(hub):
         page.launch(prevent_thread_lock=True, quiet=True, **doors(app, None))
         try:
-            follow(page.local_url, hub)
+            follow(browser, page.local_url, hub)
         finally:
             page.close(verbose=False)
     assert find("miniflux", "128p").folder.is_relative_to(tmp_path / "cache")
     assert app.worker.start_from.model == "miniflux"
 
 
-def follow(address: str, hub: Hub) -> None:
-    from playwright.sync_api import expect, sync_playwright
+def follow(browser, address: str, hub: Hub) -> None:
+    from playwright.sync_api import expect
 
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip("no Chromium was found; on Debian and Ubuntu: apt-get install chromium")
     expect.set_options(timeout=120_000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(address)
-        row, line = page.locator("tr", has_text="miniflux"), page.locator("#models-line")
-        expect(row).to_contain_text("not here")
-        page.get_by_label("Model", exact=True).click()
-        page.get_by_role("option", name="miniflux").click()
-        page.click("#models-use")
-        expect(page.locator(".toast-body")).to_contain_text("is not on this machine")
-        hub.go_on.clear()
-        page.click("#models-fetch")
-        expect(line).to_contain_text("Fetching")
-        page.reload()
-        expect(line).to_contain_text("Fetching")
-        page.click("#models-cancel")
-        hub.go_on.set()
-        expect(line).to_contain_text("Cancelled. What came is kept")
-        page.get_by_label("Model", exact=True).click()
-        page.get_by_role("option", name="miniflux").click()
-        page.click("#models-fetch")
-        expect(line).to_contain_text("all hashes right")
-        expect(row).not_to_contain_text("not here")
-        page.click("#models-use")
-        expect(row).to_contain_text("in use")
-        browser.close()
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(address)
+    row, line = page.locator("tr", has_text="miniflux"), page.locator("#models-line")
+    expect(row).to_contain_text("not here")
+    page.get_by_label("Model", exact=True).click()
+    page.get_by_role("option", name="miniflux").click()
+    page.click("#models-use")
+    expect(page.locator(".toast-body")).to_contain_text("is not on this machine")
+    hub.go_on.clear()
+    page.click("#models-fetch")
+    expect(line).to_contain_text("Fetching")
+    page.reload()
+    expect(line).to_contain_text("Fetching")
+    page.click("#models-cancel")
+    hub.go_on.set()
+    expect(line).to_contain_text("Cancelled. What came is kept")
+    page.get_by_label("Model", exact=True).click()
+    page.get_by_role("option", name="miniflux").click()
+    page.click("#models-fetch")
+    expect(line).to_contain_text("all hashes right")
+    expect(row).not_to_contain_text("not here")
+    page.click("#models-use")
+    expect(row).to_contain_text("in use")
+    page.close()
 
 
 def test_visitors_see_the_list_and_no_buttons(app):

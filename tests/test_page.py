@@ -5,7 +5,6 @@ Every test waits for states, never for time. Skipped where there is no Chromium.
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,18 +12,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from pyramid.files import read_metadata
 from pyramid.presets import load_preset
 from pyramid.video import read_frames
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 BALL = "a red ball moves to the right"
 LONG = 200  # steps, the most there may be: a stage that is still at work when the page has done what it is asked
 # Remembers every different picture that each stage's tile has shown.
@@ -65,17 +59,6 @@ def server(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs")
     with program(tiny_checkpoint, folder) as (_, address):
         yield address, folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip("no Chromium was found; on Debian and Ubuntu: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -313,6 +296,24 @@ def test_what_a_power_cut_left_becomes_a_video(browser, tiny_checkpoint, tmp_pat
 def choose(page: Page, field: str, words: str) -> None:
     page.locator(f"{field} input").click()
     page.get_by_role("option", name=words, exact=True).click()
+
+
+def test_a_plan_and_fewer_bits_are_chosen(page, server):
+    page.click("#advanced > button")
+    expect(page.locator("#plan")).to_contain_text("the fastest that fits")
+    choose(page, "#memory", "Max: everything on the card")
+    expect(toast(page)).to_contain_text("choose auto or cpu")
+    choose(page, "#memory", "CPU: no card")
+    expect(page.locator("#plan")).to_contain_text("asked for")
+    choose(page, "#quantise", "8-bit storage of the transformer")
+    expect(page.locator("#plan")).to_contain_text("the transformer in fp8")
+    ask(page, seed=61)
+    expect(page.locator("#used-seed")).to_have_text("61")
+    (video,) = server[1].glob("*-61.mp4")
+    assert read_metadata(video)["settings"]["quantise"] == "fp8"
+    choose(page, "#quantise", "As they are")
+    choose(page, "#memory", "Automatic: the fastest that fits")
+    expect(page.locator("#plan")).not_to_contain_text("fp8")
 
 
 def test_presets_fill_the_form_and_are_saved(page, server):

@@ -4,14 +4,13 @@ The page is served in this process over a folder of ready results, so that nothi
 """
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from pyramid.checkpoints import find, identity
 from pyramid.files import describe, read_metadata
@@ -26,9 +25,6 @@ from pyramid.ui.serve import doors
 from pyramid.video import VideoWriter, read_frames, write_picture
 from pyramid.worker import Worker
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-QUIET = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=60_000)
 NASTY = 'a "quoted" <b>star</b> ${1+1} {{value}} & more'
@@ -118,17 +114,6 @@ def server(tiny_checkpoint, tmp_path_factory):
 def served(server):
     server.fill()
     return server
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip("no Chromium was found; on Debian and Ubuntu: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -63,7 +63,8 @@ def test_the_defaults_are_the_embedded_models():
     (dict(model=" "), "model", ["embedded"]),
     (dict(variant="384p"), "variant", ["'embedded'", "128p"]),
     (dict(model="someone/else", variant="../up"), "variant", ["../up"]),
-    (dict(dtype="float16"), "dtype", ["overflow", "bfloat16"]),
+    (dict(dtype="fp16"), "dtype", ["did you mean 'float16'", "bfloat16"]),
+    (dict(quantise="int4"), "quantise", ["int4", "nf4"]),
     (dict(dtype="bf16"), "dtype", ["bfloat16"]),
     (dict(device="gpu0"), "device", ["gpu0", "cuda"]),
 ])

@@ -20,14 +20,14 @@ from gradio.data_classes import FileData
 
 from pyramid.jobs import Job, State
 from pyramid.presets import preset_names
-from pyramid.settings import Settings, frames_for_seconds
+from pyramid.settings import MACHINE, Settings, frames_for_seconds
 from pyramid.ui import App
 from pyramid.ui.models import entries, title_of
 from pyramid.ui.presets import find_preset
 from pyramid.ui.serve import address_of
 
 SHORTEST_TOKEN = 16
-OURS_ALONE = ("model", "variant", "dtype", "device")      # settings that only the machine's owner may choose
+OURS_ALONE = ("model", "variant", *MACHINE)               # settings that only the machine's owner may choose
 UPLOADS = ("image", "video")                              # settings that are files
 
 

@@ -13,7 +13,7 @@ from pyramid.export import KINDS
 from pyramid.files import file_name
 from pyramid.jobs import Job, State
 from pyramid.preview import load_estimates
-from pyramid.settings import FIELDS
+from pyramid.settings import FIELDS, MACHINE
 from pyramid.ui import App
 from pyramid.ui.compare import PLAYABLE, WORDS, shown
 from pyramid.ui.pyramid_view import clock
@@ -29,7 +29,7 @@ ICONS = {  # paths of 16 × 16 pictures
 }
 STATES = {State.PARTIAL: "stopped early", State.STOPPED: "stopped", State.FAILED: "failed",
           State.INTERRUPTED: "interrupted"}  # fmt: skip
-HIDDEN = ("prompt", "model", "variant", "device", "dtype")  # said elsewhere, or of no use here
+HIDDEN = ("prompt", "model", "variant", *MACHINE)  # said elsewhere, or of no use here
 KEEP_WORDS = {"embed": "in the file", "sidecar": "beside it, as .json", "none": "nowhere (a clean copy)"}
 
 

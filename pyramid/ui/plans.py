@@ -4,12 +4,13 @@ plan = build_plan(app); plan.wire(page, form, pulse)     # inside gr.Blocks
 plan_of(app, settings)                                   # of a run; None while the model loads
 """
 
+from dataclasses import replace
 from html import escape
 
 import gradio as gr
 
 from pyramid.memory import NAMES, Plan, describe, make_plan
-from pyramid.settings import Settings, SettingsError
+from pyramid.settings import QUANTISE, Settings, SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form
 from pyramid.ui.markup import html
@@ -21,6 +22,12 @@ WORDS = {
     "low": "Low: one model at a time on the card",
     "tiny": "Tiny: layer by layer",
     "cpu": "CPU: no card",
+}
+BITS = {
+    "none": "As they are",
+    "int8": "8 bit: T5, and the transformer on a CUDA card",
+    "nf4": "4 bit: T5, and the transformer on a CUDA card",
+    "fp8": "8-bit storage of the transformer",
 }
 
 
@@ -49,7 +56,7 @@ class PlanPart:
     """The choice, for the owner of the machine, and what it means, for everybody."""
 
     def __init__(self, app: App):
-        self.app, self.choice = app, None
+        self.app, self.choice, self.quantise = app, None, None
 
     def wire(self, page: gr.Blocks, form: Form, pulse: gr.Textbox) -> None:
         """Apart from the rest of the form: what is free is measured each time, and the form does not wait for it."""
@@ -64,17 +71,21 @@ class PlanPart:
         events = [page.load, pulse.change, *decisive]
         gr.on(events, look, form.components, self.words, trigger_mode="always_last", **QUIET)
         if self.choice is not None:
-            self.choice.input(self.choose, self.choice, None, **QUIET)
+            both = [self.choice, self.quantise]
+            gr.on([each.input for each in both], self.choose, both, None, **QUIET)
 
-    def choose(self, name: str) -> None:
+    def choose(self, name: str, quantise: str) -> None:
         """Load the model anew by another plan; the running job ends first, by the one that it began with."""
-        app, start = self.app, self.app.worker.start_from
+        app, start = self.app, replace(self.app.worker.start_from, quantise=quantise)
+        if (name, start) == (app.worker.memory, app.worker.start_from):
+            return  # a choice can be told twice
         try:
             make_plan(app.worker.checkpoint, start, wanted=name)
-            app.worker.switch(start.model, start.variant, memory=name)
+            app.worker.switch(start.model, start.variant, memory=name, quantise=quantise)
         except ValueError as error:
             raise gr.Error(str(error), title="The plan was not changed", print_exception=False) from error
-        gr.Info("The model is loaded anew, by this plan, when the running job has ended.", title="Memory")
+        busy = app.worker.live is not None and app.worker.live.busy
+        gr.Info(f"The model is loaded anew{', when the running job has ended' * busy}.", title="Memory")
 
 
 def build_plan(app: App) -> PlanPart:
@@ -82,5 +93,8 @@ def build_plan(app: App) -> PlanPart:
     if app.local:
         choices = [(WORDS[name], name) for name in ("auto", *NAMES)]
         part.choice = gr.Dropdown(choices, value=app.worker.memory, label="Memory", filterable=False, elem_id="memory")
+        kinds = [(BITS[name], name) for name in QUANTISE]
+        part.quantise = gr.Dropdown(kinds, value=app.worker.start_from.quantise, label="Weights", filterable=False,
+                                    elem_id="quantise")  # fmt: skip
     part.words = html("", elem_id="plan")
     return part

@@ -16,10 +16,9 @@ from pyramid.checkpoints import identity
 from pyramid.files import read_metadata
 from pyramid.jobs import Job
 from pyramid.presets import load_preset, preset_names
-from pyramid.settings import FIELDS, Settings, SettingsError
+from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError
 from pyramid.ui import App
 
-MACHINE = ("dtype", "device")        # chosen when the program starts, not in the form
 MAX_TEXT = 5_000_000                 # bytes of a settings file
 
 
@@ -135,10 +134,11 @@ def _for_loaded(settings: Settings, metadata: dict[str, Any], app: App, notes: l
             notes.append(f"It was made with other weights of {here}: the result will look different.")
     for name in MACHINE:
         value = getattr(settings, name)
-        if value not in ("auto", getattr(start, name)):
+        if value not in ("auto", getattr(start, name)):  # the form does not ask for it
             notes.append(f"{name} = {value} is chosen when the program starts (--{name}): it is "
                          f"{getattr(start, name)} now.")
-    return replace(settings, model=start.model, variant=start.variant, dtype=start.dtype, device=start.device)
+    kept = {name: getattr(start, name) for name in ("model", "variant", *MACHINE)}
+    return replace(settings, **kept)
 
 
 def _named(settings: Settings) -> str:
