@@ -300,9 +300,9 @@ def choose(page: Page, field: str, words: str) -> None:
 
 def test_a_plan_and_fewer_bits_are_chosen(page, server):
     page.click("#advanced > button")
-    expect(page.locator("#plan")).to_contain_text("the fastest that fits")
     choose(page, "#memory", "Max: everything on the card")
     expect(toast(page)).to_contain_text("choose auto or cpu")
+    expect(page.locator("#memory input")).to_have_value("Automatic: the fastest that fits")
     choose(page, "#memory", "CPU: no card")
     expect(page.locator("#plan")).to_contain_text("asked for")
     choose(page, "#quantise", "8-bit storage of the transformer")

@@ -142,7 +142,8 @@ def watcher(app: App, live: LivePart, queue: Queue):
     def beside(owner: str) -> list[str]:
         """What a run does not change."""
         busy = bool(app.store.queue(owner)) if owner else False
-        loaded = f"{app.worker.loaded.is_set()} {app.worker.error}"
+        worker = app.worker
+        loaded = f"{worker.loaded.is_set()} {worker.memory} {worker.start_from.quantise} {worker.error}"
         return [
             queue.rows(owner),
             "Add to the queue" if busy else "Generate",

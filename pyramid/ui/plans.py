@@ -72,20 +72,25 @@ class PlanPart:
         gr.on(events, look, form.components, self.words, trigger_mode="always_last", **QUIET)
         if self.choice is not None:
             both = [self.choice, self.quantise]
-            gr.on([each.input for each in both], self.choose, both, None, **QUIET)
+            gr.on([each.input for each in both], self.choose, both, both, trigger_mode="always_last", **QUIET)
 
-    def choose(self, name: str, quantise: str) -> None:
-        """Load the model anew by another plan; the running job ends first, by the one that it began with."""
+    def choose(self, name: str, quantise: str) -> tuple[str, str]:
+        """Load the model anew by another plan; the running job ends first, by the one that it began with.
+
+        Returns what holds then: a choice that this machine cannot follow is taken back, and it is said why.
+        """
         app, start = self.app, replace(self.app.worker.start_from, quantise=quantise)
         if (name, start) == (app.worker.memory, app.worker.start_from):
-            return  # a choice can be told twice
+            return name, quantise  # a choice can be told twice
         try:
             make_plan(app.worker.checkpoint, start, wanted=name)
             app.worker.switch(start.model, start.variant, memory=name, quantise=quantise)
         except ValueError as error:
-            raise gr.Error(str(error), title="The plan was not changed", print_exception=False) from error
+            gr.Warning(str(error), title="The plan was not changed")
+            return app.worker.memory, app.worker.start_from.quantise
         busy = app.worker.live is not None and app.worker.live.busy
         gr.Info(f"The model is loaded anew{', when the running job has ended' * busy}.", title="Memory")
+        return name, quantise
 
 
 def build_plan(app: App) -> PlanPart:
