@@ -2,16 +2,27 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from pyramid.latents import clean_estimate, down, jump, noise_pyramid, pyramid
+from pyramid.models.vae import CausalVideoVAE
 from pyramid.schedule import make_stages
 from pyramid.training.critic import Adversary, Critic, balance, hinge
+from pyramid.training.decoder import noisy_latents, train_decoder
 from pyramid.training.loop import Budget, Loop, learning_rate_factor
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length, stage_ends
 from pyramid.training.optim import make_optimizers
-from pyramid.training.recipe import Recipe, VAERecipe, load_recipe
+from pyramid.training.recipe import DecoderRecipe, Phase, Recipe, VAERecipe, load_recipe
 from pyramid.training.vae import current_phase, initialise, make_vae, reconstruction_loss, vae_losses, whiten
+from pyramid.training.world import World
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps one precision for a whole process; each test may have its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -126,7 +137,7 @@ def test_recipes_are_read_strictly(tmp_path):
 @pytest.mark.parametrize("path", ["embedded-cpu.toml", "embedded-gpu.toml"])
 def test_shipped_recipes_load(path):
     recipe = load_recipe(f"presets/training/{path}")
-    assert recipe.vae.phases and recipe.world.scenes()
+    assert recipe.vae.phases and recipe.decoder.phases and recipe.world.scenes()
 
 
 def test_vae_losses_train_every_weight():
@@ -207,3 +218,30 @@ def test_an_adversary_learns_and_the_decoder_answers_to_it():
     again = Adversary(width=4, learning_rate=1e-2, device=torch.device("cpu"))
     again.load_state_dict(adversary.state_dict())
     assert torch.equal(again.critic(stripes)[0], adversary.critic(stripes)[0])
+
+
+def test_a_decoder_that_is_trained_on_keeps_the_latents(tmp_path):
+    """Every weight of the decoder moves, none of the encoder; what was trained before is not written over."""
+    torch.manual_seed(0)
+    phases = (Phase(share=1, size=32, frames=9, batch=1, photos=0.2),)
+    recipe = Recipe(
+        "tiny",
+        world=World(size=32, frames=9),
+        vae=VAERecipe(channels=(4, 4, 4, 4), clips=3),
+        decoder=DecoderRecipe(steps=2, latent_noise=0.5, phases=phases),
+    )
+    make_vae(recipe).save_pretrained(tmp_path / "before")
+    made = train_decoder(recipe, tmp_path / "decoder", tmp_path / "before")
+    before, after = (CausalVideoVAE.from_pretrained(path).state_dict() for path in (tmp_path / "before", made))
+    same = {name for name, weight in before.items() if torch.equal(weight, after[name])}
+    latents = {name for name in before if name.startswith(("encoder.", "quant_conv."))}
+    assert latents <= same and all("to_k.bias" in name for name in same - latents)
+
+
+def test_the_noise_on_latents_has_a_strength_a_sample():
+    vae = make_vae(Recipe("tiny", vae=VAERecipe(channels=(4, 4, 4, 4)))).eval()
+    video = torch.rand(3, 3, 1, 32, 32) * 2 - 1
+    clean = noisy_latents(vae, video, 0.0)
+    strengths = (noisy_latents(vae, video, 0.5) - clean).flatten(1).std(1)
+    assert (strengths < 0.8).all() and strengths.unique().numel() == 3
+    assert torch.equal(clean, noisy_latents(vae, video, 0.0))

@@ -50,10 +50,14 @@ def _text(recipe: Recipe, parts: Path) -> None:
 
 
 def _vae(recipe: Recipe, folder: Path, parts: Path) -> None:
+    from pyramid.training.decoder import train_decoder
     from pyramid.training.vae import train_vae
 
     if not (parts / "causal_video_vae").exists():
-        shutil.copytree(train_vae(recipe, folder / "vae"), parts / "causal_video_vae")
+        finished = train_vae(recipe, folder / "vae")
+        if recipe.decoder.minutes or recipe.decoder.steps:
+            finished = train_decoder(recipe, folder / "decoder", finished)
+        shutil.copytree(finished, parts / "causal_video_vae")
 
 
 def _dit(recipe: Recipe, folder: Path, parts: Path) -> None:

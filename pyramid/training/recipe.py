@@ -1,7 +1,7 @@
 """Recipes: the TOML files in presets/training, read strictly.
 
-A recipe holds the world, and one table for each thing that is trained: `[text]`, `[vae]`, `[dit]`. Budgets are in
-minutes (on a shared or slow machine) or in steps (to repeat a run exactly); give one of the two.
+A recipe holds the world, and one table for each thing that is trained: `[text]`, `[vae]`, `[decoder]`, `[dit]`. Budgets
+are in minutes (on a shared or slow machine) or in steps (to repeat a run exactly); give one of the two.
 """
 
 from __future__ import annotations
@@ -67,6 +67,22 @@ class VAERecipe:
 
 
 @dataclass(frozen=True)
+class DecoderRecipe:
+    """How the decoder of the finished VAE is trained on, its latents as they are; without a budget it is not.
+
+    `latent_noise` is the strongest noise on the latents, which have unit variance.
+    """
+
+    minutes: float | None = None
+    steps: int | None = None
+    learning_rate: float = 1e-3
+    constant_share: float = 0.35
+    ema_decay: float = 0.99
+    latent_noise: float = 0.15
+    phases: tuple[Phase, ...] = ()
+
+
+@dataclass(frozen=True)
 class DiTRecipe:
     """The transformer and how it is trained. `batch` is the number of samples a step for each stage, 0 first."""
 
@@ -98,6 +114,7 @@ class Recipe:
     world: World = field(default_factory=World)
     text: TextRecipe = field(default_factory=TextRecipe)
     vae: VAERecipe = field(default_factory=VAERecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     dit: DiTRecipe = field(default_factory=DiTRecipe)
 
 
