@@ -64,7 +64,8 @@ class Generation:
         if self.second_device:
             from pyramid.parallel import place
 
-            place(pipeline, pipeline.transformer.device, self.second_device)
+            here = pipeline.plan.transformer.device if pipeline.plan else pipeline.transformer.device
+            place(pipeline, here, self.second_device)
         s = self.settings
         return self.stream(
             pipeline, s.prompt, negative_prompt=s.negative_prompt, prompt_suffix=s.prompt_suffix, fit=s.fit,
@@ -228,13 +229,13 @@ class JointGeneration(Generation):
 
     def run(self) -> int:
         from pyramid import parallel
-        from pyramid.memory import load_for
+        from pyramid.memory import load_for, make_plan
 
         device = parallel.begin(self.settings.device)
         self.settings, self.path = parallel.agreed((self.settings, self.path))  # rank 0's seed, if one was drawn
         self.settings = replace(self.settings, device=device)
-        self.memory = "cpu" if device == "cpu" else "max"  # nothing that moves weights about
         try:
+            self.memory = make_plan(self.checkpoint, self.settings, wanted=self.memory, resident=True).name
             if parallel.is_first():
                 return super().run()
             with self.interruptible():

@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pyramid.machine import runs_on
 from pyramid.settings import MODELS, Settings
 
 GREEN, AMBER, RED = "green", "amber", "red"
@@ -117,13 +118,8 @@ def with_cuda(name: str, capability: tuple[int, int], built: list[str], driver: 
     """A CUDA card: whether torch has kernels for it. `built`: torch.cuda.get_arch_list()."""
     own = f"{capability[0]}{capability[1]}"
     found = f"{name}, capability {capability[0]}.{capability[1]}, driver {driver}"
-    # A kernel for x.y runs on x.z with z ≥ y; portable code (compute_) on everything newer.
-    native = {arch.removeprefix("sm_").rstrip("af") for arch in built if arch.startswith("sm_")}
-    portable = {arch.removeprefix("compute_").rstrip("af") for arch in built if arch.startswith("compute_")}
-    runs = any(arch[:-1] == own[:-1] and int(arch[-1]) <= capability[1] for arch in native)
-    runs = runs or any(int(arch) <= int(own) for arch in portable)
-    if not runs:
-        newer = all(int(own) > int(arch) for arch in native)
+    if not runs_on(capability, built):
+        newer = all(int(own) > int(arch[3:].rstrip("af")) for arch in built if arch.startswith("sm_"))
         advice = ("a newer torch is needed: https://pytorch.org/get-started/locally has the command" if newer else
                   "this card is older than what this torch is built for: use --device cpu, or an older torch")
         return Finding("device", RED, f"{found}; this torch is built for {', '.join(built)}", advice)

@@ -184,6 +184,11 @@ def _smaller_tiles(pipe, request) -> str | None:
     return f"frames are decoded in tiles of {tile} pixels"
 
 
+def _into_tiles(pipe, request) -> str | None:
+    """The first tiles. Smaller ones than these free little as long as each keeps its cache."""
+    return None if pipe.vae.use_tiling else _smaller_tiles(pipe, request)
+
+
 def _tile_by_tile(pipe, request) -> str | None:
     """As frames come, every tile keeps its cache until the end: here one tile's is held at a time."""
     if pipe.tile_first or not pipe.vae.use_tiling:
@@ -197,6 +202,7 @@ def _offload_models(pipe, request) -> str | None:
         return None
     device = pipe._execution_device
     pipe.to("cpu")
+    pipe.text_device = pipe.vae_device = None   # all share one card from here on
     pipe.enable_model_cpu_offload(device=device)
     return "only the model that is at work stays on the card"
 
@@ -205,13 +211,19 @@ def _offload_leaves(pipe, request) -> str | None:
     device = pipe._execution_device
     if device.type == "cpu" or _hooked(pipe.transformer):
         return None
+    import torch
+
     from pyramid.loading import lift, place_model
     from pyramid.memory import Part
 
     lift(pipe)
+    pipe.vae_device = None
+    wider = pipe.transformer.dtype == torch.float16   # in which a step that overflows could not be taken again
+    if wider:
+        torch.nn.Module.to(pipe.transformer.to("cpu"), torch.float32)
     for model, kind in ((pipe.transformer, "block"), (pipe.vae, "leaf")):
         place_model(model, Part(str(device), str(model.dtype).removeprefix("torch."), kind))
-    return "the weights come to the card layer by layer, which is slow"
+    return "the weights come to the card layer by layer, which is slow" + ", and in float32" * wider
 
 
 def _narrow_transformer(pipe, request) -> str | None:
@@ -246,7 +258,8 @@ RUNGS: dict[str, tuple[Callable[[Any, dict], str | None], ...]] = {
     "text": (_offload_models, _read_on_cpu, _narrow_text),
     "encode": (_smaller_tiles, _release_text, _offload_models, _offload_leaves, _narrow_vae),
     "sample": (_split_guidance, _release_text, _offload_models, _offload_leaves, _narrow_transformer),
-    "decode": (_smaller_tiles, _tile_by_tile, _release_text, _offload_models, _offload_leaves, _narrow_vae),
+    "decode": (_into_tiles, _tile_by_tile, _smaller_tiles, _release_text, _offload_models, _offload_leaves,
+               _narrow_vae),
 }
 
 

@@ -90,8 +90,7 @@ def _quantiser(part) -> dict:
     import diffusers
 
     bits = _bits(part.quantised, getattr(torch, part.dtype))
-    if part.quantised == "int8":
-        bits["llm_int8_skip_modules"] = SKIP
+    bits["llm_int8_skip_modules"] = SKIP   # which the 4 bit quantiser reads too
     return {"quantization_config": diffusers.BitsAndBytesConfig(**bits), "device_map": {"": part.device}}
 
 
@@ -165,13 +164,19 @@ def fetch_ahead(blocks) -> None:
 
 @functools.cache
 def matmul_rate(device: str, dtype: str) -> float:
-    """Floating point operations a second of a matrix product, the best of five, measured now."""
+    """Floating point operations a second of a matrix product, the best of five, measured now.
+
+    A guess for a card that has no room for the measurement.
+    """
     side = 1024 if device == "cpu" else 4096   # a card takes longer to be asked than for a small one
-    x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
     best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        y = x @ x
-        float(y[0, 0])   # waits for a card
-        best = min(best, time.perf_counter() - began)
+    try:
+        x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
+        for _ in range(5):
+            began = time.perf_counter()
+            y = x @ x
+            float(y[0, 0])   # waits for a card
+            best = min(best, time.perf_counter() - began)
+    except torch.OutOfMemoryError:
+        return 2e13
     return 2 * side**3 / best

@@ -37,15 +37,18 @@ class Machine:
 
         free, total = ram()
         known = dict(free_ram=free, total_ram=total, quantises=importlib.util.find_spec("bitsandbytes") is not None)
-        cuda = torch.cuda.is_available()
-        if device.startswith("cuda") and not cuda:
-            raise SettingsError("device", f"device = {device!r}: there is no CUDA card that this torch can use; use "
+        index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else 0
+        if torch.cuda.is_available() and index >= torch.cuda.device_count():
+            raise SettingsError("device", f"device = {device!r}: there are {torch.cuda.device_count()} cards, "
+                                          "counted from 0")
+        cuda = torch.cuda.is_available() and runs_on(torch.cuda.get_device_capability(index),
+                                                     torch.cuda.get_arch_list())
+        other = {"mps": torch.backends.mps.is_available, "xpu": torch.xpu.is_available}.get(device)
+        if device.startswith("cuda") and not cuda or other and not other():
+            kind = "CUDA card" if device.startswith("cuda") else f"{device} device"
+            raise SettingsError("device", f"device = {device!r}: there is no {kind} that this torch can use; use "
                                           "auto or cpu (python -m pyramid doctor says why)")
         if cuda and (device == "auto" or device.startswith("cuda")):
-            index = int(device.partition(":")[2] or 0)
-            if index >= torch.cuda.device_count():
-                raise SettingsError("device", f"device = {device!r}: there are {torch.cuda.device_count()} cards, "
-                                              "counted from 0")
             here, everything = torch.cuda.mem_get_info(index)
             own = torch.cuda.memory_reserved(index)
             capability = torch.cuda.get_device_capability(index)
@@ -56,11 +59,24 @@ class Machine:
         return cls(bfloat16=cpu_dtype() == torch.bfloat16, **known)
 
 
+def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
+    """Whether a torch that is `built` for these (`torch.cuda.get_arch_list()`) has kernels for a card.
+
+    A kernel for x.y runs on x.z with z ≥ y; portable code (compute_) on everything newer.
+    """
+    native = [arch.removeprefix("sm_").rstrip("af") for arch in built if arch.startswith("sm_")]
+    portable = [arch.removeprefix("compute_").rstrip("af") for arch in built if arch.startswith("compute_")]
+    major, minor = capability
+    return (any(arch[:-1] == str(major) and int(arch[-1]) <= minor for arch in native)
+            or any(int(arch) <= 10 * major + minor for arch in portable))
+
+
 def ram() -> tuple[int, int]:
     """Main memory that this process may use, what it holds included, and all there is; under a container's limit."""
     import psutil
 
-    memory, own = psutil.virtual_memory(), psutil.Process().memory_info().rss
+    memory, held = psutil.virtual_memory(), psutil.Process().memory_info()
+    own = held.rss - getattr(held, "shared", 0)   # pages of mapped files count as available already
     free, total = memory.available + own, memory.total
     for limit, used in cgroup_limits():
         if limit < total:

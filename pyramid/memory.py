@@ -33,6 +33,7 @@ GROWTH = {"sampling": 1.3, "decoding": 1.8}
 CUDA_RAM = 2 * GIB          # not measured: the process with CUDA's libraries
 PINNED = 1.3                # not measured: weights that wait in pinned memory, which is handed out in powers of two
 CUDA_CONTEXT = 0.7 * GIB    # not measured: CUDA's own memory on a card, which no allocator counts
+FRAMES = 2.5                # measured: copies of all frames at once while tiles are joined
 SLACK = 1.1                 # fragments of the caching allocator
 RESERVE = 0.95              # of what is free: the rest is for others
 MATMUL_SHARE, CONV_SHARE = 0.55, 0.25   # of the rate of a large matrix product, reached in the models
@@ -86,12 +87,19 @@ class Plan:
         return self.transformer.dtype == "float16"
 
 
-def make_plan(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None, wanted: str = "auto") -> Plan:
+def make_plan(
+    checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None, wanted: str = "auto", *,
+    resident: bool = False,
+) -> Plan:
     """The fastest plan that fits, or the one called `wanted`, with the reasons for it.
 
+    `resident`: only plans whose transformer stays where it is, which processes that share it need.
     Raises SettingsError for a name that does not exist or that this machine cannot follow.
     """
     everything = plans(checkpoint, settings, machine)
+    if resident:
+        everything = [plan for plan in everything if plan.name in ("max", "balanced", "cpu")]
+        everything = [plan for plan in everything if plan.name != "cpu" or len(everything) == 1]
     if wanted == "auto":
         chosen = next((plan for plan in everything if plan.fits), everything[-1])
         passed = [f"{p.name} would need {_need(p)}" for p in everything[: everything.index(chosen)]]
@@ -101,6 +109,7 @@ def make_plan(checkpoint: Checkpoint, settings: Settings, machine: Machine | Non
     if chosen is None:
         there = ", ".join(plan.name for plan in everything)
         why = "needs a graphics card" if wanted in NAMES else "is no plan"
+        why = "moves weights that several processes share" if resident and wanted in NAMES else why
         raise SettingsError("memory", f"memory = {wanted!r} {why}: choose auto or {there}")
     return replace(chosen, reasons=("asked for", *chosen.reasons))
 
@@ -130,6 +139,9 @@ def check_precision(settings: Settings, machine: Machine) -> None:
     if settings.dtype == "float16" and machine.device == "cpu":
         raise SettingsError("dtype", "dtype = 'float16' is for cards: a processor is slower in it and needs no less "
                                      "memory, so use bfloat16")
+    if settings.dtype == "float16" and kind != "none":
+        raise SettingsError("dtype", f"dtype = 'float16' with quantise = {kind!r}: a step that overflows could not be "
+                                     "taken again in float32, so use auto, bfloat16 or float32")
     if kind in BITSANDBYTES and not machine.quantises:
         raise SettingsError("quantise", f"quantise = {kind!r} needs bitsandbytes, which is not installed: "
                                         "pip install bitsandbytes, or choose fp8")
@@ -143,7 +155,12 @@ def _variants(name: str, settings: Settings, machine: Machine):
     dtype = settings.dtype
     if dtype == "auto" or dtype == "float16" and name == "cpu":
         dtype = _dtype(machine) if name != "cpu" or machine.device == "cpu" else str(cpu_dtype()).removeprefix("torch.")
-    text_dtype = "float32" if dtype == "float16" else dtype   # T5 overflows in float16
+    kept_whole = name != "tiny" and settings.quantise == "none"
+    if settings.dtype == "auto" and dtype == "float16" and not kept_whole:
+        dtype = "float32"   # a step that overflows could not be taken again in it
+    # T5 overflows in float16; one prompt in a bfloat16 that a card does not have at full speed costs little.
+    emulated = machine.capability is not None and machine.capability >= (7, 5)
+    text_dtype = ("bfloat16" if emulated else "float32") if dtype == "float16" else dtype
     there = "cpu" if name == "cpu" else machine.device
     offload = {"max": ("", "", ""), "balanced": ("leaf", "", ""), "low": ("leaf", "model", "model"),
                "tiny": ("leaf", "block", "leaf"), "cpu": ("free", "", "")}[name]
@@ -240,17 +257,22 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
         parts = {"transformer": plan.transformer, "vae": plan.vae}
         waiting = sum(weights(name, part) * (PINNED if part.offload == "block" else 1)
                       for name, part in parts.items() if part.offload)
-        frames = 6 * shape.width * shape.height * 8 * shape.units * (plan.window == 0)
-        return int(CUDA_RAM + max(text, waiting, *(weights(n, p) for n, p in parts.items())) + frames), text_file
+        frames = _frames(plan, shape) if plan.window == 0 else 0
+        return int(CUDA_RAM + max(text + waiting, *(weights(n, p) for n, p in parts.items())) + frames), text_file
     models = [(weights(n, p), mapped(sizes[n], p)) for n, p in (("transformer", plan.transformer), ("vae", plan.vae))]
     both, file = sum(size for size, _ in models), sum(size for size, is_file in models if is_file)
     sampling = shape.sampling(_item(plan.transformer), cpu=True) * GROWTH["sampling"]
     decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window) * GROWTH["decoding"]
-    if plan.window == 0:   # the frames wait
-        decoding += 6 * shape.width * shape.height * 8 * shape.units
+    if plan.window == 0:
+        decoding += _frames(plan, shape)
     # Weights in files are not read before they are used: what is not converted costs nothing while texts are read.
     reading, working = text + both - file, both + max(sampling, decoding)
     return (int(BASE_RAM + reading), text_file) if reading > working else (int(BASE_RAM + working), file)
+
+
+def _frames(plan: Plan, shape: Shape) -> int:
+    """All frames, which wait in main memory: with tiles, those of all tiles and what they are joined to."""
+    return int((FRAMES if plan.tile else 1) * 3 * _item(plan.vae) * shape.width * shape.height * 8 * shape.units)
 
 
 def _seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings) -> float:

@@ -205,7 +205,7 @@ class Settings:
 
     def _check_text(self) -> None:
         if not self.prompt.strip():
-            raise SettingsError("prompt", 'the prompt is empty: say what to see, such as "a red ball spins"')
+            raise SettingsError("prompt", 'the prompt is empty: say what to see, such as "a red ball stays still"')
         for name in ("prompt", "negative_prompt", "prompt_suffix"):
             try:
                 getattr(self, name).encode()

@@ -191,6 +191,11 @@ def test_each_rung_gives_once_and_says_so(pipe):
     assert pipe.vae.tile_size == 64 and pipe.split_guidance and pipe.transformer.dtype == torch.bfloat16
 
 
+def test_tiles_get_smaller_only_once_one_is_held_at_a_time(pipe):
+    said = [tighten(pipe, "decode", {"width": 512, "height": 512}) for _ in range(3)]
+    assert ["tiles of 256" in said[0], "at the end" in said[1], "tiles of 128" in said[2]] == [True] * 3
+
+
 @pytest.mark.gpu
 def test_a_card_that_is_given_weights_layer_by_layer_makes_the_same(pipe):
     usual = pipe(PROMPT, **LARGE, output_type="np").frames

@@ -167,8 +167,37 @@ def test_what_needs_less_takes_longer(published):
 def test_an_older_card_gets_guarded_float16(published):
     plan = chosen(published, card(24, capability=(7, 5), bfloat16=False))
     assert plan.guard and plan.transformer.dtype == "float16"
-    assert plan.text.dtype == plan.vae.dtype == "float32"
+    assert plan.vae.dtype == "float32" and plan.text.dtype == "bfloat16"
+    assert chosen(published, card(24, capability=(7, 0), bfloat16=False)).text.dtype == "float32"
     assert not chosen(published, card(24)).guard
+
+
+def test_where_a_step_cannot_be_taken_again_nothing_is_float16(published):
+    old = dict(capability=(7, 5), bfloat16=False)
+    tiny = chosen(published, card(6.5, **old))
+    assert tiny.name == "tiny" and tiny.transformer.dtype == "float32" and not tiny.guard
+    machine = replace(card(40, **old), device="cuda:0")
+    settings = Settings.for_model("miniflux", "768p", prompt="x", quantise="fp8")
+    assert not any(plan.guard for plan in plans(published, settings, machine))
+    with pytest.raises(SettingsError, match="float16.*quantise.*auto"):
+        plans(published, replace(settings, dtype="float16"), machine)
+
+
+def test_what_waits_in_main_memory_waits_while_texts_are_read(published):
+    settings, machine = Settings.for_model("miniflux", "768p", prompt="x"), replace(card(8), device="cuda:0")
+    tiny = next(plan for plan in plans(published, settings, machine) if plan.name == "tiny")
+    waiting = PUBLISHED["transformer"].bytes_in(2) * 1.3
+    assert tiny.estimate.ram - tiny.estimate.file > waiting
+
+
+def test_processes_that_share_a_transformer_keep_it_where_it_is(published):
+    settings = Settings.for_model("miniflux", "768p", prompt="x")
+    small, large = (replace(card(vram), device="cuda:0") for vram in (8, 80))
+    assert make_plan(published, settings, small, resident=True).name == "balanced"
+    assert make_plan(published, settings, large, resident=True).name == "max"
+    with pytest.raises(SettingsError, match="low.*several processes.*balanced"):
+        make_plan(published, settings, large, "low", resident=True)
+    assert make_plan(published, settings, Machine(), "cpu", resident=True).name == "cpu"
 
 
 @pytest.mark.parametrize(("kind", "names"), [
@@ -194,6 +223,23 @@ def test_a_precision_that_gains_nothing_is_refused(published, machine, changes, 
     settings = Settings.for_model("miniflux", "768p", prompt="x", **changes)
     with pytest.raises(SettingsError, match=says):
         plans(published, settings, machine)
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "cuda"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(SettingsError, match=f"{device}.*auto or cpu"):
+        Machine.here(device)
+
+
+def test_pages_of_files_are_not_counted_twice(tmp_path):
+    from pyramid.machine import ram
+
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(300 * 2**20))
+    before, _ = ram()
+    mapped = np.memmap(path)
+    mapped[::4096].sum()
+    assert ram()[0] - before < 150 * 2**20
 
 
 def test_a_plan_that_needs_a_card_is_refused_without_one(tiny_checkpoint):
