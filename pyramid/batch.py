@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 from pyramid.memory import NAMES
 from pyramid.presets import preset_names
-from pyramid.prompt_list import Item, ListError, checkpoint_of, read_list
+from pyramid.prompt_list import Item, ListError, checkpoint_of, name_of, read_list, result_path
 from pyramid.settings import Settings
 
 STATE = Path(".pyramid") / "batch.jsonl"
@@ -122,13 +122,6 @@ class Journal:
         return None
 
 
-def result_path(folder: Path, item: Item) -> Path:
-    """The name of an item's result, before a number is added where it is taken."""
-    from pyramid.files import PATTERN, file_name
-
-    return folder / f"{file_name(PATTERN, item.settings)}{'.png' if item.settings.num_frames == 1 else '.mp4'}"
-
-
 # ------------------------------------------------------------------------------------------------------- the work
 class Stopped(Exception):
     """The user ended the batch while an item was in the making."""
@@ -156,21 +149,41 @@ class Engine(Protocol):
 
 
 class Maker:
-    """Makes items one after the other with one model in memory; a new one comes when an item needs it."""
+    """Makes items one after the other with one model in memory; a new one comes when an item needs it.
 
-    def __init__(self, stop: threading.Event | None = None, memory: str = "auto"):
-        self.stop, self.memory = stop or threading.Event(), memory
+    `tell` gets what people should know of an item: that memory ran out on the way, for example.
+    """
+
+    def __init__(self, stop: threading.Event | None = None, memory: str = "auto",
+                 tell: Callable[[str], Any] | None = None):
+        self.stop, self.memory, self.tell = stop or threading.Event(), memory, tell or say
         self.key = self.plan = self.pipeline = None
+        self.note = ""   # what loading had to change
 
-    def make(self, item: Item, given: dict[str, Any], folder: Path) -> Path:
-        """The result's path. Raises Stopped, or whatever goes wrong; then nothing is left behind."""
+    def make(self, item: Item, given: dict[str, Any], folder: Path, source: dict[str, Any]) -> Path:
+        """The result's path. Raises Stopped, or whatever goes wrong; then nothing is left behind.
+
+        `given` is what was read of the item's picture or video, `source` says which one it was.
+        """
         from pyramid.console import Generation
 
         checkpoint = checkpoint_of(item.settings.model, item.settings.variant)
         self._bring(item.settings, checkpoint)
         run = Generation(item.settings, checkpoint, given, result_path(folder, item))
         run.stop = self.stop
-        return self._write(run, run.events(self.pipeline), item.key)
+        run.notes += [self.note] if self.note else []
+        return self._write(run, self._events(run, item), source | {"batch": item.key})
+
+    def _events(self, run, item: Item) -> Iterator[Any]:
+        """The events of a run; what was changed on the way is told and noted."""
+        from pyramid.console import NOTED
+        from pyramid.events import Status
+
+        for event in run.events(self.pipeline):
+            run.keep(event)
+            if isinstance(event, Status) and event.phase in NOTED:
+                self.tell(f"{name_of(item)}: {event.message}")
+            yield event
 
     def _bring(self, settings: Settings, checkpoint) -> None:
         """Have the model loaded by the plan that suits the item: mostly it is there already."""
@@ -184,29 +197,32 @@ class Maker:
         if self.key != key:
             self.key = self.pipeline = None  # the old one goes before the new one comes
             gc.collect()
-            self.pipeline, note = load(load_for, settings, self.memory)
+            self.pipeline, self.note = load(load_for, settings, self.memory)
             self.key = key
-            if note:
-                say(note)
+            if self.note:
+                self.tell(self.note)
         elif (self.plan.tile, self.plan.window) != (plan.tile, plan.window):
             place(self.pipeline, plan)
         self.plan = plan
 
-    def _write(self, run, events: Iterator[Any], key: str) -> Path:
+    def _write(self, run, events: Iterator[Any], about: dict[str, Any]) -> Path:
         from pyramid.checkpoints import identity
-        from pyramid.console import rounded, source
+        from pyramid.console import rounded
         from pyramid.events import Finished, Frames
         from pyramid.files import describe
         from pyramid.video import VideoWriter, write_picture
 
+        def outcome(finished):
+            return {"timings": rounded(finished.timings)} | ({"notes": run.notes} if run.notes else {})
+
         s, frame = run.settings, None
-        metadata = describe(s, identity(run.checkpoint)) | source(s) | {"batch": key}
+        metadata = describe(s, identity(run.checkpoint)) | about
         if s.num_frames == 1:
             for event in events:
                 frame = event.video[0] if isinstance(event, Frames) else frame
             if frame is None:
                 raise Stopped
-            return write_picture(run.path, frame, metadata | {"timings": rounded(event.timings)})
+            return write_picture(run.path, frame, metadata | outcome(event))
         with VideoWriter(run.path, s.fps, (s.width, s.height), metadata) as file:
             for event in events:
                 if isinstance(event, Frames):
@@ -214,7 +230,7 @@ class Maker:
                 elif isinstance(event, Finished):
                     if event.stopped:
                         raise Stopped
-                    file.metadata["timings"] = rounded(event.timings)
+                    file.metadata |= outcome(event)
         return file.path
 
 
@@ -230,11 +246,12 @@ class Here:
         self.item = item
 
     def next(self) -> Outcome:
+        from pyramid.console import source
         from pyramid.video import read_given
 
-        began = time.monotonic()
+        began, settings = time.monotonic(), self.item.settings
         try:
-            path = self.maker.make(self.item, read_given(self.item.settings), self.folder)
+            path = self.maker.make(self.item, read_given(settings), self.folder, source(settings))
         except Stopped:
             raise
         except Exception as error:
@@ -284,12 +301,6 @@ def work(items: list[Item], engine: Engine, journal: Journal, *, retries: int = 
 
 def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
-
-
-def name_of(item: Item) -> str:
-    """An item as people see it."""
-    prompt = item.settings.prompt if len(item.settings.prompt) <= 40 else item.settings.prompt[:39] + "…"
-    return f"line {item.line} \"{prompt}\", seed {item.settings.seed}"
 
 
 # ------------------------------------------------------------------------------------------------ the command line

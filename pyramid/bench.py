@@ -10,6 +10,7 @@ its decode.
 """
 
 import argparse
+import re
 import statistics
 import sys
 import time
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from pyramid.events import Unit
 from pyramid.latents import MINIFLUX, denormalize, history
-from pyramid.machine import peak_bytes
+from pyramid.machine import Machine, peak_bytes
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.layers import Linear
 from pyramid.models.vae import CausalVideoVAE
@@ -81,11 +82,15 @@ def add_arguments(parser):
     parser.add_argument("--vae", type=numbers, default=[32, 64, 128, 128],
                         help="channels of the decoder (published: 128,256,512,512)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
+                        help="cpu, cuda, cuda:1, mps (default: a CUDA card where there is one)")
 
 
 def check(args):
-    """ValueError for a shape that does not exist."""
+    """ValueError for a shape, or a device, that does not exist."""
+    if not re.fullmatch(r"cpu|mps|xpu|cuda(:\d+)?", args.device):
+        raise ValueError(f"--device {args.device}: use cpu, cuda, cuda:1, mps or xpu")
+    Machine.here(args.device)
     grid = 16 * 2 ** (args.stages - 1)
     if args.width < HEAD or args.width % HEAD:
         raise ValueError(f"--width {args.width} must be a positive multiple of {HEAD}")

@@ -14,8 +14,7 @@ A file `pyramid.json` beside the folders, where there is one, holds the checkpoi
      "video_num_inference_steps": [10, 10, 10], "guidance_scale": 4.0, "video_guidance_scale": 4.0,
      "negative_prompt": "", "prompt_suffix": ""}
 
-Nothing here loads weights: the pipeline does, with the class named by `Checkpoint.transformer_class`. What is not on
-this machine yet, `pyramid.download` fetches.
+Nothing here loads weights, the pipeline does that. What is not on this machine yet, `pyramid.download` fetches.
 """
 
 import dataclasses
@@ -28,12 +27,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from safetensors import SafetensorError, safe_open
+
 from pyramid.settings import MODELS, Variant, variant_of
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
 WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of them is enough
+COUNTS = ("num_attention_heads", "attention_head_dim", "num_layers", "num_single_layers")  # memory is planned by them
 
 
 class CheckpointError(ValueError):
@@ -150,7 +152,7 @@ def find(model: str | Path = "embedded", variant: str | None = None) -> Checkpoi
     return Checkpoint(
         folder, detect_family(folder / (PREFIX + chosen)), chosen,
         name=details.get("name") or (release.name if release else folder.name),
-        defaults=defaults_of(chosen, details),
+        defaults=defaults_of(chosen, folder, details),
         licence=details.get("licence") or (release.licence if release else ""), details=details,
     )  # fmt: skip
 
@@ -218,25 +220,26 @@ def read_details(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def defaults_of(variant: str, details: dict[str, Any]) -> Variant:
-    """What the variant was trained for, with the checkpoint's own values where it states them.
-
-    Raises CheckpointError for values of the wrong kind.
-    """
-    known = variant_of(variant)
+def defaults_of(variant: str, folder: Path, details: dict[str, Any]) -> Variant:
+    """What the variant was trained for, with the checkpoint's own values where it states them. CheckpointError."""
     names = {"max_units": "units", "num_inference_steps": "steps", "video_num_inference_steps": "video_steps"}
     own = {names.get(key, key): value for key, value in details.items() if key not in ("name", "variant")}
     kinds = {spec.name: spec.type for spec in dataclasses.fields(Variant)}
     try:
         values = {key: _typed(kinds[key], value) for key, value in own.items() if key in kinds}
+        if empty := [key for key, value in details.items() if value == [] and names.get(key, key) in kinds]:
+            raise TypeError(f"{empty[0]} is empty")
     except TypeError as error:
-        raise CheckpointError(f"pyramid.json holds a value of the wrong kind: {error}") from None
-    return dataclasses.replace(known, **values)
+        raise CheckpointError(f"{folder / 'pyramid.json'} holds a value of the wrong kind: {error}; mend it, or get "
+                              "the model again") from None
+    world = details.get("trained_on")
+    values["photographs"] = not isinstance(world, dict) or bool(world.get("cameras"))
+    return dataclasses.replace(variant_of(variant), **values)
 
 
 def _typed(kind: Any, value: Any) -> Any:
     """`value` as an int, float or str, or as a tuple of such from a list. Raises TypeError."""
-    if get_origin(kind) is tuple and isinstance(value, list):
+    if get_origin(kind) is tuple and isinstance(value, list) and (get_args(kind)[1] is ... or len(value) == 2):
         return tuple(_typed(get_args(kind)[0], item) for item in value)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind is float and (whole or isinstance(value, float)):
@@ -295,23 +298,21 @@ def check_model(folder: Path, expected: tuple[str | None, ...], key: str = "_cla
     if not folder.is_dir():
         return [f"the folder {folder.name} is missing"]
     try:
-        named = read_json(folder / "config.json").get(key)
-    except CheckpointError as error:
-        return [str(error)]
-    named = named[0] if isinstance(named, list) and named else named
-    if named not in expected:
-        return [f"{folder.name}/config.json describes a {named}, where a {expected[0]} belongs"]
-    try:
+        config = read_json(folder / "config.json")
+        named = config.get(key)
+        named = named[0] if isinstance(named, list) and named else named
+        if named not in expected:
+            return [f"{folder.name}/config.json describes a {named}, where a {expected[0]} belongs"]
+        counts = {name: config[name] for name in COUNTS if name in config}
+        if odd := [f"{name} = {n!r}" for name, n in counts.items() if type(n) is not int or n < 0]:
+            return [f"{folder.name}/config.json says {', '.join(odd)}, not a whole number; download it again"]
         return [problem for path in weight_files(folder) for problem in check_weights(path)]
     except CheckpointError as error:
         return [str(error)]
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights: one, or the shards of an index; safetensors before .bin.
-
-    Raises CheckpointError when there are none or the index cannot be read.
-    """
+    """The files that hold a folder's weights: one, or an index's shards; safetensors before .bin. CheckpointError."""
     for ending in ("safetensors", "bin"):
         for name in WEIGHTS:
             index = folder / f"{name}.{ending}.index.json"
@@ -352,10 +353,11 @@ def check_safetensors(path: Path, where: str) -> list[str]:
             header = json.loads(file.read(length))
             tensors = [entry for name, entry in header.items() if name != "__metadata__"]
             end = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
-        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError):
+            if end == size:
+                with safe_open(path, "np"):  # which looks at types and shapes too
+                    return []
+        except (SafetensorError, ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
             return [f"{where} is damaged: its header cannot be read; download it again"]
-    if end == size:
-        return []
     state = "truncated" if size < end else "damaged"
     return [f"{where} is {state}: {size:,} of {end:,} bytes; download it again"]
 
@@ -391,9 +393,8 @@ def fingerprint(path: Path, samples: int = 16, length: int = 65536) -> str:
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
         if size <= samples * length:
-            digest.update(file.read())
-        else:
-            for index in range(samples):
-                file.seek((size - length) * index // (samples - 1))
-                digest.update(file.read(length))
+            samples, length = 1, size
+        for index in range(samples):
+            file.seek((size - length) * index // max(samples - 1, 1))
+            digest.update(file.read(length))
     return digest.hexdigest()

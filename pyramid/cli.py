@@ -1,7 +1,7 @@
 """The command line: parse, call, print.
 
     python -m pyramid generate --prompt "a red ball moves to the right over a green meadow"
-    python -m pyramid generate --prompt "the camera slowly zooms in" --image photo.jpg --seed 7
+    python -m pyramid generate --prompt "a red ball moves to the right" --image ball.png --seed 7
     python -m pyramid inspect outputs/a-red-ball.mp4
 
 Exit codes: 0 done; 2 bad input, told in one line on stderr that begins with `error:`, nothing written; 1 something
@@ -180,9 +180,11 @@ def settings_of(args: argparse.Namespace, start: Settings, preset: Preset | None
         values = {name: value for name, value in preset.values.items() if name not in ("model", "variant")}
         start = replace(preset, values=values).apply(start)
     changes = {name: value for name, flag in FLAGS.items() if (value := getattr(args, flag or name)) is not None}
-    for name in ("num_inference_steps", "video_num_inference_steps"):
+    names = ("num_inference_steps", "video_num_inference_steps")
+    stages = next((len(changes[name]) for name in names if len(changes.get(name, ())) > 1), start.stages)
+    for name in names:
         if len(changes.get(name, ())) == 1:
-            changes[name] = changes[name] * start.stages
+            changes[name] = changes[name] * stages
     steps = changes.get("num_inference_steps", start.num_inference_steps)
     if len(steps) != start.stages:  # another number of stages: without a word on later frames, the same for those
         changes.setdefault("video_num_inference_steps", steps)

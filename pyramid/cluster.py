@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyramid.batch import Maker, Outcome, Stopped, failure, result_path
-from pyramid.prompt_list import Item
+from pyramid.batch import Maker, Outcome, Stopped, failure, say
+from pyramid.prompt_list import Item, result_path
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = 80 * 2**20        # bytes of a local object store: Ray's least; a video is a few million
@@ -30,14 +30,16 @@ def need_ray() -> None:
 
 
 class Worker:
-    """What an actor does: makes items into files, and returns their bytes."""
+    """What an actor does: makes items into files, and returns their bytes, and lines to be told."""
 
     def __init__(self, memory: str):
-        self.maker = Maker(memory=memory)
+        self.told: list[str] = []
+        self.maker = Maker(memory=memory, tell=self.told.append)
 
-    def make(self, item: Item, given: dict[str, Any]) -> bytes:
+    def make(self, item: Item, given: dict[str, Any], source: dict[str, Any]) -> tuple[bytes, list[str]]:
+        self.told.clear()
         with tempfile.TemporaryDirectory(prefix="pyramid-") as folder:
-            return self.maker.make(item, given, Path(folder)).read_bytes()
+            return self.maker.make(item, given, Path(folder), source).read_bytes(), [*self.told]
 
 
 class OnRay:
@@ -74,15 +76,16 @@ class OnRay:
                              "`ray start --head`") from None
 
     def submit(self, item: Item) -> None:
+        from pyramid.console import source
         from pyramid.video import read_given
 
         try:
-            given = read_given(item.settings)
-        except ValueError as error:
+            given, about = read_given(item.settings), source(item.settings)
+        except (ValueError, OSError) as error:
             self.unread.append(failure(item, error))
             return
         actor = self.idle.pop()
-        self.running[actor.make.remote(item, given)] = actor, item, time.monotonic()
+        self.running[actor.make.remote(item, given, about)] = actor, item, time.monotonic()
 
     def next(self) -> Outcome:
         if self.unread:
@@ -95,7 +98,7 @@ class OnRay:
                 raise Stopped
         actor, item, began = self.running.pop(ended[0])
         try:
-            content = self.ray.get(ended[0])
+            content, told = self.ray.get(ended[0])
         except self.ray.exceptions.RayActorError:
             self.idle.append(self.actor.remote(self.memory))
             return Outcome(item, error="its worker died (out of memory, or its machine is gone)")
@@ -103,6 +106,8 @@ class OnRay:
             self.idle.append(actor)
             return failure(item, error.cause, time.monotonic() - began)
         self.idle.append(actor)
+        for line in told:
+            say(line)
         try:
             return Outcome(item, self._keep(item, content), seconds=time.monotonic() - began)
         except OSError as error:  # the disk is full, say

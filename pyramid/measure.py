@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.measure or args.means:
         settings = one_step(settings)
     checkpoint, machine = find(args.model, args.variant), Machine.here(settings.device)
-    if args.measure or args.means:
-        verify(checkpoint)
+    verify(checkpoint)
     every, chosen = plans(checkpoint, settings, machine), make_plan(checkpoint, settings, machine, args.memory)
     measured = peak(settings, chosen.name) if args.measure else None
     if args.json:

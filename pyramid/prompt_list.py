@@ -3,7 +3,7 @@
     items = read_list(Path("prompts.jsonl"), preset="quick", seeds=2)      # ListError: all that is wrong, and where
 
     {"prompt": "a red ball moves to the right", "seed": 7}
-    {"id": "zoom", "prompt": "the camera slowly zooms in", "image": "photo.jpg", "num_frames": 17}
+    {"id": "rise", "prompt": "a blue square rises", "image": "square.png", "num_frames": 17}
 
 A line has `prompt`, any other field of `Settings`, and perhaps an `id`. What it leaves out comes from its preset, then
 from its model. `image` and `video` are paths, seen from the list's folder.
@@ -44,24 +44,43 @@ class Item:
         return s.model, s.variant, s.dtype, s.quantise, s.device
 
 
+def result_path(folder: Path, item: Item) -> Path:
+    """The name of an item's result, before a number is added where it is taken."""
+    from pyramid.files import PATTERN, file_name
+
+    return folder / f"{file_name(PATTERN, item.settings)}{'.png' if item.settings.num_frames == 1 else '.mp4'}"
+
+
+def name_of(item: Item) -> str:
+    """An item as people see it."""
+    prompt = item.settings.prompt if len(item.settings.prompt) <= 40 else item.settings.prompt[:39] + "…"
+    return f"line {item.line} \"{prompt}\", seed {item.settings.seed}"
+
+
 def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Item]:
     """The items of a list, `seeds` of each line (its seed, the next one, …), those of one model together.
 
     Raises ListError with everything that is wrong, and where.
     """
-    items, problems, ids, seen = [], [], {}, Counter()
+    items, problems, ids, seen, keys = [], [], {}, Counter(), {}
     for number, text in _lines(path):
         try:
             table = _table(text)
             name = _id_of(table, ids, number)
             settings, asked = _settings(table, path.parent, preset)
             key = name if name is not None else _numbered(asked, seen)
-            items += [Item(f"{key}#{index + 1}" if index else key, number, _with_seed(settings, index), asked)
-                      for index in range(seeds)]
+            named = [f"{key}#{index + 1}" if index else key for index in range(seeds)]
+            if taken := next((each for each in named if each in keys), None):
+                raise ValueError(f"{taken!r} names a video of line {keys[taken]} too: change the id of one of the two")
+            keys |= dict.fromkeys(named, number)
+            items += [Item(each, number, _with_seed(settings, index), asked) for index, each in enumerate(named)]
         except ValueError as error:
             problems.append(f"{path.name}, line {number}: {' '.join(str(error).split())}")
+        except RecursionError:  # from reading it, or from telling what is wrong with it
+            problems.append(f"{path.name}, line {number}: lists or tables lie too deep in each other; a line is a "
+                            "table such as {\"prompt\": \"a red ball stays still\"}")
     if not items and not problems:
-        problems.append(f"{path.name} has no lines: each is a table such as {{\"prompt\": \"a red ball spins\"}}")
+        problems.append(f"{path.name} has no lines: each is a table such as {{\"prompt\": \"a red ball stays still\"}}")
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         raise ListError("\n".join(problems[:SHOWN_PROBLEMS] + [f"… and {more} more"] * (more > 0)))
@@ -96,7 +115,7 @@ def _table(text: str) -> dict[str, Any]:
         table = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno}): a line is a table such as "
-                         '{"prompt": "a red ball spins"}') from None
+                         '{"prompt": "a red ball stays still"}') from None
     if not isinstance(table, dict):
         raise ValueError(f"a table such as {{\"prompt\": …}} is expected, not {type(table).__name__}")
     return table
@@ -125,6 +144,9 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
     unknown = sorted(set(table) - set(FIELDS))
     if unknown:
         Settings.from_dict({unknown[0]: None})  # raises, with the nearest known name
+    for name in ("preset", "variant"):
+        if not isinstance(table.get(name, ""), str | None):
+            raise SettingsError(name, f"{name} = {table[name]!r}: text is expected")
     asked = load_preset(table.get("preset") or preset) if table.get("preset") or preset else None
     short = digest({"line": table, "preset": asked.values if asked else {}})
     table = {name: value for name, value in table.items() if name != "preset"}

@@ -61,6 +61,7 @@ class Variant:
     video_guidance_scale: float
     prompt_suffix: str = RELEASED_SUFFIX
     negative_prompt: str = RELEASED_NEGATIVE
+    photographs: bool = True               # whether it was trained on them, or on drawn scenes alone
 
 
 VARIANTS = {v.name: v for v in (
@@ -263,6 +264,8 @@ class Settings:
                          + (f"({seconds_of(limit, v.fps):g} s)." if limit > 1 else "(stills)."))
         if v and self.fps != v.fps and self.num_frames > 1:
             notes.append(f"{self.fps} frames a second: variant {v.name} moves as at {v.fps}: wrong speed.")
+        if v and not v.photographs and self.num_frames > 1 and (self.image or self.video):
+            notes.append(f"photographs: variant {v.name} knows drawn scenes. A photo is kept as the first frame only.")
         return notes
 
     def to_dict(self) -> dict[str, Any]:

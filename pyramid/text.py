@@ -32,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyramid.checkpoints import fingerprint
+from pyramid.checkpoints import CheckpointError, fingerprint
 
 T5_TOKENS = 128
 CACHE_VERSION = 1
@@ -247,7 +247,8 @@ class TextEncoders:
         if part.label not in self._tokenizers:
             from transformers import AutoTokenizer
 
-            loaded = AutoTokenizer.from_pretrained(part.tokenizer, local_files_only=True)
+            with usable(part.tokenizer):
+                loaded = AutoTokenizer.from_pretrained(part.tokenizer, local_files_only=True)
             self._tokenizers[part.label] = loaded
         return self._tokenizers[part.label]
 
@@ -260,16 +261,35 @@ class TextEncoders:
 
 
 def load_encoder(part: Part, dtype: torch.dtype, **options) -> torch.nn.Module:
-    """One encoder from its folder; `options` go to transformers. ValueError when weights are missing."""
+    """One encoder from its folder; `options` go to transformers. CheckpointError when its files do not fit."""
     import transformers
 
-    with quiet_loading():
+    with quiet_loading(), usable(part.encoder):
         model, info = getattr(transformers, part.class_name).from_pretrained(
-            part.encoder, dtype=dtype, local_files_only=True, output_loading_info=True, **options)
+            part.encoder, dtype=dtype, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
+            **options)
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:5])
-        raise ValueError(f"{part.encoder} lacks weights of its {part.class_name}: {missing}; download it again")
+        raise CheckpointError(f"{part.encoder} lacks weights of its {part.class_name}: {missing}; download it again")
+    if other := sorted((name, *map(tuple, shapes)) for name, *shapes in info["mismatched_keys"]):
+        name, found, wanted = other[0]
+        raise CheckpointError(f"{part.encoder}: {len(other)} weights have another shape than its config.json says, "
+                              f"{name} has {found} in place of {wanted}; download it again")
     return model.eval()
+
+
+@contextmanager
+def usable(folder: Path):
+    """Whatever a loader of transformers raises about its files becomes a CheckpointError that names their folder."""
+    try:
+        yield
+    except Exception as error:
+        words = " ".join(str(error).split())
+        short_of_memory = isinstance(error, MemoryError) or any(w in words.lower() for w in ("memory", "alloc"))
+        if isinstance(error, OSError) or short_of_memory:   # told elsewhere
+            raise
+        raise CheckpointError(f"{folder} cannot be loaded ({type(error).__name__}: {words}): its files are damaged, or "
+                              "do not belong together; download it again") from error
 
 
 def cut_text(tokenizer, prompt: str, limit: int) -> str:
@@ -282,14 +302,16 @@ def cut_text(tokenizer, prompt: str, limit: int) -> str:
 
 @contextmanager
 def quiet_loading():
-    """Without transformers' progress bars: they only flicker, and the caller tells the phase anyway."""
+    """Without transformers' progress bars, which only flicker, and its reports: the caller tells what is wrong."""
     from transformers.utils import logging as transformers_logging
 
-    shown = transformers_logging.is_progress_bar_enabled()
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         if shown:
             transformers_logging.enable_progress_bar()
 

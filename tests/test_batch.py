@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pyramid import batch, cli
+from pyramid import batch, cli, console, ladder
 from pyramid.batch import Journal, Outcome, Stopped
+from pyramid.events import Status
 from pyramid.files import read_metadata
 from pyramid.prompt_list import Item, ListError, digest, read_list
 from pyramid.settings import Settings
+from pyramid.video import read_given
 
 ROOT = Path(__file__).parent.parent
 QUICK = dict(num_frames=9, num_inference_steps=[1, 1, 1], video_num_inference_steps=[1, 1, 1], guidance_scale=1,
@@ -82,6 +84,9 @@ def test_lines_that_say_the_same_are_two_items_and_models_stay_together(listed, 
     ({"prompt": "x", "id": ""}, "id = ''"),
     ({"prompt": "x", "id": [1]}, "id = [1]"),
     ({"prompt": "x", "preset": "qick"}, "did you mean 'quick'"),
+    ({"prompt": "x", "preset": 7}, "preset = 7"), ({"prompt": "x", "preset": ["quick"]}, "preset = ['quick']"),
+    ({"prompt": "x", "preset": False}, "preset = False"), ({"prompt": "x", "variant": ["128p"]}, "variant = ['128p']"),
+    ("[" * 100_000, "too deep"),
     ("a red ball", "not JSON"), ("[1]", "table"), ('{"prompt": "x", "prompt": "y"}', "given twice"),
     ('{"prompt": "x", "fps": NaN}', "NaN"),
 ])
@@ -99,6 +104,14 @@ def test_all_that_is_wrong_is_told_at_once(listed, run, tmp_path):
     assert "cannot be read" in run(tmp_path / "none.jsonl")[2]
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "x"}\n{"prompt": "\xe9"}')
     assert "latin.jsonl, line 2: this is not UTF-8" in run(tmp_path / "latin.jsonl")[2]
+
+
+def test_an_id_that_another_lines_seeds_need_is_refused(listed, run, tmp_path):
+    lines = {"prompt": "x", "id": "a"}, {"prompt": "y", "id": "a#2"}
+    for path in (listed(*lines, name="one.jsonl"), listed(*reversed(lines), name="two.jsonl")):
+        assert len(read_list(path)) == 2
+        code, _, err = run(path, "--seeds", 2)
+        assert code == 2 and "line 2: 'a#2' names a video of line 1 too" in err and err.count("\n") == 1
 
 
 def test_flags_and_folders_are_checked(listed, run, tmp_path):
@@ -231,7 +244,35 @@ def test_a_failure_on_the_way_is_told_and_leaves_no_file(listed, run, tmp_path):
     assert batch.report(items, items, ended) == 1
 
 
+@pytest.mark.parametrize("frames", [9, 1])
+def test_what_was_changed_on_the_way_is_told_and_noted(listed, run, monkeypatch, frames):
+    made = console.Generation.events
+
+    def changed(self, pipeline):
+        yield Status("text", "Reading the prompt")
+        yield Status("memory", "Memory ran out: smaller tiles.")
+        yield from made(self, pipeline)
+    monkeypatch.setattr(console.Generation, "events", changed)
+    monkeypatch.setattr(ladder, "load", lambda *a, load=ladder.load: (load(*a)[0], "Loaded in bfloat16."))
+    code, out, err = run(listed({"prompt": "a", "seed": 1, "num_frames": frames}))
+    assert code == 0 and 'line 1 "a", seed 1: Memory ran out: smaller tiles.\n' in err and "Reading" not in err
+    assert read_metadata(out[0])["notes"] == ["Loaded in bfloat16.", "Memory ran out: smaller tiles."]
+
+
 # --------------------------------------------------------------------------------------------------------- Ray
+def test_a_worker_needs_no_picture_on_its_own_disk(listed, tmp_path):
+    from pyramid.cluster import Worker
+
+    picture = tmp_path / "red.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    made = read_list(listed({"prompt": "a", "image": "red.png", "seed": 1}))[0]
+    given, source = read_given(made.settings), console.source(made.settings)
+    picture.unlink()
+    content, told = Worker("auto").make(made, given, source)
+    (tmp_path / "made.mp4").write_bytes(content)
+    assert told == [] and read_metadata(tmp_path / "made.mp4")["source"] == source["source"]
+
+
 def test_without_ray_the_command_that_installs_it_is_named(listed, run, monkeypatch):
     from pyramid import cluster
 
@@ -245,7 +286,8 @@ def test_a_local_ray_of_two_workers_makes_each_item_once_though_one_dies(listed,
     from pyramid.cluster import OnRay
 
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 is Ray's default: on a busy machine that takes minutes
-    items = read_list(listed(*({"prompt": f"ball {n}", "seed": n} for n in range(2))))
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    items = read_list(listed(*({"prompt": f"ball {n}", "seed": n, "image": "red.png"} for n in range(2))))
     folder, stop = tmp_path / "out", batch.threading.Event()
     with Journal(folder) as journal:
         engine = OnRay(folder, stop, "local", 2)

@@ -7,7 +7,7 @@ import torch
 from diffusers.models.attention_dispatch import attention_backend
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyramid import bench
+from pyramid import bench, cli
 
 TINY = ["--width", "64", "--layers", "1,2", "--size", "32x32", "--stages", "2", "--device", "cpu"]
 
@@ -45,10 +45,20 @@ def test_the_tables(capsys):
 
 @pytest.mark.parametrize("options", [
     ["--width", "100"], ["--size", "40x32"], ["--layers", "1"], ["--stages", "5"], ["--vae", "32,32,32"],
-    ["--text", "0,0"], ["--text", "129"], ["--steps", "0"]])
+    ["--text", "0,0"], ["--text", "129"], ["--steps", "0"], ["--device", "foo"]])
 def test_shapes_that_do_not_exist_are_named(options):
     with pytest.raises(ValueError, match=options[0]):
         bench.run(arguments(*options))
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "xpu"])
+def test_devices_that_are_not_there_are_one_line(device, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
+    assert cli.main(["bench", *TINY, "--device", device]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and device in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("options", [["--size", "32"], ["--layers", "-1,2"], ["--units", "a"]])

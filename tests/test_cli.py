@@ -246,6 +246,10 @@ def test_seconds_and_step_counts_are_spelled_out():
     settings = settings_from(["--seconds", "2", "--steps", "7", "--fps", "16"])
     assert settings.num_frames == 33 and settings.num_inference_steps == (7, 7, 7)
     two = settings_from(["--steps", "7,3"])
+    several = settings_from(["--steps", "1,2", "--video-steps", "3"])
+    assert (several.num_inference_steps, several.video_num_inference_steps) == ((1, 2), (3, 3))
+    several = settings_from(["--steps", "4", "--video-steps", "3,2"])
+    assert (several.num_inference_steps, several.video_num_inference_steps) == ((4, 4), (3, 2))
     assert two.video_num_inference_steps == (7, 3) and replace(two, prompt="x").validate()
 
 

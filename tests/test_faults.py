@@ -3,6 +3,7 @@
     python -m pytest tests/test_faults.py
 """
 
+import json
 import os
 import re
 import shutil
@@ -44,6 +45,7 @@ def generate(tiny_checkpoint, tmp_path, capfd):
 
 
 TRANSFORMER = "diffusion_transformer_128p/diffusion_pytorch_model.safetensors"
+TRANSFORMER_CONFIG = "diffusion_transformer_128p/config.json"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 
 
@@ -51,6 +53,10 @@ def put(path, start, content):
     data = bytearray(path.read_bytes())
     data[start:start + len(content)] = content
     path.write_bytes(bytes(data))
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def other_weights(folder):
@@ -72,6 +78,22 @@ WEIGHTS = {
     "no folder": (lambda f: shutil.rmtree(f / "causal_video_vae"), "the folder causal_video_vae is missing"),
     "no text": (lambda f: (f / "text_encoder_2/model.safetensors").unlink(), "text_encoder_2 has no weights"),
     "another's": (other_weights, "does not fit|lacks|missing"),
+    "shapes": (lambda f: edit(f / TRANSFORMER_CONFIG, joint_attention_dim=64, pooled_projection_dim=48), "of another "
+               r"shape: context_embedder.weight \(32, 32\) in place of \(32, 64\), time_text_embed.*Download the "
+               "folder again, or check its config.json"),
+    "words for numbers": (lambda f: edit(f / TRANSFORMER_CONFIG, num_attention_heads="three"), "config.json says "
+                          "num_attention_heads = 'three', not a whole number; download it again"),
+    "shapes of T5": (lambda f: edit(f / "text_encoder_2/config.json", d_model=64), "model/text_encoder_2: 11 weights "
+                     r"have another shape than its config.json says, .* \(32, 32\) in place of \(32, 64\); download "
+                     "it again"),
+    "T5 of words": (lambda f: edit(f / "text_encoder_2/config.json", d_kv="one"), "model/text_encoder_2 cannot "
+                    "be loaded"),
+    "no tokens": (lambda f: (f / "tokenizer_2/tokenizer.json").write_text("{}"), "model/tokenizer_2 cannot be loaded "
+                  r"\(KeyError: 'added_tokens'\): .* download it again"),
+    "no sizes": (lambda f: edit(f / "pyramid.json", sizes=[]), "model/pyramid.json holds a value of the wrong kind: "
+                 "sizes is empty; mend it, or get the model again"),
+    "a type of its header": (lambda f: put(f / TRANSFORMER, (f / TRANSFORMER).read_bytes().index(b"F32"), b"X"),
+                             f"{TRANSFORMER} is damaged: its header cannot be read; download it again"),
 }
 
 
@@ -83,6 +105,16 @@ def test_weights(fault, generate, tiny_checkpoint, tmp_path):
     code, error, files = generate(model=model)
     assert code == 2 and files == []
     assert re.search(message, error), error
+
+
+@pytest.mark.parametrize("fault", ["empty", "corrupt", "pointer"])
+def test_plans_of_weights_that_cannot_be_used(fault, tiny_checkpoint, tmp_path, capfd):
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    harm, message = WEIGHTS[fault]
+    harm(model)
+    assert cli.main(["plan", "--model", str(model)]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1
 
 
 def test_a_variant_that_is_not_there(generate, tiny_checkpoint):
@@ -150,7 +182,7 @@ PROMPTS = {
     "not UTF-8": (os.fsdecode(b"a red b\xe4ll"),
                   "the prompt holds bytes that are no text (at 'a red b'): type it again"),
     "100,000 characters": ("x" * 100_000, "prompt has 100000 characters: use at most 2000"),
-    "empty": ("  ", 'the prompt is empty: say what to see, such as "a red ball spins"'),
+    "empty": ("  ", 'the prompt is empty: say what to see, such as "a red ball stays still"'),
 }
 
 

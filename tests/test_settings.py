@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
+from pyramid.checkpoints import defaults_of
 from pyramid.settings import (
     MAX_SEED,
     MODELS,
@@ -128,3 +130,12 @@ def test_what_lies_outside_training_is_said():
                                   num_inference_steps=(9, 9), video_num_inference_steps=(9, 9))
     assert [note.split(":")[0] for note in settings.validate().experimental()] == [
         "2 stages", "384×640", "241 frames", "12 frames a second"]
+
+
+def test_a_photo_is_an_experiment_for_a_model_of_drawn_scenes():
+    drawn = defaults_of("128p", Path("x"), {"trained_on": {"cameras": []}})
+    moved = defaults_of("128p", Path("x"), {"trained_on": {"cameras": ["zoom in"]}})
+    settings = Settings.for_model("embedded", "128p", prompt="x", image="photo.jpg")
+    assert ["photographs" in note for note in settings.experimental(drawn)] == [True]
+    assert settings.experimental(moved) == settings.experimental(defaults_of("128p", Path("x"), {})) == []
+    assert dataclasses.replace(settings, image=None).experimental(drawn) == []
