@@ -324,7 +324,7 @@ def _text_of(path: Path) -> str | None:
 
 
 def _container_comment(path: Path) -> str | None:
-    command = [ffmpeg(), "-v", "error", "-nostdin", "-i", str(path), "-f", "ffmetadata", "-"]
+    command = [ffmpeg(), "-v", "error", "-nostdin", "-i", Path(path).absolute(), "-f", "ffmetadata", "-"]
     text = subprocess.run(command, capture_output=True, check=False).stdout.decode("utf-8", errors="replace")
     found = re.search(r"^comment=((?:[^\\\n]|\\.)*)", text, re.MULTILINE | re.IGNORECASE)
     return re.sub(r"\\(.)", r"\1", found[1]) if found else None
@@ -337,8 +337,8 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
         return
     comment = "" if metadata is None else re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(metadata, allow_nan=False))
     front = ["-cues_to_front", "1"] if target.suffix.lower() == ".webm" else ["-movflags", "+faststart"]
-    command = [ffmpeg(), "-v", "error", "-y", "-i", str(source), "-f", "ffmetadata", "-i", "-", "-map", "0",
-               "-map_metadata", "1", "-c", "copy", *front, str(target)]
+    command = [ffmpeg(), "-v", "error", "-y", "-i", source.absolute(), "-f", "ffmetadata", "-i", "-", "-map", "0",
+               "-map_metadata", "1", "-c", "copy", *front, target.absolute()]
     with no_interrupts():
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     _, words = process.communicate(f";FFMETADATA1\n{f'comment={comment}' if comment else ''}\n".encode())

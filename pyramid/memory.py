@@ -30,6 +30,7 @@ BITSANDBYTES = ("int8", "nf4")
 # and oneDNN keeps blocked copies.
 BASE_RAM = 555 * 2**20
 GROWTH = {"sampling": 1.3, "decoding": 1.8}
+FLOAT32_LEAST = 900e6       # measured: what decoding small frames in float32 takes, from 0.5 to 1.2 GB by chance
 CUDA_RAM = 2 * GIB          # not measured: the process with CUDA's libraries
 PINNED = 1.3                # not measured: weights that wait in pinned memory, which is handed out in powers of two
 CUDA_CONTEXT = 0.7 * GIB    # not measured: CUDA's own memory on a card, which no allocator counts
@@ -263,6 +264,8 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
     both, file = sum(size for size, _ in models), sum(size for size, is_file in models if is_file)
     sampling = shape.sampling(_item(plan.transformer), cpu=True) * GROWTH["sampling"]
     decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window) * GROWTH["decoding"]
+    if plan.vae.dtype == "float32":
+        decoding = max(decoding, FLOAT32_LEAST)
     if plan.window == 0:
         decoding += _frames(plan, shape)
     # Weights in files are not read before they are used: what is not converted costs nothing while texts are read.

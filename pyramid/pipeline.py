@@ -39,7 +39,7 @@ from pyramid.latents import MINIFLUX, SD3, LatentScales, denormalize, normalize
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.mmdit import PyramidDiffusionMMDiT
 from pyramid.models.vae import CausalVideoVAE
-from pyramid.request import Job, Request, as_list, check, embeddings
+from pyramid.request import Job, Request, as_list, check, check_dtype, embeddings
 from pyramid.sampler import Noise, Prompt, in_float32, sample
 from pyramid.settings import FRAMES_PER_UNIT, Variant, variant_of
 from pyramid.text import PromptEmbeds, TextEncoders
@@ -304,7 +304,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         `plan` (a `pyramid.memory.Plan`) says all of that and more, in their place.
         Raises CheckpointError (a ValueError) with all that is missing, truncated or misplaced.
         """
-        dtype = dtype or torch_dtype or torch.float32
+        dtype = check_dtype(dtype or torch_dtype or torch.float32)
         rest = torch.float32 if dtype == torch.float16 else dtype  # T5 and the VAE overflow in it every time
         checkpoint = find(model, variant)
         verify(checkpoint, text=checkpoint.has_text)

@@ -182,7 +182,9 @@ def _seeds_of(r: Request, batch: int) -> tuple[int, tuple[int, ...]]:
         return seed, tuple(seed + sample for sample in range(batch))
     if r.seed is not None:
         raise ValueError("Both seed and generator are given: leave one out.")
-    generators = r.generator if isinstance(r.generator, list) else [r.generator]
+    generators = list(r.generator) if isinstance(r.generator, (list, tuple)) else [r.generator]
+    if odd := next((g for g in generators if not isinstance(g, torch.Generator)), None):
+        raise ValueError(f"generator = {odd!r}: a torch.Generator, or a list of them, is expected; a number is a seed.")
     if len(generators) not in (1, batch):
         raise ValueError(f"{len(generators)} generators for {batch} prompts: one each, or one.")
     drawn = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in generators]
@@ -282,18 +284,36 @@ def _given_pictures(r: Request, s: Settings) -> np.ndarray | None:
     return np.stack([np.asarray(fit_picture(_picture(frame), *size, s.fit)) for frame in r.video[-count:]])
 
 
+def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype, or its name, that models can be loaded in: else ValueError."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype = {dtype!r}: use float32, bfloat16 or float16")
+    return found
+
+
 def _picture(frame: Any) -> Image.Image:
     """A frame as a PIL picture. Colour is an array's last axis, a tensor's first; floats are in [0, 1]."""
     if isinstance(frame, Image.Image):
         return frame
     if isinstance(frame, (str, Path)):
         return read_picture(frame)
-    array = frame.detach().cpu().movedim(0, -1).numpy() if isinstance(frame, Tensor) else np.asarray(frame)
-    if array.ndim != 3 or array.shape[-1] != 3:
+    if isinstance(frame, Tensor):
+        frame = frame.detach().cpu().movedim(0, -1)
+        frame = frame.float() if frame.is_floating_point() else frame  # numpy has no bfloat16
+    array = np.asarray(frame)
+    if array.ndim != 3 or array.shape[-1] != 3 or not array.size:
         raise ValueError(f"A picture of shape {np.shape(frame)}: an array (h, w, 3) or a tensor (3, h, w) is "
                          "needed.")
     if array.dtype.kind == "f":
         if not (array.min() >= 0 and array.max() <= 1):  # also refuses nan
             raise ValueError(f"A picture of values {array.min():g} to {array.max():g}: floats are in [0, 1].")
         array = (array * 255).round()
+    elif array.dtype == np.uint16:
+        array = array // 257
+    elif array.dtype == bool:
+        array = array * 255
+    elif array.min() < 0 or array.max() > 255:
+        raise ValueError(f"A picture of {array.dtype} values {array.min()} to {array.max()}: whole numbers are in 0 to "
+                         "255, or uint16.")
     return Image.fromarray(array.astype(np.uint8))

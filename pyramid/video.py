@@ -195,8 +195,16 @@ def read_video(path: str | Path, width: int, height: int, *, fps: float, num_fra
     """
     frames: deque[np.ndarray] = deque(maxlen=num_frames)
     last = (num_frames + 2) / fps + 1  # seconds, with room for rounding
-    for picture in read_frames(path, fps=fps, last=last):
-        frames.append(np.asarray(fit_picture(picture, width, height, fit)))
+    for bound in (last, None):  # from the beginning where sound that lasts longer than the pictures misled the seek
+        frames.clear()
+        try:
+            for picture in read_frames(path, fps=fps, last=bound):
+                frames.append(np.asarray(fit_picture(picture, width, height, fit)))
+        except ValueError:
+            if bound is None:
+                raise
+        if len(frames) == num_frames:
+            break
     usable = 1 + (len(frames) - 1) // FRAMES_PER_UNIT * FRAMES_PER_UNIT
     return np.stack(list(frames)[-usable:])
 
@@ -212,7 +220,7 @@ def read_frames(path: str | Path, *, fps: float | None = None, last: float | Non
     duration = _duration(path) if last is not None else None
     seek = ["-ss", f"{duration - last:.3f}"] if duration is not None and duration > last else []
     rate = [f"fps={fps}"] if fps is not None else []
-    command = [ffmpeg(), "-v", "error", "-nostdin", *seek, "-i", str(path), "-an", "-sn", "-map", "0:v:0", "-vf",
+    command = [ffmpeg(), "-v", "error", "-nostdin", *seek, "-i", path.absolute(), "-an", "-sn", "-map", "0:v:0", "-vf",
                ",".join([*rate, "scale=iw*sar:ih", "setsar=1"]), "-f", "image2pipe", "-c:v", "ppm", "-"]
     seen = False
     with TemporaryFile() as words:  # a pipe for these would fill up, and stop ffmpeg, at a badly damaged video
@@ -244,7 +252,7 @@ def _duration(path: Path) -> float | None:
 
 def probe(path: str | Path) -> str:
     """What ffmpeg says of a file: streams, sizes, pixel format, duration."""
-    command = [ffmpeg(), "-hide_banner", "-nostdin", "-i", str(path)]
+    command = [ffmpeg(), "-hide_banner", "-nostdin", "-i", Path(path).absolute()]
     return subprocess.run(command, capture_output=True, check=False).stderr.decode(errors="replace")
 
 
@@ -297,7 +305,7 @@ class VideoWriter:
         self._part, self.path = reserve(self.wanted)
         try:
             with no_interrupts():
-                self._writer = FFMPEG_VideoWriter(str(self._part), self.size, self.fps, codec=self.codec,
+                self._writer = FFMPEG_VideoWriter(str(self._part.absolute()), self.size, self.fps, codec=self.codec,
                                                   preset="medium", ffmpeg_params=self._options)
         except BaseException:
             self._part.unlink(missing_ok=True)
@@ -311,7 +319,11 @@ class VideoWriter:
             raise ValueError(f"frames of {frames.dtype} {frames.shape} for a video of {self.size[0]}×"
                              f"{self.size[1]}: uint8 (f, h, w, 3) of that size is expected")
         for frame in frames:
-            self._writer.write_frame(frame)
+            try:
+                self._writer.write_frame(frame)
+            except OSError as error:  # moviepy's words on ffmpeg's, and advice about codecs
+                full = "a full disk: No space left on device" * ("No space left" in str(error))
+                raise OSError(f"the video {self.path.name} could not be written: {full or error}") from None
             self.frames += 1
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -341,7 +353,7 @@ class VideoWriter:
             process.stdin.close()
         except OSError:
             pass  # it died before: the return code tells
-        words = process.stderr.read().decode(errors="replace").strip()
+        words = "" if process.stderr.closed else process.stderr.read().decode(errors="replace").strip()
         self._writer.close()
         if process.returncode and not kill:
             raise OSError(f"the video {self.path.name} could not be written: {words or process.returncode}")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pyramid.pipeline import PyramidFlowPipeline
+from pyramid.request import _picture, check_dtype
 
 PROMPT = "a red ball moves to the right"
 
@@ -76,3 +77,29 @@ def test_checkpoints_that_cannot_be_used_are_refused(tmp_path, tiny_checkpoint):
         PyramidFlowPipeline.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no variant '768p'.*128p"):
         PyramidFlowPipeline.from_pretrained(tiny_checkpoint, "768p")
+
+
+@pytest.mark.parametrize(("picture", "grey"), [
+    (np.full((8, 8, 3), 65535, np.uint16), 255), (np.ones((8, 8, 3), bool), 255), (np.full((8, 8, 3), 200), 200),
+    (torch.full((3, 8, 8), 0.5, dtype=torch.bfloat16), 128),
+])  # fmt: skip
+def test_pictures_of_other_types_keep_their_brightness(picture, grey):
+    assert _picture(picture).getpixel((4, 4)) == (grey, grey, grey)
+
+
+@pytest.mark.parametrize("picture", [np.full((8, 8, 3), 300), np.full((8, 8, 3), -1), np.zeros((0, 8, 3))])
+def test_pictures_that_would_wrap_round_are_refused(picture):
+    with pytest.raises(ValueError, match="picture of"):
+        _picture(picture)
+
+
+def test_dtypes_have_names():
+    assert check_dtype("bfloat16") is check_dtype(torch.bfloat16) is torch.bfloat16
+    for wrong in ("int8", "half a float", torch.int8):
+        with pytest.raises(ValueError, match="use float32, bfloat16 or float16"):
+            check_dtype(wrong)
+
+
+def test_a_number_is_no_generator(pipe):
+    with pytest.raises(ValueError, match="a number is a seed"):
+        pipe(PROMPT, generator=3)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pyramid.files import publish, reserve
+from pyramid.files import PROGRAM, publish, reserve
 from pyramid.settings import Settings
 from pyramid.video import (
     VideoWriter,
@@ -330,3 +330,26 @@ def test_files_of_others_hold_no_settings(tmp_path):
     with pytest.raises(ValueError, match="not a file"):
         read_metadata(tmp_path / "gone.mp4")
     assert json.loads(json.dumps(METADATA)) == METADATA
+
+
+def test_names_with_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter("12:30.mp4", 8, (64, 64), {"program": PROGRAM, "seed": 3}) as file:
+        file.write(np.zeros((9, 64, 64, 3), np.uint8))
+    assert read_metadata("12:30.mp4")["seed"] == 3
+    assert len(read_video("12:30.mp4", 64, 64, fps=8, num_frames=9)) == 9
+
+
+def test_sound_may_last_longer_than_the_pictures(tmp_path):
+    path = tmp_path / "long.mp4"
+    subprocess.run([ffmpeg(), "-v", "error", "-f", "lavfi", "-i", "testsrc=d=2:s=64x64:r=8", "-f", "lavfi", "-i",
+                    "sine=d=9", path], check=True)
+    assert len(read_video(path, 64, 64, fps=8, num_frames=9)) == 9
+
+
+def test_an_encoder_that_dies_is_told_in_its_own_words(tmp_path):
+    with pytest.raises(OSError, match="could not be written"), VideoWriter(tmp_path / "x.mp4", 8, (64, 64)) as file:
+        file._writer.proc.kill()
+        file._writer.proc.wait()
+        file.write(np.random.default_rng(0).integers(0, 255, (200, 64, 64, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
