@@ -21,7 +21,7 @@ import threading
 from pathlib import Path
 
 from pyramid.cli import Parser
-from pyramid.settings import DTYPES, MACHINE, MODELS, QUANTISE
+from pyramid.settings import DTYPES, MACHINE, MODELS, QUANTISE, Settings, check_choice
 
 ROOT = Path(__file__).resolve().parent
 # Limits where others can come in; None: the pixels of the largest size that the model was trained for.
@@ -94,6 +94,7 @@ def serve(options: argparse.Namespace) -> int:
     from pyramid.ui.serve import check_door, read_accounts
 
     check_limits(options)
+    check_machine(options)
     open_to_others = check_door(
         options.listen, share=options.share, public=options.public, auth_file=options.auth_file)
     accounts = read_accounts(options.auth_file) if options.auth_file else None
@@ -118,6 +119,19 @@ def check_limits(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} {value}: give a number above 0")
+
+
+def check_machine(options: argparse.Namespace) -> None:
+    """Raises ValueError for a port, a plan of memory or a device that is none."""
+    from pyramid.memory import NAMES
+
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise ValueError(f"--port {options.port}: give 1 to 65535, or leave it out for a free one from 7860")
+    check_choice("--memory", options.memory, ("auto", *NAMES))
+    try:
+        Settings(prompt="x", device=options.device).validate()
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
 def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
@@ -162,10 +176,15 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
     from pyramid.ui.serve import doors, notices
 
     built = page.build(app)
-    built.launch(
-        server_name=options.listen, server_port=options.port, share=options.share, inbrowser=options.inbrowser,
-        mcp_server=options.mcp, quiet=True, prevent_thread_lock=True, **looks(app), **doors(app, accounts),
-    )  # fmt: skip
+    try:
+        built.launch(
+            server_name=options.listen, server_port=options.port, share=options.share, inbrowser=options.inbrowser,
+            mcp_server=options.mcp, quiet=True, prevent_thread_lock=True, **looks(app), **doors(app, accounts),
+        )  # fmt: skip
+    except OSError as error:
+        if "empty port" not in str(error):
+            raise
+        raise ValueError(port_words(options)) from error
     for line in notices(built.local_url, built.share_url, share=options.share, listen=options.listen):
         print(line, flush=True)
     begin.set()
@@ -174,6 +193,14 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
     finally:
         built.close(verbose=False)
     return 0
+
+
+def port_words(options: argparse.Namespace) -> str:
+    """What to do where no port can be had; Gradio's own words are of its variables."""
+    if options.port is None:
+        return f"no port of 7860 to 7959 can be had at {options.listen}: give another with --port, or see to --listen"
+    return (f"port {options.port} cannot be had at {options.listen}: another program has it, or it is not yours to "
+            "use; give another with --port, or leave --port out for a free one from 7860")  # fmt: skip
 
 
 def looks(app) -> dict:

@@ -18,6 +18,7 @@ from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError, check_cho
 
 PRESETS_FOLDER = Path(__file__).resolve().parent.parent / "presets"
 KEPT_OVER_MODELS = ("prompt", "image", "video", "fit", "seed", *MACHINE)
+STEP_LISTS = ("num_inference_steps", "video_num_inference_steps")
 PRESET_FIELDS = tuple(name for name in FIELDS if name not in ("prompt", "image", "video", "seed", "preset"))
 
 
@@ -36,7 +37,15 @@ class Preset:
         if (model, variant) != (settings.model, settings.variant):
             kept = {name: getattr(settings, name) for name in KEPT_OVER_MODELS}
             settings = Settings.for_model(model, variant, **kept)
-        return dataclasses.replace(settings, **self.values, preset=self.name)
+        return dataclasses.replace(settings, **self._steps(settings), **self.values, preset=self.name)
+
+    def _steps(self, settings: Settings) -> dict[str, tuple[int, ...]]:
+        """The one list of steps that the file leaves out, with as many stages as the one that it sets."""
+        for given, other in (STEP_LISTS, STEP_LISTS[::-1]):
+            new, old = self.values.get(given), getattr(settings, other)
+            if isinstance(new, list | tuple) and other not in self.values:
+                return {other: (old + old[-1:] * len(new))[: len(new)]}
+        return {}
 
 
 def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
@@ -76,16 +85,21 @@ def preset_names(folder: Path = PRESETS_FOLDER) -> list[str]:
 def save_preset(name: str, settings: Settings, folder: Path, description: str = "") -> Path:
     """Write what `settings` decide beside prompt, sources, seed and machine as preset `name`; returns its file.
 
-    It is read back strictly by `load_preset`. Raises SettingsError: a name that is no file's name or is taken.
+    It is read back strictly by `load_preset`. Raises SettingsError: a name that is no file's name or is taken,
+    settings that cannot be run.
     """
     name = name.strip()
     if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name.endswith("."):
         raise SettingsError("preset", f"preset {name!r}: a name of letters, digits, spaces and - . _ is expected")
     if name in preset_names() or name in preset_names(folder):
         raise SettingsError("preset", f"preset {name!r} is there already, and is not overwritten: choose another name")
+    values = {key: getattr(settings, key) for key in PRESET_FIELDS if key not in MACHINE}
+    try:
+        Preset(name, "", values).apply(Settings(prompt="any")).validate()
+    except SettingsError as error:
+        raise SettingsError(error.field, f"preset {name!r} could not be used: {error}") from error
     lines = {"description": description.strip() or f"Saved from the page, for {settings.model} {settings.variant}."}
-    lines |= {key: getattr(settings, key) for key in PRESET_FIELDS if key not in MACHINE}
-    text = "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
+    text = "".join(f"{key} = {_toml(value)}\n" for key, value in (lines | values).items())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.toml"
     with path.open("x", encoding="utf-8") as file:

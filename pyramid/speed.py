@@ -37,9 +37,14 @@ def rows(settings: Settings, unit: int) -> int:
 
 def steps_of(settings: Settings, given: int = 0) -> list[tuple[int, int]]:
     """Of each step of a run in turn, (unit, stage); the first `given` units are not sampled."""
+    return [(unit, stage) for unit, stage, steps in counted(settings, given) for _ in range(steps)]
+
+
+def counted(settings: Settings, given: int = 0) -> list[tuple[int, int, int]]:
+    """(unit, stage, how many steps) in turn: short, however many steps are asked for."""
     counts = settings.num_inference_steps, settings.video_num_inference_steps
-    return [(unit, stage) for unit in range(given, settings.units)
-            for stage, steps in enumerate(counts[unit > 0]) for _ in range(steps)]  # fmt: skip
+    return [(unit, stage, steps) for unit in range(given, settings.units)
+            for stage, steps in enumerate(counts[unit > 0])]  # fmt: skip
 
 
 def cost(settings: Settings, unit: int, stage: int) -> int:
@@ -92,7 +97,8 @@ class Speeds:
         if not known.get("steps"):
             return None
         fixed, each = _line(known["steps"])
-        steps = sum(fixed + each * cost(settings, unit, stage) for unit, stage in steps_of(settings, given))
+        steps = sum(count * (fixed + each * cost(settings, unit, stage))
+                    for unit, stage, count in counted(settings, given))  # fmt: skip
         pixel = known.get("decode", {}).get("pixel", (0, 0.0))[1]
         start = known.get("start", {}).get("run", (0, 0.0))[1]
         return start + steps + pixel * settings.width * settings.height * settings.num_frames

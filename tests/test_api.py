@@ -141,10 +141,28 @@ def call(page, name: str, data: list) -> str:
     ({"prompt": "a", "settings": {"heigth": 64}}, "did you mean 'height'"),
     ({"prompt": "a", "seed": -1}, "seed = -1 is outside"),
     ({"prompt": "a", "seconds": -1.0}, "must be greater than 0"),
+    ({"prompt": "a", "seconds": "abc"}, "seconds = 'abc': a number is expected"),
+    ({"prompt": "a", "settings": [1]}, "settings: a table such as {'fps': 8} is expected, not list"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_in_a_sentence(client, arguments, says):
     with pytest.raises(AppError, match=says):
         client.predict(**arguments, api_name="/generate")
+
+
+@pytest.mark.parametrize(("asked", "says"), [
+    ({"limit": "x"}, "limit = 'x' and offset = 0: 1 to 100"),
+    ({"limit": 101}, "limit = 101"),
+    ({"offset": 2**64}, "0 or more"),
+    ({"search": 5}, "search = 5: text is expected"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_question_is_said_in_a_sentence(client, asked, says):
+    with pytest.raises(AppError, match=says):
+        client.predict(**asked, api_name="/history")
+
+
+def test_a_job_that_is_no_text_is_told(client):
+    with pytest.raises(AppError, match="text is expected"):
+        client.predict([1], api_name="/status")
 
 
 def test_jobs_that_are_not_there_are_told(client):
@@ -160,6 +178,19 @@ def test_presets_and_models_are_listed(client):
     assert models["embedded", "128p"]["here"] and models["embedded", "128p"]["licence"] == "Apache-2.0"
     assert models["miniflux", "384p"]["size"] == "7.2 billion weights" and not models["miniflux", "384p"]["here"]
     assert [name for name, model in models.items() if model["loaded"]] == [("checkpoint0", "128p")]
+
+
+def test_a_preset_that_cannot_be_read_does_not_hide_the_others(home, client):
+    own = home[1].presets_folder
+    own.mkdir(exist_ok=True)
+    (own / "broken.toml").write_text("width = = 5")
+    try:
+        names = {preset["name"] for preset in client.predict(api_name="/presets")}
+        assert "quick" in names and "broken" not in names
+        with pytest.raises(AppError, match="cannot be read as TOML"):
+            client.predict("a", preset="broken", api_name="/generate")
+    finally:
+        (own / "broken.toml").unlink()
 
 
 def test_language_models_use_the_same_as_tools(tiny_checkpoint, tmp_path):

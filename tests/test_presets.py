@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pyramid.presets import PRESETS_FOLDER, load_preset, preset_names, presets
+from pyramid.presets import PRESETS_FOLDER, load_preset, preset_names, presets, save_preset
 from pyramid.settings import VARIANTS, Settings, SettingsError
 
 GOOD = Settings(prompt="a red ball")
@@ -51,3 +51,24 @@ def test_unknown_presets_name_the_nearest():
     for name in ("../presets/quick", "", "nothing/there.toml", "/"):
         with pytest.raises(SettingsError):
             load_preset(name)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_a_preset_with_one_list_of_steps_brings_the_other_to_as_many_stages(tmp_path, stages):
+    mine = dataclasses.replace(GOOD, num_inference_steps=(7, 8), video_num_inference_steps=(3, 4))
+    for given, other, left in (("num", "video_num", (3, 4, 4, 4)), ("video_num", "num", (7, 8, 8, 8))):
+        (tmp_path / "my.toml").write_text(f'description = "d"\n{given}_inference_steps = {[9] * stages}')
+        settings = load_preset("my", tmp_path).apply(mine)
+        assert getattr(settings, f"{given}_inference_steps") == (9,) * stages
+        assert getattr(settings, f"{other}_inference_steps") == left[:stages]
+    assert dataclasses.replace(load_preset("still").apply(mine), width=128).validate().stages == 3
+
+
+@pytest.mark.parametrize("wrong", [{"width": 100}, {"num_inference_steps": (500, 5, 5)}, {"fps": 0}])
+def test_what_cannot_be_run_is_not_saved(tmp_path, wrong):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(SettingsError, match=f"preset 'mine' could not be used: {name} = {str(value).strip('(')[:3]}"):
+        save_preset("mine", dataclasses.replace(GOOD, **wrong), tmp_path)
+    assert not list(tmp_path.iterdir())
+    save_preset("mine", GOOD, tmp_path)
+    assert load_preset("mine", tmp_path).apply(GOOD) == dataclasses.replace(GOOD, preset="mine")

@@ -59,6 +59,10 @@ def test_nobody_is_let_in_without_a_word_on_who(flags, tmp_path):
     (["--max-seconds", "0"], "--max-seconds 0"),
     (["--max-pixels", "0"], "--max-pixels 0"),
     (["--prot", "8000"], "--prot"),
+    (["--port", "99999"], "--port 99999: give 1 to 65535"),
+    (["--port", "0"], "--port 0: give 1 to 65535"),
+    (["--memory", "foo"], "unknown --memory 'foo'; choose from auto, max, balanced, low, tiny, cpu"),
+    (["--device", "foo"], "--device = 'foo': use auto, cpu, mps, xpu, cuda"),
 ])  # fmt: skip
 def test_what_cannot_be_served_is_told_in_one_line(flags, says, tmp_path):
     done = run_app(*flags, folder=tmp_path)

@@ -19,6 +19,8 @@ def test_seconds_follow_what_was_measured(tmp_path, tiny_checkpoint):
     steps = sum(0.01 + 1e-5 * cost(settings, *step) for step in steps_of(settings))
     assert speeds.estimate("here", settings) == pytest.approx(2 + steps + 25 * 0.1)
     assert speeds.estimate("elsewhere", settings) is None
+    endless = replace(settings, num_inference_steps=(10**12,) * 3)
+    assert speeds.estimate("here", endless) > 10**10  # counted, and no list is made of the steps
     speeds.save()
     assert Speeds(speeds.path).step_seconds("here", 5000) == pytest.approx(0.06)
     speeds.path.write_text("{damaged")

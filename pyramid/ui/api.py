@@ -11,6 +11,7 @@ page without accounts, by `token`, a secret of at least 16 characters that a pro
 """
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from gradio.data_classes import FileData
 
 from pyramid.jobs import Job, State
 from pyramid.presets import preset_names
-from pyramid.settings import MACHINE, Settings, frames_for_seconds
+from pyramid.settings import MACHINE, Settings, SettingsError, frames_for_seconds
 from pyramid.ui import App
 from pyramid.ui.models import entries, title_of
 from pyramid.ui.presets import find_preset
 from pyramid.ui.serve import address_of
 
 SHORTEST_TOKEN = 16
+MOST = 2**53 - 1                                          # jobs that may be left out: what JSON can count to
 OURS_ALONE = ("model", "variant", *MACHINE)               # settings that only the machine's owner may choose
 UPLOADS = ("image", "video")                              # settings that are files
 
@@ -107,20 +109,22 @@ class Endpoints:
             token: your secret, where there are no accounts.
         """
         try:
-            if not (1 <= limit <= 100 and offset >= 0):
-                raise ValueError(f"limit = {limit} and offset = {offset}: 1 to 100, and 0 or more")
+            if not (type(limit) is type(offset) is int and 1 <= limit <= 100 and 0 <= offset <= MOST):
+                raise ValueError(f"limit = {limit!r} and offset = {offset!r}: 1 to 100, and 0 or more")
+            if not isinstance(search, str):
+                raise ValueError(f"search = {search!r}: text is expected")
             owner = self.owner(request, token)
         except ValueError as error:
             raise self.told(error) from error
-        jobs = self.app.store.history(owner, search=search, favourites=favourites, limit=limit, offset=offset)
+        jobs = self.app.store.history(owner, search=search, favourites=bool(favourites), limit=limit, offset=offset)
         return [self.describe(job) for job in jobs]
 
     def presets(self) -> list[dict]:
         """Settings with a name, for the `preset` of `generate`."""
-        try:
-            found = [find_preset(self.app, name) for name in self.preset_names()]
-        except ValueError as error:
-            raise self.told(error) from error
+        found = []
+        for name in self.preset_names():
+            with suppress(SettingsError):  # one that cannot be read is not offered; asked for by name, it says why
+                found.append(find_preset(self.app, name))
         return [{"name": p.name, "description": p.description, "settings": p.values} for p in found]
 
     def models(self) -> list[dict]:
@@ -137,7 +141,7 @@ class Endpoints:
 
     def owner(self, request: gr.Request | None, token: str) -> str:
         """Whose jobs the caller sees. ValueError for one who gave neither a login nor a token."""
-        owner = self.app.owner(request, token if len(token) >= SHORTEST_TOKEN else "")
+        owner = self.app.owner(request, token if isinstance(token, str) and len(token) >= SHORTEST_TOKEN else "")
         if not owner:
             raise ValueError(f"token: give a secret of {SHORTEST_TOKEN} characters or more, the same each time")
         return owner
@@ -145,6 +149,8 @@ class Endpoints:
     def job(self, job_id: str, token: str, request: gr.Request | None) -> Job:
         """The caller's job of that id; gr.Error when there is none."""
         try:
+            if not isinstance(job_id, str):
+                raise ValueError(f"job_id = {job_id!r}: text is expected")
             return self.app.store.get(job_id, self.owner(request, token))
         except KeyError:
             raise self.told(ValueError(f"there is no job {job_id!r} of yours")) from None
@@ -155,6 +161,8 @@ class Endpoints:
         self, prompt: str, seed: int | None, seconds: float | None, preset: str | None, others: dict[str, Any]
     ) -> Settings:
         """The settings that are asked for. ValueError for what is unknown, or not the caller's to choose."""
+        if not isinstance(others, dict):
+            raise ValueError(f"settings: a table such as {{'fps': 8}} is expected, not {type(others).__name__}")
         for name in (*UPLOADS, *OURS_ALONE):
             if name in others:
                 why = "upload it, as an argument of its own" if name in UPLOADS else "the server chooses it"
@@ -170,6 +178,8 @@ class Endpoints:
         values |= {"seed": seed} if seed is not None else {}
         asked = Settings.from_dict(values)
         if seconds is not None:
+            if type(seconds) not in (int, float):
+                raise ValueError(f"seconds = {seconds!r}: a number is expected")
             asked = dataclasses.replace(asked, num_frames=frames_for_seconds(seconds, asked.fps))
         return asked
 

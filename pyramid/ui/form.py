@@ -28,6 +28,7 @@ from pyramid.settings import (
 )  # fmt: skip
 from pyramid.ui import App
 from pyramid.ui.markup import html
+from pyramid.ui.presets import holds
 
 MODES = {"Text": "text", "Picture": "image", "Continue": "video", "Still": "still"}
 FIT_WORDS = {"crop": "Crop", "fit": "Fit", "pad": "Pad"}
@@ -102,6 +103,9 @@ class Form:
         v = self.values(*values)
         start, stages, mode = self.app.worker.start_from, int(v["stages"]), v["mode"]
         fps = whole(v["fps"], "fps")
+        Settings(prompt="x", fps=fps).validate()  # lengths are counted by it
+        if mode != "still" and type(v["seconds"]) not in (int, float):
+            raise SettingsError("num_frames", "seconds is empty: say how long the video is to be")
         picture, clip = self.sources(*values)
         if mode == "image" and not picture:
             raise SettingsError("image", "there is no picture yet: drop one, paste one or take one, or choose Text")
@@ -111,7 +115,7 @@ class Form:
             width, height = whole(v["width"], "width"), whole(v["height"], "height")
         else:
             width, height = map(int, v["size"].split("x"))
-        return replace(
+        asked = replace(
             start, prompt=v["prompt"], negative_prompt=v["negative"],
             prompt_suffix=v["suffix"] if v["use_suffix"] else "",
             image=Path(picture).name if picture else None, video=Path(clip).name if clip else None, fit=v["fit"],
@@ -122,6 +126,7 @@ class Form:
             guidance_scale=v["guidance"], video_guidance_scale=v["video_guidance"], guidance_decay=v["decay"],
             min_guidance_scale=v["least"], seed=None if v["random"] else whole(v["seed"], "seed"),
         )  # fmt: skip
+        return replace(asked, preset=v["preset"]) if holds(self.app, v["preset"], asked) else asked
 
     def basis(self, *values) -> Settings:
         """The settings without a source: what presets change and keep, whether a picture is there yet or not."""
@@ -148,6 +153,12 @@ class Form:
 
         `picture` and `video` are the files that the settings began with, where they are still there.
         """
+        lists = len(settings.num_inference_steps), len(settings.video_num_inference_steps)
+        if lists[0] != lists[1] or not 1 <= lists[0] <= MAX_STAGES or settings.fps < 1:
+            raise gr.Error(
+                f"num_inference_steps has {lists[0]} numbers (stages), video_num_inference_steps {lists[1]}, fps is "
+                f"{settings.fps}: give equally many numbers, 1 to {MAX_STAGES}, and 1 frame a second or more",
+                title="Nothing was changed", print_exception=False)  # fmt: skip
         s, known = settings, size_choices(self.expects.sizes, settings.stages, self.app.limits.max_pixels)
         mode = "image" if picture else "video" if video else "still" if s.num_frames == 1 else "text"
         size = f"{s.width}x{s.height}"
@@ -196,9 +207,9 @@ class Form:
 
 
 def whole(value, name: str) -> int:
-    if value is None or value != int(value):
+    if type(value) not in (int, float) or value % 1:  # nan is left of nan and infinity
         raise SettingsError(
-            name, f"{name} {'is empty' if value is None else f'= {value:g}'}: a whole number is expected"
+            name, f"{name} {'is empty' if value is None else f'= {value}'}: a whole number is expected"
         )
     return int(value)
 
@@ -259,6 +270,17 @@ class PictureFile(gr.Image):
         return payload.path if payload else None
 
 
+class Slider(gr.Slider):
+    """A gr.Slider that passes on what was typed beside it: `Form.read` and `Settings.validate` say what is wrong with
+    it, by name.
+    """
+
+    is_template = True
+
+    def preprocess(self, payload: float | None) -> float | None:
+        return payload
+
+
 component_meta.create_or_modify_pyi = write_stub
 
 
@@ -267,21 +289,21 @@ def build_size(form: Form) -> None:
     f, start, v = form.fields, form.app.worker.start_from, form.expects
     unit = unit_seconds(v)
     with gr.Row(elem_classes="pair"):
-        f["seconds"] = gr.Slider(unit, longest_seconds(form.app), start.seconds or unit, step=unit, label="Seconds",
-                                 buttons=[], elem_id="seconds")  # fmt: skip
+        f["seconds"] = Slider(unit, longest_seconds(form.app), start.seconds or unit, step=unit, label="Seconds",
+                              buttons=[], elem_id="seconds")  # fmt: skip
         choices = size_choices(v.sizes, start.stages, form.app.limits.max_pixels)
         f["size"] = gr.Dropdown(
             choices, value=f"{start.width}x{start.height}", label="Size", filterable=False, elem_id="size"
         )
     with gr.Row(elem_classes="pair", visible=False, elem_id="other-size") as form.other_size:
-        f["width"] = gr.Number(start.width, label="Width", precision=0, step=16)
-        f["height"] = gr.Number(start.height, label="Height", precision=0, step=16)
+        f["width"] = gr.Number(start.width, label="Width", step=16)
+        f["height"] = gr.Number(start.height, label="Height", step=16)
 
 
 def build_seed(form: Form) -> None:
     f = form.fields
     with gr.Row(elem_classes="pair", elem_id="seed-row"):
-        f["seed"] = gr.Number(0, label="Seed", precision=0, elem_id="seed")
+        f["seed"] = gr.Number(0, label="Seed", elem_id="seed")
         f["random"] = gr.Checkbox(True, label=RANDOM_WORDS, elem_id="random")
 
 
@@ -296,7 +318,7 @@ def build_steps(form: Form) -> None:
             for n in range(MAX_STAGES):
                 known = steps[n] if n < len(steps) else steps[-1]
                 f[f"{key}{n}"] = gr.Number(
-                    known, label=f"{title}, stage {n + 1}", precision=0, min_width=0,
+                    known, label=f"{title}, stage {n + 1}", min_width=0,
                     elem_id=f"{key}-{n + 1}", elem_classes="bare", visible=n < len(steps),
                 )  # fmt: skip
 
@@ -324,14 +346,14 @@ def build_advanced(form: Form) -> None:
         html(f'<span class="title">{title}</span>')
         with gr.Row(elem_classes="pair"):
             for key, label, low, high, step, value in sliders:
-                f[key] = gr.Slider(low, high, value, step=step, label=label, buttons=[], elem_id=key.replace("_", "-"))
-    f["fps"] = gr.Number(start.fps, label="Frames a second", precision=0, elem_id="fps")
+                f[key] = Slider(low, high, value, step=step, label=label, buttons=[], elem_id=key.replace("_", "-"))
+    f["fps"] = gr.Number(start.fps, label="Frames a second", elem_id="fps")
 
 
 def build_extras(form: Form) -> None:
     """How many, and how they are kept. The pattern's names are `Output`'s."""
     e, kept = form.extra, Output()
-    e["count"] = gr.Number(1, label="Videos, each with the next seed", precision=0, elem_id="count")
+    e["count"] = gr.Number(1, label="Videos, each with the next seed", elem_id="count")
     e["pictures"] = gr.File(label="More pictures: a video from each", file_count="multiple", file_types=["image"],
                             elem_id="pictures", height=90)  # fmt: skip
     with gr.Row(elem_classes="pair"):
@@ -342,7 +364,7 @@ def build_extras(form: Form) -> None:
             filterable=False,
             elem_id="format",
         )
-        e["quality"] = gr.Slider(1, 51, kept.quality, step=1, label="Quality (CRF: 1 is best)", buttons=[])
+        e["quality"] = Slider(1, 51, kept.quality, step=1, label="Quality (CRF: 1 is best)", buttons=[])
     with gr.Row(elem_classes="pair"):
         e["metadata"] = gr.Dropdown([("In the file", "embed"), ("Beside it", "sidecar"), ("None", "none")],
                                     value=kept.metadata, label="Settings kept", filterable=False)  # fmt: skip
@@ -350,4 +372,4 @@ def build_extras(form: Form) -> None:
     e["previews"] = gr.Checkbox(kept.previews, label="Show what each step makes of it", elem_id="previews")
 
 
-FORMATS = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "png": "PNG pictures", "stages": "The stages side by side"}
+FORMATS = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "png": "PNG pictures"}

@@ -18,7 +18,7 @@ from pyramid.ui import App
 from pyramid.ui.form import OTHER, Form
 from pyramid.ui.pyramid_view import clock, drawing
 
-BLANK = "the prompt is empty"
+SHAPE = ("num_frames", "fps", "width", "height", "num_inference_steps", "video_num_inference_steps")
 
 
 class Counter:
@@ -99,19 +99,21 @@ class Look:
         settings = None
         try:
             settings = self.form.read(*values)
-            check(self.app, settings)
+            # Without a word yet, as every page opens, the rest is judged all the same.
+            check(self.app, settings if settings.prompt.strip() else replace(settings, prompt="x"))
         except SettingsError as error:
-            empty = not self.form.values(*values)["prompt"].strip()
-            if empty and error.field == "prompt":
-                return settings, ready_words(self.app, settings)
-            drawable = settings is not None and error.field not in (
-                "num_inference_steps",
-                "video_num_inference_steps",
-                "width",
-                "height",
-            )
-            return settings if drawable else None, f'<p class="problem" role="alert">{escape(str(error))}</p>'
+            shown = settings if settings and drawable(settings) else None
+            return shown, f'<p class="problem" role="alert">{escape(str(error))}</p>'
         return settings, ready_words(self.app, settings)
+
+
+def drawable(settings: Settings) -> bool:
+    """Whether what is drawn and counted is within the limits, whatever else is wrong: beyond them it costs too much."""
+    try:
+        Settings(prompt="x", **{name: getattr(settings, name) for name in SHAPE}).validate()
+    except SettingsError:
+        return False
+    return True
 
 
 def check(app: App, settings: Settings) -> None:

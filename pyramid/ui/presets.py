@@ -9,14 +9,17 @@ import base64
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
 from pyramid.presets import Preset, load_preset, preset_names, save_preset
 from pyramid.settings import Settings, SettingsError
 from pyramid.ui import QUIET, App
-from pyramid.ui.form import Form
 from pyramid.ui.markup import html
+
+if TYPE_CHECKING:
+    from pyramid.ui.form import Form
 
 EXAMPLE_PICTURES = Path(__file__).resolve().parent.parent.parent / "assets" / "examples"
 EXAMPLES = [  # (prompt, picture of EXAMPLE_PICTURES to begin with)
@@ -30,6 +33,11 @@ OTHER_EXAMPLES = [  # for the released weights, which know more of the world tha
     ("Rain on a window at night, the lights of a city out of focus behind it", None),
     ("A side profile shot of a woman with fireworks exploding in the distance beyond her", None),
 ]
+NAMED = {
+    f"{kind}-{n}": example
+    for kind, examples in (("shapes", EXAMPLES), ("world", OTHER_EXAMPLES))
+    for n, example in enumerate(examples)
+}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -71,13 +79,13 @@ def holds(app: App, name: str, settings: Settings) -> bool:
         return False
 
 
-def build_presets(form: Form) -> None:
+def build_presets(form: "Form") -> None:
     form.fields["preset"] = gr.Dropdown(
         preset_choices(form.app), value="", label="Preset", filterable=False, elem_id="preset"
     )
 
 
-def build_save(form: Form) -> tuple[gr.Textbox, gr.Button]:
+def build_save(form: "Form") -> tuple[gr.Textbox, gr.Button]:
     with gr.Row(elem_classes="pair", elem_id="save-preset"):
         name = gr.Textbox(
             label="Keep these settings as a preset", placeholder="a name", max_lines=1, elem_id="preset-name"
@@ -86,7 +94,7 @@ def build_save(form: Form) -> tuple[gr.Textbox, gr.Button]:
     return name, save
 
 
-def wire_presets(form: Form, page: gr.Blocks, name: gr.Textbox, save: gr.Button, visitor: gr.BrowserState) -> None:
+def wire_presets(form: "Form", page: gr.Blocks, name: gr.Textbox, save: gr.Button, visitor: gr.BrowserState) -> None:
     app, choice = form.app, form.fields["preset"]
 
     def choose(*values) -> list:
@@ -122,27 +130,29 @@ def wire_presets(form: Form, page: gr.Blocks, name: gr.Textbox, save: gr.Button,
 # Examples
 
 
-def examples_of(app: App) -> list[tuple[str, str | None]]:
-    return EXAMPLES if app.worker.start_from.model == "embedded" else OTHER_EXAMPLES
+def examples_of(app: App) -> dict[str, tuple[str, str | None]]:
+    """The examples for the loaded model, by names that stay theirs when another model is loaded."""
+    kind = "shapes" if app.worker.start_from.model == "embedded" else "world"
+    return {name: example for name, example in NAMED.items() if name.startswith(kind)}
 
 
 def examples_html(app: App) -> str:
     """A button for each example, with its picture where it begins with one."""
     chips = []
-    for number, (prompt, picture) in enumerate(examples_of(app)):
+    for name, (prompt, picture) in examples_of(app).items():
         inside = ""
         if picture:
             data = base64.b64encode((EXAMPLE_PICTURES / picture).read_bytes()).decode()
             inside = f'<img src="data:image/png;base64,{data}" alt="">'
         chips.append(
-            f'<button type="button" class="chip" data-example="{number}">{inside}<span>{escape(prompt)}</span></button>'
+            f'<button type="button" class="chip" data-example="{name}">{inside}<span>{escape(prompt)}</span></button>'
         )
     return f'<div class="chips" role="group" aria-label="Examples">{"".join(chips)}</div>'
 
 
 CLICKS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-example]");
-  if (button) trigger("click", {number: Number(button.dataset.example)});
+  if (button) trigger("click", {example: button.dataset.example});
 });"""
 
 
@@ -150,9 +160,11 @@ def build_examples(app: App) -> gr.HTML:
     return html(examples_html(app), js_on_load=CLICKS, elem_id="examples")
 
 
-def wire_examples(form: Form, chips: gr.HTML) -> None:
+def wire_examples(form: "Form", chips: gr.HTML) -> None:
     def take(event: gr.EventData) -> list:
-        prompt, picture = examples_of(form.app)[int(event.number)]
+        if event.example not in NAMED:  # a page that was opened before the program was updated
+            raise gr.Error("there is no such example any more: load the page anew", print_exception=False)
+        prompt, picture = NAMED[event.example]
         path = str(EXAMPLE_PICTURES / picture) if picture else None
         return [prompt, "image" if path else "text", *([path] if path else [gr.skip()])]
 

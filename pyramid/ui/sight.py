@@ -9,8 +9,10 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from pyramid.ui import QUIET
-from pyramid.ui.form import OTHER, Form
+from pyramid.settings import Settings
+from pyramid.ui import QUIET, App
+from pyramid.ui.form import OTHER, Form, whole
+from pyramid.ui.guards import check
 from pyramid.ui.markup import html, img
 from pyramid.video import fit_picture, read_picture, read_video
 
@@ -21,16 +23,24 @@ def build_sight() -> gr.HTML:
     return html("", elem_id="sight")
 
 
+def check_frame(app: App, width: int, height: int, stages: int, fps: int) -> None:
+    """Raises SettingsError for a size or rate that cannot be made, or not by this visitor, before it takes memory."""
+    steps = (1,) * stages
+    check(app, Settings(prompt="x", width=width, height=height, fps=fps, num_frames=1, num_inference_steps=steps,
+                        video_num_inference_steps=steps))  # fmt: skip
+
+
 def wire_sight(form: Form, sight: gr.HTML) -> None:
     f = form.fields
-    watched = [f[name] for name in ("mode", "picture", "clip", "fit", "size", "width", "height", "fps")]
+    watched = [f[name] for name in ("mode", "picture", "clip", "fit", "size", "width", "height", "stages", "fps")]
 
-    def look(mode, picture, clip, fit, size, width, height, fps) -> str:
+    def look(mode, picture, clip, fit, size, width, height, stages, fps) -> str:
         path = picture if mode == "image" else clip if mode == "video" else None
         if not path:
             return ""
         try:
-            w, h = (int(width), int(height)) if size == OTHER else map(int, size.split("x"))
+            w, h = map(int, size.split("x")) if size != OTHER else (whole(width, "width"), whole(height, "height"))
+            check_frame(form.app, w, h, int(stages), whole(fps, "fps") if mode == "video" else 1)
             if mode == "image":
                 seen, words = (
                     fit_picture(read_picture(path, (w, h)), w, h, fit),
