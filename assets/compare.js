@@ -38,9 +38,21 @@ const tick = () => {
   }
   requestAnimationFrame(tick);
 };
+let opener = "", shown = false;  // the job whose button was pressed last
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.('[data-action="compare"]');
+  if (button) opener = button.dataset.job;
+}, true);
+const back = (tries) => {  // the grid may be drawn anew at the same time
+  const button = document.querySelector(`#results-grid [data-action="compare"][data-job="${opener}"]`);
+  if (button && document.activeElement === document.body) button.focus({preventScroll: true});
+  if (tries) setTimeout(() => back(tries - 1), 50);
+};
 const begin = () => {
   const dialog = find("dialog");
   if (dialog && !dialog.open) dialog.showModal();
+  if (!dialog && shown) back(10);
+  shown = Boolean(dialog);
   playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   const all = videos();
   if (!all.length) return;

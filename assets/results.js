@@ -1,9 +1,17 @@
 // The grid of results and the one that is opened: hover plays, buttons tell the server. See pyramid/ui/results.py.
 const hold = (button, words) => { button.disabled = true; button.textContent = words; };
 const send = (action, job, value) => trigger("click", {action, job: job || "", value: value || ""});
+let shown = "";  // the job that is opened
+const back = (job, tries) => {  // to what it was opened with; the grid may be drawn anew at the same time
+  const button = document.querySelector(`#results-grid [data-action="open"][data-job="${job}"]`);
+  if (button && document.activeElement === document.body) button.focus({preventScroll: true});
+  if (tries) setTimeout(() => back(job, tries - 1), 50);
+};
 const present = () => {  // what is opened lies over the page until it is closed
   const dialog = element.querySelector("dialog");
   if (dialog && !dialog.open) dialog.showModal();
+  if (!dialog && shown) back(shown, 10);
+  shown = dialog?.querySelector("[data-job]")?.dataset.job || "";
 };
 watch("value", present);
 present();

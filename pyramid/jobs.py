@@ -98,13 +98,13 @@ class JobStore(Database):
     ) -> list[Job]:  # fmt: skip
         """`count` seeds of each picture (name, content), all or none of them. Raises SettingsError.
 
-        The seeds are the settings' and those that follow it, or random ones.
+        The seeds are the settings', or one that is drawn, and those that follow it.
         """
         total = count * max(1, len(images))
         if not 1 <= count or total > MAX_MANY:
             raise SettingsError("count", f"{total} jobs at once: 1 to {MAX_MANY} can be added")
-        seed, jobs = settings.seed, []
-        seeds = [None if seed is None else (seed + i) % (MAX_SEED + 1) for i in range(count)]
+        first, jobs = settings.resolved().seed, []
+        seeds = [(first + i) % (MAX_SEED + 1) for i in range(count)]
         with self.lock:
             self._check_room(owner, total)
             try:

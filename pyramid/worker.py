@@ -85,6 +85,13 @@ class Worker:
             elif job.waiting:
                 self.store.finish(job_id, State.STOPPED)
 
+    def forget(self, job_id: str) -> None:
+        """A job that was deleted is not shown any more."""
+        with self._lock:
+            if self._last and self._last.job.id == job_id:
+                self._last = None
+                self.store.touch()
+
     def resume(self, job_id: str, *, owner: str | None = None) -> Job:
         """Let a job that ended early go on from its finished units: see `JobStore.resume`."""
         return self.store.resume(job_id, owner)

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -14,11 +15,15 @@ from playwright.sync_api import Page, expect
 
 from pyramid.checkpoints import find, identity
 from pyramid.files import describe, read_metadata
-from pyramid.jobs import JobStore, State
+from pyramid.jobs import JobStore, Output, State
 from pyramid.preview import save_estimate
 from pyramid.settings import Settings
 from pyramid.ui import App
-from pyramid.ui.page import STYLE, build
+from pyramid.ui.cards import card as card_html
+from pyramid.ui.models import news
+from pyramid.ui.page import STYLE, build, build_left, for_mode
+from pyramid.ui.plans import PlanPart
+from pyramid.ui.queue import kept_as
 from pyramid.ui.restore import restore
 from pyramid.ui.results import Results, View
 from pyramid.ui.serve import doors
@@ -187,6 +192,7 @@ def test_the_opened_result_shows_its_settings_and_closes_by_key(page):
     assert told.items() >= {"frames": "25", "seed": "12", "steps, first frame": "2 · 2 · 2"}.items(), told
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
+    expect(card(page, "blue ball").locator(".media")).to_be_focused()
 
 
 def test_two_results_play_in_step(page):
@@ -212,8 +218,8 @@ def test_two_results_play_in_step(page):
     part.get_by_label("Where the two are divided").fill("20")
     clip = part.locator("video").nth(1).evaluate("(video) => getComputedStyle(video).clipPath")
     assert "20%" in clip, clip
-    part.get_by_role("button", name="Close").click()
-    expect(page.locator("dialog")).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(card(page, "blue ball").get_by_role("button", name="Compare")).to_be_focused()
 
 
 # ------------------------------------------------------------------------------------------------ into the form
@@ -354,6 +360,32 @@ def test_restoring_names_each_thing_that_is_not_as_it_was(served, tmp_path):
         with pytest.raises(ValueError, match=name) as caught:
             restore(tmp_path / name, app, "local")
         assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_reloaded_page_shows_the_plan_and_the_model_in_use(served, monkeypatch):
+    part, told = PlanPart(served.app), {}
+    monkeypatch.setattr(served.worker, "switch", lambda *_, **options: told.update(options))
+    monkeypatch.setattr(served.worker, "_options", served.worker._options | {"memory": "cpu"})
+    assert part.chosen() == ("cpu", "none") and part.choose(quantise="fp8") == ("cpu", "fp8") == tuple(told.values())
+    seen, _, choice = news(served.app, None, "another")
+    assert f"{served.start.model}\n{served.start.variant}" == choice["value"] == choice["choices"][-1][1]
+    assert "value" not in news(served.app, None, choice["value"])[2], "an open list is left alone"
+    assert news(served.app, seen, "another")[2] == gr.skip()
+
+
+def test_a_result_that_cannot_play_in_step_is_not_compared(served, tmp_path):
+    for name, can in (("a.gif", False), ("a.zip", False), ("a.mp4", True), ("a.png", True)):
+        (tmp_path / name).touch()
+        job = replace(served.store.history("local")[0], path=tmp_path / name)
+        assert ('data-action="compare"' in card_html(job, View())) == can
+
+
+def test_the_output_settings_of_a_job_come_into_the_form(served):
+    with gr.Blocks():
+        form = build_left(served.app).form
+    kept = dict(zip(form.extra, kept_as(form, Output(format="gif", pattern="mine-{seed}")), strict=True))
+    assert kept["format"]["value"] == "gif" and kept["pattern"]["value"] == "mine-{seed}"
+    assert kept["count"] == kept["pictures"] == gr.skip() and for_mode("still")[1]["info"]
 
 
 # ---------------------------------------------------------------------------------------------------- visitors

@@ -9,6 +9,7 @@ import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,10 @@ from pyramid.jobs import Job, JobStore, Output, State
 from pyramid.preview import load_estimates
 from pyramid.recovery import UnitsFolder
 from pyramid.speed import Speeds
+from pyramid.ui import App
+from pyramid.ui.live import progress
+from pyramid.ui.page import Ended
+from pyramid.ui.results import Results, View, delete
 from pyramid.video import read_frames
 from pyramid.worker import Live, Worker
 
@@ -110,6 +115,22 @@ def test_one_frame_is_a_picture(worker):
     done = finish(worker, add(worker, num_frames=1, seed=5))
     assert done.state is State.DONE and done.path.suffix == ".png" and Image.open(done.path).size == (64, 64)
     assert read_metadata(done.path)["timings"]["total"] > 0
+
+
+def test_what_is_marked_is_news_and_what_is_deleted_is_not_shown_any_more(worker):
+    done, ended = finish(worker, add(worker, num_frames=1, seed=6)), Ended(worker.store)
+    before = ended.key("local")
+    worker.store.favourite(done.id, "local")
+    assert ended.key("local") != before
+    worker.forget("another")
+    assert worker.live.job.id == done.id
+    delete(Results(App(worker.store, worker, worker.store.folder)), done, View(), "")
+    assert worker.live is None and not done.path.exists()
+
+
+def test_units_are_announced_and_steps_are_not():
+    at = SimpleNamespace(unit=0, units=3, stage=1, stages=3, step=0, steps=9)
+    assert progress(Live(None, "", at=at)) == ("<b>Unit 1 of 3</b>", " · stage 2 of 3 · step 1 of 9")
 
 
 def test_a_picture_begins_the_clip(worker, tmp_path):

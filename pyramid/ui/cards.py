@@ -15,7 +15,7 @@ from pyramid.jobs import Job, State
 from pyramid.preview import load_estimates
 from pyramid.settings import FIELDS, MACHINE
 from pyramid.ui import App
-from pyramid.ui.compare import PLAYABLE, WORDS, shown
+from pyramid.ui.compare import PLAYABLE, WORDS, comparable, shown
 from pyramid.ui.pyramid_view import clock
 from pyramid.ui.serve import address_of
 
@@ -51,9 +51,8 @@ def grid_html(jobs: list[Job], view: "View", *, more: bool) -> str:
 def card(job: Job, view: "View") -> str:
     prompt, words = escape(job.settings.prompt), escape(job.settings.prompt[:80], quote=True)
     state = f'<span class="tag {job.state}">{STATES[job.state]}</span>' if job.state in STATES else ""
-    file = job.path is not None
     tools = _tool("favourite", job, f"Favourite: {words}", job.favourite)
-    tools += _tool("compare", job, f"Compare: {words}", job.id in view.pair) if file else ""
+    tools += _tool("compare", job, f"Compare: {words}", job.id in view.pair) if comparable(job) else ""
     tools += _tool("delete", job, f"Delete: {words}")
     opened = " open" if job.id == view.opened else ""
     return (

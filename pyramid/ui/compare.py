@@ -18,9 +18,15 @@ WORDS = {"num_inference_steps": "steps, first frame", "video_num_inference_steps
          "guidance_scale": "guidance, first frame", "video_guidance_scale": "guidance, later units",
          "num_frames": "frames", "prompt_suffix": "suffix", "min_guidance_scale": "least guidance"}  # fmt: skip
 PLAYABLE = (".mp4", ".webm")
+COMPARED = (*PLAYABLE, ".png")  # a GIF keeps its own time, and a zip of pictures shows nothing
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 STEP, CSS = ((ASSETS / name).read_text(encoding="utf-8") for name in ("compare.js", "compare.css"))
+
+
+def comparable(job: Job) -> bool:
+    """Whether a result can be put beside another one."""
+    return job.path is not None and job.path.suffix.lower() in COMPARED and job.path.is_file()
 
 
 def compare_html(left: Job | None, right: Job | None) -> str:

@@ -185,32 +185,36 @@ def unit_stages(live: Live | None, unit: int | None) -> str:
 
 def line(app: App, live: Live | None, waiting: int = 0) -> str:
     """Where the work stands: a bar, a sentence, and figures beside it."""
-    share, figures = 0.0, ""
+    share, step, figures = 0.0, "", ""
     if live and live.busy:
-        words, share = progress(live), live.at.done / live.at.total if live.at else 0.0
+        words, step = progress(live)
+        share = live.at.done / live.at.total if live.at else 0.0
         figures = " · ".join(figures_of(live))
     elif waiting:
         words = f"Waiting. {ahead(waiting)}"
     elif live:
-        words, share = result(app, live), 0.0
+        words = result(app, live)
     elif app.worker.error:
         words = escape(app.shown(app.worker.error))
     else:
         words = "Ready" if app.worker.loaded.is_set() else "The model is loading; you can begin all the same"
     failed = not waiting and (live.job.state is State.FAILED if live else bool(app.worker.error))
     busy = bool(live and live.busy)
-    bar = f'<div class="bar"><b style="width: {share:.1%}"></b></div>' if busy else ""
+    values = f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0%}"'.replace("%", "")
+    bar = f'<div class="bar" role="progressbar" aria-label="Progress" {values}><b style="width: {share:.1%}"></b></div>'
     role = "alert" if failed else "status"
     kind = "failed" if failed else "busy" if busy else "idle"
-    return f'<div class="line {kind}">{bar}<p role="{role}">{words}</p><p class="figures">{figures}</p></div>'
+    said = f'<p role="{role}">{words}</p><p class="step">{step}</p>'
+    return f'<div class="line {kind}">{bar if busy else ""}{said}<p class="figures">{figures}</p></div>'
 
 
-def progress(live: Live) -> str:
+def progress(live: Live) -> tuple[str, str]:
+    """What is told to those who listen, and what changes too often for that."""
     at = live.at
     if live.phase or at is None:
-        return escape(live.phase or "Beginning")
-    where = f"stage {at.stage + 1} of {at.stages} · step {at.step + 1} of {at.steps}"
-    return f"<b>Unit {at.unit + 1} of {at.units}</b> · {where}"
+        return escape(live.phase or "Beginning"), ""
+    where = f" · stage {at.stage + 1} of {at.stages} · step {at.step + 1} of {at.steps}"
+    return f"<b>Unit {at.unit + 1} of {at.units}</b>", where
 
 
 def figures_of(live: Live) -> list[str]:

@@ -8,6 +8,7 @@ list; to fetch, add and switch is for the owner of the machine, at the machine.
 """
 
 import json
+import re
 import threading
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +20,7 @@ from pyramid.checkpoints import RELEASES, CheckpointError, find, list_variants, 
 from pyramid.download import Cancelled, Download, Listing, check_space, look_up, needed_files, size_text, write_whole
 from pyramid.settings import MODELS
 from pyramid.ui import QUIET, App
+from pyramid.ui.markup import html
 
 POLL = 0.5  # seconds between two looks at a download
 WEIGHTS = {  # model -> billions of weights: transformer, autoencoder, text encoders
@@ -83,6 +85,7 @@ def entry(app: App, model: str, variant: str) -> Entry:
     licence = release.licence if release else ""
     good_for = GOOD_FOR.get((model, variant), "A model of your own.")
     size = f"{WEIGHTS[model]:.1f} billion weights" if model in WEIGHTS else ""
+    split = " · " if size else ""
     try:
         checkpoint = find(model, variant)
     except CheckpointError:
@@ -93,8 +96,8 @@ def entry(app: App, model: str, variant: str) -> Entry:
     except CheckpointError as error:
         problem = "; ".join(error.problems) or str(error)
     return Entry(
-        model, variant, title_of(model), good_for, checkpoint.licence or licence, size_text(size_of(checkpoint)),
-        here=not problem, loaded=loaded, problem=problem)  # fmt: skip
+        model, variant, title_of(model), good_for, checkpoint.licence or licence,
+        f"{size_text(size_of(checkpoint))} on disk{split}{size}", here=not problem, loaded=loaded, problem=problem)
 
 
 def title_of(model: str) -> str:
@@ -126,11 +129,16 @@ def read_folders(app: App) -> list[str]:
     return [path for path in kept if isinstance(path, str) and Path(path).is_dir()]
 
 
+def path_of(typed: str) -> Path:
+    """The folder that was typed, or pasted with quotes around it."""
+    return Path(typed.strip().strip("\"'")).expanduser()
+
+
 def add_folder(app: App, typed: str) -> str:
     """Remember a folder of one's own. Its name, for people. CheckpointError when it holds no usable model."""
     if not typed.strip():
         raise CheckpointError("give the folder that holds causal_video_vae and a diffusion_transformer_…")
-    path = Path(typed.strip().strip("\"'")).expanduser()
+    path = path_of(typed)
     if not path.is_dir():
         raise CheckpointError(f"there is no folder {typed.strip()!r}")
     checkpoint = find(path)
@@ -201,12 +209,16 @@ class Downloads:
 # --------------------------------------------------------------------------------------------------- the panel
 
 
-def build_models(app: App) -> None:
-    """The panel, inside gr.Blocks. That another model was chosen, others see by `app.worker.checkpoint`."""
-    table = gr.HTML(table_of(app), elem_id="models-table")
-    page = gr.context.Context.root_block
-    page.load(lambda: table_of(app), None, table, **QUIET)
+def build_models(app: App, pulse: gr.Textbox | None = None) -> None:
+    """The panel, inside gr.Blocks. That another model was chosen, others see by `app.worker.checkpoint`.
+
+    `pulse` changes when another model is chosen, on whichever page.
+    """
+    table, seen = html(table_of(app), elem_id="models-table"), gr.State(None)
+    events = [gr.context.Context.root_block.load, *([pulse.change] if pulse else [])]
+    last = {"trigger_mode": "always_last", **QUIET}
     if not app.local:
+        gr.on(events, lambda before: news(app, before)[:2], seen, [seen, table], **last)
         return
     downloads = Downloads()
     with gr.Row(elem_id="models-choice"):
@@ -220,7 +232,21 @@ def build_models(app: App) -> None:
                             placeholder="the folder that holds causal_video_vae")  # fmt: skip
         add = gr.Button("Add it", elem_id="models-add", scale=1)
     timer = gr.Timer(POLL, active=False)
+    gr.on(events, lambda *now: news(app, *now), [seen, choice], [seen, table, choice], **last)
     wire(app, downloads, (table, choice, use, fetch, cancel, line, folder, add, timer))
+
+
+def news(app: App, seen: tuple | None, picked: str | None = None) -> list:
+    """What an open page shows of the models: all of it when they are others than it has seen, or another is in use.
+
+    What was picked stays where it is the one in use: the list may be open already.
+    """
+    start = app.worker.start_from
+    now = start.model, start.variant, *read_folders(app)
+    if now == seen:
+        return [gr.skip()] * 3
+    value = {} if (loaded := chosen(app)) == picked else {"value": loaded}
+    return [now, table_of(app), gr.update(choices=choices_of(app), **value)]
 
 
 def wire(app: App, downloads: Downloads, parts: tuple) -> None:
@@ -230,8 +256,8 @@ def wire(app: App, downloads: Downloads, parts: tuple) -> None:
     def progress() -> list:
         """The line; the rest of the panel only when a download has just ended."""
         busy = downloads.busy
-        return [downloads.line(), gr.Timer(active=busy), gr.update(visible=busy), gr.update(visible=not busy),
-                gr.skip() if busy else table_of(app)]  # fmt: skip
+        rest = [gr.skip()] * 2 if busy else [table_of(app), gr.update(choices=choices_of(app))]
+        return [downloads.line(), gr.Timer(active=busy), gr.update(visible=busy), gr.update(visible=not busy), *rest]
 
     def running() -> list:
         """What a page that is opened shows of a download."""
@@ -247,15 +273,15 @@ def wire(app: App, downloads: Downloads, parts: tuple) -> None:
         return table_of(app)
 
     def add_it(typed: str) -> list:
-        name = told(lambda: add_folder(app, typed))
-        gr.Info(f"{name} can be used now.")
+        told(lambda: add_folder(app, typed))
+        gr.Info(f"{title_of(str(path_of(typed).resolve()))} can be used now: choose it under Model.")
         return [gr.update(choices=choices_of(app)), table_of(app), ""]
 
     def stop() -> list:
         downloads.cancel()
         return progress()
 
-    shown = [line, timer, cancel, fetch, table]
+    shown = [line, timer, cancel, fetch, table, choice]
     fetch.click(start, choice, shown, **QUIET)
     timer.tick(progress, None, shown, **QUIET)
     cancel.click(stop, None, shown, **QUIET)
@@ -286,10 +312,17 @@ def table_of(app: App) -> str:
     """The list as a table."""
     rows = "".join(
         f"<tr><th scope=row>{escape(e.title)}</th><td>{escape(e.variant)}</td><td>{escape(e.good_for)}</td>"
-        f"<td>{escape(e.size)}</td><td>{escape(e.licence)}</td><td>{state_of(e)}</td></tr>" for e in entries(app)
+        f"<td>{escape(e.size)}</td><td>{licence_of(e)}</td><td>{state_of(e)}</td></tr>" for e in entries(app)
     )  # fmt: skip
     head = "".join(f"<th scope=col>{name}</th>" for name in ("Model", "Variant", "Good for", "Size", "Licence", ""))
-    return f'<div class="models"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="models" role="region" aria-label="Models" tabindex="0">{table}</div>'  # it scrolls on phones
+
+
+def licence_of(e: Entry) -> str:
+    """The licence, or a link to where it is."""
+    link = r'<a href="\2" target="_blank" rel="noopener">\1</a>'
+    return re.sub(r"(model card) at (https://[^\s)]+)", link, escape(e.licence))
 
 
 def state_of(e: Entry) -> str:

@@ -52,8 +52,13 @@ TO_THE_VIDEO = """(...all) => {
 HEAD = """
 const kept = localStorage.getItem("pyramid-theme");
 if (kept) document.body.classList.toggle("dark", kept === "dark");
+const models = () => document.querySelector("#models");
+const tell = () => element.querySelector("#model")?.setAttribute("aria-expanded",
+  Boolean(models()?.classList.contains("open")));
+watch("value", tell);
+tell();
 element.addEventListener("click", (event) => {
-  if (event.target.closest("#model")) document.querySelector("#models").classList.toggle("open");
+  if (event.target.closest("#model")) { models().classList.toggle("open"); tell(); }
   if (!event.target.closest("#theme")) return;
   const dark = document.body.classList.toggle("dark");
   localStorage.setItem("pyramid-theme", dark ? "dark" : "light");
@@ -79,7 +84,7 @@ def build(app: App) -> gr.Blocks:
             timer = gr.Timer(AGAIN_EVERY)
         head = html(head_words(app), js_on_load=HEAD, elem_id="head")
         with gr.Column(elem_id="models", min_width=0):
-            build_models(app)
+            build_models(app, pulse)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="form", scale=0, min_width=0):
                 left = build_left(app)
@@ -143,7 +148,8 @@ def watcher(app: App, live: LivePart, queue: Queue):
         """What a run does not change."""
         busy = bool(app.store.queue(owner)) if owner else False
         worker = app.worker
-        loaded = f"{worker.loaded.is_set()} {worker.memory} {worker.start_from.quantise} {worker.error}"
+        model = hash((worker.start_from.model, worker.start_from.variant))  # may be a folder, which is not shown
+        loaded = f"{worker.loaded.is_set()} {worker.memory} {worker.start_from.quantise} {model} {worker.error}"
         return [
             queue.rows(owner),
             "Add to the queue" if busy else "Generate",
@@ -192,7 +198,7 @@ class Ended:
             self.version, self.keys = self.store.version, {}
         if owner not in self.keys:
             ended = self.store.history(owner, limit=50) if owner else []
-            self.keys[owner] = str(hash(tuple((job.id, job.state, job.ended) for job in ended)))
+            self.keys[owner] = str(hash(tuple((job.id, job.state, job.ended, job.favourite) for job in ended)))
         return self.keys[owner]
 
 
@@ -225,6 +231,8 @@ class Left:
         gr.on([page.load, pulse.change, *changes], look, form.components, look.outputs,
               trigger_mode="always_last", **QUIET)  # fmt: skip
         model.change(form.for_model, None, form.components, **QUIET)
+        gr.on([page.load, form.fields["mode"].change], for_mode, form.fields["mode"],
+              [form.extra["pictures"], form.extra["format"]], trigger_mode="always_last", **QUIET)  # fmt: skip
         self.plan.wire(page, form, pulse)
         wire_sight(form, self.sight)
         wire_examples(form, self.examples)
@@ -276,6 +284,12 @@ class Left:
         if owner := self.app.owner(request, token):
             return owner
         raise SettingsError("owner", "this browser keeps nothing of this page, so its videos could not be found again")
+
+
+def for_mode(mode: str) -> list[dict]:
+    """More pictures where a picture is asked for, and what a still becomes whatever the format is."""
+    note = "A still becomes a PNG picture" if mode == "still" else ""
+    return [gr.update(visible=mode == "image"), gr.update(info=note)]
 
 
 def build_left(app: App) -> Left:

@@ -72,22 +72,31 @@ class PlanPart:
         gr.on(events, look, form.components, self.words, trigger_mode="always_last", **QUIET)
         if self.choice is not None:
             both = [self.choice, self.quantise]
-            gr.on([each.input for each in both], self.choose, both, both, trigger_mode="always_last", **QUIET)
+            gr.on([page.load, pulse.change], self.chosen, None, both, trigger_mode="always_last", **QUIET)
+            for part, act in ((self.choice, self.choose), (self.quantise, lambda kind: self.choose(quantise=kind))):
+                part.input(act, part, both, trigger_mode="always_last", **QUIET)
 
-    def choose(self, name: str, quantise: str) -> tuple[str, str]:
+    def chosen(self) -> tuple[str, str]:
+        """What holds now, whoever chose it."""
+        return self.app.worker.memory, self.app.worker.start_from.quantise
+
+    def choose(self, name: str | None = None, quantise: str | None = None) -> tuple[str, str]:
         """Load the model anew by another plan; the running job ends first, by the one that it began with.
 
-        Returns what holds then: a choice that this machine cannot follow is taken back, and it is said why.
+        What is not given stays as it is, whatever an open page shows. Returns what holds then: a choice that this
+        machine cannot follow is taken back, and it is said why.
         """
-        app, start = self.app, replace(self.app.worker.start_from, quantise=quantise)
-        if (name, start) == (app.worker.memory, app.worker.start_from):
-            return name, quantise  # a choice can be told twice
+        app, before = self.app, self.chosen()
+        name, quantise = name or before[0], quantise or before[1]
+        start = replace(app.worker.start_from, quantise=quantise)
+        if (name, quantise) == before:
+            return before  # a choice can be told twice
         try:
             make_plan(app.worker.checkpoint, start, wanted=name)
             app.worker.switch(start.model, start.variant, memory=name, quantise=quantise)
         except ValueError as error:
             gr.Warning(str(error), title="The plan was not changed")
-            return app.worker.memory, app.worker.start_from.quantise
+            return before
         busy = app.worker.live is not None and app.worker.live.busy
         gr.Info(f"The model is loaded anew{', when the running job has ended' * busy}.", title="Memory")
         return name, quantise

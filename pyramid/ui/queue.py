@@ -5,11 +5,12 @@ queue.rows(owner)                            # the list as HTML, for one owner
 queue.wire(form, visitor)                    # its buttons; "Edit" brings a job's settings into the form
 """
 
+from dataclasses import fields
 from html import escape
 
 import gradio as gr
 
-from pyramid.jobs import Job
+from pyramid.jobs import Job, Output
 from pyramid.settings import SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form
@@ -67,9 +68,9 @@ class Queue:
     def wire(self, form: Form, visitor: gr.BrowserState) -> None:
         """`editing` holds the id of the job that is changed in the form; `banner` says so."""
         app, store = self.app, self.app.store
-        nothing = [gr.skip() for _ in form.components]
+        nothing = [gr.skip() for _ in form.components + form.extras]
 
-        def act(token: str | None, request: gr.Request, event: gr.EventData) -> list:
+        def act(token: str | None, editing: str, request: gr.Request, event: gr.EventData) -> list:
             owner, job_id = app.owner(request, token), str(event.job)
             try:
                 match event.act:
@@ -80,6 +81,8 @@ class Queue:
                         gr.Info("The same again, with a new seed, is at the end of the queue.", title="Duplicated")
                     case "remove":
                         store.remove(job_id, owner)
+                        if job_id == editing:
+                            return ["", gr.update(visible=False), gr.skip(), *nothing]
                     case "edit":
                         job = store.get(job_id, owner)
                         if not job.waiting:
@@ -91,15 +94,21 @@ class Queue:
                 raise gr.Error(str(error), title="Queue", print_exception=False) from error
             return [gr.skip(), gr.skip(), gr.skip(), *nothing]
 
-        outputs = [self.editing, self.banner, self.words, *form.components]
-        self.list.click(act, visitor, outputs, **QUIET)
+        outputs = [self.editing, self.banner, self.words, *form.components, *form.extras]
+        self.list.click(act, [visitor, self.editing], outputs, **QUIET)
         self.cancel.click(lambda: ("", gr.update(visible=False)), None, [self.editing, self.banner], **QUIET)
 
     def into_form(self, form: Form, job: Job) -> list[dict]:
-        path = self.app.store.input_of(job)
-        return form.fill(
-            job.settings, picture=path if job.settings.image else None, video=path if job.settings.video else None
-        )
+        """An update for each of the form's components and extras."""
+        path, s = self.app.store.input_of(job), job.settings
+        filled = form.fill(s, picture=path if s.image else None, video=path if s.video else None)
+        return [*filled, *kept_as(form, job.output)]
+
+
+def kept_as(form: Form, output: Output) -> list[dict]:
+    """What brings a job's format, name pattern and the like into the form, an update for each of its extras."""
+    known = {field.name for field in fields(output)}
+    return [gr.update(value=getattr(output, name)) if name in known else gr.skip() for name in form.extra]
 
 
 def banner_words(job: Job) -> str:

@@ -20,6 +20,7 @@ from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError
 from pyramid.ui import App
 
 MAX_TEXT = 5_000_000                 # bytes of a settings file
+STAYS = "Format and name pattern are not in a file: they stay as the form has them."
 
 
 @dataclass(frozen=True)

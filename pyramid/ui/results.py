@@ -22,9 +22,10 @@ from pyramid.preview import load_estimates
 from pyramid.settings import SettingsError, frames_of
 from pyramid.ui import QUIET, App
 from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html, written
-from pyramid.ui.compare import ASSETS, CSS, STEP, compare_html
+from pyramid.ui.compare import ASSETS, CSS, STEP, comparable, compare_html
 from pyramid.ui.form import Form
-from pyramid.ui.restore import Restored, of_job, restore
+from pyramid.ui.queue import kept_as
+from pyramid.ui.restore import STAYS, Restored, of_job, restore
 
 MAX_EXPORTS = 50  # of one result
 one_at_a_time = threading.Lock()  # an encoder takes all processors, and the model needs some too
@@ -77,7 +78,7 @@ class Results:
         store = self.app.store
         jobs = store.history(owner, search=view.search, favourites=view.favourites, limit=view.limit + 1)
         opened = self.find(view.opened, owner)
-        pair = [job for job in (self.find(job_id, owner) for job_id in view.pair) if job and has_file(job)]
+        pair = [job for job in (self.find(job_id, owner) for job_id in view.pair) if job and comparable(job)]
         grid = grid_html(jobs[:view.limit], view, more=len(jobs) > view.limit)
         detail = detail_html(self.app, opened, view) if opened else ""
         return [detail, compare_html(*pair) if len(pair) == 2 else "", grid]
@@ -99,7 +100,7 @@ class Results:
     # -- what can be done
 
     def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.components.Component, form: Form) -> None:
-        app, nothing = self.app, [gr.skip() for _ in form.components]
+        app, nothing, kept = self.app, [gr.skip() for _ in form.components], [gr.skip() for _ in form.extras]
         shown = [self.detail, self.compare, self.grid, self.view, self.sent]
         state = [visitor, self.view, self.sent]
 
@@ -111,17 +112,19 @@ class Results:
 
         def act(token: str | None, view: View, sent, request: gr.Request, event: gr.EventData) -> list:
             owner, action, job_id, value = app.owner(request, token), event.action, str(event.job), str(event.value)
-            notes, filled = gr.skip(), nothing
+            notes, filled, output = gr.skip(), nothing, kept
             with words_for_people("Results"):
                 if action in LOOKS:
                     view = LOOKS[action](view, job_id)
                 elif action in FORM:
-                    filled, found = FORM[action](self, form, self.own(job_id, owner))
+                    job = self.own(job_id, owner)
+                    filled, found = FORM[action](self, form, job)
+                    output = kept_as(form, job.output) if action == "reuse" else kept
                     view, notes = view.opening(""), notes_html(SAID[action], found.notes)
                     gr.Info(SAID[action], title="Results")
                 else:
                     view = DEEDS[action](self, self.own(job_id, owner), view, value) or view
-            return [*self.updates(owner, view, sent), notes, *filled]
+            return [*self.updates(owner, view, sent), notes, *filled, *output]
 
         def drop(path: str | None, token: str | None, request: gr.Request) -> list:
             if not path:
@@ -131,12 +134,12 @@ class Results:
             except ValueError as error:
                 return [None, notes_html(str(error), (), bad=True), *nothing]
             words = f"The settings of {Path(path).name} are in the form."
-            return [None, notes_html(words, found.notes), *fill(form, found)]
+            return [None, notes_html(words, (*found.notes, STAYS)), *fill(form, found)]
 
         gr.on([page.load, visitor.change, pulse.change, self.search.change, self.favourites.change], look,
               [*state, self.search, self.favourites], shown, trigger_mode="always_last", **QUIET)  # fmt: skip
         gr.on([self.grid.click, self.detail.click, self.compare.click, self.notes.click], act, state,
-              [*shown, self.notes, *form.components], **QUIET)  # fmt: skip
+              [*shown, self.notes, *form.components, *form.extras], **QUIET)  # fmt: skip
         self.file.upload(drop, [self.file, visitor], [self.file, self.notes, *form.components], **QUIET)
 
         pattern = form.extra["pattern"]
@@ -233,6 +236,7 @@ def favourite(results: Results, job: Job, view: View, value: str) -> None:
 
 def delete(results: Results, job: Job, view: View, value: str) -> View:
     results.app.store.delete(job.id, job.owner)
+    results.app.worker.forget(job.id)
     return view.without(job.id)
 
 
