@@ -178,7 +178,11 @@ class Generation:
         from pyramid.checkpoints import identity
         from pyramid.video import describe
 
-        return describe(self.settings, identity(self.checkpoint)) | source(self.settings)
+        if self.units is None:
+            return describe(self.settings, identity(self.checkpoint)) | source(self.settings)
+        begun = self.units.about()["inputs"]  # the picture may have gone since
+        asked = self.units.load()[0] if self.partial else self.settings
+        return describe(asked, identity(self.checkpoint)) | {k: v for k, v in begun.items() if k == "source"}
 
     def write_still(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
         """The only frame as a PNG."""

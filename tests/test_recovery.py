@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ import pytest
 import torch
 
 from pyramid import cli, files
+from pyramid.checkpoints import find
+from pyramid.console import Generation
 from pyramid.events import Finished, Frames, Preview, Unit
 from pyramid.pipeline import PyramidFlowPipeline
-from pyramid.recovery import UnitsFolder, abandoned
+from pyramid.recovery import UnitsFolder, abandoned, beside
 from pyramid.settings import Settings
 from pyramid.video import read_metadata, read_video
 
@@ -232,12 +235,25 @@ def test_after_kill_9_a_run_is_finished_or_shown_as_far_as_it_is(tiny_checkpoint
     assert cli.main(["resume", str(units), "--decode"]) == 0
     shown = Path(capsys.readouterr().out.strip())
     assert shown.name == "ball-partial.mp4" and read_metadata(shown)["partial"] and units.is_dir()
+    assert read_metadata(shown)["settings"] == read_metadata(whole)["settings"]  # which make the whole again
     made = pixels(shown)
     assert len(made) in (9, 17)
     # A shorter video is compressed differently: the same pictures, not the same bytes.
     assert np.abs(made.astype(int) - pixels(whole)[:len(made)]).mean() < 6
     shown.unlink()
     assert check_that_it_goes_on(output, whole, capsys) in (2, 3)
+
+
+def test_a_run_knows_its_picture_when_that_is_gone(tiny_checkpoint, tmp_path):
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="x", image=str(tmp_path / "gone.png"), seed=1)
+    units, mark = beside(tmp_path / "a.mp4"), {"name": "gone.png", "hash": "0123"}
+    units.begin(settings, {}, {"result": "a.mp4", "run": "1", "source": mark})
+    for partial in (False, True):
+        shorter = replace(settings, image=None, num_frames=9) if partial else settings
+        run = Generation(shorter, find(tiny_checkpoint), {}, tmp_path / "a.mp4", units=units, partial=partial)
+        told = run.metadata()
+        assert told["source"] == mark and told["settings"]["image"] and told["settings"]["num_frames"] == 25
+    units.remove()
 
 
 @pytest.mark.slow
