@@ -233,7 +233,7 @@ def defaults_of(variant: str, folder: Path, details: dict[str, Any]) -> Variant:
         raise CheckpointError(f"{folder / 'pyramid.json'} holds a value of the wrong kind: {error}; mend it, or get "
                               "the model again") from None
     world = details.get("trained_on")
-    values["photographs"] = not isinstance(world, dict) or bool(world.get("cameras"))
+    values.setdefault("photographs", not isinstance(world, dict) or bool(world.get("cameras")))
     return dataclasses.replace(variant_of(variant), **values)
 
 
@@ -244,7 +244,7 @@ def _typed(kind: Any, value: Any) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind is float and (whole or isinstance(value, float)):
         return float(value)
-    if (kind is int and whole) or (kind is str and isinstance(value, str)):
+    if (kind is int and whole) or (kind in (str, bool) and isinstance(value, kind)):
         return value
     raise TypeError(f"{value!r} where {getattr(kind, '__name__', kind)} is expected")
 
