@@ -20,7 +20,7 @@ import sys
 import threading
 from pathlib import Path
 
-from pyramid.cli import Parser
+from pyramid.commands.cli import Parser
 from pyramid.settings import DTYPES, MACHINE, MODELS, QUANTISE, Settings, check_choice
 
 ROOT = Path(__file__).resolve().parent
@@ -123,7 +123,7 @@ def check_limits(options: argparse.Namespace) -> None:
 
 def check_machine(options: argparse.Namespace) -> None:
     """Raises ValueError for a port, a plan of memory or a device that is none."""
-    from pyramid.memory import NAMES
+    from pyramid.memory.plan import NAMES
 
     if options.port is not None and not 1 <= options.port <= 65535:
         raise ValueError(f"--port {options.port}: give 1 to 65535, or leave it out for a free one from 7860")
@@ -139,9 +139,9 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
 
     ValueError where a model or folder cannot be used.
     """
-    from pyramid.jobs import JobStore
+    from pyramid.jobs.queue import JobStore
+    from pyramid.jobs.worker import Worker
     from pyramid.ui import App
-    from pyramid.worker import Worker
 
     limits = limits_of(options, local)
     store = JobStore(options.output_dir, limits)
@@ -156,8 +156,8 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
 
 def limits_of(options: argparse.Namespace, local: bool):
     """What may be asked for: as the flags say, and where they do not, what visitors may. ValueError: no such model."""
-    from pyramid.checkpoints import find
-    from pyramid.jobs import Limits
+    from pyramid.hub.checkpoints import find
+    from pyramid.jobs.queue import Limits
 
     asked = {name: getattr(options, name) for name in VISITORS}
     if not local:

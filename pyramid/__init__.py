@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyramid.generate.pipeline import PyramidFlowPipeline, PyramidFlowPipelineOutput
     from pyramid.models.flux import PyramidFluxTransformer
     from pyramid.models.mmdit import PyramidDiffusionMMDiT
     from pyramid.models.vae import CausalVideoVAE
-    from pyramid.pipeline import PyramidFlowPipeline, PyramidFlowPipelineOutput
     from pyramid.settings import Settings
 
 _HOMES = {
-    "PyramidFlowPipeline": "pyramid.pipeline",
-    "PyramidFlowPipelineOutput": "pyramid.pipeline",
+    "PyramidFlowPipeline": "pyramid.generate.pipeline",
+    "PyramidFlowPipelineOutput": "pyramid.generate.pipeline",
     "PyramidFluxTransformer": "pyramid.models.flux",
     "PyramidDiffusionMMDiT": "pyramid.models.mmdit",
     "CausalVideoVAE": "pyramid.models.vae",

@@ -1,8 +1,8 @@
-"""`python -m pyramid COMMAND …`; see `pyramid.cli`."""
+"""`python -m pyramid COMMAND …`; see `pyramid.commands.cli`."""
 
 import sys
 
-from pyramid.cli import main
+from pyramid.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,6 @@
 """What every test may count on: two threads, no network, a cache of its own, the goldens, a tiny checkpoint.
 
-Run all with `python launch.py test`, one file with `python -m pytest -q tests/test_schedule.py`.
+Run all with `python launch.py test`, one file with `python -m pytest -q tests/generate/test_schedule.py`.
 """
 
 import json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyramid.cli import parser
+from pyramid.commands.cli import parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,11 +48,11 @@ def test_every_command_is_understood(command):
         parse(arguments)
 
 
-def test_all_that_the_tree_names_is_there_and_all_modules_are_in_the_tree():
+def test_all_that_the_tree_names_is_there_and_all_rooms_are_in_the_tree():
     named = tree()
     assert [path for path in named if not (ROOT / path).exists()] == []
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pyramid").rglob("*.py")}
-    assert modules - set(named) == set()
+    rooms = {f"pyramid/{path.parent.name}/" for path in (ROOT / "pyramid").glob("*/__init__.py")}
+    assert rooms - set(named) == set()
 
 
 def test_pictures_and_links_into_the_repository_are_there():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyramid.checkpoints import defaults_of
+from pyramid.hub.checkpoints import defaults_of
 from pyramid.settings import (
     MAX_SEED,
     MODELS,

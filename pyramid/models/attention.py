@@ -5,7 +5,7 @@ group of queries attends to a slice of the keys. Padded text has been dropped be
 Rows of a batch with texts of equal length share one call per group; rows that differ are separate calls.
 
 Source: arXiv 2410.05954, section 3.3 (temporal pyramid, blockwise causal attention); rotary embedding with
-interleaved pairs, arXiv 2104.09864.   Run: `python -m pytest tests/test_attention.py`
+interleaved pairs, arXiv 2104.09864.   Run: `python -m pytest tests/models/test_attention.py`
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ the velocity of the current clip out. `prepare` does what is constant within a s
 no further than the keys and values they lend.
 
 Source: arXiv 2410.05954, sections 3.2 and 3.3; double and single stream blocks after FLUX.1.
-Run: `python -m pytest tests/test_flux.py`
+Run: `python -m pytest tests/models/test_flux.py`
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ whatever that dtype: the statistics of layer norms and RMS norms, the sinusoids 
 rotation of queries and keys; the angles of the rotary table are float64 until their sine is taken. The model
 returns its dtype; the Euler update around it is the sampler's and is float32.
 
-Run: `python -m pytest tests/test_flux.py tests/test_mmdit.py`
+Run: `python -m pytest tests/models/test_flux.py tests/models/test_mmdit.py`
 """
 
 import functools

@@ -4,7 +4,7 @@ It differs from miniFLUX (see `flux.py`, which has the frame of both) in that al
 rows and columns come from a fixed sine-cosine table added to the patches, and only time is rotary.
 
 Source: arXiv 2410.05954, sections 3.2 and 3.3; blocks after Stable Diffusion 3 (arXiv 2403.03206).
-Run: `python -m pytest tests/test_mmdit.py`
+Run: `python -m pytest tests/models/test_mmdit.py`
 """
 
 import torch

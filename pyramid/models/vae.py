@@ -9,7 +9,7 @@
 Decoding always runs unit by unit (arXiv 2410.05954, section 3.4: a causal VAE), so `decode` and `stream` are one
 computation and the peak memory of a decode does not grow with the length of the video. With tiles, `stream` keeps the
 caches of all of them, `decode` one: it takes all units of a tile before the next, and its frames wait on the CPU.
-The latents are those of the VAE; `pyramid.latents` holds the law between them and what the transformer sees.
+The latents are those of the VAE; `pyramid.generate.latents` holds the law between them and what the transformer sees.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     """The causal video VAE of the released checkpoints, with their configuration keys and parameter names.
 
     `image_shift`, `image_scale`, `video_shift` and `video_scale` are ours: a checkpoint whose latents have other
-    scales than the published models' carries them here (see `pyramid.latents.LatentScales`).
+    scales than the published models' carries them here (see `pyramid.generate.latents.LatentScales`).
     `latent_rgb_factors` (16 × 3) and `latent_rgb_bias` (3) are a linear map from latents to colours for previews.
     """
 
@@ -197,7 +197,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         if (frames - 1) % scale or height % scale or width % scale:
             raise ValueError(
                 f"A video of {frames} frames, {width}×{height}, does not fit the VAE: frames must be 1 + {scale}·k "
-                f"and both sides multiples of {scale}. Crop or pad it first (pyramid.video does)."
+                f"and both sides multiples of {scale}. Crop or pad it first (pyramid.media.video does)."
             )
         moments = self._in_tiles(video, lambda tile, _: self._encode(tile), encode=True)
         posterior = DiagonalGaussianDistribution(moments)

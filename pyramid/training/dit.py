@@ -21,11 +21,11 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from pyramid.events import Unit
-from pyramid.latents import LatentScales, denormalize, normalize
+from pyramid.generate.latents import LatentScales, denormalize, normalize
+from pyramid.generate.sampler import Guidance, Noise, Prompt, sample
+from pyramid.generate.schedule import make_stages
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
-from pyramid.sampler import Guidance, Noise, Prompt, sample
-from pyramid.schedule import make_stages
 from pyramid.training.data import to_video
 from pyramid.training.loop import Budget, Loop
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length

@@ -210,8 +210,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write what was asked for; returns the exit code."""
-    from pyramid.checkpoints import find
-    from pyramid.memory import load_for
+    from pyramid.generate.loaded import load_for
+    from pyramid.hub.checkpoints import find
 
     if args.videos < 1 or args.pictures < 1:
         raise ValueError(f"--videos {args.videos} and --pictures {args.pictures} must be 1 or more.")

@@ -23,7 +23,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyramid.machine import keep_freed_memory
+from pyramid.memory.machine import keep_freed_memory
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyramid.latents import history, noise_pyramid, pyramid, up
-from pyramid.schedule import Stage
+from pyramid.generate.latents import history, noise_pyramid, pyramid, up
+from pyramid.generate.schedule import Stage
 
 
 def stage_ends(clean: Tensor, noise: Tensor, stages: Sequence[Stage], stage: int) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ def noised_stage(
 def corrupted_history(
     units: Sequence[Tensor], stage: int, stages: int, *, strongest: float, generator: torch.Generator
 ) -> list[Tensor]:
-    """The history clips of `pyramid.latents.history` with Gaussian noise on them.
+    """The history clips of `pyramid.generate.latents.history` with Gaussian noise on them.
 
     One level a sample, uniform in [0, strongest], fresh noise for each clip: the model learns to bear the errors
     of the units it made itself.

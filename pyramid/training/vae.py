@@ -21,7 +21,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from pyramid.latents import down
+from pyramid.generate.latents import down
 from pyramid.models.causal import (
     CausalConv3d,
     CausalResnetBlock,

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyramid.jobs import JobStore, Limits
+from pyramid.jobs.queue import JobStore, Limits
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from pyramid.worker import Worker
+    from pyramid.jobs.worker import Worker
 
 __all__ = ["QUIET", "App", "Limits"]
 

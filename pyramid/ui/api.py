@@ -19,7 +19,7 @@ import gradio as gr
 from gradio import utils
 from gradio.data_classes import FileData
 
-from pyramid.jobs import Job, State
+from pyramid.jobs.queue import Job, State
 from pyramid.presets import preset_names
 from pyramid.settings import MACHINE, Settings, SettingsError, frames_for_seconds
 from pyramid.ui import App

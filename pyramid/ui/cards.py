@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from pyramid.export import KINDS
-from pyramid.files import file_name
-from pyramid.jobs import Job, State
-from pyramid.preview import load_estimates
+from pyramid.jobs.queue import Job, State
+from pyramid.media.export import KINDS
+from pyramid.media.files import file_name
+from pyramid.media.preview import load_estimates
 from pyramid.settings import FIELDS, MACHINE
 from pyramid.ui import App
 from pyramid.ui.compare import PLAYABLE, WORDS, comparable, shown

@@ -10,7 +10,7 @@ that can be moved divides them.
 from html import escape
 from pathlib import Path
 
-from pyramid.jobs import Job
+from pyramid.jobs.queue import Job
 from pyramid.settings import FIELDS
 from pyramid.ui.serve import address_of
 

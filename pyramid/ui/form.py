@@ -13,7 +13,7 @@ from pathlib import Path
 import gradio as gr
 from gradio import component_meta
 
-from pyramid.jobs import Output
+from pyramid.jobs.queue import Output
 from pyramid.settings import (
     FITS,
     MAX_STAGES,
@@ -260,7 +260,7 @@ component_meta.create_or_modify_pyi = lambda *_: None  # else Gradio writes a st
 
 
 class PictureFile(gr.Image):
-    """A gr.Image whose value is the uploaded file as it is: `pyramid.video` minds rotation, transparency and depth, and
+    """A gr.Image whose value is the uploaded file as it is: `pyramid.media.video` minds rotation, transparency and depth, and
     says what it cannot read.
     """
 

@@ -34,7 +34,7 @@ class Counter:
             return {}
         with self._lock:
             if self._of != worker.checkpoint.folder:
-                from pyramid.text import TextEncoders  # torch is there by now
+                from pyramid.text.encoders import TextEncoders  # torch is there by now
 
                 self._encoders, self._of = TextEncoders.from_folder(worker.checkpoint.folder), worker.checkpoint.folder
             return self._encoders.measure(text)

@@ -13,8 +13,8 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from pyramid.jobs import State
-from pyramid.run import Live
+from pyramid.jobs.queue import State
+from pyramid.jobs.recorder import Live
 from pyramid.settings import Settings
 from pyramid.ui import QUIET, App
 from pyramid.ui.markup import data_of, html, img, once

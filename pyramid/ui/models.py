@@ -16,8 +16,17 @@ from pathlib import Path
 
 import gradio as gr
 
-from pyramid.checkpoints import RELEASES, CheckpointError, find, list_variants, locate, release_of, verify
-from pyramid.download import Cancelled, Download, Listing, check_space, look_up, needed_files, size_text, write_whole
+from pyramid.hub.checkpoints import RELEASES, CheckpointError, find, list_variants, locate, release_of, verify
+from pyramid.hub.download import (
+    Cancelled,
+    Download,
+    Listing,
+    check_space,
+    look_up,
+    needed_files,
+    size_text,
+    write_whole,
+)
 from pyramid.settings import MODELS
 from pyramid.ui import QUIET, App
 from pyramid.ui.markup import html

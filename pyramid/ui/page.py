@@ -15,7 +15,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from pyramid.jobs import JobStore
+from pyramid.jobs.queue import JobStore
 from pyramid.settings import SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.api import register_api

@@ -9,7 +9,7 @@ from html import escape
 
 import gradio as gr
 
-from pyramid.memory import NAMES, Plan, describe, make_plan
+from pyramid.memory.plan import NAMES, Plan, describe, make_plan
 from pyramid.settings import QUANTISE, Settings, SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form

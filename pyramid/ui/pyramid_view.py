@@ -8,8 +8,8 @@ What a step costs is `speed.cost`: its tokens, the unit's own and those of its h
 
 from dataclasses import dataclass
 
+from pyramid.jobs.speed import TEXT_TOKENS, cost, step_tokens, steps_of
 from pyramid.settings import PIXELS_PER_PATCH, Settings
-from pyramid.speed import TEXT_TOKENS, cost, step_tokens, steps_of
 
 PLANE = 132  # width of the finest plane, in the drawing's units
 BAR = 74  # width of a full share

@@ -10,7 +10,7 @@ from html import escape
 
 import gradio as gr
 
-from pyramid.jobs import Job, Output
+from pyramid.jobs.queue import Job, Output
 from pyramid.settings import SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form

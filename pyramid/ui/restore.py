@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pyramid.checkpoints import identity
-from pyramid.files import read_metadata
-from pyramid.jobs import Job
+from pyramid.hub.checkpoints import identity
+from pyramid.jobs.queue import Job
+from pyramid.media.files import read_metadata
 from pyramid.presets import load_preset, preset_names
 from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError
 from pyramid.ui import App

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from pyramid.export import KINDS, export
-from pyramid.files import file_name
-from pyramid.jobs import Job
-from pyramid.preview import load_estimates
+from pyramid.jobs.queue import Job
+from pyramid.media.export import KINDS, export
+from pyramid.media.files import file_name
+from pyramid.media.preview import load_estimates
 from pyramid.settings import SettingsError, frames_of
 from pyramid.ui import QUIET, App
 from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html, written

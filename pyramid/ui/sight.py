@@ -9,12 +9,12 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
+from pyramid.media.video import fit_picture, read_picture, read_video
 from pyramid.settings import Settings
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import OTHER, Form, whole
 from pyramid.ui.guards import check
 from pyramid.ui.markup import html, img
-from pyramid.video import fit_picture, read_picture, read_video
 
 SHOWN = 420  # pixels: the preview is sent no larger
 

@@ -1,0 +1,401 @@
+"""Many videos from a list, on this machine or on a Ray cluster; what is finished is never made twice.
+
+    python -m pyramid batch prompts.jsonl --output-dir outputs/list
+    python -m pyramid batch prompts.jsonl --output-dir outputs/list --preset quick --seeds 4 --continue-on-error
+    python -m pyramid batch prompts.jsonl --output-dir outputs/list --ray            # or --ray ADDRESS
+
+Each line of the list is a JSON object: `prompt`, any other field of `Settings`, and perhaps an `id`; `image` and
+`video` are paths, seen from the list's folder. Every line is checked, its picture or video opened, before a model is
+loaded. A journal in the output folder (`.pyramid/batch.jsonl`, a line an event, on the disk before the work goes on)
+remembers what was done: the same command after a crash, a `kill -9` or Ctrl-C goes on where it ended. A result also
+carries its item's key inside, so that one which was written just before the power went is found and counted.
+
+Exit codes: 0 all done; 1 some failed; 2 the list or an argument is wrong (nothing was begun); 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import gc
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from pyramid.commands.prompt_list import Item, ListError, checkpoint_of, name_of, read_list, result_path
+from pyramid.memory.plan import NAMES
+from pyramid.presets import preset_names
+from pyramid.settings import Settings
+
+STATE = Path(".pyramid") / "batch.jsonl"
+
+
+# ---------------------------------------------------------------------------------------------------- the journal
+class Journal:
+    """What happened to the items, a JSON line each: begun (with its seed), failed, done (with the result's name).
+
+    A context manager that holds the folder: ValueError while another batch works in it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / STATE
+        self.done: dict[str, dict[str, Any]] = {}   # key -> its last event
+        self.begun: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> "Journal":
+        from pyramid.media.files import hold
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not hold(self.path):
+            raise ValueError(f"another batch is at work in {self.folder}: wait for it, or take another --output-dir")
+        whole = self._read()
+        self.file = self.path.open("r+b")
+        self.file.truncate(whole)  # a line that a crash cut off: what it said had not happened yet
+        self.file.seek(whole)
+        return self
+
+    def __exit__(self, *error) -> None:
+        from pyramid.media.files import let_go
+
+        self.file.close()
+        let_go(self.path)
+
+    def _read(self) -> int:
+        """Fill `done` and `begun`; returns how many bytes are whole lines."""
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            try:
+                event = json.loads(line)
+                {"begun": self.begun, "done": self.done, "failed": {}}[event["event"]][event["key"]] = event
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{self.path}, line {number}, is damaged: mend or delete that line, or take "
+                                 "another --output-dir") from None
+        return whole
+
+    def write(self, event: str, item: Item, **more: Any) -> None:
+        """Append an event; it is on the disk when this returns."""
+        about = {"event": event, "key": item.key, "seed": item.settings.seed, "asked": item.asked, **more}
+        self.file.write(json.dumps(about).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        {"begun": self.begun, "done": self.done, "failed": {}}[event][item.key] = about
+
+    def left(self, items: list[Item]) -> list[Item]:
+        """What is still to be done, with the seeds of those that were begun. ListError when an id changed meaning."""
+        left, problems = [], []
+        for item in items:
+            before = self.done.get(item.key) or self.begun.get(item.key)
+            if before is None:
+                left.append(replace(item, settings=item.settings.resolved()))
+            elif before["asked"] != item.asked:
+                problems.append(f"line {item.line}: item {item.key!r} was begun with other settings: give it "
+                                "another id, or take another --output-dir")
+            elif item.key not in self.done:
+                seeded = replace(item, settings=replace(item.settings, seed=before["seed"]))
+                if path := self._made(seeded):
+                    self.write("done", seeded, file=path.name)
+                else:
+                    left.append(seeded)
+        if problems:
+            raise ListError("\n".join(problems))
+        return left
+
+    def _made(self, item: Item) -> Path | None:
+        """The whole result of an item that was begun, if it was written before the program died."""
+        from pyramid.media.files import read_metadata
+
+        name = result_path(self.folder, item)
+        for path in sorted(self.folder.glob(f"{name.stem}*{name.suffix}")):
+            try:
+                metadata = read_metadata(path)
+            except ValueError:  # somebody else's file
+                continue
+            if metadata.get("batch") == item.key and not metadata.get("partial"):
+                return path
+        return None
+
+
+# ------------------------------------------------------------------------------------------------------- the work
+class Stopped(Exception):
+    """The user ended the batch while an item was in the making."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: with a file, or with an error that may pass when tried again (`again`), or not."""
+
+    item: Item
+    path: Path | None = None
+    error: str = ""
+    again: bool = True
+    seconds: float = 0.0
+
+
+class Engine(Protocol):
+    """Who makes videos: takes up to `capacity` items, and tells how one after the other ended."""
+
+    capacity: int
+
+    def submit(self, item: Item) -> None: ...
+    def next(self) -> Outcome: ...
+    def close(self) -> None: ...
+
+
+class Maker:
+    """Makes items one after the other with one model in memory; a new one comes when an item needs it.
+
+    `tell` gets what people should know of an item: that memory ran out on the way, for example.
+    """
+
+    def __init__(self, stop: threading.Event | None = None, memory: str = "auto",
+                 tell: Callable[[str], Any] | None = None):
+        self.stop, self.memory, self.tell = stop or threading.Event(), memory, tell or say
+        self.key = self.plan = self.pipeline = None
+        self.note = ""   # what loading had to change
+
+    def make(self, item: Item, given: dict[str, Any], folder: Path, source: dict[str, Any]) -> Path:
+        """The result's path. Raises Stopped, or whatever goes wrong; then nothing is left behind.
+
+        `given` is what was read of the item's picture or video, `source` says which one it was.
+        """
+        from pyramid.commands.console import Generation
+
+        checkpoint = checkpoint_of(item.settings.model, item.settings.variant)
+        self._bring(item.settings, checkpoint)
+        run = Generation(item.settings, checkpoint, given, result_path(folder, item))
+        run.stop = self.stop
+        run.notes += [self.note] if self.note else []
+        return self._write(run, self._events(run, item), source | {"batch": item.key})
+
+    def _events(self, run, item: Item) -> Iterator[Any]:
+        """The events of a run; what was changed on the way is told and noted."""
+        from pyramid.commands.console import NOTED
+        from pyramid.events import Status
+
+        for event in run.events(self.pipeline):
+            run.keep(event)
+            if isinstance(event, Status) and event.phase in NOTED:
+                self.tell(f"{name_of(item)}: {event.message}")
+            yield event
+
+    def _bring(self, settings: Settings, checkpoint) -> None:
+        """Have the model loaded by the plan that suits the item: mostly it is there already."""
+        from pyramid.generate.loaded import load_for
+        from pyramid.jobs.worker import key_of
+        from pyramid.memory.ladder import load
+        from pyramid.memory.loading import place
+        from pyramid.memory.plan import make_plan
+
+        plan = make_plan(checkpoint, settings, wanted=self.memory)
+        key = key_of(settings, plan)
+        if self.key != key:
+            self.key = self.pipeline = None  # the old one goes before the new one comes
+            gc.collect()
+            self.pipeline, self.note = load(load_for, settings, self.memory)
+            self.key = key
+            if self.note:
+                self.tell(self.note)
+        elif (self.plan.tile, self.plan.window) != (plan.tile, plan.window):
+            place(self.pipeline, plan)
+        self.plan = plan
+
+    def _write(self, run, events: Iterator[Any], about: dict[str, Any]) -> Path:
+        from pyramid.commands.console import rounded
+        from pyramid.events import Finished, Frames
+        from pyramid.hub.checkpoints import identity
+        from pyramid.media.files import describe
+        from pyramid.media.video import VideoWriter, write_picture
+
+        def outcome(finished):
+            return {"timings": rounded(finished.timings)} | ({"notes": run.notes} if run.notes else {})
+
+        s, frame = run.settings, None
+        metadata = describe(s, identity(run.checkpoint)) | about
+        if s.num_frames == 1:
+            for event in events:
+                frame = event.video[0] if isinstance(event, Frames) else frame
+            if frame is None:
+                raise Stopped
+            return write_picture(run.path, frame, metadata | outcome(event))
+        with VideoWriter(run.path, s.fps, (s.width, s.height), metadata) as file:
+            for event in events:
+                if isinstance(event, Frames):
+                    file.write(event.video)
+                elif isinstance(event, Finished):
+                    if event.stopped:
+                        raise Stopped
+                    file.metadata |= outcome(event)
+        return file.path
+
+
+class Here:
+    """The engine of this process."""
+
+    capacity = 1
+
+    def __init__(self, folder: Path, stop: threading.Event, memory: str = "auto"):
+        self.folder, self.maker = folder, Maker(stop, memory)
+
+    def submit(self, item: Item) -> None:
+        self.item = item
+
+    def next(self) -> Outcome:
+        from pyramid.commands.console import source
+        from pyramid.media.video import read_given
+
+        began, settings = time.monotonic(), self.item.settings
+        try:
+            path = self.maker.make(self.item, read_given(settings), self.folder, source(settings))
+        except Stopped:
+            raise
+        except Exception as error:
+            return failure(self.item, error, time.monotonic() - began)
+        return Outcome(self.item, path, seconds=time.monotonic() - began)
+
+    def close(self) -> None:
+        self.maker = None
+
+
+def failure(item: Item, error: Exception, seconds: float = 0.0) -> Outcome:
+    """The outcome of an attempt that raised. What a user caused (ValueError) does not pass by trying again."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return Outcome(item, error=words, again=not isinstance(error, ValueError), seconds=seconds)
+
+
+def work(items: list[Item], engine: Engine, journal: Journal, *, retries: int = 1, continue_on_error: bool = False,
+         stop: threading.Event | None = None) -> list[Outcome]:
+    """Do all items; the outcomes, one an item that ended. Raises Stopped when `stop` was set before the end."""
+    todo, running, ended = deque(items), 0, []
+    while todo or running:
+        while todo and running < engine.capacity:
+            if stop is not None and stop.is_set():
+                raise Stopped
+            item = todo.popleft()
+            journal.write("begun", item, attempt=item.attempts + 1)
+            engine.submit(item)
+            running += 1
+        outcome, running = engine.next(), running - 1
+        item = replace(outcome.item, attempts=outcome.item.attempts + 1)
+        if outcome.path is not None:
+            journal.write("done", item, file=outcome.path.name, attempts=item.attempts)
+            say(f"{name_of(item)}: {outcome.path.name} ({outcome.seconds:.1f} s)")
+            print(outcome.path, flush=True)
+        else:
+            journal.write("failed", item, error=outcome.error, attempt=item.attempts)
+            if outcome.again and item.attempts <= retries:
+                say(f"{name_of(item)}: {outcome.error}; trying again ({item.attempts} of {retries})")
+                todo.appendleft(item)
+                continue
+            say(f"{name_of(item)}: failed: {outcome.error}")
+            if not continue_on_error:
+                todo.clear()  # what is being made elsewhere still comes to its end
+        ended.append(outcome)
+    return ended
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("list", type=Path, metavar="LIST.jsonl", help="a JSON table a line: prompt, other settings, perhaps an id")
+    add("--output-dir", type=Path, required=True, metavar="FOLDER", help="where results and the journal go")
+    add("--preset", help=f"settings for all lines: {', '.join(preset_names())}, or a .toml file")
+    add("--seeds", type=int, default=1, metavar="N", help="so many videos of each line, with seeds in a row")
+    add("--retries", type=int, default=1, metavar="N", help="how often an item that failed is tried again (default: 1)")
+    add("--continue-on-error", action="store_true", help="go on with the other items when one has failed")
+    add("--memory", default="auto", choices=("auto", *NAMES), help="plan for memory (default: the fastest that fits)")
+    add("--ray", nargs="?", const="local", metavar="ADDRESS",
+        help="work on a Ray cluster: its address, auto, or none for one on this machine")
+    add("--workers", type=int, metavar="N", help="with --ray: how many at once (default: one a card, or a machine)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the list, do what is left of it, tell how it went."""
+    for name, low in (("seeds", 1), ("retries", 0), ("workers", 1)):
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise ValueError(f"--{name} {value}: {low} or more is expected")
+    if args.workers is not None and args.ray is None:
+        raise ValueError(f"--workers {args.workers}: only with --ray; without it one video is made after the other")
+    if args.ray is not None:
+        from pyramid.commands.cluster import need_ray
+
+        need_ray()
+    stop = threading.Event()
+    try:
+        items = read_list(args.list, args.preset, args.seeds)
+        check_folder(args.output_dir)
+        with Journal(args.output_dir) as journal, stopping(stop):
+            left = journal.left(items)
+            say(f"{len(items)} items, {len(items) - len(left)} done before, {len(left)} to do")
+            engine = None
+            try:
+                if left:
+                    engine = engine_of(args, stop)
+                ended = work(left, engine, journal, retries=args.retries, stop=stop,
+                             continue_on_error=args.continue_on_error) if left else []
+            finally:
+                if engine:
+                    engine.close()
+    except ListError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+    except (Stopped, KeyboardInterrupt):  # the second Ctrl-C does not wait for the step's end
+        say("Stopped. The same command goes on from here.")
+        return 130
+    return report(items, left, ended)
+
+
+def engine_of(args: argparse.Namespace, stop: threading.Event) -> Engine:
+    if args.ray is None:
+        return Here(args.output_dir, stop, args.memory)
+    from pyramid.commands.cluster import OnRay
+
+    return OnRay(args.output_dir, stop, args.ray, args.workers, memory=args.memory)
+
+
+def check_folder(folder: Path) -> None:
+    """ValueError when nothing can be written there."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--output-dir {folder}: nothing can be written in {there}")
+
+
+def report(items: list[Item], left: list[Item], ended: list[Outcome]) -> int:
+    """The summary, and the exit code."""
+    failed = [outcome for outcome in ended if outcome.path is None]
+    made, skipped = len(ended) - len(failed), len(left) - len(ended)
+    say(f"{made} made, {len(items) - len(left)} done before, {len(failed)} failed, {skipped} not begun")
+    for outcome in failed:
+        say(f"failed: {name_of(outcome.item)}: {outcome.error}")
+    if skipped:
+        say("The first failure ended the batch; --continue-on-error goes on with the others.")
+    return 1 if failed else 0
+
+
+@contextmanager
+def stopping(stop: threading.Event):
+    """Ctrl-C sets `stop`, which ends the item in work within a step; a second one ends the program."""
+    def interrupt(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

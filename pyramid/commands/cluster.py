@@ -1,0 +1,132 @@
+"""The engine of `pyramid batch --ray`: Ray actors that each keep a model loaded.
+
+    engine = OnRay(folder, stop, "local", 2)       # two workers on this machine; "auto" or HOST:PORT joins a cluster
+
+Pictures go to the workers and results come back through Ray, so the machines need no common disk; they need this
+project at the same path, and the models in place. The driver alone names files and writes the journal, and gives
+an item to one worker at a time, so nothing is done twice. A worker that dies is replaced, which counts as an attempt.
+"""
+
+import importlib.util
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from pyramid.commands.batch import Maker, Outcome, Stopped, failure, say
+from pyramid.commands.prompt_list import Item, result_path
+
+ROOT = Path(__file__).resolve().parents[2]
+STORE = 80 * 2**20        # bytes of a local object store: Ray's least; a video is a few million
+POLL = 0.5                # seconds between looks at Ctrl-C
+
+
+def need_ray() -> None:
+    """ValueError with the command that installs Ray, where it is missing."""
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("--ray needs Ray, which is not installed: run `python -m pip install ray`")
+
+
+class Worker:
+    """What an actor does: makes items into files, and returns their bytes, and lines to be told."""
+
+    def __init__(self, memory: str):
+        self.told: list[str] = []
+        self.maker = Maker(memory=memory, tell=self.told.append)
+
+    def make(self, item: Item, given: dict[str, Any], source: dict[str, Any]) -> tuple[bytes, list[str]]:
+        self.told.clear()
+        with tempfile.TemporaryDirectory(prefix="pyramid-") as folder:
+            return self.maker.make(item, given, Path(folder), source).read_bytes(), [*self.told]
+
+
+class OnRay:
+    """The engine of a cluster. Raises ValueError when it cannot be reached or has no room for a worker."""
+
+    def __init__(self, folder: Path, stop: threading.Event, address: str, workers: int | None = None, *,
+                 memory: str = "auto"):
+        import ray
+
+        self.ray, self.memory, self.folder, self.stop = ray, memory, folder, stop
+        self._connect(address, workers)
+        cards = ray.cluster_resources().get("GPU", 0)
+        self.capacity = workers or int(cards) or len([node for node in ray.nodes() if node["Alive"]])
+        needs = {"num_gpus": 1, "num_cpus": 1} if cards else {"num_cpus": 1}
+        have = min(ray.cluster_resources().get(kind, 0) / count
+                   for kind, count in (("CPU", 1), *([("GPU", 1)] if cards else [])))
+        if have < self.capacity:
+            raise ValueError(f"--workers {self.capacity}: this cluster has room for {int(have)}")
+        # Neither restarts nor retries of Ray's own: the batch counts attempts.
+        self.actor = ray.remote(max_restarts=0, max_task_retries=0, **needs)(Worker)
+        self.idle = [self.actor.remote(self.memory) for _ in range(self.capacity)]
+        self.running: dict[Any, tuple[Any, Item, float]] = {}
+        self.unread: list[Outcome] = []  # items whose picture or video is gone meanwhile
+
+    def _connect(self, address: str, workers: int | None) -> None:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        how = {"address": address} if address != "local" else {
+            "address": "local", "num_cpus": workers or 1, "object_store_memory": STORE, "include_dashboard": False}
+        try:
+            self.ray.init(log_to_driver=False, logging_level="error", configure_logging=False,
+                          runtime_env={"env_vars": {"PYTHONPATH": path}}, **how)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ValueError(f"--ray {address}: the cluster cannot be reached ({error}); start one with "
+                             "`ray start --head`") from None
+
+    def submit(self, item: Item) -> None:
+        from pyramid.commands.console import source
+        from pyramid.media.video import read_given
+
+        try:
+            given, about = read_given(item.settings), source(item.settings)
+        except (ValueError, OSError) as error:
+            self.unread.append(failure(item, error))
+            return
+        actor = self.idle.pop()
+        self.running[actor.make.remote(item, given, about)] = actor, item, time.monotonic()
+
+    def next(self) -> Outcome:
+        if self.unread:
+            return self.unread.pop()
+        while True:
+            ended, _ = self.ray.wait(list(self.running), timeout=POLL)
+            if ended:
+                break
+            if self.stop.is_set():
+                raise Stopped
+        actor, item, began = self.running.pop(ended[0])
+        try:
+            content, told = self.ray.get(ended[0])
+        except self.ray.exceptions.RayActorError:
+            self.idle.append(self.actor.remote(self.memory))
+            return Outcome(item, error="its worker died (out of memory, or its machine is gone)")
+        except self.ray.exceptions.RayTaskError as error:
+            self.idle.append(actor)
+            return failure(item, error.cause, time.monotonic() - began)
+        self.idle.append(actor)
+        for line in told:
+            say(line)
+        try:
+            return Outcome(item, self._keep(item, content), seconds=time.monotonic() - began)
+        except OSError as error:  # the disk is full, say
+            return failure(item, error, time.monotonic() - began)
+
+    def _keep(self, item: Item, content: bytes) -> Path:
+        """The result under its name in the output folder, whole or not at all."""
+        from pyramid.media.files import publish, reserve
+
+        part, path = reserve(result_path(self.folder, item))
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            return publish(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let the workers go, and the cluster, if it was started here."""
+        self.ray.shutdown()

@@ -1,0 +1,400 @@
+"""PyramidFlowPipeline: a sentence, a picture or a clip becomes a video.
+
+    pipe = PyramidFlowPipeline.from_pretrained("assets/embedded")
+    video = pipe("a red ball moves to the right over a green meadow", seed=1).frames[0]  # PIL pictures
+    for event in pipe.stream("a blue star spins", image=picture, preview_every=1):       # pyramid.events
+        ...
+
+`stream` does the work, as a generator: prompt to embeddings, given pictures to latents, then sampling and
+decoding unit by unit. `__call__` consumes it. A pipeline keeps no state of a run, so several may be open at
+once, and one that was stopped, closed or failed leaves nothing behind.
+
+`pipe.vae.enable_tiling()` bounds a decode's memory; `pipe.enable_model_cpu_offload()` decodes after sampling.
+
+Precision: the models run in their own dtype (bfloat16 or float32); noise, jumps, guidance, Euler steps and
+latent scales are float32.
+"""
+
+import dataclasses
+import inspect
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.generate.latents import MINIFLUX, SD3, LatentScales, denormalize, normalize
+from pyramid.generate.request import Job, Request, as_list, check, check_dtype, embeddings
+from pyramid.generate.sampler import Noise, Prompt, in_float32, sample
+from pyramid.hub.checkpoints import FAMILIES, Checkpoint, find, verify
+from pyramid.models.flux import PyramidFluxTransformer
+from pyramid.models.mmdit import PyramidDiffusionMMDiT
+from pyramid.models.vae import CausalVideoVAE
+from pyramid.settings import FRAMES_PER_UNIT, Variant, variant_of
+from pyramid.text.encoders import PromptEmbeds, TextEncoders
+
+TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
+SCALES = {"PyramidFluxTransformer": MINIFLUX, "PyramidDiffusionMMDiT": SD3}
+
+Event = Status | Preview | Unit | Frames | Finished
+
+
+@dataclass
+class PyramidFlowPipelineOutput(BaseOutput):
+    """What a call returns.
+
+    `frames`, by output type: pil, a list of lists; np, (b, f, h, w, 3) and pt, (b, f, 3, h, w), both in [0,
+    1]; latent, (b, c, t, h, w). `seed` is the one that was used; `stopped` says that `stop()` ended the run
+    early and only its finished units are here.
+    """
+
+    frames: Any
+    seed: int | None = None
+    stopped: bool = False
+
+
+class PyramidFlowPipeline(DiffusionPipeline):
+    """Text-to-video, image-to-video, continuation and text-to-image with a published or an own checkpoint.
+
+    `text` makes embeddings of prompts (`pyramid.text.encoders.TextEncoders`); without it they have to be passed.
+    `defaults` are what a run takes where nothing is asked for; `checkpoint` says where all came from, if from
+    files.
+    """
+
+    model_cpu_offload_seq = "transformer->vae"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self, transformer, vae, text=None, defaults: Variant | None = None,
+        checkpoint: Checkpoint | None = None,
+    ):
+        super().__init__()
+        self.register_modules(transformer=transformer, vae=vae)
+        self.text = text
+        self.defaults = defaults or (checkpoint.defaults if checkpoint else variant_of("384p"))
+        self.checkpoint = checkpoint
+        self.scales = _scales_of(transformer, vae)
+        self.split_guidance = False  # prompt and negative prompt one after the other: half the memory of a step
+        self.tile_first = False      # decode after sampling, all units of a tile before the next tile
+        self.text_device = None      # where prompts are read; None: where all else runs
+        self.vae_device = None       # where pictures become latents and latents pictures; None: likewise
+        self._stops: list[threading.Event] = []  # one for each open run
+
+    # -- running
+
+    def __call__(self, prompt: str | list[str] | None = None, *, return_dict: bool = True, **request):
+        """Generate, and return a `PyramidFlowPipelineOutput`, or the tuple `(frames,)` without `return_dict`.
+
+        The arguments are those of `Request`. Raises ValueError, before any work, where one cannot be used.
+        """
+        collected, output_type = [], request.get("output_type", "pil")
+        with self.progress_bar(total=0) as bar:
+            for event in self.stream(prompt, **request):
+                if isinstance(event, Preview):
+                    bar.total = event.total
+                    bar.update(event.done - bar.n)
+                elif isinstance(event, Frames):
+                    collected.append(event)
+        # the last event is always Finished
+        frames = event.latents if output_type == "latent" else _assemble(collected, output_type)
+        output = PyramidFlowPipelineOutput(frames, event.seed, event.stopped)
+        return output if return_dict else (frames,)
+
+    def stream(
+        self, prompt: str | list[str] | None = None, *, preview_every: int = 0,
+        stop: threading.Event | None = None, **request,
+    ) -> Iterator[Event]:
+        """Generate, as an iterator of `pyramid.events`. The arguments are those of `Request`, and two more.
+
+        `preview_every` n > 0: each n-th step of a stage, and its last, carries a clean estimate. `stop`: ends
+        the run before its next step when set; `pipe.stop()` does so to all open runs. Arguments are checked
+        here, with ValueError; the work begins with the first `next`. Raises FloatingPointError on overflow.
+        """
+        if preview_every < 0:
+            raise ValueError(f"preview_every = {preview_every}: 0 for none, n for each n-th step of a stage.")
+        reads = self.transformer.config
+        job = check(
+            Request(prompt, **request), self.defaults, channels=self.vae.config.decoder_in_channels,
+            text_widths=(reads.joint_attention_dim, reads.pooled_projection_dim), has_text=self.text is not None,
+        )
+        return self._run(job, preview_every, stop or threading.Event())
+
+    def stop(self) -> None:
+        """End all open runs before their next step, from any thread. Later runs are not affected."""
+        for event in list(self._stops):
+            event.set()
+
+    @property
+    def _interrupt(self) -> bool:
+        return any(event.is_set() for event in self._stops)
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        if value:  # the way in which callbacks for diffusers' pipelines stop a run
+            self.stop()
+
+    def _run(self, job: Job, preview_every: int, stop: threading.Event) -> Iterator[Event]:
+        """The whole run. No gradient mode may be entered around a `yield`: a consumer may change threads."""
+        clock, units, decode = Clock(), [], self._decoder(job)
+        # With model offload one model leaves when the other comes: change once, not twice a unit.
+        late = bool(getattr(self, "_all_hooks", None)) or self.tile_first
+        self._stops.append(stop)
+        try:
+            prompt = negative = None
+            if job.known < job.settings.units:
+                yield Status("text", "Reading the prompt")
+                prompt, negative, notice = clock.timed("text", self._prompts, job)
+                if notice:
+                    yield Status("text", notice)
+            if job.pictures is not None and not any(unit.given for unit in job.finished):
+                yield Status("encode", f"Encoding {len(job.pictures)} given frame{'s' * (job.given > 1)}")
+            given = clock.timed("encode", self._encode, job)
+            if job.known < job.settings.units:
+                yield Status("sample", f"Sampling {job.settings.units - job.known} of {job.settings.units} units")
+                self._bring(self.transformer)
+            events = self._sample(job, prompt, negative, given, preview_every=preview_every, stop=stop)
+            for event in clock.each("sample", events):
+                yield event
+                if isinstance(event, Unit):
+                    units.append(event)
+                    if decode and not late:
+                        yield from clock.timed("decode", decode, event)
+            if decode and self.tile_first and self.vae.use_tiling and units:
+                yield Status("decode", f"Decoding {len(units)} units, tile by tile")
+                decode = self._decoder(job, clock.timed("decode", self._decode_by_tiles, units))
+            for done, unit in enumerate(units if decode and late else ()):
+                yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
+                self._bring(self.vae)
+                yield from clock.timed("decode", decode, unit)
+        finally:
+            self._stops.remove(stop)
+            self.maybe_free_model_hooks()
+        # After the clearing up: who has got this event may never ask for another.
+        latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
+        yield Finished(latents, clock.total(), job.settings.seed, stopped=len(units) < job.settings.units)
+
+    def _sample(self, job: Job, prompt: Prompt | None, negative: Prompt | None, given: list[Tensor], **how):
+        s, r = job.settings, job.request
+        shape = (self.vae.config.decoder_in_channels, s.height // 8, s.width // 8)
+        finished = [unit.latents.to(self._execution_device) for unit in job.finished if not unit.given]
+        jumps = r.block_noise and r.block_noise[len(finished) * (s.stages - 1):]
+        noise = Noise(shape, job.seeds, latents=r.latents, jumps=jumps, first=len(given))
+        return sample(
+            self.transformer, prompt, negative, noise=noise, units=s.units, steps=s.num_inference_steps,
+            video_steps=s.video_num_inference_steps, guidance=job.guidance, given=given,
+            finished=finished, on_step_end=self._callback(r), split=self.split_guidance,
+            widen=lambda: in_float32(self.transformer), **how,
+        )
+
+    def _callback(self, r: Request) -> Callable | None:
+        """The callback of diffusers' form in the sampler's form."""
+        if r.callback_on_step_end is None:
+            return None
+        done = 0
+
+        def on_step_end(unit, stage, step, timestep, x):
+            nonlocal done
+            tensors = {name: x for name in r.callback_on_step_end_tensor_inputs}
+            returned = r.callback_on_step_end(self, done, timestep, tensors) or {}
+            done += 1
+            return returned.get("latents")
+
+        return on_step_end
+
+    @torch.no_grad()
+    def _encode(self, job: Job) -> list[Tensor]:
+        """The given pictures as units (b, c, 1, h, w) in the transformer's space, float32."""
+        before = [unit.latents.to(self._execution_device) for unit in job.finished if unit.given]
+        if before or job.pictures is None:
+            return before
+        self._bring(self.vae)
+        pixels = torch.from_numpy(job.pictures).to(self.vae_device or self._execution_device)
+        video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # 1 3 f h w
+        vae_latents = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
+        latents = normalize(vae_latents.float(), self.scales).expand(len(job.seeds), -1, -1, -1, -1)
+        latents = latents.to(self._execution_device)
+        return list(latents.split(1, dim=2))
+
+    @torch.no_grad()
+    def _decode_by_tiles(self, units: list[Unit]) -> Callable[[Tensor], Tensor]:
+        """All frames of `units`, as something that hands them out unit by unit."""
+        self._bring(self.vae)
+        latents = [denormalize(unit.latents, self.scales, first=unit.index == 0) for unit in units]
+        frames = self.vae.decode(torch.cat(latents, dim=2).to(self.vae_device, self.vae.dtype)).sample
+        pieces = iter([frames[:, :, :1], *frames[:, :, 1:].split(FRAMES_PER_UNIT, dim=2)])
+        return lambda _latents: next(pieces)
+
+    def _decoder(self, job: Job, decoder: Callable | None = None) -> Callable[[Unit], list[Frames]] | None:
+        """From each unit in turn to its new frames, one event a sample; None where latents are wanted."""
+        if job.request.output_type == "latent":
+            return None
+        decoder = decoder or self.vae.stream()
+
+        @torch.no_grad()
+        def decode(unit: Unit) -> list[Frames]:
+            vae_latents = denormalize(unit.latents, self.scales, first=unit.index == 0)
+            video = decoder(vae_latents.to(self.vae_device, self.vae.dtype)).float()
+            if not torch.isfinite(video).all():  # it would be black
+                raise FloatingPointError(f"Unit {unit.index} overflows in {self.vae.dtype} when it is decoded.")
+            pixels = (video * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+            arrays = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()  # b f h w 3
+            return [Frames(unit.index, np.ascontiguousarray(a), i, unit.given) for i, a in enumerate(arrays)]
+
+        return decode
+
+    def _bring(self, module) -> None:
+        """Model offload acts on `forward`; other methods are called here, so its hook is called by hand. It sends away
+        the model before in its order only, and a picture is encoded before all else: so all others go first."""
+        for other in getattr(self, "_all_hooks", None) or ():
+            if other.model is not module:
+                other.offload()
+        if getattr(module, "_hf_hook", None) is not None:
+            module._hf_hook.pre_forward(module)
+
+    # -- text
+
+    def _prompts(self, job: Job) -> tuple[Prompt, Prompt | None, str]:
+        """Embeddings of the prompts and, where needed, the negative ones, and a notice of what was cut."""
+        r = job.request
+        suffix = self.defaults.prompt_suffix if r.prompt_suffix is None else r.prompt_suffix
+        texts = [text + suffix for text in as_list(r.prompt or "")]
+        wanted = embeddings(r, "") or self._embed(texts, r.max_sequence_length)
+        if not job.guided:
+            return self._prompt(job, wanted), None, wanted.notice
+        text = self.defaults.negative_prompt if r.negative_prompt is None else r.negative_prompt
+        length = wanted.prompt_embeds.shape[1]  # both go through the model in one batch
+        unwanted = embeddings(r, "negative_") or self._embed(as_list(text), length)
+        return self._prompt(job, wanted), self._prompt(job, unwanted), wanted.notice or unwanted.notice
+
+    def _embed(self, texts: list[str], length: int) -> PromptEmbeds:
+        return self.text.to(self.text_device or self._execution_device).encode(texts, max_sequence_length=length)
+
+    def _prompt(self, job: Job, embeds: PromptEmbeds) -> Prompt:
+        """Embeddings as the transformer reads them: a row for each sample, on its device, in its dtype."""
+        tensors = embeds.prompt_embeds, embeds.attention_mask, embeds.pooled
+        device, dtype = self._execution_device, self.transformer.dtype
+        states, mask, pooled = (x.to(device).expand(len(job.seeds), *x.shape[1:]) for x in tensors)
+        return Prompt(states.to(dtype), mask, pooled.to(dtype))
+
+    # -- files
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path = "embedded", variant: str | None = None, dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None, torch_dtype: torch.dtype | None = None, plan=None,
+    ):
+        """The pipeline of a checkpoint in the released layout.
+
+        `model`: a folder, a repository that was downloaded before, or "embedded", "miniflux", "sd3".
+        `variant`: the transformer, such as "384p"; None takes the first. `dtype`: float32 (the default) or
+        bfloat16, or float16 for cards that have no bfloat16: the transformer alone is float16 then, and a step
+        that overflows is taken again in float32. `torch_dtype` is diffusers' older name for it. Text encoders
+        are read when a prompt first needs them; a folder without any makes a pipeline that takes embeddings.
+        `plan` (a `pyramid.memory.plan.Plan`) says all of that and more, in their place.
+        Raises CheckpointError (a ValueError) with all that is missing, truncated or misplaced.
+        """
+        dtype = check_dtype(dtype or torch_dtype or torch.float32)
+        rest = torch.float32 if dtype == torch.float16 else dtype  # T5 and the VAE overflow in it every time
+        checkpoint = find(model, variant)
+        verify(checkpoint, text=checkpoint.has_text)
+        if plan is not None:
+            from pyramid.memory import loading
+
+            pipe = cls(*loading.load(checkpoint, plan), checkpoint=checkpoint)
+            loading.place(pipe, plan)
+            return pipe
+        load = TRANSFORMERS[checkpoint.transformer_class].from_pretrained
+        transformer = load(checkpoint.transformer, torch_dtype=dtype).eval()
+        vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=rest).eval()
+        text = TextEncoders.from_folder(checkpoint.folder, rest) if checkpoint.has_text else None
+        pipe = cls(transformer, vae, text, checkpoint=checkpoint)
+        return pipe if device is None else pipe.to(device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the released layout, which `from_pretrained` reads: models, text encoders, pyramid.json."""
+        folder = Path(folder)
+        self.transformer.save_pretrained(folder / f"diffusion_transformer_{self.defaults.name}")
+        self.vae.save_pretrained(folder / "causal_video_vae")
+        for part in self.text.parts if self.text is not None else ():
+            for source in (part.encoder, part.tokenizer):
+                if source.resolve() != (folder / source.name).resolve():
+                    shutil.copytree(source, folder / source.name, dirs_exist_ok=True)
+        details = dict(self.checkpoint.details) if self.checkpoint else {}
+        details |= _details_of(self.defaults, type(self.transformer).__name__)
+        (folder / "pyramid.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Small parts of the above
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.began = time.perf_counter()
+
+    def timed(self, phase: str, function: Callable, *arguments):
+        """`function(*arguments)`, its time added to `phase`."""
+        before = time.perf_counter()
+        try:
+            return function(*arguments)
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - before
+
+    def each(self, phase: str, items: Iterator) -> Iterator:
+        """`items`, the time it takes to make them, and not their consumer's, added to `phase`."""
+        while (item := self.timed(phase, next, items, None)) is not None:
+            yield item
+
+    def total(self) -> dict[str, float]:
+        return self.seconds | {"total": time.perf_counter() - self.began}
+
+
+def _scales_of(transformer, vae) -> LatentScales:
+    """The latent scales that the VAE's configuration states, else those of the transformer's family."""
+    own = [getattr(vae.config, spec.name, None) for spec in dataclasses.fields(LatentScales)]
+    return LatentScales(*own) if None not in own else SCALES[type(transformer).__name__]
+
+
+def _details_of(defaults: Variant, transformer_class: str) -> dict[str, Any]:
+    """The defaults as `checkpoints.defaults_of` reads them from a pyramid.json."""
+    family = next(f.name for f in FAMILIES.values() if f.transformer_class == transformer_class)
+    names = {"name": "variant", "units": "max_units", "steps": "num_inference_steps",
+             "video_steps": "video_num_inference_steps"}
+    values = dataclasses.asdict(defaults)
+    return {"family": family} | {names.get(key, key): value for key, value in values.items()}
+
+
+def _assemble(events: list[Frames], output_type: str):
+    """All frames of all samples in the form of `output_type`."""
+    samples = max((event.sample for event in events), default=0) + 1
+    clips = [[event.video for event in events if event.sample == sample] for sample in range(samples)]
+    videos = [np.concatenate(clip) if clip else np.empty((0, 0, 0, 3), np.uint8) for clip in clips]
+    if output_type == "pil":
+        return [[Image.fromarray(frame) for frame in video] for video in videos]
+    array = np.stack(videos).astype(np.float32) / 255  # b f h w 3
+    return array if output_type == "np" else torch.from_numpy(array).permute(0, 1, 4, 2, 3).contiguous()
+
+
+def _list_arguments(*methods: Callable) -> None:
+    """Show the fields of `Request` as the methods' arguments to `help`, editors and `inspect.signature`."""
+    fields = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(Request).parameters.values()][1:]
+    for method in methods:
+        own = [p for p in inspect.signature(method).parameters.values() if p.kind != p.VAR_KEYWORD]
+        method.__signature__ = inspect.Signature([*own, *fields])
+
+
+_list_arguments(PyramidFlowPipeline.__call__, PyramidFlowPipeline.stream)

@@ -1,0 +1,400 @@
+"""The checkpoints: the published ones, the embedded one, and those of one's own. Find and verify them.
+
+    checkpoint = find("embedded")                     # or "miniflux", "sd3", a folder, or a repository's name
+    checkpoint = find("/models/pyramid-flow-miniflux", "768p")
+    verify(checkpoint)                                # ValueError: all that is missing or truncated
+    identity(checkpoint)                              # its name and hashes of its weights, as results carry them
+
+A checkpoint is a folder with `causal_video_vae/`, a `diffusion_transformer_<variant>/` for each variant, and
+the text encoders with their tokenizers. Which of the two families it is, the transformer's config tells.
+A file `pyramid.json` beside the folders, where there is one, holds the checkpoint's own defaults, any of:
+
+    {"name": "…", "variant": "128p", "licence": "…", "trained_on": "…",
+     "sizes": [[128, 128]], "max_units": 4, "num_frames": 25, "fps": 8, "num_inference_steps": [10, 10, 10],
+     "video_num_inference_steps": [10, 10, 10], "guidance_scale": 4.0, "video_guidance_scale": 4.0,
+     "negative_prompt": "", "prompt_suffix": ""}
+
+Nothing here loads weights, the pipeline does that. What is not on this machine yet, `pyramid.hub.download` fetches.
+"""
+
+import dataclasses
+import hashlib
+import json
+import struct
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from safetensors import SafetensorError, safe_open
+
+from pyramid.settings import MODELS, Variant, variant_of
+
+EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
+PREFIX = "diffusion_transformer_"
+WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of them is enough
+COUNTS = ("num_attention_heads", "attention_head_dim", "num_layers", "num_single_layers")  # memory is planned by them
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be found or used; `problems` lists everything that is wrong with it."""
+
+    def __init__(self, message: str, problems: Iterable[str] = ()):
+        self.problems = tuple(problems)
+        super().__init__("; ".join([message, *self.problems]))
+
+
+# --------------------------------------------------------------------------------------- what is published
+CLIP, CLIP_PROJECTED = ("CLIPTextModel",), ("CLIPTextModelWithProjection",)
+T5 = ("T5EncoderModel", "T5ForConditionalGeneration", "T5Model")  # the encoder may come with its decoder
+
+
+@dataclass(frozen=True)
+class Family:
+    """What checkpoints of one architecture share. `text`: (encoder folder, tokenizer folder, classes)."""
+
+    name: str
+    transformer_class: str
+    text: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published model."""
+
+    name: str
+    family: str
+    repository: str
+    licence: str
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return MODELS[self.name]
+
+
+FAMILIES = {family.name: family for family in (
+    Family("miniflux", "PyramidFluxTransformer",
+           (("text_encoder", "tokenizer", CLIP), ("text_encoder_2", "tokenizer_2", T5))),
+    Family("sd3", "PyramidDiffusionMMDiT",
+           (("text_encoder", "tokenizer", CLIP_PROJECTED), ("text_encoder_2", "tokenizer_2", CLIP_PROJECTED),
+            ("text_encoder_3", "tokenizer_3", T5))),
+)}  # fmt: skip
+RELEASES = {release.name: release for release in (
+    Release("miniflux", "miniflux", "rain1011/pyramid-flow-miniflux",
+            "see the model card at https://huggingface.co/rain1011/pyramid-flow-miniflux"),
+    Release("sd3", "sd3", "rain1011/pyramid-flow-sd3",
+            "see the model card at https://huggingface.co/rain1011/pyramid-flow-sd3 "
+            "(trained from Stable Diffusion 3 Medium)"),
+)}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- finding
+@dataclass(frozen=True)
+class Checkpoint:
+    """One variant of a model on this machine: where its parts are, and what it was trained for."""
+
+    folder: Path
+    family: Family
+    variant: str
+    name: str
+    defaults: Variant
+    licence: str = ""
+    details: dict[str, Any] = field(default_factory=dict)  # pyramid.json as it is
+
+    @property
+    def transformer(self) -> Path:
+        return self.folder / (PREFIX + self.variant)
+
+    @property
+    def vae(self) -> Path:
+        return self.folder / "causal_video_vae"
+
+    @property
+    def transformer_class(self) -> str:
+        """The class in `pyramid.models` that loads the transformer."""
+        return self.family.transformer_class
+
+    @property
+    def has_text(self) -> bool:
+        """False when no text encoder is there, and only embeddings can be used; a part of them is an error."""
+        return any((self.folder / encoder).is_dir() for encoder, _, _ in self.family.text)
+
+    @property
+    def identity(self) -> str:
+        """The model as results name it: `miniflux/384p`."""
+        return f"{self.name}/{self.variant}"
+
+
+def find(model: str | Path = "embedded", variant: str | None = None) -> Checkpoint:
+    """The checkpoint of a short name, a folder, or a repository on the Hub that was downloaded before.
+
+    Without `variant` it is the first one that the model has. Nothing is downloaded.
+
+    Raises:
+        CheckpointError: no such folder, a model that is not on this machine, a variant it does not have, a
+            folder that is no checkpoint. The message names what there is instead, and the way out.
+    """
+    folder = locate(model)
+    variants = list_variants(folder)
+    if not variants:
+        raise CheckpointError(
+            f"{folder} is not a Pyramid Flow checkpoint: it has no folder {PREFIX}…; "
+            f"give the folder that holds causal_video_vae and {PREFIX}384p"
+        )
+    details = read_details(folder)
+    preferred = [details.get("variant"), *MODELS.get(str(model), ()), *variants]
+    chosen = variant or next(name for name in preferred if name in variants)
+    if chosen not in variants:
+        raise CheckpointError(_no_variant(model, folder, chosen, variants))
+    release = release_of(model)
+    return Checkpoint(
+        folder, detect_family(folder / (PREFIX + chosen)), chosen,
+        name=details.get("name") or (release.name if release else folder.name),
+        defaults=defaults_of(chosen, folder, details),
+        licence=details.get("licence") or (release.licence if release else ""), details=details,
+    )  # fmt: skip
+
+
+def _no_variant(model: str | Path, folder: Path, variant: str, variants: list[str]) -> str:
+    release, way_out = release_of(model), "choose one of those"
+    if release and variant in release.variants:
+        way_out = f"get it with: python -m pyramid download {release.name} --variant {variant}"
+    return f"{folder} has no variant {variant!r}, only {', '.join(variants)}; {way_out}"
+
+
+def release_of(model: str | Path) -> Release | None:
+    """The published model of that short name or repository name; None for anything else."""
+    names = {name: release for release in RELEASES.values() for name in (release.name, release.repository)}
+    return names.get(str(model))
+
+
+def locate(model: str | Path) -> Path:
+    """The folder of a model on this machine. Raises CheckpointError when there is none."""
+    if str(model) == "embedded":
+        if not EMBEDDED_FOLDER.is_dir():
+            raise CheckpointError(f"{EMBEDDED_FOLDER} (the embedded model) is missing")
+        return EMBEDDED_FOLDER
+    release = release_of(model)
+    path = Path(model).expanduser()
+    if release is None and path.is_dir():
+        return path.resolve()
+    if release is None and not looks_like_repository(str(model)):
+        raise CheckpointError(f"there is neither a folder nor a model {str(model)!r}: "
+                              f"give a folder or one of {', '.join(MODELS)}")  # fmt: skip
+    repository = release.repository if release else str(model)
+    folder = _downloaded(repository)
+    if folder is None:
+        raise CheckpointError(f"{repository} is not on this machine: get it with python -m pyramid download "
+                              f"{model}, or give the folder it lies in")  # fmt: skip
+    return folder
+
+
+def looks_like_repository(name: str) -> bool:
+    owner, _, title = name.partition("/")
+    return bool(owner and title) and not set(title) & set("/\\") and not owner.startswith((".", "~"))
+
+
+def _downloaded(repository: str) -> Path | None:
+    """The newest snapshot in the Hub's cache, complete or not; None when there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        # One small file that all variants need: whether the rest is there is for `verify` to say.
+        pattern = "causal_video_vae/config.json"
+        return Path(snapshot_download(repository, local_files_only=True, allow_patterns=[pattern]))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def list_variants(folder: str | Path) -> list[str]:
+    """Names of the variants in a checkpoint's folder: 384p, 768p, image; sorted."""
+    return sorted(path.name[len(PREFIX):] for path in Path(folder).glob(PREFIX + "*") if path.is_dir())
+
+
+def read_details(folder: Path) -> dict[str, Any]:
+    """The checkpoint's pyramid.json; empty when it has none. CheckpointError when it cannot be read."""
+    path = folder / "pyramid.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def defaults_of(variant: str, folder: Path, details: dict[str, Any]) -> Variant:
+    """What the variant was trained for, with the checkpoint's own values where it states them. CheckpointError."""
+    names = {"max_units": "units", "num_inference_steps": "steps", "video_num_inference_steps": "video_steps"}
+    own = {names.get(key, key): value for key, value in details.items() if key not in ("name", "variant")}
+    kinds = {spec.name: spec.type for spec in dataclasses.fields(Variant)}
+    try:
+        values = {key: _typed(kinds[key], value) for key, value in own.items() if key in kinds}
+        if empty := [key for key, value in details.items() if value == [] and names.get(key, key) in kinds]:
+            raise TypeError(f"{empty[0]} is empty")
+    except TypeError as error:
+        raise CheckpointError(f"{folder / 'pyramid.json'} holds a value of the wrong kind: {error}; mend it, or get "
+                              "the model again") from None
+    world = details.get("trained_on")
+    values.setdefault("photographs", not isinstance(world, dict) or bool(world.get("cameras")))
+    return dataclasses.replace(variant_of(variant), **values)
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """`value` as an int, float or str, or as a tuple of such from a list. Raises TypeError."""
+    if get_origin(kind) is tuple and isinstance(value, list) and (get_args(kind)[1] is ... or len(value) == 2):
+        return tuple(_typed(get_args(kind)[0], item) for item in value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and (whole or isinstance(value, float)):
+        return float(value)
+    if (kind is int and whole) or (kind in (str, bool) and isinstance(value, kind)):
+        return value
+    raise TypeError(f"{value!r} where {getattr(kind, '__name__', kind)} is expected")
+
+
+def detect_family(transformer: Path) -> Family:
+    """The family of a transformer's folder, by its configuration. CheckpointError when it is neither."""
+    config = read_json(transformer / "config.json")
+    named = config.get("_class_name")
+    for family in FAMILIES.values():
+        if named == family.transformer_class:
+            return family
+    if named is None and "axes_dims_rope" in config:
+        return FAMILIES["miniflux"]
+    if named is None and "pos_embed_max_size" in config:
+        return FAMILIES["sd3"]
+    known = " or ".join(family.transformer_class for family in FAMILIES.values())
+    raise CheckpointError(f"{transformer / 'config.json'} is of a {named or 'nameless model'}, not a {known}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file with a table in it. CheckpointError when it is missing, unreadable or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no table")
+    return value
+
+
+# ----------------------------------------------------------------------------------------------- verifying
+def verify(checkpoint: Checkpoint, *, text: bool = True) -> None:
+    """Raises CheckpointError with a list of everything missing, truncated or misplaced; reads headers only.
+
+    `text=False` leaves out the text encoders, which are not needed with ready embeddings.
+    """
+    problems = check_model(checkpoint.transformer, (checkpoint.transformer_class, None))
+    problems += check_model(checkpoint.vae, ("CausalVideoVAE", None))
+    if text:
+        for encoder, tokenizer, classes in checkpoint.family.text:
+            problems += check_model(checkpoint.folder / encoder, classes, key="architectures")
+            problems += check_tokenizer(checkpoint.folder / tokenizer)
+    if problems:
+        raise CheckpointError(f"the checkpoint {checkpoint.folder} cannot be used", problems)
+
+
+def check_model(folder: Path, expected: tuple[str | None, ...], key: str = "_class_name") -> list[str]:
+    """What is wrong with a folder of configuration and weights: sentences, none when all is well."""
+    if not folder.is_dir():
+        return [f"the folder {folder.name} is missing"]
+    try:
+        config = read_json(folder / "config.json")
+        named = config.get(key)
+        named = named[0] if isinstance(named, list) and named else named
+        if named not in expected:
+            return [f"{folder.name}/config.json describes a {named}, where a {expected[0]} belongs"]
+        counts = {name: config[name] for name in COUNTS if name in config}
+        if odd := [f"{name} = {n!r}" for name, n in counts.items() if type(n) is not int or n < 0]:
+            return [f"{folder.name}/config.json says {', '.join(odd)}, not a whole number; download it again"]
+        return [problem for path in weight_files(folder) for problem in check_weights(path)]
+    except CheckpointError as error:
+        return [str(error)]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights: one, or an index's shards; safetensors before .bin. CheckpointError."""
+    for ending in ("safetensors", "bin"):
+        for name in WEIGHTS:
+            index = folder / f"{name}.{ending}.index.json"
+            if index.is_file():
+                shards = read_json(index).get("weight_map")
+                if not isinstance(shards, dict) or not shards:
+                    raise CheckpointError(f"{index} lists no files")
+                return [folder / shard for shard in sorted(set(shards.values()))]
+            if (folder / f"{name}.{ending}").is_file():
+                return [folder / f"{name}.{ending}"]
+    raise CheckpointError(f"{folder.name} has no weights: {WEIGHTS[0]}.safetensors, for example")
+
+
+def check_weights(path: Path) -> list[str]:
+    """What is wrong with one weight file, from its first and last bytes."""
+    where = f"{path.parent.name}/{path.name}"
+    if not path.is_file():
+        return [f"{where} is missing"]
+    with path.open("rb") as file:
+        start = file.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        return [f"{where} is a Git LFS pointer, not the weights: run git lfs pull, or download the model"]
+    if path.suffix == ".bin":
+        # torch.save writes a zip archive, whose table of contents comes last: a truncated file has none.
+        return [] if zipfile.is_zipfile(path) else [f"{where} is truncated or damaged; download it again"]
+    return check_safetensors(path, where)
+
+
+def check_safetensors(path: Path, where: str) -> list[str]:
+    """Compares the file's size with its header: 8 bytes of length, JSON with all tensors' offsets, data."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if 8 + length > size:
+            return [f"{where} is truncated: {size:,} bytes do not even hold its header; download it again"]
+        try:
+            header = json.loads(file.read(length))
+            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
+            if end == size:
+                with safe_open(path, "np"):  # which looks at types and shapes too
+                    return []
+        except (SafetensorError, ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
+            return [f"{where} is damaged: its header cannot be read; download it again"]
+    state = "truncated" if size < end else "damaged"
+    return [f"{where} is {state}: {size:,} of {end:,} bytes; download it again"]
+
+
+def check_tokenizer(folder: Path) -> list[str]:
+    """What is wrong with a tokenizer's folder."""
+    if not folder.is_dir():
+        return [f"the folder {folder.name} is missing"]
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return [f"{folder.name} has none of {', '.join(TOKENIZER_FILES)}"]
+    try:
+        for path in sorted(folder.glob("*.json")):
+            json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return [f"{folder.name}/{path.name} cannot be read: {error}"]
+    return []
+
+
+# ------------------------------------------------------------------------------------------- which weights
+def identity(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Which weights make a result: the model's name, its licence, and hashes of pieces of its files."""
+    folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}
+    return {"identity": checkpoint.identity, "licence": checkpoint.licence, "weights": {
+        name: [fingerprint(path)[:16] for path in weight_files(folder)] for name, folder in folders.items()}}
+
+
+def fingerprint(path: Path, samples: int = 16, length: int = 65536) -> str:
+    """A hash of a file's size and of pieces spread over it, first and last bytes among them.
+
+    Small files are read whole. Weights of another training differ everywhere, so pieces tell them apart.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= samples * length:
+            samples, length = 1, size
+        for index in range(samples):
+            file.seek((size - length) * index // max(samples - 1, 1))
+            digest.update(file.read(length))
+    return digest.hexdigest()

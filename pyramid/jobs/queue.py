@@ -1,0 +1,399 @@
+"""Jobs that belong to the server: what was asked for, by whom, and what became of it, kept in one SQLite file.
+
+    store = JobStore(Path("outputs"))                       # outputs/.pyramid/jobs.sqlite
+    job = store.add(settings, owner="local")                # validated, the seed drawn, the picture copied
+    job = store.claim()                                     # the first in the queue now runs
+    store.finish(job.id, State.DONE, path=path)
+    store.history("local", search="red ball")
+
+The queue and the history outlive the program: `recover()` marks what was running when it died. `worker.Worker` does
+the work. A store may be used by any thread; `version` grows with every change, so looking for news costs nothing.
+
+Owners see and change only their own jobs: for another's, as for one that is not there, KeyError is raised. No path is
+kept in a job's settings: its picture or video lies in `.pyramid/inputs/<id>/` (`input_of`), there is only its name.
+"""
+
+import json
+import shutil
+import sqlite3
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pyramid.jobs.database import Database
+from pyramid.jobs.record import ENDED, Job, Limits, Output, State, search_words
+from pyramid.jobs.sources import Source
+from pyramid.media.files import file_name, result_of, sidecar_of
+from pyramid.settings import MAX_SEED, Settings, SettingsError
+
+__all__ = ["ENDED", "Job", "JobStore", "Limits", "Output", "State"]
+PRIVATE = ".pyramid"  # folder inside the output folder: the store, inputs, finished units, clips that grow
+MAX_MANY = 100  # jobs that one click may add
+SCHEMA = (  # one script a version: a file of version n gets those from n on
+    """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, position REAL NOT NULL,
+        settings TEXT NOT NULL, output TEXT NOT NULL, words TEXT NOT NULL,
+        created REAL NOT NULL, started REAL, ended REAL, path TEXT, error TEXT NOT NULL DEFAULT '',
+        notes TEXT NOT NULL DEFAULT '[]', units_done INTEGER NOT NULL DEFAULT 0, favourite INTEGER NOT NULL DEFAULT 0,
+        timings TEXT NOT NULL DEFAULT '{}', parent TEXT, decode_only INTEGER NOT NULL DEFAULT 0);
+    CREATE INDEX by_state ON jobs (state, position);
+    CREATE INDEX by_owner ON jobs (owner, ended);
+    """,
+)
+
+
+class JobStore(Database):
+    """All jobs of one output folder. Raises ValueError when the folder or its file cannot be used."""
+
+    def __init__(self, folder: str | Path, limits: Limits | None = None):
+        self.folder, self.limits = Path(folder).resolve(), limits or Limits()
+        self.private = self.folder / PRIVATE
+        try:
+            for name in ("inputs", "units", "live"):
+                (self.private / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"nothing can be written in {self.folder}: {error.strerror}") from error
+        super().__init__(self.private / "jobs.sqlite", SCHEMA)
+
+    # -- what an owner asks for
+
+    def add(
+        self, settings: Settings, *, owner: str, output: Output | None = None, image: bytes | Path | None = None,
+        image_name: str = "", video: bytes | Path | None = None, parent: str | None = None,
+    ) -> Job:  # fmt: skip
+        """Put a job at the end of the queue. Raises SettingsError.
+
+        `image`, or `video`, is what it starts from; it is copied. Without either, one that the settings name is taken
+        from the job `parent`, which must be the owner's.
+        """
+        source = self._source(settings, owner, image, image_name, video, parent)
+        settings = self._checked(settings, source).resolved()
+        with self.lock:
+            self._check_room(owner, 1)
+            job_id = uuid.uuid4().hex
+            try:
+                if source:
+                    source.write(self.private / "inputs" / job_id)
+                with self.change() as db:
+                    last = db.execute("SELECT max(position) FROM jobs").fetchone()[0] or 0
+                    db.execute(
+                        "INSERT INTO jobs (id, owner, state, position, settings, output, words, created, parent)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (job_id, owner, State.QUEUED, last + 1, _json(settings.to_dict()),
+                         _json(asdict(output or Output())), search_words(settings), time.time(), parent),
+                    )  # fmt: skip
+            except BaseException:
+                shutil.rmtree(self.private / "inputs" / job_id, ignore_errors=True)
+                raise
+            return self.get(job_id)
+
+    def add_many(
+        self, settings: Settings, *, owner: str, count: int = 1, images: Sequence[tuple[str, bytes | Path]] = (),
+        output: Output | None = None, video: bytes | Path | None = None, parent: str | None = None,
+    ) -> list[Job]:  # fmt: skip
+        """`count` seeds of each picture (name, content), all or none of them. Raises SettingsError.
+
+        The seeds are the settings', or one that is drawn, and those that follow it.
+        """
+        total = count * max(1, len(images))
+        if not 1 <= count or total > MAX_MANY:
+            raise SettingsError("count", f"{total} jobs at once: 1 to {MAX_MANY} can be added")
+        first, jobs = settings.resolved().seed, []
+        seeds = [(first + i) % (MAX_SEED + 1) for i in range(count)]
+        with self.lock:
+            self._check_room(owner, total)
+            try:
+                for name, content in images or (("", None),):
+                    for seed in seeds:
+                        jobs.append(self.add(
+                            replace(settings, seed=seed), owner=owner, output=output, image=content, image_name=name,
+                            video=video, parent=parent))  # fmt: skip
+            except BaseException:
+                for job in jobs:
+                    self.remove(job.id, owner)
+                raise
+        return jobs
+
+    def edit(
+        self, job_id: str, owner: str, settings: Settings, *, output: Output | None = None,
+        image: bytes | Path | None = None, image_name: str = "", video: bytes | Path | None = None,
+    ) -> Job:  # fmt: skip
+        """Change what a waiting job will make. What it starts from stays, where the settings still name it.
+
+        Raises SettingsError, and ValueError once it has begun.
+        """
+        source = self._source(settings, owner, image, image_name, video, job_id)
+        settings = self._checked(settings, source).resolved()
+        with self.lock:
+            job = self._waiting(job_id, owner)
+            folder = self.private / "inputs" / job_id
+            if source and source.path != self.input_of(job):
+                source.write(folder)
+            elif not source:
+                shutil.rmtree(folder, ignore_errors=True)
+            values = _json(settings.to_dict()), _json(asdict(output or job.output)), search_words(settings), job_id
+            with self.change() as db:
+                db.execute("UPDATE jobs SET settings = ?, output = ?, words = ? WHERE id = ?", values)
+            return self.get(job_id)
+
+    def duplicate(self, job_id: str, owner: str, **changes: Any) -> Job:
+        """The same again at the end of the queue, with `changes` of its settings; `seed=None` draws a new seed."""
+        job = self.get(job_id, owner)
+        return self.add(replace(job.settings, **changes), owner=owner, output=job.output, parent=job_id)
+
+    def move(self, job_id: str, owner: str, by: int) -> None:
+        """Move a waiting job by so many places, up (negative) or down, among its owner's: no other's turn changes."""
+        with self.lock:
+            self._waiting(job_id, owner)
+            own = [job for job in self.queue(owner) if job.waiting]
+            ids, places = [job.id for job in own], [job.position for job in own]
+            at = ids.index(job_id)
+            ids.insert(min(max(at + by, 0), len(ids) - 1), ids.pop(at))
+            with self.change() as db:
+                db.executemany("UPDATE jobs SET position = ? WHERE id = ?", list(zip(places, ids, strict=True)))
+
+    def remove(self, job_id: str, owner: str) -> None:
+        """Take a waiting job out of the queue. ValueError once it has begun."""
+        with self.lock:
+            self._waiting(job_id, owner)
+            self._erase(job_id)
+
+    def favourite(self, job_id: str, owner: str, on: bool = True) -> None:
+        with self.lock:
+            self.get(job_id, owner)
+            self._set(job_id, favourite=int(on))
+
+    def delete(self, job_id: str, owner: str) -> None:
+        """Delete an ended job: the result, what lies beside it, its inputs and units. ValueError while it runs."""
+        with self.lock:
+            job = self.get(job_id, owner)
+            if job.state is State.RUNNING:
+                raise ValueError("this job is running: stop it first")
+            if job.path and job.path.is_relative_to(self.folder):
+                if job.path.is_dir():
+                    shutil.rmtree(job.path, ignore_errors=True)
+                else:
+                    job.path.unlink(missing_ok=True)
+                sidecar_of(job.path).unlink(missing_ok=True)
+            self._erase(job_id)
+
+    # -- what is there
+
+    def get(self, job_id: str, owner: str | None = None) -> Job:
+        """The job. KeyError when it is not there, or not `owner`'s."""
+        found = self._jobs("id = ?", [job_id])
+        if not found or owner not in (None, found[0].owner):
+            raise KeyError(f"there is no job {job_id!r}")
+        return found[0]
+
+    def queue(self, owner: str | None = None) -> list[Job]:
+        """What runs, then what waits, in order; all owners', or one's."""
+        where = "state IN ('running', 'queued')" + " AND owner = ?" * (owner is not None)
+        order = "ORDER BY state = 'queued', position"
+        return self._jobs(where, [] if owner is None else [owner], order)
+
+    def place(self, job_id: str) -> int:
+        """How many jobs, anybody's, come before this one; 0 when it runs, is next with nothing running, or is over."""
+        ids = [job.id for job in self.queue()]
+        return ids.index(job_id) if job_id in ids else 0
+
+    def history(
+        self, owner: str, *, search: str = "", favourites: bool = False, limit: int = 50, offset: int = 0
+    ) -> list[Job]:
+        """The owner's ended jobs, the latest first, in which all words of `search` occur."""
+        where, values = "owner = ? AND ended IS NOT NULL AND state NOT IN ('running', 'queued')", [owner]
+        for word in search.casefold().split():
+            where += " AND instr(words || coalesce(path, ''), ?)"
+            values.append(word)
+        where += " AND favourite" * favourites
+        return self._jobs(where, [*values, limit, offset], "ORDER BY ended DESC, position DESC LIMIT ? OFFSET ?")
+
+    def input_of(self, job: Job) -> Path | None:
+        """The picture or video that a job starts from."""
+        name = job.settings.image or job.settings.video
+        path = self.private / "inputs" / job.id / name if name else None
+        return path if path and path.is_file() else None
+
+    def units_of(self, job: Job) -> Path:
+        """The folder of a job's finished units (`pyramid.jobs.recovery`) and clean estimates; it may not exist."""
+        return self.private / "units" / job.id
+
+    def target_of(self, job: Job) -> Path:
+        """What a job's result is to be called, without the ending; the next free name is taken."""
+        when = datetime.fromtimestamp(job.created)
+        return self.folder / file_name(job.output.pattern, job.settings, index=int(job.position), when=when)
+
+    # -- what the worker does
+
+    def claim(self) -> Job | None:
+        """The first waiting job, which runs from now on; None when none waits. No two callers get the same."""
+        if not self._jobs("state = 'queued'", order="LIMIT 1"):
+            return None  # nothing changes, and nobody is told so
+        with self.change() as db:
+            row = db.execute(
+                "UPDATE jobs SET state = 'running', started = ?, ended = NULL, error = '' WHERE id = ("
+                "SELECT id FROM jobs WHERE state = 'queued' ORDER BY position LIMIT 1) RETURNING *", [time.time()],
+            ).fetchone()  # fmt: skip
+        return self._job(row) if row else None
+
+    def progress(self, job_id: str, units_done: int) -> None:
+        self._set(job_id, units_done=units_done)
+
+    def finish(
+        self, job_id: str, state: State, *, path: Path | None = None, error: str = "", notes: Sequence[str] = (),
+        timings: dict[str, float] | None = None, units_done: int | None = None,
+    ) -> Job:  # fmt: skip
+        """A job ended."""
+        if path is not None and path.is_relative_to(self.folder):
+            path = path.relative_to(self.folder)  # so the folder may be moved
+        values = {"state": state, "ended": time.time(), "path": str(path) if path else None, "error": error}
+        values |= {"notes": _json(list(notes)), "timings": _json(timings or {})}
+        values |= {} if units_done is None else {"units_done": units_done}
+        with self.lock:
+            self._set(job_id, **values)
+            return self.get(job_id)
+
+    def resume(self, job_id: str, owner: str | None = None) -> Job:
+        """Put a job that ended early at the end of the queue again: it goes on from its saved units.
+
+        One that has a video of its finished units keeps it, and a copy goes on. ValueError for one that is complete.
+        """
+        with self.lock:
+            job = self.get(job_id, owner)
+            if not job.over or job.state is State.DONE:
+                raise ValueError(f"this job is {job.state}: only one that ended early can be resumed")
+            self._check_room(job.owner, 1)
+            if job.path is None:
+                return self._requeue(job_id)
+            copy = self.duplicate(job_id, job.owner)
+            if self.units_of(job).is_dir():
+                shutil.copytree(self.units_of(job), self.units_of(copy))
+            return copy
+
+    def decode_finished(self, job_id: str, owner: str | None = None) -> Job:
+        """Put a job that ended early at the end of the queue: its finished units become a video, no new ones are made.
+
+        ValueError when it has a video, or no unit was finished.
+        """
+        with self.lock:
+            job = self.get(job_id, owner)
+            if not job.over or job.path is not None:
+                raise ValueError(f"this job is {job.state}: only one that ended without a file can be decoded")
+            if not job.units_done:
+                raise ValueError("no unit of this job was finished: resume it to make them")
+            return self._requeue(job_id, decode_only=True)
+
+    def _requeue(self, job_id: str, *, decode_only: bool = False) -> Job:
+        with self.change() as db:
+            last = db.execute("SELECT max(position) FROM jobs").fetchone()[0]
+            db.execute(
+                "UPDATE jobs SET state = 'queued', position = ?, ended = NULL, path = NULL, error = '', decode_only = ?"
+                " WHERE id = ?", (last + 1, int(decode_only), job_id),
+            )  # fmt: skip
+        return self.get(job_id)
+
+    def recover(self) -> list[Job]:
+        """At the start: what was running when the program ended is INTERRUPTED. Returns those jobs.
+
+        One whose result had just been published has that. Folders of no job, and clips that were growing, are removed.
+        """
+        with self.change() as db:
+            rows = db.execute(
+                "UPDATE jobs SET state = 'interrupted', ended = ?, error = ? WHERE state = 'running' RETURNING *",
+                (time.time(), "The program ended while this was being made."),
+            ).fetchall()  # fmt: skip
+            known = {row["id"] for row in db.execute("SELECT id FROM jobs")}
+        for name in ("inputs", "units", "live"):
+            for folder in (self.private / name).iterdir():
+                if name == "live" or folder.name not in known:
+                    shutil.rmtree(folder, ignore_errors=True)
+        return [self._published(self._job(row)) for row in rows]
+
+    # -- inside
+
+    def _published(self, job: Job) -> Job:
+        """A job that ended with the program: with its result, should that be there."""
+        found = result_of(job.id, self.target_of(job))
+        if not found:
+            return job
+        path, told = found
+        state, done = (State.PARTIAL, job.units_done) if told.get("partial") else (State.DONE, job.settings.units)
+        return self.finish(job.id, state, path=path, notes=told.get("notes", ()), timings=told.get("timings"),
+                           units_done=done)  # fmt: skip
+
+    def _set(self, job_id: str, **values: Any) -> None:
+        with self.change() as db:
+            columns = ", ".join(f"{name} = ?" for name in values)
+            db.execute(f"UPDATE jobs SET {columns} WHERE id = ?", [*values.values(), job_id])
+
+    def _jobs(self, where: str, values: Sequence[Any] = (), order: str = "") -> list[Job]:
+        return [self._job(row) for row in self.rows(f"SELECT * FROM jobs WHERE {where} {order}", values)]
+
+    def _job(self, row: sqlite3.Row) -> Job:
+        values = dict(row)
+        del values["words"]
+        values["settings"] = Settings.from_dict(json.loads(row["settings"]))
+        values["output"] = Output(**json.loads(row["output"]))
+        values["state"], values["notes"] = State(row["state"]), tuple(json.loads(row["notes"]))
+        values["path"] = self.folder / row["path"] if row["path"] else None
+        values["timings"] = json.loads(row["timings"])
+        values["favourite"], values["decode_only"] = bool(row["favourite"]), bool(row["decode_only"])
+        return Job(**values)
+
+    def _waiting(self, job_id: str, owner: str) -> Job:
+        job = self.get(job_id, owner)
+        if not job.waiting:
+            raise ValueError(f"this job is {job.state} already: only one that waits can be changed")
+        return job
+
+    def _erase(self, job_id: str) -> None:
+        with self.change() as db:
+            db.execute("DELETE FROM jobs WHERE id = ?", [job_id])
+        for name in ("inputs", "units", "live", "exports"):
+            shutil.rmtree(self.private / name / job_id, ignore_errors=True)
+
+    def _check_room(self, owner: str, number: int) -> None:
+        limit, waiting = self.limits.max_queue_per_owner, len(self.queue(owner))
+        if limit is not None and waiting + number > limit:
+            raise SettingsError("queue", f"{waiting} of your jobs wait or run, {limit} may: wait for one to end, "
+                                         "or remove one")  # fmt: skip
+
+    def _checked(self, settings: Settings, source: "Source | None") -> Settings:
+        """`settings` with the source's name, if they can be run and what they start from can be read."""
+        kind = source.kind if source else None
+        names = {"image": None, "video": None} | ({kind: source.name} if source else {})
+        settings = replace(settings, **names).validate()
+        self.limits.check(settings)
+        if source:
+            source.check(settings, self.limits.max_upload_mb)
+        return settings
+
+    def _source(self, settings, owner, image, image_name, video, parent) -> "Source | None":
+        if image is not None and video is not None:
+            raise SettingsError("image", "both a picture and a video are given: a clip starts from one of them")
+        if image is not None:
+            return Source.of("image", image, image_name or settings.image)
+        if video is not None:
+            return Source.of("video", video, settings.video)
+        name = settings.image or settings.video
+        if name is None:
+            return None
+        kind = "image" if settings.image else "video"
+        before = self.get(parent, owner) if parent else None
+        path = self.input_of(before) if before and name in (before.settings.image, before.settings.video) else None
+        if path is None:
+            raise SettingsError(kind, f"the {kind} {Path(name).name!r} is not here: give it again")
+        return Source(kind, path.name, path)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Small parts of the above
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)

@@ -1,0 +1,112 @@
+"""What is known of a generation that was asked for: the record that the store keeps and the page shows."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from pyramid.media.files import KEEPS, PATTERN, check_pattern
+from pyramid.settings import Settings, SettingsError, seconds_of, variant_of
+
+FORMATS = ("mp4", "webm", "gif", "png")  # of a result, see `export.open_writer`; png is a zip of pictures
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    PARTIAL = "partial"  # stopped, and what was finished is a video
+    STOPPED = "stopped"  # stopped, and nothing was kept
+    FAILED = "failed"  # `error` says why; `path` holds what was finished, if anything was
+    INTERRUPTED = "interrupted"  # the program ended in the middle
+
+
+ENDED = tuple(state for state in State if state not in (State.QUEUED, State.RUNNING))
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a result becomes a file. Raises SettingsError.
+
+    `quality` is H.264's CRF, 1 to 51; `pattern` is the file's name, see `files.file_name`; `previews`: clean
+    estimates are shown while it is made.
+    """
+
+    format: str = "mp4"
+    quality: int = 17
+    metadata: str = "embed"
+    pattern: str = PATTERN
+    previews: bool = True
+
+    def __post_init__(self):
+        for name, choices in (("format", FORMATS), ("metadata", KEEPS)):
+            if (value := getattr(self, name)) not in choices:
+                raise SettingsError(name, f"unknown {name} {value!r}: choose from {', '.join(choices)}")
+        if type(self.quality) is not int or not 1 <= self.quality <= 51:
+            raise SettingsError("quality", f"quality = {self.quality!r}: 1 to 51, where 17 shows no loss")
+        check_pattern(self.pattern)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One generation. `path` is the result on the server: people are shown `path.name`."""
+
+    id: str
+    owner: str
+    settings: Settings
+    output: Output
+    state: State
+    position: float
+    created: float  # seconds since 1970, as are the other times
+    started: float | None = None
+    ended: float | None = None
+    path: Path | None = None
+    error: str = ""
+    notes: tuple[str, ...] = ()  # what was changed on the way, a sentence each
+    units_done: int = 0
+    favourite: bool = False
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by phase
+    parent: str | None = None  # the job it was made from
+    decode_only: bool = False  # makes a video of the units that are saved, and no new ones
+
+    @property
+    def waiting(self) -> bool:
+        return self.state is State.QUEUED
+
+    @property
+    def over(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a visitor may ask for; None is no limit."""
+
+    max_upload_mb: float | None = None
+    max_seconds: float | None = None  # of video
+    max_queue_per_owner: int | None = None  # jobs waiting or running
+    max_pixels: int | None = None  # of a frame: width × height
+    max_steps: int | None = None  # of a stage
+
+    def check(self, settings: Settings) -> None:
+        """Raises SettingsError for settings that ask for more work than is allowed."""
+        s = settings
+        # Many frames shown quickly are as much work as a long video.
+        seconds = seconds_of(s.num_frames, min(s.fps, variant_of(s.variant).fps))
+        if self.max_seconds is not None and seconds > self.max_seconds:
+            raise SettingsError("num_frames", f"{seconds:g} s of video: at most {self.max_seconds:g} s are allowed")
+        if self.max_pixels is not None and s.width * s.height > self.max_pixels:
+            raise SettingsError("width", f"{s.width}×{s.height} are {s.width * s.height:,} pixels: at most "
+                                         f"{self.max_pixels:,} are allowed, so choose a smaller size")  # fmt: skip
+        for name in ("num_inference_steps", "video_num_inference_steps"):
+            if self.max_steps is not None and (most := max(getattr(s, name))) > self.max_steps:
+                raise SettingsError(name, f"{name} = {most}: at most {self.max_steps} steps a stage are allowed, so "
+                                          "ask for fewer")  # fmt: skip
+
+
+def search_words(settings: Settings) -> str:
+    """What a search looks through; SQLite itself knows small and capital letters only of ASCII."""
+    s = settings
+    words = s.prompt, s.seed, s.model, s.variant, s.preset or "", s.image or s.video or ""
+    return " ".join(map(str, words)).casefold()

@@ -1,0 +1,175 @@
+"""The finished units of a run on disk: after a crash, a power cut or a full disk the run goes on from them.
+
+    folder = UnitsFolder(Path("outputs/.a-red-ball-7.units"))
+    folder.begin(settings, identity(checkpoint))
+    for event in pipeline.stream(…):
+        if isinstance(event, Unit): folder.save(event)          # whole and on the disk, or not there
+    folder.remove()                                             # the video is there: it is not needed any more
+
+    settings, units = UnitsFolder(path).load()
+    pipeline.stream(settings.prompt, …, finished=units)         # exactly what the run would have made
+
+A unit depends on the seed, the settings and the units before it, and nothing else: so `run.json` (settings, weights)
+and a file of float32 latents a unit are all there is to keep. At 1280×768 a unit has 983,040 bytes of latents.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyramid.events import Unit
+from pyramid.media.files import hold, let_go, result_of
+from pyramid.settings import Settings, frames_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+ENDING = ".units"
+
+
+class UnitsFolder:
+    """A folder with the finished units of one run. Written by one process, which holds its lock while it works."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def _about(self) -> Path:
+        return self.path / "run.json"
+
+    def begin(self, settings: Settings, identity: dict[str, Any], inputs: dict[str, Any] | None = None) -> None:
+        """Make the folder, in place of what may be there. OSError when it cannot be written.
+
+        `identity`: which weights (`checkpoints.identity`), `inputs`: whatever else is to be kept, in JSON's types.
+        """
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        self.hold()
+        about = {"version": FORMAT_VERSION, "settings": settings.to_dict(), "model": identity, "inputs": inputs or {}}
+        _write(self._about, json.dumps(about, indent=2).encode())
+
+    def hold(self) -> None:
+        """Claim the folder for this process. ValueError while another one works on it."""
+        if not hold(self.path / "lock"):
+            raise ValueError(f"{self.path.name} is in use: the run that it belongs to has not ended")
+
+    def close(self) -> None:
+        """Leave the folder to whoever goes on from it."""
+        let_go(self.path / "lock")
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether there is something to go on from, and nobody at work on it."""
+        if not self._about.is_file() or not hold(self.path / "lock"):
+            return False
+        self.close()
+        return True
+
+    def save(self, unit: Unit) -> None:
+        """Add a unit: (b, c, 1, h, w), as float32 whatever the models compute in. OSError when the disk is full."""
+        from safetensors.torch import save
+
+        latents = unit.latents.detach().float().cpu().contiguous()
+        told = {"index": str(unit.index), "count": str(unit.count), "given": str(int(unit.given)),
+                "crc": str(_crc(latents))}
+        _write(self._file(unit.index), save({"latents": latents}, told))
+
+    def load(self) -> tuple[Settings, list[Unit]]:
+        """The settings, and the units as far as they are whole. ValueError when this is no such folder.
+
+        Units made of a picture or a clip count once a sampled one follows: before that it is not certain that they
+        are all there, and nothing is lost by making them again.
+        """
+        settings = Settings.from_dict(self.about()["settings"])
+        units = []
+        while (unit := _read(self._file(len(units)), len(units))) is not None:
+            units.append(unit)
+        return settings, units if any(not unit.given for unit in units) else []
+
+    def about(self) -> dict[str, Any]:
+        """What `begin` was told: settings, model, inputs. ValueError when this is no such folder."""
+        try:
+            about = json.loads(self._about.read_text(encoding="utf-8"))
+            if about["version"] != FORMAT_VERSION:
+                raise ValueError(f"version {about['version']}, this program reads {FORMAT_VERSION}")
+            return about
+        except FileNotFoundError:
+            raise ValueError(f"{self.path} holds no run that could go on") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self._about} cannot be read: {error}") from None
+
+    def result(self) -> Path | None:
+        """The whole video of this run, where it is there already: killed between publishing it and `remove`."""
+        inputs = self.about()["inputs"]
+        if "run" not in inputs:
+            return None
+        found = result_of(inputs["run"], self.path.with_name(Path(inputs["result"]).stem))
+        return found[0] if found and not found[1].get("partial") else None
+
+    def remove(self) -> None:
+        """Delete it all."""
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _file(self, index: int) -> Path:
+        return self.path / f"unit-{index:03}.safetensors"
+
+
+def beside(result: Path) -> UnitsFolder:
+    """The hidden folder of the run that makes `result`."""
+    return UnitsFolder(result.with_name(f".{result.stem}{ENDING}"))
+
+
+def abandoned(folder: Path) -> list[UnitsFolder]:
+    """Runs in `folder` that ended early, the latest first."""
+    found = [UnitsFolder(path) for path in folder.glob(f".*{ENDING}") if path.is_dir()]
+    found = [units for units in found if units.abandoned]
+    return sorted(found, key=lambda units: (units.path / "run.json").stat().st_mtime, reverse=True)
+
+
+def what_there_is(settings: Settings, units: list[Unit]) -> dict[str, Any]:
+    """The changes to `settings` for a video of the finished units alone. ValueError when there are none."""
+    if not units:
+        raise ValueError("no unit was finished: there is nothing to decode yet")
+    return {"num_frames": frames_of(len(units)), "image": None, "video": None}
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The file whole and on the disk under its name, or not at all: it outlives a power cut."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # the name too has to reach the disk; Windows cannot be asked for that
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read(path: Path, index: int) -> Unit | None:
+    """A unit; None where it is missing, or not what was saved: it is then made again, and those after it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            told, latents = file.metadata(), file.get_tensor("latents")
+        if int(told["index"]) != index or int(told["crc"]) != _crc(latents):
+            return None
+        return Unit(index, int(told["count"]), latents, given=told["given"] == "1")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _crc(latents: "Tensor") -> int:
+    return zlib.crc32(latents.numpy().tobytes())

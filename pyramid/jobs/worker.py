@@ -1,0 +1,237 @@
+"""The device thread: it loads the model and works through the queue, one job at a time, whoever is watching.
+
+    worker = Worker(store, model="embedded")          # loads in the background; CheckpointError when it is not there
+    job = store.add(replace(worker.start_from, prompt="a red ball moves to the right"), owner="local")
+    while not store.get(job.id).over:
+        store.wait(store.version, 1)
+    worker.live                                       # what is being made, or was last: a snapshot, from any thread
+    worker.stop(job.id)                               # within a step; what is finished becomes a video
+    worker.close()
+
+A job brings its own model: where that is another one than the last job's, the old one is freed and it is loaded.
+"""
+
+import gc
+import logging
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable
+
+from pyramid.hub.checkpoints import Checkpoint, find
+from pyramid.jobs.queue import Job, JobStore, State
+from pyramid.jobs.recorder import Live, Loaded, Run
+from pyramid.jobs.speed import Speeds
+from pyramid.media.files import hold, let_go, sweep
+from pyramid.memory.plan import Plan, make_plan
+from pyramid.settings import MACHINE, Settings, frames_of
+
+__all__ = ["Live", "Worker"]
+log = logging.getLogger(__name__)
+PATIENCE = 60.0  # seconds that closing waits for a step, or for a model that is being loaded
+ASKED_EVERY = 1.0  # seconds: what another process put into the queue is found no later
+
+
+class Worker:
+    """One thread that owns the device.
+
+    Raises CheckpointError (a ValueError) for a model that is not there, ValueError while another program works through
+    the same queue.
+    """
+
+    def __init__(
+        self, store: JobStore, *, model: str = "embedded", variant: str | None = None, dtype: str = "auto",
+        quantise: str = "none", device: str = "auto", memory: str = "auto", begin: threading.Event | None = None,
+    ):  # fmt: skip
+        self.store, self.speeds = store, Speeds(store.private / "speed.json")
+        self.loaded, self.error = threading.Event(), ""
+        self._lock_file = store.private / "worker.lock"  # two workers would take each other's job for interrupted
+        self._lock, self._closing, self._wanted = threading.RLock(), threading.Event(), threading.Event()
+        self._model: Loaded | None = None
+        self._run: Run | None = None
+        self._last: Live | None = None
+        self._begin = begin  # until it is set nothing is loaded: importing torch would hold up the page's start
+        self._aim(model, variant, {"dtype": dtype, "quantise": quantise, "device": device, "memory": memory})
+        if not hold(self._lock_file):
+            raise ValueError(f"another program makes videos into {store.folder} already: use that one, or choose "
+                             "another folder with --output-dir")  # fmt: skip
+        store.recover()
+        sweep(store.folder)
+        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._thread.start()
+
+    # -- from any thread
+
+    @property
+    def live(self) -> Live | None:
+        """What is to be seen of the job that runs, or ran last."""
+        run = self._run
+        return run.live if run else self._last
+
+    @property
+    def memory(self) -> str:
+        """The plan that was asked for: auto, or one of `memory.NAMES`."""
+        return self._options["memory"]
+
+    def stop(self, job_id: str, *, owner: str | None = None, keep: bool = True) -> None:
+        """End a job within a step. Finished units become a PARTIAL result, unless `keep` is False.
+
+        One that still waits becomes STOPPED. KeyError when it is not there, or not `owner`'s.
+        """
+        with self._lock:
+            job = self.store.get(job_id, owner)
+            if self._run and self._run.job.id == job_id:
+                self._run.end(keep=keep)
+            elif job.waiting:
+                self.store.finish(job_id, State.STOPPED)
+
+    def forget(self, job_id: str) -> None:
+        """A job that was deleted is not shown any more."""
+        with self._lock:
+            if self._last and self._last.job.id == job_id:
+                self._last = None
+                self.store.touch()
+
+    def resume(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Let a job that ended early go on from its finished units: see `JobStore.resume`."""
+        return self.store.resume(job_id, owner)
+
+    def decode_finished(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Make a video of the finished units of a job that ended early: see `JobStore.decode_finished`."""
+        return self.store.decode_finished(job_id, owner)
+
+    def switch(self, model: str, variant: str | None = None, **options: str) -> None:
+        """Start from another model: it is loaded when the running job has ended, after the old one is freed.
+
+        `options`: dtype, quantise, device, memory. Raises CheckpointError at once when it is not there.
+        """
+        self._aim(model, variant, self._options | options)
+        self.store.touch()
+
+    def estimate(self, settings: Settings) -> float | None:
+        """Seconds that a run would take on this machine; None before anything was measured."""
+        loaded = self._model
+        return self.speeds.estimate(loaded.speed_key, settings) if loaded else None
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds of one step of the present model for each token it reads; None before anything was measured."""
+        loaded = self._model
+        seconds = self.speeds.step_seconds(loaded.speed_key, 10_000) if loaded else None
+        return None if seconds is None else seconds / 10_000
+
+    def close(self) -> None:
+        """End the running job within a step, as interrupted, and the thread."""
+        self._closing.set()
+        with self._lock:
+            if self._run:
+                self._run.end(closing=True)
+        self.store.touch()
+        self._thread.join(PATIENCE)
+        let_go(self._lock_file)
+
+    # -- on the device thread
+
+    def _aim(self, model: str, variant: str | None, options: dict[str, str]) -> None:
+        """What is to be loaded, and what a form starts from."""
+        checkpoint = find(model, variant)
+        machine = {name: options[name] for name in MACHINE}
+        start = Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults, **machine)
+        with self._lock:
+            self.checkpoint, self.start_from, self._options = checkpoint, start, options
+            self.longest = frames_of(checkpoint.defaults.units)
+            self.error = ""
+            self.loaded.clear()
+            self._wanted.set()
+
+    def _work(self) -> None:
+        while self._begin and not self._begin.wait(0.1) and not self._closing.is_set():
+            pass
+        while not self._closing.is_set():
+            if self._wanted.is_set():
+                self._prepare()
+            version = self.store.version
+            if run := self._next():
+                self._do(run)
+            else:
+                self.store.wait(version, ASKED_EVERY)
+
+    def _next(self) -> Run | None:
+        """The run of the first job in the queue, if one waits."""
+        with self._lock:  # a stop finds the job waiting, or its run
+            try:
+                job = None if self._closing.is_set() else self.store.claim()
+            except sqlite3.Error:  # as on a full disk: it is tried again
+                log.exception("the queue cannot be read")
+                return None
+            self._run = Run(job, self.store, self.speeds) if job else None
+            return self._run
+
+    def _do(self, run: Run) -> None:
+        """One job. Whatever happens, the thread lives on for the next."""
+        try:
+            run.work(self._bring)
+            self.speeds.save()
+        except Exception:  # the store cannot be written, as on a full disk
+            log.exception("what became of job %s could not be stored", run.job.id)
+        with self._lock:
+            self._last, self._run = run.live, None
+        shutil.rmtree(self.store.private / "live" / run.job.id, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        """Load what was asked for; what goes wrong is kept in `error`, for the page and the jobs that need it."""
+        self._wanted.clear()
+        try:
+            self._load(self.start_from, log.info)
+        except ValueError as error:
+            self.error = str(error)
+        except Exception as error:
+            log.exception("the model could not be loaded")
+            self.error = f"The model could not be loaded: {error}"
+        finally:
+            self.loaded.set()
+            self.store.touch()
+
+    def _bring(self, job: Job, say: Callable[[str], None]) -> Loaded:
+        """The model of a job."""
+        self._load(job.settings, say)
+        return self._model
+
+    def _load(self, settings: Settings, say: Callable[[str], None]) -> None:
+        """Have the model of `settings` loaded, by the plan for memory that suits their size and length."""
+        from pyramid.memory.loading import place
+
+        checkpoint, model = find(settings.model, settings.variant), self._model
+        plan = make_plan(checkpoint, settings, wanted=self.memory)
+        if model is None or model.key != key_of(settings, plan):
+            self._free()
+            say("Loading the model")
+            self._model = self._loaded(checkpoint, settings, plan)
+        elif (model.plan.tile, model.plan.window) != (plan.tile, plan.window):  # frames are cut otherwise
+            place(model.pipeline, plan)
+            model.plan, model.changes = plan, ()
+
+    def _loaded(self, checkpoint: Checkpoint, settings: Settings, plan: Plan) -> Loaded:
+        from pyramid.generate.loaded import load_for
+        from pyramid.hub.checkpoints import identity
+        from pyramid.media.preview import latent_colours
+        from pyramid.memory.ladder import load
+
+        pipeline, note = load(load_for, settings, self.memory)
+        colours, changes = latent_colours(pipeline.vae), (note,) if note else ()
+        return Loaded(key_of(settings, plan), plan, pipeline, colours, identity(checkpoint), changes)
+
+    def _free(self) -> None:
+        """Let go of the model before another one comes."""
+        import torch
+
+        self._model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def key_of(settings: Settings, plan: Plan) -> tuple:
+    """Runs with the same key share what is loaded: the weights, where they are, and how."""
+    weights = settings.model, settings.variant, settings.dtype, settings.device
+    return *weights, plan.text, plan.transformer, plan.vae

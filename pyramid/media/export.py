@@ -1,0 +1,255 @@
+"""A finished result in other forms: another format or quality, pictures, its last frame, its stages side by side.
+
+    export(Path("outputs/a-ball-7.mp4"), "gif")                       # outputs/a-ball-7.gif
+    export(path, "mp4", quality=28, keep="none")                      # smaller, and says nothing of how it was made
+    export(path, "stages", estimates=load_estimates(folder))          # a clip: each stage's estimate, then the result
+
+Also directly from frames, as they are made:
+
+    with open_writer(folder / "clip.webm", fps, (width, height), metadata, keep="sidecar") as writer:
+        writer.write(frames)                                          # uint8 (f, h, w, 3)
+
+On the command line: python -m pyramid export outputs/a-ball-7.mp4 --format gif
+
+All follow the rules of `pyramid.media.files`: a name that is taken is never replaced, and what has a name is complete.
+"""
+
+import argparse
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pyramid.media.files import KEEPS, MEMBER, publish, read_metadata, reserve, tag, write_sidecar
+from pyramid.media.preview import load_estimates
+from pyramid.media.video import QUALITY, VideoWriter, probe, read_frames, write_picture
+from pyramid.settings import FRAMES_PER_UNIT, SettingsError
+
+KINDS = {  # what a result can become -> the file's ending, what it is for people
+    "mp4": (".mp4", "mp4, plays everywhere"),
+    "webm": (".webm", "webm (VP9), for web pages"),
+    "gif": (".gif", "gif, moves in chats"),
+    "png": (".zip", "PNG pictures in a zip, for editing"),
+    "last": ("-last.png", "the last frame, PNG"),
+    "stages": ("-stages.mp4", "the stages side by side, mp4"),
+}
+PANEL, MAX_PANEL = 384, 640    # pixels: the longer side of one panel of the stages' clip, at least and at most
+CAPTION = 28                   # pixels under each panel
+INK, GROUND = (240, 236, 228), (20, 19, 15)
+
+
+def export(source: Path, kind: str, target: Path | None = None, *, quality: int | None = None, keep: str = "embed",
+           estimates: dict[tuple[int, int], Image.Image] | None = None) -> Path:
+    """Write the result `source` as `kind` (of KINDS) and return the new file's path; `source` stays as it is.
+
+    `target`: the wanted name, by default `source`'s own with the kind's ending. `quality`: H.264's CRF, 1 to 51;
+    None copies an mp4 as it is, without loss. `keep`: where the settings go, see `files.KEEPS`. `estimates` by
+    (unit, stage): what "stages" shows. Raises ValueError for what cannot be made, or read.
+    """
+    if kind not in KINDS:
+        raise SettingsError("format", f"unknown format {kind!r}: choose from {', '.join(KINDS)}")
+    source = Path(source)
+    target = Path(target) if target else source.with_name(source.stem + KINDS[kind][0])
+    metadata = _metadata_of(source)
+    if source.suffix.lower() == ".png":
+        return _export_still(source, kind, target, keep)
+    if target.suffix.lower() != (ending := Path(f"x{KINDS[kind][0]}").suffix):
+        raise SettingsError("format", f"{target.name}: as {kind} its name must end in {ending}")
+    if kind == "mp4" and quality is None and source.suffix.lower() == ".mp4":
+        return copy_video(source, target, metadata, keep)
+    if kind == "last":
+        *_, last = frames_of_result(source)
+        return write_picture(target, np.asarray(last), metadata | {"export": "last frame"}, keep=keep)
+    if kind == "stages":
+        return write_stages(target, source, estimates or {}, metadata, keep=keep)
+    return _convert(source, target, metadata, keep=keep, quality=quality)
+
+
+def _metadata_of(source: Path) -> dict[str, Any]:
+    try:
+        return read_metadata(source)
+    except ValueError:
+        if not source.is_file():
+            raise
+        return {}  # it was made without: nothing to pass on
+
+
+def _export_still(source: Path, kind: str, target: Path, keep: str) -> Path:
+    if kind not in ("png", "last"):
+        raise SettingsError("format", f"{source.name} is one picture: it can be exported as PNG only")
+    with Image.open(source) as image:
+        frame = np.asarray(image.convert("RGB"))
+    return write_picture(target.with_suffix(".png"), frame, _metadata_of(source), keep=keep)
+
+
+def _convert(source: Path, target: Path, metadata: dict[str, Any], *, keep: str, quality: int | None) -> Path:
+    frames = frames_of_result(source)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{source.name} has no pictures in it")
+    options = {"quality": QUALITY if quality is None else quality, "keep": keep}
+    with open_writer(target, _fps(source, metadata), first.size, metadata, **options) as writer:
+        writer.write(np.asarray(first))
+        for picture in frames:
+            writer.write(np.asarray(picture))
+    return writer.path
+
+
+def copy_video(source: Path, target: Path, metadata: dict[str, Any], keep: str) -> Path:
+    """The same video without loss, with its settings inside, beside or nowhere."""
+    part, path = reserve(target)
+    try:
+        tag(source, part, metadata if keep == "embed" else None)
+        path = publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    if keep == "sidecar":
+        write_sidecar(path, metadata)
+    return path
+
+
+def frames_of_result(source: Path) -> Iterator[Image.Image]:
+    """The frames of a video, or the pictures of a zip that `PicturesWriter` wrote, as RGB. ValueError otherwise."""
+    if source.suffix.lower() != ".zip":
+        yield from read_frames(source)
+        return
+    try:
+        with ZipFile(source) as file:
+            for name in sorted(name for name in file.namelist() if name.endswith(".png")):
+                with Image.open(io.BytesIO(file.read(name))) as image:
+                    yield image.convert("RGB")
+    except (BadZipFile, OSError) as error:
+        raise ValueError(f"{source.name} is not a zip of pictures that this program can read: {error}") from error
+
+
+def _fps(source: Path, metadata: dict[str, Any]) -> float:
+    """Frames a second: as the settings say, for a GIF rounds it; else as the file says. ValueError without either."""
+    if fps := metadata.get("settings", {}).get("fps"):
+        return fps
+    found = re.search(r"([\d.]+) (?:fps|tbr)", probe(source))
+    if not found:
+        raise ValueError(f"{source.name} does not say how many frames a second it has")
+    return float(found[1])
+
+
+# --------------------------------------------------------------------------------------------- command line
+def add_arguments(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("file", type=Path, help="a result of this program, or another video")
+    add("--format", default="mp4", choices=list(KINDS), help="what it becomes (default: mp4)")
+    add("--quality", type=int, metavar="CRF", help="1 to 51: 17 looks like the original, more is smaller")
+    add("--metadata", default="embed", choices=KEEPS, help="where the settings go (default: into the file)")
+    add("--stages-from", type=Path, metavar="FOLDER", help="for stages: the folder of a result's units")
+    add("--output", type=Path, metavar="FILE", help="the new file (default: beside the result)")
+    sub.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the file; its path goes to stdout."""
+    estimates = load_estimates(args.stages_from) if args.stages_from else None
+    print(export(args.file, args.format, args.output, quality=args.quality, keep=args.metadata, estimates=estimates))
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------- writers
+def open_writer(path: str | Path, fps: float, size: tuple[int, int], metadata: dict | None = None, *,
+                quality: int = QUALITY, keep: str = "embed") -> "VideoWriter | PicturesWriter":
+    """A writer for frames by the name's ending: .mp4, .webm and .gif, or .zip for pictures. See `VideoWriter`."""
+    if Path(path).suffix.lower() == ".zip":
+        return PicturesWriter(path, fps, size, metadata, keep=keep)
+    return VideoWriter(path, fps, size, metadata, quality=quality, keep=keep)
+
+
+class PicturesWriter:
+    """A zip of PNGs, 0001.png and so on, as frames arrive; used as `VideoWriter` is. `settings.json` says the rest.
+
+    Raises ValueError for frames of another size, OSError when the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path, fps: float, size: tuple[int, int], metadata: dict | None = None, *,
+                 keep: str = "embed"):
+        self.wanted = self.path = Path(path)
+        self.fps, self.size, self.metadata, self.keep = fps, size, dict(metadata or {}), keep
+        self.frames, self.partial = 0, False
+
+    def __enter__(self) -> Self:
+        self._part, self.path = reserve(self.wanted)
+        self._file = ZipFile(self._part, "w", ZIP_STORED)  # PNG is compressed already
+        return self
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append frames: uint8 (f, h, w, 3), or one frame (h, w, 3)."""
+        for frame in frames[None] if frames.ndim == 3 else frames:
+            if frame.dtype != np.uint8 or frame.shape != (self.size[1], self.size[0], 3):
+                raise ValueError(f"a frame of {frame.dtype} {frame.shape}: uint8 of {self.size} is expected")
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, format="PNG")
+            self.frames += 1
+            self._file.writestr(f"{self.frames:04d}.png", buffer.getvalue())
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            if kind is None and self.frames:
+                if self.partial:
+                    self.path = self.wanted.with_name(f"{self.wanted.stem}-partial{self.wanted.suffix}")
+                    self.metadata["partial"] = True
+                if self.keep == "embed":
+                    self._file.writestr(MEMBER, json.dumps(self.metadata, indent=2, allow_nan=False))
+                self._file.close()
+                self.path = publish(self._part, self.path)
+                if self.keep == "sidecar":
+                    write_sidecar(self.path, self.metadata)
+        finally:
+            self._file.close()
+            self._part.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------------- stages
+def write_stages(target: Path, source: Path, estimates: dict[tuple[int, int], Image.Image],
+                 metadata: dict[str, Any], *, keep: str = "embed") -> Path:
+    """A clip that shows, side by side, the last clean estimate of each stage and the result, in step.
+
+    A unit is 8 frames and has one estimate a stage. Where a unit was given (a picture or a clip to begin with) its
+    stages show the result in their size. ValueError when there are no estimates at all.
+    """
+    if not estimates:
+        raise SettingsError("format", "what the stages looked like was not kept for this result: make it again with "
+                                      "previews switched on")
+    stages = max(stage for _, stage in estimates) + 1
+    sizes = {stage: picture.size for (_, stage), picture in estimates.items()}
+    writer = None
+    with ExitStack() as stack:
+        for index, frame in enumerate(frames_of_result(source)):
+            unit = -(-index // FRAMES_PER_UNIT)  # the first frame is unit 0, then 8 each
+            panels = [estimates.get((unit, stage)) or frame.resize(sizes.get(stage, frame.size), Image.Resampling.BOX)
+                      for stage in range(stages)]
+            picture = _side_by_side([*panels, frame], frame.size)
+            if writer is None:
+                writer = stack.enter_context(open_writer(
+                    target, _fps(source, metadata), picture.size, metadata | {"export": "stages"}, keep=keep))
+            writer.write(np.asarray(picture))
+    return writer.path
+
+
+def _side_by_side(panels: list[Image.Image], size: tuple[int, int]) -> Image.Image:
+    """The stages' pictures and the result in a row, all as large as each other, with their sizes in words."""
+    scale = min(max(PANEL, *size), MAX_PANEL) / max(size)
+    width, height = (round(side * scale / 2) * 2 for side in size)
+    gap = 8
+    whole = Image.new("RGB", (len(panels) * (width + gap) + gap, height + CAPTION + gap), GROUND)
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(15)
+    for number, panel in enumerate(panels):
+        left, last = gap + number * (width + gap), number == len(panels) - 1
+        large = panel.resize((width, height), Image.Resampling.LANCZOS)
+        whole.paste(large, (left, gap))
+        shown = [side >> max(len(panels) - 2 - number, 0) for side in size]  # pixels; the last stage has the result's
+        words = "Result" if last else f"Stage {number + 1}"
+        draw.text((left + 2, gap + height + 4), f"{words} · {shown[0]} × {shown[1]}", fill=INK, font=font)
+    return whole

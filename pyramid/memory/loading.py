@@ -1,0 +1,182 @@
+"""Components from files to where a plan wants them, one at a time, memory-mapped, straight into their dtype.
+
+    transformer, vae, text = load(checkpoint, plan)
+    pipe = PyramidFlowPipeline(transformer, vae, text, checkpoint=checkpoint)
+    place(pipe, plan)                     # and again with another plan, whenever memory turns out to be short
+
+Weights whose file has the dtype that is asked for are used as they lie in the file: their pages come when they are
+needed and the system may drop them again. Others are converted tensor by tensor. Text encoders are read when a
+prompt first needs them and go after it, so that the peak is that of the largest component.
+
+What diffusers, accelerate and bitsandbytes do is theirs; here is only what is called when.
+"""
+
+import functools
+import itertools
+import time
+from dataclasses import replace
+
+import torch
+from diffusers.hooks import apply_group_offloading
+
+from pyramid.models.flux import PyramidFluxTransformer
+from pyramid.models.mmdit import PyramidDiffusionMMDiT
+from pyramid.models.vae import CausalVideoVAE
+from pyramid.text.encoders import Part as Encoder
+from pyramid.text.encoders import TextEncoders, find_parts, load_encoder
+
+TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
+# Bytes a parameter; in bfloat16 stay: T5's embeddings and one layer in eight, 28 % of miniFLUX and 36 % of SD3 (norms).
+TEXT_BYTES = {"int8": 1.2, "nf4": 0.8}
+TRANSFORMER_BYTES = {"int8": 1.36, "nf4": 1.06, "fp8": 1.36}
+SKIP = ["proj_out", "x_embedder", "context_embedder", "time_text_embed", "norm_out", "norm1", "norm1_context", "norm",
+        "pos_embed"]                          # small, or what quantisation hurts most
+
+
+def load(checkpoint, plan):
+    """(transformer, vae, text or None) of a checkpoint, on the CPU, in the plan's dtypes. Raises ValueError."""
+    cls = TRANSFORMERS[checkpoint.transformer_class]
+    transformer = cls.from_pretrained(checkpoint.transformer, torch_dtype=getattr(torch, plan.transformer.dtype),
+                                      **_quantiser(plan.transformer))
+    vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=getattr(torch, plan.vae.dtype))
+    text = load_text(checkpoint.folder, plan.text) if checkpoint.has_text else None
+    return transformer.eval(), vae.eval(), text
+
+
+def load_text(folder, part) -> TextEncoders:
+    """The text encoders of a folder as a plan's `part` says; nothing is read before a prompt needs it."""
+    def read(encoder: Encoder):
+        here = replace(part, dtype=str(text.dtype).removeprefix("torch."))
+        if text.device != torch.device(part.device):   # moved since, as nothing else was left to give up
+            here = replace(here, device=str(text.device), offload="")
+        return _encoder(encoder, here, here.quantised if encoder.is_t5 else "")   # CLIP is small
+
+    text = TextEncoders(find_parts(folder), getattr(torch, part.dtype), part.device, load=read,
+                        keep={"leaf": False, "": True}.get(part.offload), precision=part.quantised)
+    return text
+
+
+def _encoder(encoder: Encoder, part, quantised: str):
+    """One text encoder, where it runs."""
+    dtype, device = getattr(torch, part.dtype), torch.device(part.device)
+    if quantised:
+        import transformers
+
+        config = transformers.BitsAndBytesConfig(**_bits(quantised, dtype))
+        where = {"device_map": {"": device}} if device.type != "cpu" else {}
+        return load_encoder(encoder, dtype, quantization_config=config, **where)
+    model = load_encoder(encoder, dtype)
+    if part.offload != "leaf":
+        return model.to(device)
+    # The order that a stream traces has to have every layer in it: T5's second name for its embedding never runs.
+    apply_group_offloading(model.encoder if encoder.is_t5 else model, onload_device=device,
+                           offload_device=torch.device("cpu"), offload_type="leaf_level",
+                           use_stream=device.type == "cuda", low_cpu_mem_usage=True)
+    return model
+
+
+def _bits(kind: str, dtype: torch.dtype) -> dict:
+    if kind == "int8":
+        return {"load_in_8bit": True}
+    return {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+
+
+def _quantiser(part) -> dict:
+    """Arguments of `from_pretrained` for bitsandbytes, which diffusers allows on a card only."""
+    if part.quantised not in ("int8", "nf4"):
+        return {}
+    if part.device == "cpu":
+        raise ValueError(f"{part.quantised} transformers need a CUDA card: diffusers refuses bitsandbytes without one")
+    import diffusers
+
+    bits = _bits(part.quantised, getattr(torch, part.dtype))
+    bits["llm_int8_skip_modules"] = SKIP   # which the 4 bit quantiser reads too
+    return {"quantization_config": diffusers.BitsAndBytesConfig(**bits), "device_map": {"": part.device}}
+
+
+def place(pipe, plan) -> None:
+    """Put the models of `pipe` where `plan` wants them, whatever was done before. Text encoders are left alone."""
+    lift(pipe)
+    if plan.tile:
+        pipe.vae.enable_tiling(plan.tile)
+    else:
+        pipe.vae.disable_tiling()
+    if plan.transformer.quantised == "fp8" and not is_cast(pipe.transformer):
+        pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, plan.transformer.dtype))
+    if plan.transformer.offload == "model":
+        pipe.enable_model_cpu_offload(device=plan.transformer.device)
+    else:
+        place_model(pipe.transformer, plan.transformer)
+        place_model(pipe.vae, plan.vae)
+    pipe.tile_first = plan.window == 0
+    pipe.plan = plan
+
+
+def is_cast(module) -> bool:
+    """Whether diffusers keeps the weights of this model in a narrower type than it computes in."""
+    registries = (getattr(part, "_diffusers_hook", None) for part in module.modules())
+    return any(registry is not None and registry.get_hook("layerwise_casting") for registry in registries)
+
+
+def lift(pipe) -> None:
+    """Take away all hooks that move weights. Where these are then is for `place` to say."""
+    pipe.remove_all_hooks()
+    pipe._all_hooks = []
+    for module in (pipe.transformer, pipe.vae):
+        for part in module.modules():
+            registry = getattr(part, "_diffusers_hook", None)
+            for name in ("lazy_prefetch_group_offloading", "layer_execution_tracker", "group_offloading"):
+                if registry is not None and registry.get_hook(name) is not None:
+                    registry.remove_hook(name, recurse=False)
+
+
+def place_model(module, part) -> None:
+    """Put one model, which no hook moves about, where a plan's `part` wants it."""
+    device = torch.device(part.device)
+    if part.quantised in ("int8", "nf4"):
+        return   # bitsandbytes has put it on its card
+    if part.offload not in ("block", "leaf"):
+        module.to(device)
+        return
+    module.to("cpu")
+    kind = {"offload_type": "leaf_level"} if part.offload == "leaf" else {
+        "offload_type": "block_level", "num_blocks_per_group": 1}
+    # A stream needs to know the order of the layers; the VAE's changes with what it is asked for.
+    stream = device.type == "cuda" and part.offload == "block"
+    module.enable_group_offload(onload_device=device, offload_device=torch.device("cpu"), use_stream=stream, **kind)
+    if stream:
+        fetch_ahead(module.blocks)
+
+
+def fetch_ahead(blocks) -> None:
+    """Let each group-offloaded block fetch the next one while it computes.
+
+    diffusers (0.42.1) finds the order out in the first call of the model's `forward`, which `prepare` and `denoise` go
+    past. Without an order, and with a stream, nothing would wait for weights that are still on their way.
+    """
+    hooks = [block._diffusers_hook.get_hook("group_offloading") for block in blocks]
+    for hook, following in itertools.pairwise(hooks):
+        hook.next_group = following.group
+        following.group.onload_self = False
+    if len(hooks) == 1:
+        hooks[0].group.non_blocking = False   # nobody fetches a next one, which is what waits for the first
+
+
+@functools.cache
+def matmul_rate(device: str, dtype: str) -> float:
+    """Floating point operations a second of a matrix product, the best of five, measured now.
+
+    A guess for a card that has no room for the measurement.
+    """
+    side = 1024 if device == "cpu" else 4096   # a card takes longer to be asked than for a small one
+    best = float("inf")
+    try:
+        x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
+        for _ in range(5):
+            began = time.perf_counter()
+            y = x @ x
+            float(y[0, 0])   # waits for a card
+            best = min(best, time.perf_counter() - began)
+    except torch.OutOfMemoryError:
+        return 2e13
+    return 2 * side**3 / best

@@ -1,0 +1,334 @@
+"""The plan that fits this machine, and a pipeline that follows the plan.
+
+    machine = Machine.here()                                 # `pyramid.memory.machine`: what is free
+    plan = make_plan(find("miniflux"), settings, machine)    # the fastest that fits, with its reasons
+    for plan in plans(checkpoint, settings, machine): ...    # all of them, fastest first, each with `fits`
+    pipe = generate.loaded.load_pipeline(checkpoint, plan)   # one floor up
+
+A plan says for each component where it lives, in which precision, how it comes and goes, how the VAE cuts frames,
+and what that needs at its peak, which is in the last unit. `python -m pyramid plan` prints them all.
+
+    max        everything stays on the card
+    balanced   the text encoders pass through the card layer by layer and go; the other models stay
+    low        one model at a time on the card; decoding after sampling, tile by tile
+    tiny       layers come to the card when their turn is
+    cpu        no card
+"""
+
+from dataclasses import dataclass, replace
+
+from pyramid.hub.checkpoints import Checkpoint
+from pyramid.memory.estimate import Shape, Size, component_sizes
+from pyramid.memory.machine import GIB, Machine, cpu_dtype, peak_bytes
+from pyramid.settings import Settings, SettingsError
+
+NAMES = ("max", "balanced", "low", "tiny", "cpu")
+BITSANDBYTES = ("int8", "nf4")
+# Measured on Linux x86-64, torch 2.13 for CPUs: the process with all its libraries, and what one run adds besides its
+# tensors; then the ratio of what the process grows to the bytes of tensors alive, as the C library hands out memory
+# and oneDNN keeps blocked copies.
+BASE_RAM = 555 * 2**20
+GROWTH = {"sampling": 1.3, "decoding": 1.8}
+FLOAT32_LEAST = 900e6       # measured: what decoding small frames in float32 takes, from 0.5 to 1.2 GB by chance
+CUDA_RAM = 2 * GIB          # not measured: the process with CUDA's libraries
+PINNED = 1.3                # not measured: weights that wait in pinned memory, which is handed out in powers of two
+CUDA_CONTEXT = 0.7 * GIB    # not measured: CUDA's own memory on a card, which no allocator counts
+FRAMES = 2.5                # measured: copies of all frames at once while tiles are joined
+SLACK = 1.1                 # fragments of the caching allocator
+RESERVE = 0.95              # of what is free: the rest is for others
+MATMUL_SHARE, CONV_SHARE = 0.55, 0.25   # of the rate of a large matrix product, reached in the models
+
+
+# -------------------------------------------------------------------------------------------------- the plans
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a component lives and how. offload: "" stays, "free" goes after use, "model" comes as a whole, "block"
+    or "leaf" comes layer by layer. quantised: "", "int8" or "nf4" (bitsandbytes), "fp8" (layerwise casting: stored in
+    8 bit, computed in `dtype`)."""
+
+    device: str
+    dtype: str
+    offload: str = ""
+    quantised: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Peaks in bytes, and seconds of the last unit with its decode. file: the part of `ram` that is mapped from files
+    and which the system may drop and read again."""
+
+    vram: int
+    ram: int
+    file: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a generation uses the machine. `window` 1: units are decoded as they come; 0: after sampling, all units of
+    one tile, then the next tile (with whole frames: one after another all the same)."""
+
+    name: str
+    text: Part
+    transformer: Part
+    vae: Part
+    tile: int | None = None
+    window: int = 1
+    estimate: Estimate | None = None
+    fits: bool = True
+    reasons: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()   # what was given up since, as memory ran out: `estimate` knows nothing of it
+
+    @property
+    def guard(self) -> bool:
+        """Whether each step has to be checked for overflow: float16, where nothing better is at hand."""
+        return self.transformer.dtype == "float16"
+
+
+def make_plan(
+    checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None, wanted: str = "auto", *,
+    resident: bool = False,
+) -> Plan:
+    """The fastest plan that fits, or the one called `wanted`, with the reasons for it.
+
+    `resident`: only plans whose transformer stays where it is, which processes that share it need.
+    Raises SettingsError for a name that does not exist or that this machine cannot follow.
+    """
+    everything = plans(checkpoint, settings, machine)
+    if resident:
+        everything = [plan for plan in everything if plan.name in ("max", "balanced", "cpu")]
+        everything = [plan for plan in everything if plan.name != "cpu" or len(everything) == 1]
+    if wanted == "auto":
+        chosen = next((plan for plan in everything if plan.fits), everything[-1])
+        passed = [f"{p.name} would need {_need(p)}" for p in everything[: everything.index(chosen)]]
+        why = "the fastest that fits" if chosen.fits else "nothing fits what is free: this needs least"
+        return replace(chosen, reasons=(why, *passed, *chosen.reasons))
+    chosen = next((plan for plan in everything if plan.name == wanted), None)
+    if chosen is None:
+        there = ", ".join(plan.name for plan in everything)
+        why = "needs a graphics card" if wanted in NAMES else "is no plan"
+        why = "moves weights that several processes share" if resident and wanted in NAMES else why
+        raise SettingsError("memory", f"memory = {wanted!r} {why}: choose auto or {there}")
+    return replace(chosen, reasons=("asked for", *chosen.reasons))
+
+
+def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None) -> list[Plan]:
+    """All plans for this machine, fastest first: of each name the variant with the largest tiles that fits.
+
+    Raises SettingsError for a precision that this machine is no place for.
+    """
+    machine = machine or Machine.here(settings.device)
+    card = machine.device != "cpu" and settings.device != "cpu"
+    check_precision(settings, machine if card else replace(machine, device="cpu"))
+    sizes, shape = component_sizes(checkpoint), Shape.of(checkpoint, settings)
+    # What bitsandbytes has put on a card stays there.
+    names = ("max", "balanced", "cpu") if settings.quantise in BITSANDBYTES else NAMES
+    found = []
+    for name in names if card else ("cpu",):
+        variants = [judge(plan, sizes, shape, settings, machine) for plan in _variants(name, settings, machine)]
+        variants = [plan for plan in variants if plan.tile is None or plan.tile < max(shape.width, shape.height)]
+        found.append(next((plan for plan in variants if plan.fits), variants[-1]))
+    return found
+
+
+def check_precision(settings: Settings, machine: Machine) -> None:
+    """Raises SettingsError where `machine` cannot compute or quantise in this way, or gains nothing by it."""
+    kind = settings.quantise
+    if settings.dtype == "float16" and machine.device == "cpu":
+        raise SettingsError("dtype", "dtype = 'float16' is for cards: a processor is slower in it and needs no less "
+                                     "memory, so use bfloat16")
+    if settings.dtype == "float16" and kind != "none":
+        raise SettingsError("dtype", f"dtype = 'float16' with quantise = {kind!r}: a step that overflows could not be "
+                                     "taken again in float32, so use auto, bfloat16 or float32")
+    if kind in BITSANDBYTES and not machine.quantises:
+        raise SettingsError("quantise", f"quantise = {kind!r} needs bitsandbytes, which is not installed: "
+                                        "pip install bitsandbytes, or choose fp8")
+    if kind != "none" and machine.device.startswith(("mps", "xpu")):
+        raise SettingsError("quantise", f"quantise = {kind!r} runs on CUDA cards and processors, not on "
+                                        f"{machine.device}: choose none, or --device cpu")
+
+
+def _variants(name: str, settings: Settings, machine: Machine):
+    """Plans of one name, the fastest first."""
+    dtype = settings.dtype
+    if dtype == "auto" or dtype == "float16" and name == "cpu":
+        dtype = _dtype(machine) if name != "cpu" or machine.device == "cpu" else str(cpu_dtype()).removeprefix("torch.")
+    kept_whole = name != "tiny" and settings.quantise == "none"
+    if settings.dtype == "auto" and dtype == "float16" and not kept_whole:
+        dtype = "float32"   # a step that overflows could not be taken again in it
+    # T5 overflows in float16; one prompt in a bfloat16 that a card does not have at full speed costs little.
+    emulated = machine.capability is not None and machine.capability >= (7, 5)
+    text_dtype = ("bfloat16" if emulated else "float32") if dtype == "float16" else dtype
+    there = "cpu" if name == "cpu" else machine.device
+    offload = {"max": ("", "", ""), "balanced": ("leaf", "", ""), "low": ("leaf", "model", "model"),
+               "tiny": ("leaf", "block", "leaf"), "cpu": ("free", "", "")}[name]
+    bits = settings.quantise if settings.quantise in BITSANDBYTES else ""
+    stored = "fp8" if settings.quantise == "fp8" else "" if name == "cpu" else bits
+    whole = "" if offload[0] == "leaf" else bits   # what comes layer by layer is as it lies in its file
+    plan = Plan(name, Part(there, text_dtype, offload[0], whole),
+                Part(there, dtype, offload[1], stored),
+                Part(there, "float32" if dtype == "float16" else dtype, offload[2]))
+    windows = {"max": (1,), "balanced": (1, 0), "cpu": (1, 0)}.get(name, (0,))
+    for window in windows:
+        for tile in (None,) if name == "max" else (None, 512, 256, 128):
+            yield replace(plan, tile=tile, window=window)
+    if name == "cpu" and machine.quantises and not bits:   # when main memory is short of T5 as it is
+        for kind in BITSANDBYTES:
+            yield replace(plan, text=replace(plan.text, quantised=kind), tile=128, window=0)
+
+
+def _dtype(machine: Machine) -> str:
+    """bfloat16 where the device has it; on older CUDA cards float16, guarded; else float32."""
+    if machine.bfloat16:
+        return "bfloat16"
+    return "float16" if machine.capability else "float32"
+
+
+def judge(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings, machine: Machine) -> Plan:
+    """`plan` with its estimate, whether it fits, and reasons where it does not."""
+    card = plan.transformer.device != "cpu"
+    vram, (ram_needed, file) = (_vram(plan, sizes, shape) if card else 0), _ram(plan, sizes, shape)
+    estimate = Estimate(vram, ram_needed, file, _seconds(plan, sizes, shape, settings))
+    reasons = []
+    if vram > machine.free_vram * RESERVE:
+        reasons.append(f"{_gb(vram)} of graphics memory for {_gb(machine.free_vram)} free")
+    # Pages of mapped files are given up and read again when memory is short: slow, not fatal.
+    if ram_needed - file > machine.free_ram * RESERVE:
+        reasons.append(f"{_gb(ram_needed)} of main memory for {_gb(machine.free_ram)} free")
+    if plan.guard:
+        why = "this card has no bfloat16: " if machine.capability and not machine.bfloat16 else ""
+        reasons.append(f"{why}float16, every step checked for overflow")
+    if settings.quantise in BITSANDBYTES and not card:
+        reasons.append("bitsandbytes quantises the transformer on CUDA cards only")
+    over = vram > machine.free_vram * RESERVE or ram_needed - file > machine.free_ram * RESERVE
+    return replace(plan, estimate=estimate, fits=not over, reasons=tuple(reasons))
+
+
+def _item(part: Part) -> int:
+    return 4 if part.dtype == "float32" else 2
+
+
+def _text_bytes(plan: Plan, sizes: dict[str, Size]) -> int:
+    from pyramid.memory.loading import TEXT_BYTES
+
+    each = TEXT_BYTES.get(plan.text.quantised, _item(plan.text))
+    return sum(int(size.parameters * each) for name, size in sizes.items() if name.startswith("text_encoder"))
+
+
+def _weights(size: Size, part: Part) -> int:
+    """Bytes of the transformer or the VAE."""
+    from pyramid.memory.loading import TRANSFORMER_BYTES
+
+    return size.bytes_in(TRANSFORMER_BYTES.get(part.quantised, _item(part)))
+
+
+def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
+    """Peak on the card. Not measured where this was written: the weights and tensors are counted, the rest assumed."""
+    text = _text_bytes(plan, sizes)
+    transformer, vae = _weights(sizes["transformer"], plan.transformer), _weights(sizes["vae"], plan.vae)
+    sampling = shape.sampling(_item(plan.transformer), cpu=False)
+    decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window)
+    if plan.window and shape.units > 1:
+        sampling += shape.kept(_item(plan.vae), plan.tile)
+    if plan.transformer.offload == "block":    # the block at work and the one on its way, and a text layer
+        peak = max(2 * transformer // shape.layers + sampling, vae // 8 + decoding, text // 24)
+    elif plan.transformer.offload == "model":
+        peak = max(transformer + sampling, vae + decoding, text // 24)
+    elif plan.text.offload:
+        peak = transformer + vae + max(sampling, decoding, text // 24)
+    else:
+        peak = transformer + vae + text + max(sampling, decoding)
+    return int(peak * SLACK + CUDA_CONTEXT)
+
+
+def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
+    """Peak of the process, and how much of it is files' pages."""
+    def mapped(size: Size, part: Part) -> bool:  # used as it lies in the file, or read into memory of its own
+        return size.itemsize == _item(part) and not part.quantised
+
+    def weights(name: str, part: Part) -> int:
+        return _weights(sizes[name], part)
+
+    text = _text_bytes(plan, sizes)
+    text_file = text * all(mapped(s, plan.text) for n, s in sizes.items() if n.startswith("text_encoder"))
+    if plan.transformer.device != "cpu":   # one component passes through at a time; what is offloaded waits here
+        parts = {"transformer": plan.transformer, "vae": plan.vae}
+        waiting = sum(weights(name, part) * (PINNED if part.offload == "block" else 1)
+                      for name, part in parts.items() if part.offload)
+        frames = _frames(plan, shape) if plan.window == 0 else 0
+        return int(CUDA_RAM + max(text + waiting, *(weights(n, p) for n, p in parts.items())) + frames), text_file
+    models = [(weights(n, p), mapped(sizes[n], p)) for n, p in (("transformer", plan.transformer), ("vae", plan.vae))]
+    both, file = sum(size for size, _ in models), sum(size for size, is_file in models if is_file)
+    sampling = shape.sampling(_item(plan.transformer), cpu=True) * GROWTH["sampling"]
+    decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window) * GROWTH["decoding"]
+    if plan.vae.dtype == "float32":
+        decoding = max(decoding, FLOAT32_LEAST)
+    if plan.window == 0:
+        decoding += _frames(plan, shape)
+    # Weights in files are not read before they are used: what is not converted costs nothing while texts are read.
+    reading, working = text + both - file, both + max(sampling, decoding)
+    return (int(BASE_RAM + reading), text_file) if reading > working else (int(BASE_RAM + working), file)
+
+
+def _frames(plan: Plan, shape: Shape) -> int:
+    """All frames, which wait in main memory: with tiles, those of all tiles and what they are joined to."""
+    return int((FRAMES if plan.tile else 1) * 3 * _item(plan.vae) * shape.width * shape.height * 8 * shape.units)
+
+
+def _seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings) -> float:
+    """Of the last unit: its arithmetic at this machine's measured rate, and what has to come over the bus."""
+    from pyramid.memory.loading import matmul_rate
+
+    steps = settings.video_num_inference_steps if shape.units > 1 else settings.num_inference_steps
+    forwards, decode = shape.flops()
+    rate = matmul_rate(plan.transformer.device, plan.transformer.dtype)
+    overlap = sum(w * h for w, h in _tiles(plan, shape)) * 64 / (shape.width * shape.height)
+    seconds = sum(n * flops for n, flops in zip(steps, forwards, strict=True)) / (rate * MATMUL_SHARE)
+    seconds += decode * overlap / (rate * CONV_SHARE)
+    if plan.transformer.offload == "block":
+        seconds += sum(steps) * sizes["transformer"].bytes_in(2) / 12e9   # of a bus that was not measured
+    return seconds
+
+
+def _tiles(plan: Plan, shape: Shape) -> list[tuple[int, int]]:
+    from pyramid.memory.estimate import tile_sizes
+
+    return tile_sizes(shape.width, shape.height, plan.tile)
+
+
+# ------------------------------------------------------------------------------------------------ showing, doing
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _need(plan: Plan) -> str:
+    e = plan.estimate
+    return " and ".join([f"{_gb(e.vram)} of graphics memory"] * (e.vram > 0) + [f"{_gb(e.ram)} of main memory"])
+
+
+def describe(plan: Plan) -> str:
+    """One line for people: name, precision, what it needs, why."""
+    parts = ("T5", plan.text), ("the transformer", plan.transformer)
+    bits = "".join(f", {name} in {part.quantised}" for name, part in parts if part.quantised)
+    return (f"plan {plan.name}, {plan.transformer.dtype} on {plan.transformer.device}{bits}: about {_need(plan)} "
+            f"({'; '.join(plan.reasons) or 'fits'}){_since(plan)}")
+
+
+def _since(plan: Plan) -> str:
+    return f"; memory ran out since: {', '.join(plan.changes)}" if plan.changes else ""
+
+
+def compare(plan: Plan) -> str:
+    """After a run, for people: the peaks measured in this process beside those estimated."""
+    e = plan.estimate
+    measured = [f"{_gb(peak_bytes())} of main memory ({_gb(e.ram)} estimated)"]
+    if e.vram:
+        import torch
+
+        most = torch.cuda.max_memory_reserved(plan.transformer.device)
+        measured.insert(0, f"{_gb(most)} on the card ({_gb(e.vram)} estimated)")
+    return "peak: " + ", ".join(measured) + _since(plan)

@@ -1,0 +1,367 @@
+"""Prompts to embeddings: T5's states and CLIP's pooled vector, cached on disk by content.
+
+    text = TextEncoders.from_folder("assets/embedded")           # reads no weights yet
+    embeds = text.encode(["a red ball moves to the right"])      # PromptEmbeds, on the CPU
+    text.free()
+
+The transformer reads T5's last hidden states (128 tokens, padded, with their mask) and one pooled vector:
+CLIP-L's pooler output in the miniFLUX family, the projected embeddings of CLIP-L and CLIP-G side by side in
+the SD3 family. Which it is follows from the folders' configurations.
+
+The cache: T5-XXL is more than twice as large as the transformer it serves, and its answer to a text never
+changes. So each text's embeddings go to a file named by a hash of the text, the encoders, the length and the
+dtype; a prompt that was used before loads no encoder at all. `PYRAMID_CACHE` overrides the folder.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pyramid.hub.checkpoints import CheckpointError, fingerprint
+
+T5_TOKENS = 128
+CACHE_VERSION = 1
+CACHED_PROMPTS = 1000          # about 1 MB each with T5-XXL; the oldest go first
+KEEP_BELOW = 2 * 2**30         # bytes of weights: smaller encoders stay in memory, larger ones leave
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PromptEmbeds:
+    """What the transformer reads of b prompts, on the CPU, embeddings in the encoders' dtype."""
+
+    prompt_embeds: Tensor                          # b 128 d
+    attention_mask: Tensor                         # b 128, int64: 1 for tokens, 0 for padding
+    pooled: Tensor                                 # b p
+    cut: dict[str, str] = field(default_factory=dict)   # encoder -> the text that it did not read
+
+    @property
+    def notice(self) -> str:
+        """A sentence for the user about what was cut; empty when nothing was."""
+        parts = [f"{encoder} did not read: {text!r}" for encoder, text in self.cut.items()]
+        return f"The prompt is too long, its end was cut. {'; '.join(parts)}" if parts else ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One text encoder of a checkpoint: its folder, its tokenizer's folder, its class in transformers."""
+
+    label: str           # "T5", "CLIP", "CLIP 2": for messages
+    encoder: Path
+    tokenizer: Path
+    class_name: str
+
+    @property
+    def is_t5(self) -> bool:
+        return self.class_name == "T5EncoderModel"
+
+    @property
+    def weights(self) -> list[Path]:
+        return sorted([*self.encoder.glob("*.safetensors"), *self.encoder.glob("*.bin")])
+
+
+def find_parts(folder: Path) -> list[Part]:
+    """The text encoders in a checkpoint's folder, in order. ValueError unless they are a T5 and CLIPs."""
+    parts: list[Part] = []
+    for ending in ("", "_2", "_3"):
+        config = folder / f"text_encoder{ending}" / "config.json"
+        if not config.is_file():
+            continue
+        named = (json.loads(config.read_text(encoding="utf-8")).get("architectures") or ["?"])[0]
+        class_name = "T5EncoderModel" if named.startswith("T5") else named
+        if class_name not in ("T5EncoderModel", "CLIPTextModel", "CLIPTextModelWithProjection"):
+            raise ValueError(f"{config} describes a {named}; T5EncoderModel or CLIPTextModel is expected")
+        clips = sum(not part.is_t5 for part in parts)
+        label = "T5" if class_name.startswith("T5") else f"CLIP {clips + 1}" if clips else "CLIP"
+        parts.append(Part(label, config.parent, folder / f"tokenizer{ending}", class_name))
+    if sum(part.is_t5 for part in parts) != 1 or len(parts) < 2:
+        found = ", ".join(part.label for part in parts) or "none"
+        raise ValueError(f"{folder} should have the text encoders CLIP and T5, found: {found}")
+    return parts
+
+
+class TextEncoders:
+    """The text encoders of a checkpoint, loaded when a prompt is not in the cache.
+
+    `keep=True` leaves them in memory between calls, `False` lets them go after each, None keeps small ones:
+    so prompt and negative prompt are best encoded in one call.
+    `load(part)` returns an encoder where it is to run, in place of `load_encoder`; `precision` then names what it did
+    to the weights, so that embeddings made otherwise are not taken from the cache.
+    `cache=None` is `cache_folder()`. May be used from several threads.
+    """
+
+    def __init__(self, parts: list[Part], dtype: torch.dtype = torch.float32,
+                 device: str | torch.device = "cpu", *, cache: Path | None = None, keep: bool | None = None,
+                 load: Callable[[Part], torch.nn.Module] | None = None, precision: str = ""):
+        self.parts, self.dtype, self.device = parts, dtype, torch.device(device)
+        self.cache = cache or cache_folder() / "prompts"
+        self.keep = keep
+        self.load, self.precision = load, precision
+        self._models: dict[str, torch.nn.Module] = {}
+        self._tokenizers: dict[str, object] = {}
+        self._lock = threading.RLock()
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, dtype: torch.dtype = torch.float32,
+                    device: str | torch.device = "cpu", **options) -> "TextEncoders":
+        """The encoders in a checkpoint's folder. ValueError when they are not those of either family."""
+        return cls(find_parts(Path(folder)), dtype, device, **options)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Labels of the encoders whose weights are in memory."""
+        return tuple(self._models)
+
+    def to(self, device: str | torch.device) -> "TextEncoders":
+        """Where the encoders run from now on. What is loaded moves."""
+        with self._lock:
+            if self.device == torch.device(device):   # what is offloaded or quantised must not be moved
+                return self
+            self.device = torch.device(device)
+            for model in self._models.values():
+                model.to(self.device)
+        return self
+
+    def free(self) -> None:
+        """Lets all weights go; the next prompt that is not in the cache loads them again."""
+        with self._lock:
+            self._models.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def encode(self, prompts: str | list[str], max_sequence_length: int = T5_TOKENS) -> PromptEmbeds:
+        """The embeddings of one prompt or several, T5's padded to `max_sequence_length` tokens.
+
+        What exceeds that, or CLIP's 77 tokens, is cut, and told in `cut`.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        if not prompts:
+            raise ValueError("prompts is empty: give at least one text, which may be empty itself")
+        with self._lock:
+            encoded = {prompt: self._cached(prompt, max_sequence_length) for prompt in dict.fromkeys(prompts)}
+            if self._models and not (self._size < KEEP_BELOW if self.keep is None else self.keep):
+                self.free()
+        rows = [encoded[prompt] for prompt in prompts]
+        cuts: dict[str, list[str]] = {}
+        for row in encoded.values():
+            for label, text in row.cut.items():
+                cuts.setdefault(label, []).append(text)
+        return PromptEmbeds(
+            torch.cat([row.prompt_embeds for row in rows]),      # b 128 d
+            torch.cat([row.attention_mask for row in rows]),     # b 128
+            torch.cat([row.pooled for row in rows]),             # b p
+            {label: " | ".join(texts) for label, texts in cuts.items()},
+        )
+
+    def count_tokens(self, prompt: str) -> dict[str, int]:
+        """Tokens of a prompt by encoder, special ones included; loads tokenizers only."""
+        with self._lock:
+            tokenizers = {part.label: self._tokenizer(part) for part in self.parts}
+        return {label: len(tokens(prompt, verbose=False).input_ids) for label, tokens in tokenizers.items()}
+
+    def measure(self, prompt: str) -> dict[str, tuple[int, int, str]]:
+        """{encoder: (tokens, the most that it reads, the end that it does not read)}; loads tokenizers only."""
+        counts, measured = self.count_tokens(prompt), {}
+        for part in self.parts:
+            tokenizer, limit = self._tokenizer(part), T5_TOKENS
+            if not part.is_t5:
+                config = json.loads((part.encoder / "config.json").read_text(encoding="utf-8"))
+                limit = min(tokenizer.model_max_length, config["max_position_embeddings"])
+            measured[part.label] = counts[part.label], limit, cut_text(tokenizer, prompt, limit)
+        return measured
+
+    def save(self, folder: str | Path) -> None:
+        """Copies the encoders and tokenizers into a checkpoint's folder."""
+        for source in [path for part in self.parts for path in (part.encoder, part.tokenizer)]:
+            if source.resolve() != Path(folder, source.name).resolve():
+                shutil.copytree(source, Path(folder, source.name), dirs_exist_ok=True)
+
+    def _cached(self, prompt: str, length: int) -> PromptEmbeds:
+        path = self.cache / f"{self._key(prompt, length)}.safetensors"
+        found = read_embeds(path)
+        if found is None:
+            found = self._encode(prompt, length)
+            write_embeds(path, found)
+        return found
+
+    def _key(self, prompt: str, length: int) -> str:
+        told = [CACHE_VERSION, prompt, self.identity, length, str(self.dtype), *[self.precision] * bool(self.precision)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash that is the same for the same encoders and tokenizers, wherever they lie."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            digest.update(f"{part.label} {part.class_name} {part.encoder.name}".encode())
+            tokenizer = [path for path in sorted(part.tokenizer.glob("*")) if path.is_file()]
+            for path in [part.encoder / "config.json", *part.weights, *tokenizer]:
+                digest.update(fingerprint(path).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _size(self) -> int:
+        return sum(path.stat().st_size for part in self.parts for path in part.weights)
+
+    @torch.no_grad()
+    def _encode(self, prompt: str, length: int) -> PromptEmbeds:
+        """Runs all encoders on one prompt."""
+        pooled, cut = [], {}
+        for part in self.parts:
+            tokenizer, model = self._tokenizer(part), self._model(part)
+            limit = length
+            if not part.is_t5:
+                limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+            tokens = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True,
+                               return_tensors="pt")
+            rest = cut_text(tokenizer, prompt, limit)
+            if rest:
+                cut[part.label] = rest
+            ids = tokens.input_ids.to(self.device)
+            if part.is_t5:
+                mask = tokens.attention_mask
+                states = model(ids, attention_mask=mask.to(self.device)).last_hidden_state
+            elif part.class_name == "CLIPTextModel":
+                pooled.append(model(ids).pooler_output)
+            else:
+                pooled.append(model(ids).text_embeds)
+        return PromptEmbeds(states.cpu(), mask, torch.cat(pooled, dim=-1).cpu(), cut)
+
+    def _tokenizer(self, part: Part):
+        if part.label not in self._tokenizers:
+            from transformers import AutoTokenizer
+
+            with usable(part.tokenizer):
+                loaded = AutoTokenizer.from_pretrained(part.tokenizer, local_files_only=True)
+            self._tokenizers[part.label] = loaded
+        return self._tokenizers[part.label]
+
+    def _model(self, part: Part) -> torch.nn.Module:
+        """The encoder, loaded if need be: memory-mapped, and from .bin files as tensors only."""
+        if part.label not in self._models:
+            load = self.load or (lambda part: load_encoder(part, self.dtype).to(self.device))
+            self._models[part.label] = load(part)
+        return self._models[part.label]
+
+
+def load_encoder(part: Part, dtype: torch.dtype, **options) -> torch.nn.Module:
+    """One encoder from its folder; `options` go to transformers. CheckpointError when its files do not fit."""
+    import transformers
+
+    with quiet_loading(), usable(part.encoder):
+        model, info = getattr(transformers, part.class_name).from_pretrained(
+            part.encoder, dtype=dtype, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
+            **options)
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:5])
+        raise CheckpointError(f"{part.encoder} lacks weights of its {part.class_name}: {missing}; download it again")
+    if other := sorted((name, *map(tuple, shapes)) for name, *shapes in info["mismatched_keys"]):
+        name, found, wanted = other[0]
+        raise CheckpointError(f"{part.encoder}: {len(other)} weights have another shape than its config.json says, "
+                              f"{name} has {found} in place of {wanted}; download it again")
+    return model.eval()
+
+
+@contextmanager
+def usable(folder: Path):
+    """Whatever a loader of transformers raises about its files becomes a CheckpointError that names their folder."""
+    try:
+        yield
+    except Exception as error:
+        words = " ".join(str(error).split())
+        short_of_memory = isinstance(error, MemoryError) or any(w in words.lower() for w in ("memory", "alloc"))
+        if isinstance(error, OSError) or short_of_memory:   # told elsewhere
+            raise
+        raise CheckpointError(f"{folder} cannot be loaded ({type(error).__name__}: {words}): its files are damaged, or "
+                              "do not belong together; download it again") from error
+
+
+def cut_text(tokenizer, prompt: str, limit: int) -> str:
+    """The end of a prompt beyond `limit` tokens, special ones included; empty when all fits."""
+    room = limit - len(tokenizer("").input_ids)
+    tokens = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = tokens.offset_mapping
+    return prompt[spans[room][0]:].strip() if len(spans) > room else ""
+
+
+@contextmanager
+def quiet_loading():
+    """Without transformers' progress bars, which only flicker, and its reports: the caller tells what is wrong."""
+    from transformers.utils import logging as transformers_logging
+
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+# ------------------------------------------------------------------------------------------------------ cache
+
+
+def cache_folder() -> Path:
+    """Where this program may keep what it can make again: `PYRAMID_CACHE`, or the platform's usual folder."""
+    if own := os.environ.get("PYRAMID_CACHE"):
+        return Path(own).expanduser()
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "pyramid-flow" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "pyramid-flow"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "pyramid-flow"
+
+
+def read_embeds(path: Path) -> PromptEmbeds | None:
+    """Embeddings from the cache; None when they are not there or the file is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            cut = json.loads(file.metadata()["cut"])
+            return PromptEmbeds(*(file.get_tensor(name) for name in ("embeds", "mask", "pooled")), cut)
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        log.warning("the cached embeddings %s cannot be read and are made again: %s", path, error)
+        return None
+
+
+def write_embeds(path: Path, embeds: PromptEmbeds) -> None:
+    """Puts embeddings into the cache, whole or not at all, and drops the oldest when there are too many.
+
+    A cache that cannot be written is no error: the embeddings are there, they will only be made again.
+    """
+    tensors = {"embeds": embeds.prompt_embeds, "mask": embeds.attention_mask, "pooled": embeds.pooled}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        os.close(handle)
+        try:
+            save_file(tensors, draft, {"cut": json.dumps(embeds.cut)})
+            os.replace(draft, path)
+        finally:
+            Path(draft).unlink(missing_ok=True)
+        kept = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
+        for old in kept[:-CACHED_PROMPTS]:
+            old.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        log.warning("the embeddings cannot be kept in %s: %s", path.parent, error)

@@ -1,0 +1,101 @@
+"""The program itself: it starts, serves, ends and starts again. What the page does is in test_page.py."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio_client import Client
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@contextmanager
+def program(folder: Path, *arguments: str, **environment: str):
+    """app.py at work: (process, address of the page, the lines that it printed until it was there)."""
+    command = [sys.executable, "-u", str(ROOT / "app.py"), "--output-dir", str(folder / "outputs"), *arguments]
+    values = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": values, "cwd": folder}
+    with subprocess.Popen(command, **options) as process:
+        try:
+            printed = []
+            for line in process.stdout:
+                printed.append(line)
+                if found := re.search(r"The page is at (\S+)", line):
+                    yield process, found[1], printed
+                    break
+            else:
+                pytest.fail("app.py ended without serving a page: " + "".join(printed))
+        finally:
+            process.kill()
+
+
+def end(process: subprocess.Popen) -> str:
+    """End it as a system does; the rest of what it printed."""
+    process.send_signal(signal.SIGTERM)
+    rest = process.stdout.read()
+    assert process.wait(120) in (0, 130)
+    return rest
+
+
+def test_the_page_is_built_without_waiting_for_torch():
+    code = """
+import sys, tempfile, threading, app
+from pyramid.ui import page
+options = app.parse(["--output-dir", tempfile.mkdtemp()])
+made = app.make_app(options, True, threading.Event())
+page.build(made)
+print("torch" in sys.modules or "moviepy" in sys.modules)
+made.worker.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["False"], done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows knows no SIGTERM")
+def test_what_runs_is_marked_as_interrupted_and_the_queue_survives(tiny_checkpoint, tmp_path):
+    slow = {"num_inference_steps": [200] * 3, "video_num_inference_steps": [200] * 3}
+    with program(tmp_path, "--model", str(tiny_checkpoint)) as (process, address, _):
+        assert httpx.get(address).status_code == 200
+        client = Client(address, verbose=False, download_files=False)
+        named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+        assert set(named) == {"/generate", "/status", "/stop", "/history", "/presets", "/models"}, "and no event's"
+        first, second = (client.predict(name, settings=slow, api_name="/generate") for name in ("first", "second"))
+        while not client.predict(first["id"], api_name="/status").get("progress"):
+            pass
+        assert "Traceback" not in end(process)
+    with program(tmp_path, "--model", str(tiny_checkpoint)) as (process, address, _):
+        client = Client(address, verbose=False, download_files=False)
+        assert client.predict(first["id"], api_name="/status")["state"] == "interrupted"
+        state = client.predict(second["id"], api_name="/status")["state"]
+        assert state in ("queued", "running")
+        client.predict(second["id"], api_name="/stop")
+        end(process)
+
+
+def test_a_port_that_is_taken_is_told(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, str(ROOT / "app.py"), "--port", port, "--output-dir", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: port {port} cannot be had") and "--port" in last and "GRADIO" not in done.stderr
+
+
+def test_a_share_link_that_fails_is_a_notice_and_the_page_is_there(tiny_checkpoint, tmp_path):
+    nowhere = {"GRADIO_SHARE_SERVER_ADDRESS": "127.0.0.1:9", "HF_HOME": str(tmp_path), "HTTPS_PROXY": "127.0.0.1:9"}
+    flags = ["--share", "--public", "--model", str(tiny_checkpoint)]
+    with program(tmp_path, *flags, **nowhere) as (process, address, _):
+        assert "note: there is no public link" in process.stdout.readline()
+        config = httpx.get(address + "config").json()
+        assert config["max_file_size"] == 50_000_000
+        assert str(tmp_path) not in json.dumps(config)
+        end(process)

@@ -1,0 +1,169 @@
+"""What the form's values become: settings, or a sentence that names the field. The page itself is in test_page.py."""
+
+import threading
+from dataclasses import replace
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from pyramid.jobs.queue import JobStore, Limits
+from pyramid.jobs.record import FORMATS
+from pyramid.jobs.worker import Worker
+from pyramid.presets import load_preset
+from pyramid.settings import Settings, SettingsError
+from pyramid.ui import App, form, page, presets
+from pyramid.ui.sight import build_sight, wire_sight
+
+
+@pytest.fixture(scope="module")
+def app(tiny_checkpoint, tmp_path_factory):
+    """A store and a worker that loads nothing, with a visitor's limits."""
+    store = JobStore(tmp_path_factory.mktemp("outputs"), Limits(max_pixels=128 * 128, max_steps=50))
+    worker = Worker(store, model=str(tiny_checkpoint), begin=threading.Event())
+    yield App(store, worker, store.folder, store.limits)
+    worker.close()
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def left(app):
+    """The form with all around it, not served."""
+    with gr.Blocks(analytics_enabled=False):
+        return page.build_left(app)
+
+
+def values(left, **changes) -> list:
+    """What the fields hold when the page opens, and what was changed of it; Number and Slider as Gradio reads them."""
+    held = {name: part.value for name, part in left.form.fields.items()} | {"prompt": ""} | changes
+    assert held.keys() == left.form.fields.keys()
+    kinds = gr.Number, gr.Slider
+    return [part.preprocess(held[name]) if isinstance(part, kinds) else held[name]
+            for name, part in left.form.fields.items()]  # fmt: skip
+
+
+def handler(blocks: gr.Blocks, name: str):
+    """The function of that name behind an event of `blocks`."""
+    return next(at.fn for at in blocks.fns.values() if getattr(at.fn, "__name__", "") == name)
+
+
+# ------------------------------------------------------------------------------------------------------- the verdict
+
+
+@pytest.mark.parametrize("prompt", ["", "a red ball", "ball " * 1000])
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"size": form.OTHER, "width": 100}, "width = 100"),
+    ({"size": form.OTHER, "height": 0}, "height = 0"),
+    ({"size": form.OTHER, "width": None}, "width is empty"),
+    ({"first0": 500}, "num_inference_steps = 500"),
+    ({"first0": 10**12, "rest0": 10**12}, "num_inference_steps = 1000000000000"),
+    ({"rest1": 2.5}, "video_num_inference_steps = 2.5: a whole number"),
+    ({"first1": float("inf")}, "num_inference_steps = inf: a whole number"),
+    ({"fps": 0}, "fps = 0"),
+    ({"fps": -8}, "fps = -8"),
+    ({"fps": None}, "fps is empty"),
+    ({"seconds": None}, "seconds is empty"),
+    ({"seconds": 10**6}, "seconds = 1e+06: at most"),
+    ({"guidance": 99}, "guidance_scale = 99"),
+])  # fmt: skip
+def test_what_is_wrong_is_said_with_and_without_a_prompt(left, changes, words, prompt):
+    shown, verdict = left.look.judge(*values(left, prompt=prompt, **changes))
+    assert 'class="problem"' in verdict
+    if len(prompt) < 2000:
+        assert words in verdict
+    assert shown is None or "guidance" in changes  # what cannot be made is not drawn either
+    assert len(left.look(*values(left, prompt=prompt, **changes))) == len(left.look.outputs)
+
+
+def test_a_blank_prompt_alone_is_no_problem(left):
+    settings, verdict = left.look.judge(*values(left))
+    assert settings is not None and 'class="ready"' in verdict
+    assert "at most 50 steps" in left.look.judge(*values(left, first0=60))[1]  # a visitor's limit
+
+
+# -------------------------------------------------------------------------------------------------------- the sight
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"width": 9000, "height": 9000}, "width = 9000 is outside"),
+    ({"width": 1024, "height": 1024}, "at most 16,384 are allowed"),
+    ({"width": None}, "width is empty"),
+    ({"width": 0}, "width = 0"),
+    ({"mode": "video", "fps": None}, "fps is empty"),
+    ({"mode": "video", "fps": 0}, "fps = 0"),
+])  # fmt: skip
+def test_a_picture_is_not_brought_to_a_size_that_cannot_be_made(left, tmp_path, changes, words, monkeypatch):
+    Image.new("RGB", (80, 60), "teal").save(path := tmp_path / "sea.png")
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        at = page.build_left(left.app)
+        wire_sight(at.form, build_sight())
+    look = handler(blocks, "look")
+    asked = {"mode": "image", "picture": str(path), "clip": str(path), "fit": "crop", "size": form.OTHER,
+             "width": 64, "height": 64, "stages": 3, "fps": 8}  # fmt: skip
+    assert "64 × 64 px" in look(*asked.values()) and "16 × 48 px" in look(*(asked | {
+        "width": 16, "height": 48, "stages": 1, "fps": None}).values())  # fmt: skip
+    monkeypatch.setattr("pyramid.ui.sight.read_picture", lambda *_: pytest.fail("it was read"))
+    said = look(*(asked | changes).values())
+    assert 'class="problem"' in said and words in said
+
+
+# -------------------------------------------------------------------------------------------------------- the fields
+
+
+def test_the_forms_formats_are_those_of_a_result():
+    assert tuple(form.FORMATS) == FORMATS
+
+
+def test_a_format_or_a_number_of_videos_that_is_no_whole_number_is_told(left):
+    extras = [part.value for part in left.form.extras]
+    assert left.form.output(*extras)[1] == 1
+    at = list(left.form.extra).index("count")
+    with pytest.raises(SettingsError, match=r"number of seeds = 2\.5"):
+        left.form.output(*extras[:at], left.form.extra["count"].preprocess(2.5), *extras[at + 1 :])
+
+
+def test_settings_with_unequal_steps_do_not_fill_the_form(left):
+    with pytest.raises(gr.Error, match="num_inference_steps has 3 numbers .* video_num_inference_steps 2"):
+        left.form.fill(Settings(prompt="x", video_num_inference_steps=(1, 1)))
+    with pytest.raises(gr.Error, match="fps is 0"):
+        left.form.fill(Settings(prompt="x", fps=0))
+
+
+# ------------------------------------------------------------------------------------------------------- the presets
+
+
+def test_a_preset_brings_both_lists_of_steps_to_its_stages(left):
+    two = left.form.basis(*values(left, stages=2))
+    still = load_preset("still").apply(two)
+    assert (still.num_inference_steps, still.video_num_inference_steps) == ((20, 20, 20), (2, 2, 2))
+    left.form.put(still, *values(left, stages=2))
+
+
+def test_the_settings_name_the_preset_that_they_still_are(left):
+    quick = dict.fromkeys(["first0", "first1", "first2"], 5) | dict.fromkeys(["rest0", "rest1", "rest2"], 4)
+    assert left.form.read(*values(left, preset="quick", **quick)).preset == "quick"
+    assert left.form.read(*values(left, preset="quick", **quick | {"rest2": 9})).preset is None
+    assert left.form.read(*values(left)).preset is None
+
+
+# ------------------------------------------------------------------------------------------------------ the examples
+
+
+def test_an_example_is_the_one_that_was_clicked_whatever_model_is_loaded(app, monkeypatch):
+    def load(model: str) -> None:
+        monkeypatch.setattr(app.worker, "start_from", replace(app.worker.start_from, model=model))
+
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        load("embedded")
+        left = page.build_left(app)
+        presets.wire_examples(left.form, left.examples)
+    take = handler(blocks, "take")
+    for model in ("embedded", "miniflux"):
+        load(model)
+        for name, (prompt, picture) in presets.NAMED.items():
+            taken = take(gr.EventData(None, {"example": name}))
+            assert taken[:2] == [prompt, "image" if picture else "text"]
+    shown = presets.examples_html(app)
+    assert 'data-example="world-0"' in shown and 'data-example="shapes-0"' not in shown
+    with pytest.raises(gr.Error, match="load the page anew"):
+        take(gr.EventData(None, {"example": "world-99"}))

@@ -1,0 +1,400 @@
+"""The page in a real browser, on a tiny random model: what a user does, and what then has to be seen.
+
+Every test waits for states, never for time. Skipped where there is no Chromium.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from pyramid.media.files import read_metadata
+from pyramid.media.video import read_frames
+from pyramid.presets import load_preset
+
+ROOT = Path(__file__).parent.parent.parent
+BALL = "a red ball moves to the right"
+LONG = 200  # steps, the most there may be: a stage that is still at work when the page has done what it is asked
+# Remembers every different picture that each stage's tile has shown.
+WATCH = """() => {
+  window.seen = {};
+  const look = () => document.querySelectorAll("#strip .pane img").forEach((img) => {
+    (window.seen[img.alt] ??= new Set()).add(img.src);
+  });
+  new MutationObserver(look).observe(document.querySelector("#strip"),
+    {subtree: true, childList: true, attributes: true});
+}"""
+SEEN = "() => Object.fromEntries(Object.entries(window.seen).map(([name, all]) => [name, all.size]))"
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=120_000)
+
+
+@contextmanager
+def program(checkpoint: Path, folder: Path):
+    """app.py at work on a checkpoint, and its address."""
+    command = [sys.executable, "-u", str(ROOT / "app.py"), "--model", str(checkpoint), "--output-dir", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            for printed in process.stdout:
+                if found := re.search(r"http://127\.0\.0\.1:\d+", printed):
+                    yield process, found[0]
+                    break
+            else:
+                pytest.fail("app.py ended without serving a page")
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint, tmp_path_factory):
+    """The address of app.py, running on the tiny checkpoint, and the folder its videos go to."""
+    folder = tmp_path_factory.mktemp("outputs")
+    with program(tiny_checkpoint, folder) as (_, address):
+        yield address, folder
+
+
+@pytest.fixture
+def page(browser, server):
+    """A fresh visitor's page, ready to use; what it started is ended after the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
+    context.set_default_timeout(120_000)
+    page = context.new_page()
+    page.goto(server[0])
+    expect(page.locator("#model.good")).to_be_visible()  # loaded
+    expect(page.locator("#verdict .ready")).to_be_visible()  # and the form is watched
+    yield page
+    while (waiting := page.locator("#queue [data-act=remove]")).count():
+        waiting.first.click()
+        expect(waiting).to_have_count(waiting.count() - 1)
+    if page.locator("#stop").is_visible():
+        page.click("#stop")
+    expect(page.locator("#generate")).to_have_text("Generate")
+    context.close()
+
+
+def ask(
+    page: Page, prompt: str = BALL, first: int = 2, rest: int = 2, seed: int | None = None, count: int | None = None
+) -> None:
+    """Fill the form, and press Generate."""
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    for stage in (1, 2, 3):
+        page.locator(f"#first-{stage} input").fill(str(first))
+        page.locator(f"#rest-{stage} input").fill(str(rest))
+    page.locator("#random input").set_checked(seed is None)
+    if seed is not None:
+        page.locator("#seed input").fill(str(seed))
+    page.locator("#seed input").blur()
+    if count is not None:  # last: what is filled in while the parts of Advanced still come up may be lost
+        page.locator("#count input").fill(str(count))
+        page.locator("#count input").blur()
+    page.click("#generate")
+
+
+def status(page: Page):
+    return page.locator("#status p[role]")
+
+
+def toast(page: Page):
+    return page.locator(".toast-body")
+
+
+def put_picture(page: Page, path: Path) -> None:
+    page.locator("#mode").get_by_label("Picture").check(force=True)
+    with page.expect_response("**/upload*"):
+        page.set_input_files("#picture input[type=file]", path)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# From words to a video
+
+
+def test_a_sentence_becomes_a_video_and_every_stage_is_seen_at_work(page, server):
+    page.evaluate(WATCH)
+    ask(page, first=100, rest=100, seed=7)
+    expect(page.locator("#stop")).to_be_visible()
+    expect(page.locator("#used-seed")).to_have_text("7")
+    expect(status(page)).to_contain_text("17 frames")
+    seen = page.evaluate(SEEN)
+    assert all(seen[f"Stage {stage}"] >= 2 for stage in (1, 2, 3)), seen
+    page.wait_for_function("() => document.querySelector('#large video').readyState >= 2")
+    size = page.locator("#large video").evaluate("video => [video.videoWidth, video.videoHeight, video.duration]")
+    assert size[:2] == [64, 64] and size[2] == pytest.approx(17 / 8, abs=0.1)
+    expect(page.locator("#used-seed")).to_have_text("7")
+    with page.expect_download() as download:
+        page.click("#download")
+    settings = read_metadata(download.value.path())["settings"]
+    assert (settings["seed"], settings["prompt"]) == (7, BALL)
+    assert settings["num_inference_steps"] == [100, 100, 100]
+    assert len(list(server[1].glob("a-red-ball-moves-to-the-right-7*.mp4"))) == 1
+
+
+def test_a_finished_unit_shows_its_stages(page):
+    ask(page, seed=12)
+    expect(page.locator("#used-seed")).to_have_text("12")
+    expect(page.locator("#units .unit.done")).to_have_count(3)
+    page.click("#units .unit.done >> nth=1")
+    expect(page.locator("#inspector h3")).to_have_text("Unit 2")
+    expect(page.locator("#inspector figure")).to_have_count(4)  # three stages, and what was decoded
+    page.get_by_label("Close").click()
+    expect(page.locator("#inspector section")).to_have_count(0)
+
+
+def test_a_random_seed_is_shown_and_kept(page):
+    page.locator("#seed input").fill("999999999999")  # larger than those that are drawn
+    ask(page)
+    expect(page.locator("#seed input")).not_to_have_value("999999999999")
+    expect(page.locator("#used-seed")).to_have_text(page.locator("#seed input").input_value())
+
+
+def test_a_still_is_one_picture(page, server):
+    page.locator("#mode").get_by_label("Still").check(force=True)
+    expect(page.locator("#length")).to_have_text("One picture")
+    ask(page, seed=11)
+    expect(page.locator("#used-seed")).to_have_text("11")
+    expect(status(page)).to_contain_text("1 frame ·")
+    expect(page.locator("#large .made img")).to_be_visible()
+    assert list(server[1].glob("*-11*.png"))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# From a picture or a clip
+
+
+def test_a_picture_is_the_first_frame_and_what_the_model_sees_is_shown(page, server, tmp_path):
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (90, 60), "teal").save(photo)
+    put_picture(page, photo)
+    expect(page.locator(".sight")).to_contain_text("64 × 64 px")
+    cropped = page.locator(".sight img").get_attribute("src")
+    page.locator("#fit").get_by_label("Pad").check(force=True)
+    expect(page.locator(".sight img")).not_to_have_attribute("src", cropped)
+    ask(page, seed=21)
+    expect(page.locator("#used-seed")).to_have_text("21")
+    (made,) = server[1].glob("*-21*.mp4")
+    settings = read_metadata(made)["settings"]
+    assert (settings["image"], settings["fit"]) == ("photo.png", "pad")
+
+
+def test_a_clip_goes_on(page, server):
+    ask(page, seed=31)
+    expect(page.locator("#used-seed")).to_have_text("31")
+    (made,) = server[1].glob("*-31*.mp4")
+    page.locator("#mode").get_by_label("Continue").check(force=True)
+    with page.expect_response("**/upload*"):
+        page.set_input_files("#clip input[type=file]", made)
+    expect(page.locator(".sight")).to_contain_text("from which it goes on")
+    ask(page, seed=32)
+    expect(page.locator("#used-seed")).to_have_text("32")
+    (longer,) = server[1].glob("*-32*.mp4")
+    assert read_metadata(longer)["settings"]["video"] == made.name
+
+
+# ------------------------------------------------------------------------------------------------------------
+# While it runs
+
+
+def test_stop_keeps_what_is_finished(page, server):
+    ask(page, rest=LONG, seed=41)
+    expect(page.locator("#units .unit.done").first).to_be_visible()
+    expect(page.locator("#units .unit.now")).to_be_visible()
+    page.click("#stop")
+    expect(status(page)).to_contain_text("Stopped and kept: ")
+    (kept,) = server[1].glob("*-41*-partial.mp4")
+    assert read_metadata(kept)["partial"] is True
+
+
+def test_a_reload_and_a_second_browser_find_the_run(page, browser, server):
+    ask(page, first=LONG, rest=LONG)
+    expect(status(page)).to_contain_text("Unit 1")
+    page.reload()
+    expect(status(page)).to_contain_text("Unit ")
+    expect(page.locator("#stop")).to_be_visible()
+    other = browser.new_page()
+    other.goto(server[0])
+    expect(status(other)).to_contain_text("Unit ")
+    other.click("#stop")
+    expect(page.locator("#stop")).to_be_hidden()
+    other.close()
+
+
+def test_a_queue_of_three_is_moved_changed_and_worked_through(page):
+    page.click("#advanced > button")
+    expect(page.locator("#previews")).to_be_visible()
+    page.locator("#seconds input[type=number]").fill("6")  # the first outlasts all that is done to the others
+    ask(page, first=LONG, rest=LONG, seed=100, count=3)
+    expect(toast(page)).to_contain_text("3 videos are in the queue")
+    rows = page.locator("#queue li")
+    waiting = page.locator("#queue li:not(.now)")
+    expect(page.locator("#queue li.now")).to_contain_text("seed 100")
+    expect(waiting).to_contain_text(["seed 101", "seed 102"])
+    act(page, "seed 102", "up")
+    expect(waiting).to_contain_text(["seed 102", "seed 101"])
+    act(page, "seed 101", "remove")
+    expect(waiting).to_contain_text(["seed 102"])
+    act(page, "seed 102", "copy")
+    expect(rows).to_have_count(3)
+    expect(waiting.nth(0)).to_contain_text("seed 102")
+    expect(waiting.nth(1)).not_to_contain_text("seed 102")
+    act(page, "seed 102", "edit")
+    expect(page.locator("#editing")).to_be_visible()
+    page.get_by_label("Prompt", exact=True).fill("a blue star grows")
+    for stage in (1, 2, 3):
+        page.locator(f"#first-{stage} input").fill("1")
+        page.locator(f"#rest-{stage} input").fill("1")
+    page.click("#edit-save")
+    expect(waiting.nth(0)).to_contain_text("a blue star grows")
+    expect(page.locator("#queue li.now")).to_contain_text("seed 100")
+    act(page, BALL, "remove")  # the copy
+    expect(rows).to_have_count(2)
+    page.click("#stop")
+    expect(page.locator("#used-seed")).to_have_text("102")
+    expect(rows).to_have_count(0)
+
+
+def act(page: Page, words: str, deed: str) -> None:
+    """Press a button of the job in the queue that has these words, wherever it stands."""
+    page.locator("#queue li:not(.now)", has_text=words).locator(f"[data-act={deed}]").click()
+
+
+def test_what_a_power_cut_left_becomes_a_video(browser, tiny_checkpoint, tmp_path):
+    with program(tiny_checkpoint, tmp_path) as (process, address):
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator("#verdict .ready")).to_be_visible()
+        ask(page, rest=LONG, seed=51)
+        expect(page.locator("#units .unit.done")).to_have_count(2)
+        process.kill()
+    page.close()
+    assert not list(tmp_path.glob("[!.]*-51*"))
+    with program(tiny_checkpoint, tmp_path) as (_, address):
+        page = browser.new_page()
+        page.goto(address)
+        card = page.locator(".card", has_text=BALL)
+        expect(card.locator(".tag")).to_have_text("interrupted")
+        card.get_by_role("button", name="Open").click()
+        expect(page.locator(".detail")).to_contain_text("2 of 3 units are finished")
+        page.locator(".detail").get_by_role("button", name="Make a video of what there is").click()
+        expect(card.locator("video")).to_be_visible()
+        expect(card.locator(".tag")).to_have_text("stopped early")
+        (kept,) = tmp_path.glob("[!.]*-51*.mp4")
+        assert read_metadata(kept)["partial"] is True and len(list(read_frames(kept))) == 9
+        page.close()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Presets, the pyramid, and what is wrong
+
+
+def choose(page: Page, field: str, words: str) -> None:
+    page.locator(f"{field} input").click()
+    page.get_by_role("option", name=words, exact=True).click()
+
+
+def test_a_plan_and_fewer_bits_are_chosen(page, server):
+    page.click("#advanced > button")
+    choose(page, "#memory", "Max: everything on the card")
+    expect(toast(page)).to_contain_text("choose auto or cpu")
+    expect(page.locator("#memory input")).to_have_value("Automatic: the fastest that fits")
+    choose(page, "#memory", "CPU: no card")
+    expect(page.locator("#plan")).to_contain_text("asked for")
+    choose(page, "#quantise", "8-bit storage of the transformer")
+    expect(page.locator("#plan")).to_contain_text("the transformer in fp8")
+    ask(page, seed=61)
+    expect(page.locator("#used-seed")).to_have_text("61")
+    (video,) = server[1].glob("*-61.mp4")
+    assert read_metadata(video)["settings"]["quantise"] == "fp8"
+    choose(page, "#quantise", "As they are")
+    choose(page, "#memory", "Automatic: the fastest that fits")
+    expect(page.locator("#plan")).not_to_contain_text("fp8")
+
+
+def test_presets_fill_the_form_and_are_saved(page, server):
+    choose(page, "#preset", "quick")
+    expect(page.locator("#first-1 input")).to_have_value("5")
+    expect(page.locator("#rest-3 input")).to_have_value("4")
+    page.locator("#rest-3 input").fill("9")
+    page.click("#advanced > button")
+    page.locator("#preset-name textarea, #preset-name input").fill("mine")
+    page.click("#preset-save")
+    expect(toast(page)).to_contain_text("mine")
+    preset = load_preset("mine", server[1] / "presets")
+    assert preset.values["video_num_inference_steps"] == [4, 4, 9]
+    page.reload()
+    page.locator("#preset input").click()
+    expect(page.get_by_role("option", name="mine")).to_be_visible()
+
+
+def test_a_preset_for_another_model_says_so_and_changes_nothing(page):
+    page.locator("#preset input").click()
+    page.get_by_role("option", name="released-384p").click()
+    expect(toast(page)).to_contain_text("miniflux 384p")
+    expect(page.locator("#first-1 input")).to_have_value("2")
+
+
+def test_the_pyramid_follows_its_controls(page):
+    expect(page.locator(".drawing .plane")).to_have_count(3)
+    page.locator("#stages").get_by_label("2").check(force=True)
+    expect(page.locator(".drawing .plane")).to_have_count(2)
+    expect(page.locator("#first-3")).to_have_count(0)
+    expect(page.locator("#verdict")).to_contain_text("Not trained: 2 stages")
+
+
+def test_tokens_are_counted_and_what_is_cut_is_shown(page):
+    page.get_by_label("Prompt", exact=True).fill(BALL)
+    expect(page.locator("#counts")).to_contain_text("/77")
+    page.get_by_label("Prompt", exact=True).fill("ball " * 100)
+    expect(page.locator("#counts .cut").first).to_contain_text("does not read")
+
+
+@pytest.mark.parametrize(
+    "form, words",
+    [
+        ({"prompt": "  "}, "the prompt is empty"),
+        ({"first": 500}, "num_inference_steps = 500 is outside 1 to 200"),
+    ],
+)
+def test_what_is_wrong_with_the_form_is_said_and_nothing_starts(page, form, words):
+    ask(page, **form)
+    expect(toast(page)).to_contain_text(words)
+    expect(page.locator("#stop")).to_be_hidden()
+
+
+def test_what_cannot_run_is_said_before_anything_is_pressed(page):
+    page.get_by_label("Prompt", exact=True).fill(BALL)
+    choose(page, "#size", "Another size …")
+    page.get_by_label("Width").fill("100")
+    expect(page.locator("#verdict .problem")).to_contain_text("width = 100 is not a multiple of 64")
+    page.get_by_label("Width").fill("128")
+    expect(page.locator("#verdict .mark")).to_contain_text("128×64")
+
+
+def test_a_picture_that_cannot_be_read_is_said_without_a_trace(page, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_text("not a picture")
+    put_picture(page, broken)
+    expect(page.locator("#sight .problem")).to_contain_text("is not a picture")
+    ask(page)
+    expect(toast(page)).to_contain_text("is not a picture")
+    assert "Traceback" not in page.content()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 720), (2560, 1440), (390, 844)], ids=["small", "large", "phone"])
+def test_the_page_fits(page, size, theme):
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    dark = page.evaluate("document.body.classList.contains('dark')")
+    if dark != (theme == "dark"):
+        page.click("#theme")
+    width, height = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    assert width <= size[0]
+    if size[0] > 800:
+        assert height <= size[1]
+    expect(page.locator("#generate")).to_be_visible()

@@ -1,0 +1,206 @@
+"""Who may come in, what leaves, and what the program says when it refuses to start."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app import limits_of, parse
+from pyramid.jobs.queue import Limits
+from pyramid.settings import Settings, SettingsError
+from pyramid.ui.serve import (
+    LONGEST_WAIT,
+    TRIES,
+    WrongPasswords,
+    address_behind,
+    check_door,
+    hashed_line,
+    is_local,
+    notices,
+    read_accounts,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run_app(*arguments: str, typed: str = "", folder: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "app.py"), *arguments]
+    return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=120, cwd=folder or ROOT)
+
+
+def accounts_file(folder: Path, text: str) -> Path:
+    path = folder / "accounts.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------- doors
+
+
+@pytest.mark.parametrize("flags", [["--share"], ["--listen"], ["--listen", "192.168.0.7"]])
+def test_nobody_is_let_in_without_a_word_on_who(flags, tmp_path):
+    done = run_app(*flags, folder=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"error: {flags[0]} lets others reach this page") and done.stderr.count("\n") == 1
+    assert "--auth-file" in done.stderr and "--public" in done.stderr
+    assert not any(tmp_path.iterdir()), "nothing is begun"
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (["--public"], "--public says who may come in"),
+    (["--public", "--share", "--auth-file", "a"], "give one of them"),
+    (["--auth-file", "none.txt"], "none.txt cannot be read: No such file"),
+    (["--model", "minifluxx"], "neither a folder nor a model 'minifluxx'"),
+    (["--variant", "768p"], "no variant '768p', only 128p"),
+    (["--max-seconds", "0"], "--max-seconds 0"),
+    (["--max-pixels", "0"], "--max-pixels 0"),
+    (["--prot", "8000"], "--prot"),
+    (["--port", "99999"], "--port 99999: give 1 to 65535"),
+    (["--port", "0"], "--port 0: give 1 to 65535"),
+    (["--memory", "foo"], "unknown --memory 'foo'; choose from auto, max, balanced, low, tiny, cpu"),
+    (["--device", "foo"], "--device = 'foo': use auto, cpu, mps, xpu, cuda"),
+])  # fmt: skip
+def test_what_cannot_be_served_is_told_in_one_line(flags, says, tmp_path):
+    done = run_app(*flags, folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and says in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(bool(__import__("importlib").util.find_spec("mcp")), reason="the extra is installed here")
+def test_mcp_without_its_extra_says_how_to_get_it(tmp_path):
+    done = run_app("--mcp", folder=tmp_path)
+    assert done.returncode == 2 and "gradio[mcp]" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_visitors_have_limits_and_the_owner_of_the_machine_those_that_are_given():
+    assert limits_of(parse([]), True) == Limits()
+    assert limits_of(parse(["--max-steps", "20", "--max-queue", "3"]), True) == Limits(
+        max_steps=20, max_queue_per_owner=3)  # fmt: skip
+    limits = limits_of(parse([]), False)
+    assert limits == Limits(50.0, 10.0, 5, max_pixels=128 * 128, max_steps=50)
+    assert limits_of(parse(["--max-pixels", "4096"]), False).max_pixels == 4096
+    start = Settings.for_model("embedded")
+    limits.check(replace(start, num_inference_steps=(50, 50, 50)))
+    for asked, says in (
+        ({"num_inference_steps": (10, 51, 10)}, "num_inference_steps = 51: at most 50 steps a stage are allowed"),
+        ({"video_num_inference_steps": (200,) * 3}, "video_num_inference_steps = 200: at most 50 steps a stage"),
+        ({"width": 192}, "192×128 are 24,576 pixels: at most 16,384 are allowed, so choose a smaller size"),
+        ({"num_frames": 89, "fps": 60}, "11 s of video: at most 10 s are allowed"),
+    ):
+        with pytest.raises(SettingsError, match=says):
+            limits.check(replace(start, **asked))
+
+
+def test_doors():
+    assert not check_door("127.0.0.1", share=False, public=False, auth_file=None)
+    assert check_door("127.0.0.1", share=True, public=True, auth_file=None)
+    assert check_door("0.0.0.0", share=False, public=False, auth_file=Path("a"))
+    assert [is_local(a) for a in ("127.0.0.1", "127.1.2.3", "localhost", "::1", "0.0.0.0", "10.0.0.1", "::")] == [
+        True, True, True, True, False, False, False]  # fmt: skip
+
+
+def test_a_share_link_that_fails_is_a_notice():
+    lines = notices("http://127.0.0.1:7860/", None, share=True, listen="127.0.0.1")
+    assert "http://127.0.0.1:7860/" in lines[0] and lines[1].startswith("note: there is no public link")
+    assert len(notices("http://127.0.0.1:7860/", None, share=False, listen="127.0.0.1")) == 1
+
+
+# ------------------------------------------------------------------------------------------------------ accounts
+
+
+def test_accounts_with_words_and_with_hashes(tmp_path):
+    lines = ["# who may come in", "", "ana: a river ", hashed_line("ben", "stone:bridge"), "zoë:münze"]
+    accounts = read_accounts(accounts_file(tmp_path, "\n".join(lines)))
+    right = [("ana", " a river "), ("ben", "stone:bridge"), ("zoë", "münze")]
+    wrong = [("ana", "a river"), ("ben", "stone"), ("ben", lines[3].partition(":")[2]), ("eve", ""), ("", "")]
+    assert all(accounts.matches(*pair) for pair in right) and not any(accounts.matches(*pair) for pair in wrong)
+    assert asyncio.run(accounts.check("ben", "stone:bridge"))
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("", "holds no account"),
+    ("# nobody\n", "holds no account"),
+    ("ana:river\nben\n", "line 2 is not name:password"),
+    (":river", "line 1 is not name:password"),
+    ("ana: ", "line 1 is not name:password"),
+    ("ana:river\nana:stone", "line 2 names 'ana' a second time"),
+    ("ana:scrypt$16384$8$1$00$11", "line 1 holds a damaged hash"),
+])  # fmt: skip
+def test_lines_that_are_no_accounts_are_told_by_number(text, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        read_accounts(accounts_file(tmp_path, text))
+
+
+def test_the_same_password_has_another_line_each_time_and_no_line_shows_it():
+    lines = {hashed_line("ana", "a river") for _ in range(2)}
+    assert len(lines) == 2 and not any("river" in line for line in lines)
+    for name, password in (("", "x"), ("a:b", "x"), ("#a", "x"), ("ana", " ")):
+        with pytest.raises(ValueError):
+            hashed_line(name, password)
+
+
+def test_a_line_is_made_by_the_command(tmp_path):
+    done = run_app("--hash-password", "ana", typed="a river\n", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_accounts(accounts_file(tmp_path, done.stdout)).matches("ana", "a river")
+
+
+# -------------------------------------------------------------------------------------------------- wrong passwords
+
+
+def test_who_gives_wrong_passwords_has_to_wait_longer_each_time():
+    now = [100.0]
+    wrong = WrongPasswords(lambda: now[0])
+    waits = []
+    for _ in range(TRIES + 8):
+        wrong.tell("eve", wrong=True)
+        waits.append(wrong.wait("eve"))
+        now[0] += waits[-1]
+    assert waits[: TRIES - 1] == [0] * (TRIES - 1)
+    assert waits[TRIES - 1 : TRIES + 2] == [30, 60, 120] and max(waits) == waits[-1] == LONGEST_WAIT
+    assert wrong.wait("ana") == 0
+    now[0] += 1
+    assert wrong.wait("eve") == 0
+    wrong.tell("eve", wrong=False)
+    wrong.tell("eve", wrong=True)
+    assert wrong.wait("eve") == 0, "the right password ends it"
+    wrong.tell("old", wrong=True)
+    now[0] += 2 * LONGEST_WAIT
+    wrong.tell("new", wrong=True)
+    assert set(wrong.tries) == {"new"}, "who stays away is forgotten"
+
+
+def test_only_this_machine_may_say_for_whom_it_asks():
+    def asks(peer: str, forwarded: str) -> str:
+        return address_behind({"client": (peer, 5), "headers": [(b"x-forwarded-for", forwarded.encode())]})
+
+    assert asks("127.0.0.1", "1.2.3.4, 5.6.7.8") == "5.6.7.8" and asks("127.0.0.1", "") == "127.0.0.1"
+    assert asks("9.9.9.9", "1.2.3.4") == "9.9.9.9"
+
+
+# ------------------------------------------------------------------------------------------------------ the program
+
+
+def test_a_second_program_at_the_same_folder_is_told(tiny_checkpoint, tmp_path):
+    from pyramid.jobs.queue import JobStore
+    from pyramid.jobs.worker import Worker
+
+    store = JobStore(tmp_path / "outputs")
+    worker = Worker(store, model=str(tiny_checkpoint))
+    try:
+        done = run_app("--model", str(tiny_checkpoint), "--output-dir", str(store.folder))
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    finally:
+        worker.close()
+        store.close()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="everything can be written by root")
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    tmp_path.chmod(0o500)
+    done = run_app("--output-dir", str(tmp_path / "outputs"))
+    assert done.returncode == 2 and done.stderr.startswith("error: nothing can be written")
