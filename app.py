@@ -31,27 +31,51 @@ VISITORS = {"max_upload_mb": 50.0, "max_seconds": 10.0, "max_queue": 5, "max_ste
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="app.py", description="The page, at http://127.0.0.1:7860.", allow_abbrev=False)
     add = parser.add_argument
-    add("--model", default="embedded", help=f"{', '.join(MODELS)}, a folder or a repository (default: embedded)")
+    add(
+        "--model",
+        default="embedded",
+        help=f"{', '.join(MODELS)}, a folder or a repository (default: embedded)",
+    )
     add("--variant", help="which transformer of the model, such as 384p")
     add("--dtype", default="auto", choices=DTYPES, help="precision (default: what suits the device)")
     add("--quantise", default="none", choices=QUANTISE, help="weights in fewer bits: see generate --help")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    add("--memory", default="auto", help="how the model is laid out in memory: auto, max, balanced, low, tiny, cpu")
+    add(
+        "--memory",
+        default="auto",
+        help="how the model is laid out in memory: auto, max, balanced, low, tiny, cpu",
+    )
     add("--output-dir", type=Path, default=Path("outputs"), help="where results, queue and history are kept")
     add("--port", type=int, help="7860, or the next that is free")
-    add("--listen", nargs="?", const="0.0.0.0", default="127.0.0.1", metavar="ADDRESS",
-        help="let other machines in, at every address of this one or at the one given")
+    add(
+        "--listen",
+        nargs="?",
+        const="0.0.0.0",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="let other machines in, at every address of this one or at the one given",
+    )
     add("--share", action="store_true", help="also open a public link through Gradio's servers")
-    add("--auth-file", type=Path, metavar="FILE", help="who may come in: a line name:password for each person")
+    add(
+        "--auth-file", type=Path, metavar="FILE", help="who may come in: a line name:password for each person"
+    )
     add("--public", action="store_true", help="with --share or --listen: everybody may come in")
     add("--hash-password", metavar="NAME", help="ask for a password, print its line for --auth-file, and end")
     add("--max-seconds", type=float, metavar="S", help="longest video that may be asked for (visitors: 10)")
     add("--max-upload-mb", type=float, metavar="MB", help="largest file that may be uploaded (visitors: 50)")
     add("--max-queue", type=int, metavar="N", help="jobs that one person may have waiting (visitors: 5)")
     add("--max-steps", type=int, metavar="N", help="steps that a stage may take (visitors: 50)")
-    add("--max-pixels", type=int, metavar="N",
-        help="largest frame, width × height (visitors: the largest size that the model was trained for)")
-    add("--mcp", action="store_true", help="offer the interface for programs to language models too (gradio[mcp])")
+    add(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="largest frame, width × height (visitors: the largest size that the model was trained for)",
+    )
+    add(
+        "--mcp",
+        action="store_true",
+        help="offer the interface for programs to language models too (gradio[mcp])",
+    )
     add("--inbrowser", action="store_true", help="open the page in a browser")
     return parser.parse_args(arguments)
 
@@ -96,7 +120,8 @@ def serve(options: argparse.Namespace) -> int:
     check_limits(options)
     check_machine(options)
     open_to_others = check_door(
-        options.listen, share=options.share, public=options.public, auth_file=options.auth_file)
+        options.listen, share=options.share, public=options.public, auth_file=options.auth_file
+    )
     accounts = read_accounts(options.auth_file) if options.auth_file else None
     if options.mcp and importlib.util.find_spec("mcp") is None:
         raise ValueError("--mcp needs an extra of gradio: run .venv/bin/python -m pip install 'gradio[mcp]'")

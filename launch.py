@@ -29,8 +29,19 @@ TORCH = "2.13.0"
 OLDEST_TORCH = (2, 8)  # an older one that is already there is replaced
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 CUDA_BUILDS = ((13, 0), (12, 8), (12, 6))  # newest first; one that torch's index lacks is passed over
-COMMANDS = ("generate", "resume", "batch", "inspect", "export", "download", "doctor", "plan", "bench", "train",
-            "evaluate")
+COMMANDS = (
+    "generate",
+    "resume",
+    "batch",
+    "inspect",
+    "export",
+    "download",
+    "doctor",
+    "plan",
+    "bench",
+    "train",
+    "evaluate",
+)
 
 
 class Failure(Exception):
@@ -146,8 +157,10 @@ def torch_candidates(driver: tuple[int, int] | None) -> list[tuple[str, list[str
     if driver:
         # A driver runs all builds of its major version, also newer ones: those come last, the nearest first.
         newer = [build for build in reversed(CUDA_BUILDS) if build > driver and build[0] == driver[0]]
-        builds = [f"cu{major}{minor}" for major, minor in
-                  [*(build for build in CUDA_BUILDS if build <= driver), *newer]]
+        builds = [
+            f"cu{major}{minor}"
+            for major, minor in [*(build for build in CUDA_BUILDS if build <= driver), *newer]
+        ]
     else:
         builds = ["cpu"]
     near = [(f"+{build}", []) for build in builds]

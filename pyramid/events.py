@@ -29,7 +29,7 @@ class Status:
 
     phase: str
     message: str
-    fraction: float | None = None   # of the phase, in [0, 1], where it is known
+    fraction: float | None = None  # of the phase, in [0, 1], where it is known
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +40,11 @@ class Preview:
     units: int
     stage: int
     stages: int
-    step: int                   # within the stage
-    steps: int                  # of this stage
-    clean: "Tensor | None"      # (b, c, 1, h, w) float32 at the stage's resolution, or None
-    done: int                   # steps taken since the run began, over all units
-    total: int                  # steps the whole run takes
+    step: int  # within the stage
+    steps: int  # of this stage
+    clean: "Tensor | None"  # (b, c, 1, h, w) float32 at the stage's resolution, or None
+    done: int  # steps taken since the run began, over all units
+    total: int  # steps the whole run takes
 
     @property
     def fraction(self) -> float:

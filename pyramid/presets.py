@@ -90,15 +90,21 @@ def save_preset(name: str, settings: Settings, folder: Path, description: str = 
     """
     name = name.strip()
     if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name.endswith("."):
-        raise SettingsError("preset", f"preset {name!r}: a name of letters, digits, spaces and - . _ is expected")
+        raise SettingsError(
+            "preset", f"preset {name!r}: a name of letters, digits, spaces and - . _ is expected"
+        )
     if name in preset_names() or name in preset_names(folder):
-        raise SettingsError("preset", f"preset {name!r} is there already, and is not overwritten: choose another name")
+        raise SettingsError(
+            "preset", f"preset {name!r} is there already, and is not overwritten: choose another name"
+        )
     values = {key: getattr(settings, key) for key in PRESET_FIELDS if key not in MACHINE}
     try:
         Preset(name, "", values).apply(Settings(prompt="any")).validate()
     except SettingsError as error:
         raise SettingsError(error.field, f"preset {name!r} could not be used: {error}") from error
-    lines = {"description": description.strip() or f"Saved from the page, for {settings.model} {settings.variant}."}
+    lines = {
+        "description": description.strip() or f"Saved from the page, for {settings.model} {settings.variant}."
+    }
     text = "".join(f"{key} = {_toml(value)}\n" for key, value in (lines | values).items())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.toml"

@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-FORMAT_VERSION = 1                     # of `to_dict`; raised when a field changes its meaning
+FORMAT_VERSION = 1  # of `to_dict`; raised when a field changes its meaning
 FRAMES_PER_UNIT = 8
-PIXELS_PER_PATCH = 8 * 2               # autoencoder × transformer patch
+PIXELS_PER_PATCH = 8 * 2  # autoencoder × transformer patch
 MAX_STAGES = 4
 TRAINED_STAGES = 3
-MAX_SEED = 2**53 - 1                   # the largest whole number that survives JSON in a browser
-MAX_SIZE = 4096                        # pixels a side: ten times the largest trained area is a typing error
+MAX_SEED = 2**53 - 1  # the largest whole number that survives JSON in a browser
+MAX_SIZE = 4096  # pixels a side: ten times the largest trained area is a typing error
 MAX_STEPS = 200
 MAX_UNITS = 256
-MAX_PROMPT = 2000                      # characters; the text encoders read 128 tokens at most
+MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTISE = ("none", "int8", "nf4", "fp8")  # see `memory.Part`
@@ -34,7 +34,8 @@ MACHINE = ("dtype", "quantise", "device")  # settings that are chosen for a mach
 RELEASED_SUFFIX = ", hyper quality, Ultra HD, 8K"
 RELEASED_NEGATIVE = (
     "cartoon style, worst quality, low quality, blurry, absolute black, absolute white, low res, "
-    "extra limbs, extra digits, misplaced objects, mutated anatomy, monochrome, horror")
+    "extra limbs, extra digits, misplaced objects, mutated anatomy, monochrome, horror"
+)
 
 
 class SettingsError(ValueError):
@@ -51,8 +52,8 @@ class Variant:
     """What one set of weights was trained for, and the settings it starts with."""
 
     name: str
-    sizes: tuple[tuple[int, int], ...]     # (width, height), the first is the default
-    units: int                             # most units it was trained for
+    sizes: tuple[tuple[int, int], ...]  # (width, height), the first is the default
+    units: int  # most units it was trained for
     num_frames: int
     fps: int
     steps: tuple[int, ...]
@@ -61,15 +62,20 @@ class Variant:
     video_guidance_scale: float
     prompt_suffix: str = RELEASED_SUFFIX
     negative_prompt: str = RELEASED_NEGATIVE
-    photographs: bool = True               # whether it was trained on them, or on drawn scenes alone
+    photographs: bool = True  # whether it was trained on them, or on drawn scenes alone
 
 
-VARIANTS = {v.name: v for v in (
-    Variant("128p", ((128, 128),), 4, 25, 8, (10, 10, 10), (10, 10, 10), 4, 4, "", ""),
-    Variant("384p", ((640, 384),), 16, 121, 24, (20, 20, 20), (10, 10, 10), 7, 5),
-    Variant("768p", ((1280, 768),), 31, 121, 24, (20, 20, 20), (10, 10, 10), 9, 5),
-    Variant("image", ((1024, 1024), (1280, 768), (768, 1280)), 1, 1, 24, (20, 20, 20), (10, 10, 10), 9, 5),
-)}
+VARIANTS = {
+    v.name: v
+    for v in (
+        Variant("128p", ((128, 128),), 4, 25, 8, (10, 10, 10), (10, 10, 10), 4, 4, "", ""),
+        Variant("384p", ((640, 384),), 16, 121, 24, (20, 20, 20), (10, 10, 10), 7, 5),
+        Variant("768p", ((1280, 768),), 31, 121, 24, (20, 20, 20), (10, 10, 10), 9, 5),
+        Variant(
+            "image", ((1024, 1024), (1280, 768), (768, 1280)), 1, 1, 24, (20, 20, 20), (10, 10, 10), 9, 5
+        ),
+    )
+}
 MODELS = {  # short names and the variants each has, the first is the default
     "embedded": ("128p",),
     "miniflux": ("384p", "768p", "image"),
@@ -101,8 +107,10 @@ def frames_of(units: int) -> int:
 def frames_for_seconds(seconds: float, fps: int) -> int:
     """The 1 + 8k frames, k ≥ 1, whose duration at `fps` is nearest to `seconds` > 0. 5 s at 24 fps: 121."""
     if not (math.isfinite(seconds) and seconds > 0):
-        raise SettingsError("num_frames", f"seconds = {seconds:g}: a length must be greater than 0; for "
-                                          "a still ask for num_frames = 1")
+        raise SettingsError(
+            "num_frames",
+            f"seconds = {seconds:g}: a length must be greater than 0; for a still ask for num_frames = 1",
+        )
     frames, longest = frames_of(1 + max(1, round(seconds * fps / FRAMES_PER_UNIT))), frames_of(MAX_UNITS)
     if frames > longest:
         raise SettingsError("num_frames", f"seconds = {seconds:g}: at most {seconds_of(longest, fps):g} s")
@@ -154,8 +162,9 @@ class Settings:
             object.__setattr__(self, spec.name, _typed(spec, getattr(self, spec.name)))
 
     @classmethod
-    def for_model(cls, model: str = "embedded", variant: str | None = None, expects: Variant | None = None,
-                  **changes) -> Self:
+    def for_model(
+        cls, model: str = "embedded", variant: str | None = None, expects: Variant | None = None, **changes
+    ) -> Self:
         """Settings that `model`'s `variant` (its first one when None) was made for, then `changes`.
 
         `expects`: what its checkpoint says of itself (`Checkpoint.defaults`), in place of what is known by name.
@@ -163,22 +172,31 @@ class Settings:
         variant = variant or MODELS.get(model, ("384p",))[0]
         v = expects or variant_of(variant)
         start = dict(
-            model=model, variant=variant, num_frames=v.num_frames, fps=v.fps, width=v.sizes[0][0],
-            height=v.sizes[0][1], num_inference_steps=v.steps, video_num_inference_steps=v.video_steps,
-            guidance_scale=v.guidance_scale, video_guidance_scale=v.video_guidance_scale,
-            prompt_suffix=v.prompt_suffix, negative_prompt=v.negative_prompt)
+            model=model,
+            variant=variant,
+            num_frames=v.num_frames,
+            fps=v.fps,
+            width=v.sizes[0][0],
+            height=v.sizes[0][1],
+            num_inference_steps=v.steps,
+            video_num_inference_steps=v.video_steps,
+            guidance_scale=v.guidance_scale,
+            video_guidance_scale=v.video_guidance_scale,
+            prompt_suffix=v.prompt_suffix,
+            negative_prompt=v.negative_prompt,
+        )
         return cls(**(start | check_known(changes, "setting")))
 
     @property
-    def stages(self) -> int:                # resolutions of the pyramid: as many as step counts
+    def stages(self) -> int:  # resolutions of the pyramid: as many as step counts
         return len(self.num_inference_steps)
 
     @property
-    def units(self) -> int:                 # latent frames: 1 for a still, then one for each 8 frames
+    def units(self) -> int:  # latent frames: 1 for a still, then one for each 8 frames
         return units_of(self.num_frames)
 
     @property
-    def seconds(self) -> float:             # from the first frame to the last
+    def seconds(self) -> float:  # from the first frame to the last
         return seconds_of(self.num_frames, self.fps)
 
     def resolved(self) -> Self:
@@ -206,14 +224,19 @@ class Settings:
 
     def _check_text(self) -> None:
         if not self.prompt.strip():
-            raise SettingsError("prompt", 'the prompt is empty: say what to see, such as "a red ball stays still"')
+            raise SettingsError(
+                "prompt", 'the prompt is empty: say what to see, such as "a red ball stays still"'
+            )
         for name in ("prompt", "negative_prompt", "prompt_suffix"):
             try:
                 getattr(self, name).encode()
             except UnicodeEncodeError as error:
-                before = getattr(self, name)[:error.start][-20:]
-                raise SettingsError(name, f"the {name.replace('_', ' ')} holds bytes that are no text (at {before!r}): "
-                                          "type it again") from None
+                before = getattr(self, name)[: error.start][-20:]
+                raise SettingsError(
+                    name,
+                    f"the {name.replace('_', ' ')} holds bytes that are no text (at {before!r}): "
+                    "type it again",
+                ) from None
             if (length := len(getattr(self, name))) > MAX_PROMPT:
                 raise SettingsError(name, f"{name} has {length} characters: use at most {MAX_PROMPT}")
 
@@ -226,15 +249,20 @@ class Settings:
                 _check_range(name, count, 1, MAX_STEPS, "10 or 20 steps a stage are usual")
         if len(self.video_num_inference_steps) != self.stages:
             raise SettingsError(
-                "video_num_inference_steps", f"num_inference_steps has {self.stages} numbers (stages) "
-                f"but video_num_inference_steps has {len(self.video_num_inference_steps)}: give equally many")
+                "video_num_inference_steps",
+                f"num_inference_steps has {self.stages} numbers (stages) "
+                f"but video_num_inference_steps has {len(self.video_num_inference_steps)}: give equally many",
+            )
 
     def _check_sources(self) -> None:
         if self.image is not None and self.video is not None:
             raise SettingsError("image", "both image and video are given: a clip starts from one of them")
         if (self.image is not None or self.video is not None) and self.num_frames == 1:
-            raise SettingsError("num_frames", "num_frames = 1 with a given start leaves nothing to make: "
-                                              f"ask for {frames_of(2)} frames or more")
+            raise SettingsError(
+                "num_frames",
+                "num_frames = 1 with a given start leaves nothing to make: "
+                f"ask for {frames_of(2)} frames or more",
+            )
         check_choice("fit", self.fit, FITS)
 
     def _check_names(self) -> None:
@@ -260,12 +288,16 @@ class Settings:
             notes.append(f"{self.width}×{self.height}: variant {v.name} was trained at {known}.")
         if v and self.units > v.units:
             limit = frames_of(v.units)
-            notes.append(f"{self.num_frames} frames: variant {v.name} was trained up to {limit} "
-                         + (f"({seconds_of(limit, v.fps):g} s)." if limit > 1 else "(stills)."))
+            notes.append(
+                f"{self.num_frames} frames: variant {v.name} was trained up to {limit} "
+                + (f"({seconds_of(limit, v.fps):g} s)." if limit > 1 else "(stills).")
+            )
         if v and self.fps != v.fps and self.num_frames > 1:
             notes.append(f"{self.fps} frames a second: variant {v.name} moves as at {v.fps}: wrong speed.")
         if v and not v.photographs and self.num_frames > 1 and (self.image or self.video):
-            notes.append(f"photographs: variant {v.name} knows drawn scenes. A photo is kept as the first frame only.")
+            notes.append(
+                f"photographs: variant {v.name} knows drawn scenes. A photo is kept as the first frame only."
+            )
         return notes
 
     def to_dict(self) -> dict[str, Any]:
@@ -281,14 +313,22 @@ class Settings:
         values = dict(values)
         version = values.pop("version", FORMAT_VERSION)
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-            raise SettingsError("version", f"these settings have version {version!r}, this program reads "
-                                           f"1 to {FORMAT_VERSION}: update the program")
+            raise SettingsError(
+                "version",
+                f"these settings have version {version!r}, this program reads "
+                f"1 to {FORMAT_VERSION}: update the program",
+            )
         return cls(**check_known(values, "setting"))
 
 
-EXPECTED = {str: "text", str | None: "text", float: "a number", int: "a whole number",
-            int | None: "a whole number",
-            tuple[int, ...]: "a list of whole numbers, one a stage,"}
+EXPECTED = {
+    str: "text",
+    str | None: "text",
+    float: "a number",
+    int: "a whole number",
+    int | None: "a whole number",
+    tuple[int, ...]: "a list of whole numbers, one a stage,",
+}
 FIELDS = tuple(spec.name for spec in dataclasses.fields(Settings))
 
 
@@ -301,8 +341,11 @@ def check_size(width: int, height: int, stages: int = TRAINED_STAGES) -> None:
         if value % grid:
             below, above = value // grid * grid, min(-(-value // grid) * grid, MAX_SIZE)
             nearest = f"{below} or {above}" if below else f"{above}"
-            raise SettingsError(name, f"{name} = {value} is not a multiple of {grid}, as {stages} "
-                                      f"stage{'s' * (stages > 1)} of the pyramid need: use {nearest}")
+            raise SettingsError(
+                name,
+                f"{name} = {value} is not a multiple of {grid}, as {stages} "
+                f"stage{'s' * (stages > 1)} of the pyramid need: use {nearest}",
+            )
 
 
 def check_num_frames(num_frames: int) -> None:
@@ -310,8 +353,11 @@ def check_num_frames(num_frames: int) -> None:
     _check_range("num_frames", num_frames, 1, frames_of(MAX_UNITS), "1 is a still, 1 + 8k (25, 121) a clip")
     if (num_frames - 1) % FRAMES_PER_UNIT:
         below = frames_of(units_of(num_frames))
-        raise SettingsError("num_frames", f"num_frames = {num_frames} is not 1 more than a multiple of 8, as "
-                                          f"the autoencoder needs: use {below} or {below + FRAMES_PER_UNIT}")
+        raise SettingsError(
+            "num_frames",
+            f"num_frames = {num_frames} is not 1 more than a multiple of 8, as "
+            f"the autoencoder needs: use {below} or {below + FRAMES_PER_UNIT}",
+        )
 
 
 def _check_range(name: str, value: float, low: float, high: float, way_out: str) -> None:
@@ -322,8 +368,9 @@ def _check_range(name: str, value: float, low: float, high: float, way_out: str)
 
 def check_choice(name: str, value: str, choices: tuple[str, ...], of: str = "") -> None:
     if value not in choices:
-        raise SettingsError(name, f"unknown {name} {value!r}{of}{_nearest(value, choices)}; "
-                                  f"choose from {', '.join(choices)}")
+        raise SettingsError(
+            name, f"unknown {name} {value!r}{of}{_nearest(value, choices)}; choose from {', '.join(choices)}"
+        )
 
 
 def _nearest(name: str, choices) -> str:
@@ -335,8 +382,9 @@ def check_known(values: dict[str, Any], what: str, allowed: tuple[str, ...] | No
     allowed = allowed or FIELDS
     for name in values:
         if name not in allowed:
-            raise SettingsError(str(name), f"unknown {what} {name!r}{_nearest(name, allowed)}; "
-                                           f"known are {', '.join(allowed)}")
+            raise SettingsError(
+                str(name), f"unknown {what} {name!r}{_nearest(name, allowed)}; known are {', '.join(allowed)}"
+            )
     return values
 
 

@@ -28,7 +28,18 @@ ROOMS = {  # room -> what it may import from other rooms
     "generate": {"settings", "events", "models", "text", "memory", "hub", "media"},
     "jobs": {"settings", "events", "models", "text", "memory", "hub", "media", "generate"},
     "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media"},
-    "commands": {"settings", "events", "presets", "models", "text", "memory", "hub", "generate", "media", "jobs"},
+    "commands": {
+        "settings",
+        "events",
+        "presets",
+        "models",
+        "text",
+        "memory",
+        "hub",
+        "generate",
+        "media",
+        "jobs",
+    },
     "ui": {"settings", "events", "presets", "models", "text", "memory", "hub", "generate", "media", "jobs"},
 }
 PURE = {  # room or module -> the only packages from elsewhere it may import
@@ -72,7 +83,9 @@ def test_a_module_imports_only_what_its_room_allows(path):
     for imported in imports(path):
         top, *inner = imported.split(".")
         if top == "pyramid":
-            assert inner and inner[0] in ROOMS[room] | {room}, f"{room} imports {imported}, and may {ROOMS[room]}"
+            assert inner and inner[0] in ROOMS[room] | {room}, (
+                f"{room} imports {imported}, and may {ROOMS[room]}"
+            )
         elif pure is not None and top not in sys.stdlib_module_names:
             assert top in pure, f"{place} imports {top}, and may {sorted(pure)}"
 

@@ -40,7 +40,7 @@ def test_the_newest_build_that_the_driver_runs_is_tried_first_and_pips_own_sourc
     builds = launch.torch_candidates((12, 9))
     assert [build for build, _ in builds] == ["+cu128", "+cu126", "+cu128", "+cu126", ""]
     assert [bool(options) for _, options in builds] == [False, False, True, True, False]
-    builds = [build for build, _ in launch.torch_candidates((12, 4))]   # runs every build of its major version
+    builds = [build for build, _ in launch.torch_candidates((12, 4))]  # runs every build of its major version
     assert builds[:2] == ["+cu126", "+cu128"] and launch.torch_candidates((11, 8)) == [("", [])]
     assert [build for build, _ in launch.torch_candidates(None)] == ["+cpu", "+cpu", ""]
 

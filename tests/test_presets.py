@@ -28,14 +28,17 @@ def test_a_preset_of_another_model_keeps_what_the_user_said_and_takes_the_models
     assert settings.prompt_suffix == VARIANTS["768p"].prompt_suffix and settings.experimental() == []
 
 
-@pytest.mark.parametrize("text, words", [
-    ('description = "d"\nwidht = 64', ["my.toml", "'widht'", "'width'"]),
-    ('description = "d"\nprompt = "cat"', ["'prompt'"]),
-    ('description = "d"\nwidth = "64"', ["width", "whole number"]),
-    ('description = "d"\nwidth = 100', ["100", "64 or 128"]),
-    ("width = 64", ["description"]),
-    ("width = = 64", ["as TOML"]),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('description = "d"\nwidht = 64', ["my.toml", "'widht'", "'width'"]),
+        ('description = "d"\nprompt = "cat"', ["'prompt'"]),
+        ('description = "d"\nwidth = "64"', ["width", "whole number"]),
+        ('description = "d"\nwidth = 100', ["100", "64 or 128"]),
+        ("width = 64", ["description"]),
+        ("width = = 64", ["as TOML"]),
+    ],
+)
 def test_presets_are_read_strictly(tmp_path, text, words):
     (tmp_path / "my.toml").write_text(text)
     for name, folder in (("my", tmp_path), (str(tmp_path / "my.toml"), PRESETS_FOLDER)):
@@ -67,7 +70,9 @@ def test_a_preset_with_one_list_of_steps_brings_the_other_to_as_many_stages(tmp_
 @pytest.mark.parametrize("wrong", [{"width": 100}, {"num_inference_steps": (500, 5, 5)}, {"fps": 0}])
 def test_what_cannot_be_run_is_not_saved(tmp_path, wrong):
     name, value = next(iter(wrong.items()))
-    with pytest.raises(SettingsError, match=f"preset 'mine' could not be used: {name} = {str(value).strip('(')[:3]}"):
+    with pytest.raises(
+        SettingsError, match=f"preset 'mine' could not be used: {name} = {str(value).strip('(')[:3]}"
+    ):
         save_preset("mine", dataclasses.replace(GOOD, **wrong), tmp_path)
     assert not list(tmp_path.iterdir())
     save_preset("mine", GOOD, tmp_path)

@@ -66,7 +66,9 @@ def test_the_first_commands_do_what_they_say(tmp_path):
     said = ""
     for command in [line for line in COMMANDS if "ball.mp4" in line]:
         arguments = ["-m", "pyramid", *shlex.split(command)[2:]]
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, env=here())
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, env=here()
+        )
         assert done.returncode == 0, done.stderr
         said += done.stdout
     assert "a red ball moves to the right" in said
@@ -76,7 +78,9 @@ def test_the_first_commands_do_what_they_say(tmp_path):
 @needs_model
 def test_the_python_example_runs(tmp_path):
     code = next(text for kind, text in BLOCKS if kind == "python" and "PyramidFlowPipeline" in text)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=here())
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=here()
+    )
     assert done.returncode == 0, done.stderr
     assert "(8, 128, 128, 3)" in done.stdout
 

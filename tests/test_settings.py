@@ -36,40 +36,43 @@ def test_the_defaults_are_the_embedded_models():
     assert (GOOD.num_frames, GOOD.units, GOOD.fps, GOOD.seconds) == (25, 4, 8, 3)
 
 
-@pytest.mark.parametrize("changes, field, words", [
-    (dict(prompt=""), "prompt", ["empty"]),
-    (dict(prompt=" \n\t"), "prompt", ["empty"]),
-    (dict(prompt="x" * 2001), "prompt", ["2001", "2000"]),
-    (dict(width=100), "width", ["100", "64", "128"]),
-    (dict(height=130), "height", ["130", "128 or 192"]),
-    (dict(width=0), "width", ["0", "1 to 4096"]),
-    (dict(height=-64), "height", ["-64"]),
-    (dict(width=64 * 1000), "width", ["64000", "4096"]),
-    (dict(num_frames=24), "num_frames", ["24", "17 or 25"]),
-    (dict(num_frames=0), "num_frames", ["0"]),
-    (dict(num_frames=-7), "num_frames", ["-7"]),
-    (dict(num_frames=10**6 + 1), "num_frames", ["2041"]),
-    (dict(num_inference_steps=()), "num_inference_steps", ["0 numbers"]),
-    (dict(num_inference_steps=(1,) * 5), "num_inference_steps", ["5", "1 to 4"]),
-    (dict(num_inference_steps=(10, 0, 10)), "num_inference_steps", ["0"]),
-    (dict(num_inference_steps=(10, 10)), "video_num_inference_steps", ["2", "3"]),
-    (dict(guidance_scale=0.0), "guidance_scale", ["1 to 30"]),
-    (dict(video_guidance_scale=float("nan")), "video_guidance_scale", ["nan"]),
-    (dict(guidance_decay=-1.0), "guidance_decay", ["-1"]),
-    (dict(fps=0), "fps", ["0"]),
-    (dict(seed=-1), "seed", ["-1", "random"]),
-    (dict(seed=MAX_SEED + 1), "seed", [str(MAX_SEED)]),
-    (dict(image="a.png", video="a.mp4"), "image", ["both"]),
-    (dict(image="a.png", num_frames=1), "num_frames", ["nothing to make"]),
-    (dict(fit="corp"), "fit", ["'crop'?"]),
-    (dict(model=" "), "model", ["embedded"]),
-    (dict(variant="384p"), "variant", ["'embedded'", "128p"]),
-    (dict(model="someone/else", variant="../up"), "variant", ["../up"]),
-    (dict(dtype="fp16"), "dtype", ["did you mean 'float16'", "bfloat16"]),
-    (dict(quantise="int4"), "quantise", ["int4", "nf4"]),
-    (dict(dtype="bf16"), "dtype", ["bfloat16"]),
-    (dict(device="gpu0"), "device", ["gpu0", "cuda"]),
-])
+@pytest.mark.parametrize(
+    "changes, field, words",
+    [
+        (dict(prompt=""), "prompt", ["empty"]),
+        (dict(prompt=" \n\t"), "prompt", ["empty"]),
+        (dict(prompt="x" * 2001), "prompt", ["2001", "2000"]),
+        (dict(width=100), "width", ["100", "64", "128"]),
+        (dict(height=130), "height", ["130", "128 or 192"]),
+        (dict(width=0), "width", ["0", "1 to 4096"]),
+        (dict(height=-64), "height", ["-64"]),
+        (dict(width=64 * 1000), "width", ["64000", "4096"]),
+        (dict(num_frames=24), "num_frames", ["24", "17 or 25"]),
+        (dict(num_frames=0), "num_frames", ["0"]),
+        (dict(num_frames=-7), "num_frames", ["-7"]),
+        (dict(num_frames=10**6 + 1), "num_frames", ["2041"]),
+        (dict(num_inference_steps=()), "num_inference_steps", ["0 numbers"]),
+        (dict(num_inference_steps=(1,) * 5), "num_inference_steps", ["5", "1 to 4"]),
+        (dict(num_inference_steps=(10, 0, 10)), "num_inference_steps", ["0"]),
+        (dict(num_inference_steps=(10, 10)), "video_num_inference_steps", ["2", "3"]),
+        (dict(guidance_scale=0.0), "guidance_scale", ["1 to 30"]),
+        (dict(video_guidance_scale=float("nan")), "video_guidance_scale", ["nan"]),
+        (dict(guidance_decay=-1.0), "guidance_decay", ["-1"]),
+        (dict(fps=0), "fps", ["0"]),
+        (dict(seed=-1), "seed", ["-1", "random"]),
+        (dict(seed=MAX_SEED + 1), "seed", [str(MAX_SEED)]),
+        (dict(image="a.png", video="a.mp4"), "image", ["both"]),
+        (dict(image="a.png", num_frames=1), "num_frames", ["nothing to make"]),
+        (dict(fit="corp"), "fit", ["'crop'?"]),
+        (dict(model=" "), "model", ["embedded"]),
+        (dict(variant="384p"), "variant", ["'embedded'", "128p"]),
+        (dict(model="someone/else", variant="../up"), "variant", ["../up"]),
+        (dict(dtype="fp16"), "dtype", ["did you mean 'float16'", "bfloat16"]),
+        (dict(quantise="int4"), "quantise", ["int4", "nf4"]),
+        (dict(dtype="bf16"), "dtype", ["bfloat16"]),
+        (dict(device="gpu0"), "device", ["gpu0", "cuda"]),
+    ],
+)
 def test_what_cannot_be_run_is_refused_with_value_and_way_out(changes, field, words):
     with pytest.raises(SettingsError) as caught:
         dataclasses.replace(GOOD, **changes).validate()
@@ -78,17 +81,27 @@ def test_what_cannot_be_run_is_refused_with_value_and_way_out(changes, field, wo
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [
-    dict(width="128"), dict(width=128.0), dict(seed=True), dict(seed=1.5), dict(guidance_scale="7"),
-    dict(prompt=None), dict(num_inference_steps=20), dict(num_inference_steps=(1, 2.5)), dict(image=b"a"),
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(width="128"),
+        dict(width=128.0),
+        dict(seed=True),
+        dict(seed=1.5),
+        dict(guidance_scale="7"),
+        dict(prompt=None),
+        dict(num_inference_steps=20),
+        dict(num_inference_steps=(1, 2.5)),
+        dict(image=b"a"),
+    ],
+)
 def test_wrong_types_are_refused_at_once(changes):
     with pytest.raises(SettingsError, match="is expected"):
         Settings(**changes)
 
 
 def test_settings_survive_json_and_reject_what_they_do_not_know():
-    settings = Settings.for_model("sd3", "768p", prompt="größer, 世 \n\"q\"", seed=MAX_SEED, image="a b.png")
+    settings = Settings.for_model("sd3", "768p", prompt='größer, 世 \n"q"', seed=MAX_SEED, image="a b.png")
     assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
     with pytest.raises(SettingsError, match="unknown setting 'widht', did you mean 'width'"):
         Settings.from_dict({"widht": 64})
@@ -126,10 +139,22 @@ def test_the_size_grid_follows_the_stages(stages, grid):
 
 
 def test_what_lies_outside_training_is_said():
-    settings = Settings.for_model("miniflux", prompt="x", width=384, height=640, num_frames=241, fps=12,
-                                  num_inference_steps=(9, 9), video_num_inference_steps=(9, 9))
+    settings = Settings.for_model(
+        "miniflux",
+        prompt="x",
+        width=384,
+        height=640,
+        num_frames=241,
+        fps=12,
+        num_inference_steps=(9, 9),
+        video_num_inference_steps=(9, 9),
+    )
     assert [note.split(":")[0] for note in settings.validate().experimental()] == [
-        "2 stages", "384×640", "241 frames", "12 frames a second"]
+        "2 stages",
+        "384×640",
+        "241 frames",
+        "12 frames a second",
+    ]
 
 
 def test_a_photo_is_an_experiment_for_a_model_of_drawn_scenes():

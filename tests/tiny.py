@@ -1,7 +1,7 @@
 """A complete checkpoint in the released layout, with tiny random weights and real tokenizers, for all tests.
 
-    make_checkpoint(tmp_path)                       # miniFLUX, variant 128p: a megabyte, a tenth of a second
-    make_checkpoint(tmp_path, family="sd3", variant="384p")
+make_checkpoint(tmp_path)                       # miniFLUX, variant 128p: a megabyte, a tenth of a second
+make_checkpoint(tmp_path, family="sd3", variant="384p")
 """
 
 import json
@@ -16,17 +16,41 @@ from pyramid.training.prompts import all_words
 from pyramid.training.text import build_clip_tokenizer, build_text_side
 from pyramid.training.world import World
 
-WIDTH = 32        # of the text encoders, and of the transformers' text inputs
-FLUX = dict(num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-            axes_dims_rope=(4, 6, 6), joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH)
-MMDIT = dict(num_layers=2, attention_head_dim=16, num_attention_heads=2, caption_projection_dim=32,
-             joint_attention_dim=WIDTH, pooled_projection_dim=2 * WIDTH)
+WIDTH = 32  # of the text encoders, and of the transformers' text inputs
+FLUX = dict(
+    num_layers=1,
+    num_single_layers=1,
+    attention_head_dim=16,
+    num_attention_heads=2,
+    axes_dims_rope=(4, 6, 6),
+    joint_attention_dim=WIDTH,
+    pooled_projection_dim=WIDTH,
+)
+MMDIT = dict(
+    num_layers=2,
+    attention_head_dim=16,
+    num_attention_heads=2,
+    caption_projection_dim=32,
+    joint_attention_dim=WIDTH,
+    pooled_projection_dim=2 * WIDTH,
+)
 HALF = dict(layers_per_block=(1,) * 4, block_out_channels=(8,) * 4, norm_num_groups=2)
 VAE = {f"{half}_{key}": value for half in ("encoder", "decoder") for key, value in HALF.items()}
-DETAILS = dict(name="tiny", variant="128p", licence="Apache-2.0", sizes=[[64, 64]], max_units=4,
-               num_frames=17, fps=8, num_inference_steps=[2, 2, 2],
-               video_num_inference_steps=[2, 2, 2], guidance_scale=4.0,
-               video_guidance_scale=3.0, negative_prompt="", prompt_suffix="")
+DETAILS = dict(
+    name="tiny",
+    variant="128p",
+    licence="Apache-2.0",
+    sizes=[[64, 64]],
+    max_units=4,
+    num_frames=17,
+    fps=8,
+    num_inference_steps=[2, 2, 2],
+    video_num_inference_steps=[2, 2, 2],
+    guidance_scale=4.0,
+    video_guidance_scale=3.0,
+    negative_prompt="",
+    prompt_suffix="",
+)
 
 
 def make_checkpoint(folder: Path, family: str = "miniflux", variant: str = "128p", seed: int = 0) -> Path:

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARD = 2 * 10**9   # bytes
-LIMIT = 1.15        # of the largest component
+SHARD = 2 * 10**9  # bytes
+LIMIT = 1.15  # of the largest component
 
 
 def main(folder: Path) -> int:
@@ -32,8 +32,13 @@ def main(folder: Path) -> int:
         sizes = write(place)
         forget(place)
         child = [sys.executable, __file__, "--load", str(place)]
-        done = subprocess.run(child, env=os.environ | {"PYRAMID_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1",
-                                                       "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            child,
+            env=os.environ
+            | {"PYRAMID_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         if done.returncode:
             return done.returncode
         return report(sizes, json.loads(done.stdout.splitlines()[-1]))
@@ -49,17 +54,42 @@ def write(place: Path) -> dict[str, int]:
     from pyramid.models.flux import PyramidFluxTransformer
     from pyramid.models.vae import CausalVideoVAE
 
-    save_text(place, "miniflux")   # the tokenizers; the encoders are replaced
-    clip = CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-                          num_attention_heads=12, projection_dim=768,
-                          eos_token_id=CLIPTextModel.from_pretrained(place / "text_encoder").config.eos_token_id)
-    t5 = T5Config(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
-                  feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False)
-    width = dict(num_layers=8, num_single_layers=16, num_attention_heads=30, joint_attention_dim=4096,
-                 pooled_projection_dim=768)
+    save_text(place, "miniflux")  # the tokenizers; the encoders are replaced
+    clip = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        projection_dim=768,
+        eos_token_id=CLIPTextModel.from_pretrained(place / "text_encoder").config.eos_token_id,
+    )
+    t5 = T5Config(
+        vocab_size=32128,
+        d_model=4096,
+        d_kv=64,
+        d_ff=10240,
+        num_layers=24,
+        num_heads=64,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+        tie_word_embeddings=False,
+    )
+    width = dict(
+        num_layers=8,
+        num_single_layers=16,
+        num_attention_heads=30,
+        joint_attention_dim=4096,
+        pooled_projection_dim=768,
+    )
     with torch.device("meta"):
-        parts = {"text_encoder": CLIPTextModel(clip), "text_encoder_2": T5EncoderModel(t5),
-                 "diffusion_transformer_384p": PyramidFluxTransformer(**width), "causal_video_vae": CausalVideoVAE()}
+        parts = {
+            "text_encoder": CLIPTextModel(clip),
+            "text_encoder_2": T5EncoderModel(t5),
+            "diffusion_transformer_384p": PyramidFluxTransformer(**width),
+            "causal_video_vae": CausalVideoVAE(),
+        }
     (place / "pyramid.json").write_text(json.dumps(DETAILS | {"name": "big", "variant": "384p"}))
     sizes = {}
     for name, model in parts.items():
@@ -74,11 +104,17 @@ def write_model(folder: Path, model, stem: str) -> int:
     """Configuration and shards of random weights; bytes of all weights."""
     folder.mkdir()
     config = model.config if isinstance(model.config, dict) or hasattr(model.config, "to_dict") else {}
-    table = config.to_dict() | {"architectures": [type(model).__name__]} if hasattr(config, "to_dict") else {
-        **config, "_class_name": type(model).__name__}
+    table = (
+        config.to_dict() | {"architectures": [type(model).__name__]}
+        if hasattr(config, "to_dict")
+        else {**config, "_class_name": type(model).__name__}
+    )
     (folder / "config.json").write_text(json.dumps(table))
-    shapes = {name: value.shape for name, value in model.state_dict().items()
-              if name != "encoder.embed_tokens.weight" and "position_ids" not in name}
+    shapes = {
+        name: value.shape
+        for name, value in model.state_dict().items()
+        if name != "encoder.embed_tokens.weight" and "position_ids" not in name
+    }
     shards, size = [[]], 0
     for name, shape in shapes.items():
         if size > SHARD:
@@ -89,7 +125,9 @@ def write_model(folder: Path, model, stem: str) -> int:
     noise, places = torch.randn(2**22).mul_(0.02).bfloat16(), {}
     for number, names in enumerate(shards, 1):
         file = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
-        save_file({name: weight(name, shapes[name], noise) for name in names}, folder / file, {"format": "pt"})
+        save_file(
+            {name: weight(name, shapes[name], noise) for name in names}, folder / file, {"format": "pt"}
+        )
         places |= dict.fromkeys(names, file)
     total = sum(2 * shape.numel() for shape in shapes.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -124,16 +162,36 @@ def load(place: Path) -> None:
     from pyramid.settings import Settings
 
     checkpoint = find(place)
-    settings = Settings.for_model(str(place), expects=checkpoint.defaults, prompt="a red ball", num_frames=1, width=64,
-                                  height=64, dtype="bfloat16", device="cpu", guidance_scale=1, video_guidance_scale=1)
+    settings = Settings.for_model(
+        str(place),
+        expects=checkpoint.defaults,
+        prompt="a red ball",
+        num_frames=1,
+        width=64,
+        height=64,
+        dtype="bfloat16",
+        device="cpu",
+        guidance_scale=1,
+        video_guidance_scale=1,
+    )
     peaks = {}
     with watched() as most:
         plan = make_plan(checkpoint, settings, Machine.here("cpu"))
         pipe = load_by(checkpoint, plan)
         peaks["loading"] = dict(most)
-        for event in pipe.stream("a red ball", num_frames=1, width=64, height=64, num_inference_steps=[1, 1, 1],
-                                 guidance_scale=1, video_guidance_scale=1, seed=1):
-            print(type(event).__name__, getattr(event, "message", ""), dict(most), file=sys.stderr, flush=True)
+        for event in pipe.stream(
+            "a red ball",
+            num_frames=1,
+            width=64,
+            height=64,
+            num_inference_steps=[1, 1, 1],
+            guidance_scale=1,
+            video_guidance_scale=1,
+            seed=1,
+        ):
+            print(
+                type(event).__name__, getattr(event, "message", ""), dict(most), file=sys.stderr, flush=True
+            )
             peaks[getattr(event, "phase", type(event).__name__)] = dict(most)
     peaks["all"] = dict(most) | {"estimate": plan.estimate.ram}
     assert event.latents is not None
@@ -145,8 +203,10 @@ def report(sizes: dict[str, int], peaks: dict[str, dict[str, int]]) -> int:
     for phase, most in peaks.items():
         print(f"{phase:10} " + ", ".join(f"{name} {value / 1e9:.2f} GB" for name, value in most.items()))
     share = peaks["all"]["ram"] / largest
-    print(f"peak {peaks['all']['ram'] / 1e9:.2f} GB = {share:.2f} × the largest component ({largest / 1e9:.2f} GB); "
-          f"all components {sum(sizes.values()) / 1e9:.2f} GB")
+    print(
+        f"peak {peaks['all']['ram'] / 1e9:.2f} GB = {share:.2f} × the largest component ({largest / 1e9:.2f} GB); "
+        f"all components {sum(sizes.values()) / 1e9:.2f} GB"
+    )
     return int(share > LIMIT)
 
 

@@ -12,9 +12,21 @@ from PIL import Image
 from pyramid import PyramidFlowPipeline
 from pyramid.memory import parallel
 
-ASK = dict(prompt="a red ball moves", negative_prompt="blue", width=128, height=64, num_frames=25, seed=5,
-           num_inference_steps=[1, 2, 1], video_num_inference_steps=[1, 1, 1], output_type="latent")
-REQUEST = ASK | {"image": Image.linear_gradient("L").convert("RGB")}, ASK  # of the first folder, and of the second
+ASK = dict(
+    prompt="a red ball moves",
+    negative_prompt="blue",
+    width=128,
+    height=64,
+    num_frames=25,
+    seed=5,
+    num_inference_steps=[1, 2, 1],
+    video_num_inference_steps=[1, 1, 1],
+    output_type="latent",
+)
+REQUEST = (
+    ASK | {"image": Image.linear_gradient("L").convert("RGB")},
+    ASK,
+)  # of the first folder, and of the second
 
 
 def main(out: Path, folders: list[str]) -> None:

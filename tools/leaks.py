@@ -39,6 +39,7 @@ def run(pipe, number: int, request: dict) -> None:
             stop.set()
         if step >= 4 and number % 3 == 2:
             raise RuntimeError("on purpose")
+
     try:
         events = list(pipe.stream(PROMPT, seed=number, callback_on_step_end=act, stop=stop, **request))
         assert any(isinstance(event, Preview) for event in events)
@@ -50,7 +51,7 @@ def runs(request: dict, count: int) -> list[float]:
     pipe = PyramidFlowPipeline.from_pretrained("embedded")
     used = []
     for number in range(count):
-        run(pipe, 0, request)      # a whole one each time, so that all are compared at the same point
+        run(pipe, 0, request)  # a whole one each time, so that all are compared at the same point
         if number:
             run(pipe, 1, request)
             run(pipe, 2, request)
@@ -62,7 +63,9 @@ def switches(request: dict, count: int) -> list[float]:
     """The model anew each time, in another type each second time, with a short run."""
     used = []
     for number in range(count):
-        pipe = PyramidFlowPipeline.from_pretrained("embedded", dtype=(torch.float32, torch.bfloat16)[number % 2])
+        pipe = PyramidFlowPipeline.from_pretrained(
+            "embedded", dtype=(torch.float32, torch.bfloat16)[number % 2]
+        )
         run(pipe, 0, request | dict(num_frames=9))
         del pipe
         gc.collect()
@@ -78,8 +81,11 @@ def main() -> int:
     args = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
-    request = dict(num_frames=frames_of(args.units), num_inference_steps=[args.steps] * 3,
-                   video_num_inference_steps=[args.steps] * 3)
+    request = dict(
+        num_frames=frames_of(args.units),
+        num_inference_steps=[args.steps] * 3,
+        video_num_inference_steps=[args.steps] * 3,
+    )
     failed = False
     for name, measured in (("runs", runs(request, args.count)), ("switches", switches(request, args.count))):
         growth = max(measured[2:]) / max(measured[:2]) - 1

@@ -23,7 +23,9 @@ MINUTES = 10 * 60_000  # milliseconds: a slow machine is waited for
 
 def main() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    chromium = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+    )
     if chromium is None:
         sys.exit("no Chromium was found; on Debian and Ubuntu: apt-get install chromium")
     expect.set_options(timeout=MINUTES)
@@ -82,7 +84,8 @@ def make(page: Page, prompt: str, seed: int) -> None:
 def save(page: Page, name: str) -> None:
     """A picture of the page as it is seen, once its clips can be seen; PNG in few colours would hide the previews."""
     page.wait_for_function(
-        "() => [...document.querySelectorAll('#large video, .media video')].every(clip => clip.readyState >= 2)")
+        "() => [...document.querySelectorAll('#large video, .media video')].every(clip => clip.readyState >= 2)"
+    )
     page.screenshot(animations="disabled", path=PICTURES / f"{name}.webp.png")
     from PIL import Image
 

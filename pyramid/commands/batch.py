@@ -45,7 +45,7 @@ class Journal:
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / STATE
-        self.done: dict[str, dict[str, Any]] = {}   # key -> its last event
+        self.done: dict[str, dict[str, Any]] = {}  # key -> its last event
         self.begun: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> "Journal":
@@ -53,7 +53,9 @@ class Journal:
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not hold(self.path):
-            raise ValueError(f"another batch is at work in {self.folder}: wait for it, or take another --output-dir")
+            raise ValueError(
+                f"another batch is at work in {self.folder}: wait for it, or take another --output-dir"
+            )
         whole = self._read()
         self.file = self.path.open("r+b")
         self.file.truncate(whole)  # a line that a crash cut off: what it said had not happened yet
@@ -75,8 +77,10 @@ class Journal:
                 event = json.loads(line)
                 {"begun": self.begun, "done": self.done, "failed": {}}[event["event"]][event["key"]] = event
             except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{self.path}, line {number}, is damaged: mend or delete that line, or take "
-                                 "another --output-dir") from None
+                raise ValueError(
+                    f"{self.path}, line {number}, is damaged: mend or delete that line, or take "
+                    "another --output-dir"
+                ) from None
         return whole
 
     def write(self, event: str, item: Item, **more: Any) -> None:
@@ -95,8 +99,10 @@ class Journal:
             if before is None:
                 left.append(replace(item, settings=item.settings.resolved()))
             elif before["asked"] != item.asked:
-                problems.append(f"line {item.line}: item {item.key!r} was begun with other settings: give it "
-                                "another id, or take another --output-dir")
+                problems.append(
+                    f"line {item.line}: item {item.key!r} was begun with other settings: give it "
+                    "another id, or take another --output-dir"
+                )
             elif item.key not in self.done:
                 seeded = replace(item, settings=replace(item.settings, seed=before["seed"]))
                 if path := self._made(seeded):
@@ -154,11 +160,15 @@ class Maker:
     `tell` gets what people should know of an item: that memory ran out on the way, for example.
     """
 
-    def __init__(self, stop: threading.Event | None = None, memory: str = "auto",
-                 tell: Callable[[str], Any] | None = None):
+    def __init__(
+        self,
+        stop: threading.Event | None = None,
+        memory: str = "auto",
+        tell: Callable[[str], Any] | None = None,
+    ):
         self.stop, self.memory, self.tell = stop or threading.Event(), memory, tell or say
         self.key = self.plan = self.pipeline = None
-        self.note = ""   # what loading had to change
+        self.note = ""  # what loading had to change
 
     def make(self, item: Item, given: dict[str, Any], folder: Path, source: dict[str, Any]) -> Path:
         """The result's path. Raises Stopped, or whatever goes wrong; then nothing is left behind.
@@ -269,8 +279,15 @@ def failure(item: Item, error: Exception, seconds: float = 0.0) -> Outcome:
     return Outcome(item, error=words, again=not isinstance(error, ValueError), seconds=seconds)
 
 
-def work(items: list[Item], engine: Engine, journal: Journal, *, retries: int = 1, continue_on_error: bool = False,
-         stop: threading.Event | None = None) -> list[Outcome]:
+def work(
+    items: list[Item],
+    engine: Engine,
+    journal: Journal,
+    *,
+    retries: int = 1,
+    continue_on_error: bool = False,
+    stop: threading.Event | None = None,
+) -> list[Outcome]:
     """Do all items; the outcomes, one an item that ended. Raises Stopped when `stop` was set before the end."""
     todo, running, ended = deque(items), 0, []
     while todo or running:
@@ -307,16 +324,42 @@ def say(message: str) -> None:
 # ------------------------------------------------------------------------------------------------ the command line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("list", type=Path, metavar="LIST.jsonl", help="a JSON table a line: prompt, other settings, perhaps an id")
+    add(
+        "list",
+        type=Path,
+        metavar="LIST.jsonl",
+        help="a JSON table a line: prompt, other settings, perhaps an id",
+    )
     add("--output-dir", type=Path, required=True, metavar="FOLDER", help="where results and the journal go")
     add("--preset", help=f"settings for all lines: {', '.join(preset_names())}, or a .toml file")
     add("--seeds", type=int, default=1, metavar="N", help="so many videos of each line, with seeds in a row")
-    add("--retries", type=int, default=1, metavar="N", help="how often an item that failed is tried again (default: 1)")
+    add(
+        "--retries",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how often an item that failed is tried again (default: 1)",
+    )
     add("--continue-on-error", action="store_true", help="go on with the other items when one has failed")
-    add("--memory", default="auto", choices=("auto", *NAMES), help="plan for memory (default: the fastest that fits)")
-    add("--ray", nargs="?", const="local", metavar="ADDRESS",
-        help="work on a Ray cluster: its address, auto, or none for one on this machine")
-    add("--workers", type=int, metavar="N", help="with --ray: how many at once (default: one a card, or a machine)")
+    add(
+        "--memory",
+        default="auto",
+        choices=("auto", *NAMES),
+        help="plan for memory (default: the fastest that fits)",
+    )
+    add(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="work on a Ray cluster: its address, auto, or none for one on this machine",
+    )
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="with --ray: how many at once (default: one a card, or a machine)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -326,7 +369,9 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < low:
             raise ValueError(f"--{name} {value}: {low} or more is expected")
     if args.workers is not None and args.ray is None:
-        raise ValueError(f"--workers {args.workers}: only with --ray; without it one video is made after the other")
+        raise ValueError(
+            f"--workers {args.workers}: only with --ray; without it one video is made after the other"
+        )
     if args.ray is not None:
         from pyramid.commands.cluster import need_ray
 
@@ -342,8 +387,18 @@ def run(args: argparse.Namespace) -> int:
             try:
                 if left:
                     engine = engine_of(args, stop)
-                ended = work(left, engine, journal, retries=args.retries, stop=stop,
-                             continue_on_error=args.continue_on_error) if left else []
+                ended = (
+                    work(
+                        left,
+                        engine,
+                        journal,
+                        retries=args.retries,
+                        stop=stop,
+                        continue_on_error=args.continue_on_error,
+                    )
+                    if left
+                    else []
+                )
             finally:
                 if engine:
                     engine.close()
@@ -386,6 +441,7 @@ def report(items: list[Item], left: list[Item], ended: list[Outcome]) -> int:
 @contextmanager
 def stopping(stop: threading.Event):
     """Ctrl-C sets `stop`, which ends the item in work within a step; a second one ends the program."""
+
     def interrupt(number, frame):
         if stop.is_set():
             raise KeyboardInterrupt

@@ -55,7 +55,7 @@ class Generated:
 
 
 def numbers(text):
-    """"1,2,3" -> [1, 2, 3]; argparse names the option when it is not that."""
+    """ "1,2,3" -> [1, 2, 3]; argparse names the option when it is not that."""
     values = [int(part) for part in text.split(",")]
     if min(values) < 0:
         raise argparse.ArgumentTypeError(f"{text}: numbers of 0 and more")
@@ -63,7 +63,7 @@ def numbers(text):
 
 
 def size(text):
-    """"640x384" -> (640, 384)."""
+    """ "640x384" -> (640, 384)."""
     width, height = (int(part) for part in text.lower().split("x"))
     return width, height
 
@@ -75,15 +75,24 @@ def add_arguments(parser):
     parser.add_argument("--size", type=size, default=(640, 384), help="width x height in pixels")
     parser.add_argument("--units", type=numbers, default=[0, 4, 15], help="units whose forwards are timed")
     parser.add_argument("--stages", type=int, default=3, help="resolutions of the pyramid")
-    parser.add_argument("--text", type=numbers, default=[40, 30], help="real tokens of each row's text, of 128")
+    parser.add_argument(
+        "--text", type=numbers, default=[40, 30], help="real tokens of each row's text, of 128"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="timed forwards of each kind")
     parser.add_argument("--steps", type=int, default=2, help="steps a stage of the whole generation")
     parser.add_argument("--clip-units", type=int, default=4, help="units of the whole generation, 0 for none")
-    parser.add_argument("--vae", type=numbers, default=[32, 64, 128, 128],
-                        help="channels of the decoder (published: 128,256,512,512)")
+    parser.add_argument(
+        "--vae",
+        type=numbers,
+        default=[32, 64, 128, 128],
+        help="channels of the decoder (published: 128,256,512,512)",
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
-                        help="cpu, cuda, cuda:1, mps (default: a CUDA card where there is one)")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, mps (default: a CUDA card where there is one)",
+    )
 
 
 def check(args):
@@ -97,8 +106,10 @@ def check(args):
     if not 1 <= args.stages <= 4:
         raise ValueError(f"--stages {args.stages} must be 1 to 4")
     if min(args.size) < grid or args.size[0] % grid or args.size[1] % grid:
-        raise ValueError(f"--size {args.size[0]}x{args.size[1]}: with {args.stages} stages both sides must be "
-                         f"multiples of {grid}")
+        raise ValueError(
+            f"--size {args.size[0]}x{args.size[1]}: with {args.stages} stages both sides must be "
+            f"multiples of {grid}"
+        )
     if len(args.layers) != 2 or sum(args.layers) < 1:
         raise ValueError(f"--layers {args.layers} must be two numbers, double and single blocks, such as 4,8")
     if len(args.vae) != 4 or any(channels < 32 or channels % 32 for channels in args.vae):
@@ -112,9 +123,14 @@ def check(args):
 def build(args):
     """A random transformer of the shape asked for, on its device."""
     model = PyramidFluxTransformer(
-        in_channels=4 * CHANNELS, num_layers=args.layers[0], num_single_layers=args.layers[1],
-        attention_head_dim=HEAD, num_attention_heads=args.width // HEAD, joint_attention_dim=T5,
-        pooled_projection_dim=CLIP)
+        in_channels=4 * CHANNELS,
+        num_layers=args.layers[0],
+        num_single_layers=args.layers[1],
+        attention_head_dim=HEAD,
+        num_attention_heads=args.width // HEAD,
+        joint_attention_dim=T5,
+        pooled_projection_dim=CLIP,
+    )
     for parameter in model.parameters():
         if parameter.ndim > 1:  # zero modulations would leave values that no trained model has
             torch.nn.init.normal_(parameter, std=0.02)
@@ -175,8 +191,10 @@ def useful_flops(model, run, layout):
     pairs = last = 0  # of a query and a key, in all blocks but the last, and in the last
     for bucket in layout.buckets:
         rows, text = bucket.rows.stop - bucket.rows.start, bucket.length
-        pairs += rows * (text * (layout.groups[0][1] + text)
-                         + sum((stop - start) * (stop + text) for start, stop in layout.groups))
+        pairs += rows * (
+            text * (layout.groups[0][1] + text)
+            + sum((stop - start) * (stop + text) for start, stop in layout.groups)
+        )
         last += rows * sum((stop - start) * (seen + text) for start, stop, seen in layout.last_groups)
     width = model.config.num_attention_heads * model.config.attention_head_dim
     return sum(counted) + 4 * width * (pairs * (len(model.blocks) - 1) + last)
@@ -211,12 +229,21 @@ def measure_clip(model, prompt, args):
     """Generate and decode a clip through the sampler; yields Generated, unit by unit."""
     vae = CausalVideoVAE(encoder_block_out_channels=args.vae, decoder_block_out_channels=args.vae)
     decode = placed(vae, args).stream()
-    negative, positive = (Prompt(*(part[row:row + 1] for part in vars(prompt).values()))
-                          for row in (0, len(args.text) - 1))
+    negative, positive = (
+        Prompt(*(part[row : row + 1] for part in vars(prompt).values())) for row in (0, len(args.text) - 1)
+    )
     steps = [args.steps] * args.stages
     noise = Noise((CHANNELS, args.size[1] // 8, args.size[0] // 8), seeds=[0])
-    events = sample(model, positive, negative, noise=noise, units=args.clip_units, steps=steps,
-                    video_steps=steps, guidance=Guidance())
+    events = sample(
+        model,
+        positive,
+        negative,
+        noise=noise,
+        units=args.clip_units,
+        steps=steps,
+        video_steps=steps,
+        guidance=Guidance(),
+    )
     start = time.perf_counter()
     for event in events:
         if isinstance(event, Unit):
@@ -239,8 +266,16 @@ def forward_table(forwards, peak):
         table.add_column(name, justify="right")
     for f in forwards:
         rate = f.flops / f.seconds
-        table.add_row(str(f.unit), str(f.stage), str(f.tokens), f"{f.seconds:.3f}", f"{f.middle:.3f}",
-                      f"{f.flops / 1e9:.1f}", f"{rate / 1e9:.1f}", f"{rate / peak:.0%}")
+        table.add_row(
+            str(f.unit),
+            str(f.stage),
+            str(f.tokens),
+            f"{f.seconds:.3f}",
+            f"{f.middle:.3f}",
+            f"{f.flops / 1e9:.1f}",
+            f"{rate / 1e9:.1f}",
+            f"{rate / peak:.0%}",
+        )
     return table
 
 
@@ -248,11 +283,16 @@ def clip_table(units):
     table = Table(title="A whole generation, seconds")
     for name in ("unit", "sampling", "decode", "decode's share"):
         table.add_column(name, justify="right")
-    mean = Generated("mean", *(statistics.mean(getattr(u, part) for u in units)
-                               for part in ("sampling", "decoding")))
+    mean = Generated(
+        "mean", *(statistics.mean(getattr(u, part) for u in units) for part in ("sampling", "decoding"))
+    )
     for u in [*units, mean]:
-        table.add_row(str(u.unit), f"{u.sampling:.2f}", f"{u.decoding:.2f}",
-                      f"{u.decoding / (u.sampling + u.decoding):.0%}")
+        table.add_row(
+            str(u.unit),
+            f"{u.sampling:.2f}",
+            f"{u.decoding:.2f}",
+            f"{u.decoding / (u.sampling + u.decoding):.0%}",
+        )
     return table
 
 
@@ -262,8 +302,10 @@ def run(args):
     console, peak = Console(), MatrixPeak(args.device, getattr(torch, args.dtype))
     model, prompt = build(args), texts(args)
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    console.print(f"{parameters:.1f} M parameters, {args.dtype} on {args.device} ({torch.get_num_threads()} CPU "
-                  f"threads), {args.size[0]}×{args.size[1]}, text {args.text} of 128")
+    console.print(
+        f"{parameters:.1f} M parameters, {args.dtype} on {args.device} ({torch.get_num_threads()} CPU "
+        f"threads), {args.size[0]}×{args.size[1]}, text {args.text} of 128"
+    )
     with console.status("forwards") as status:
         forwards = []
         for unit in args.units:
@@ -271,7 +313,9 @@ def run(args):
                 status.update(f"unit {unit}, stage {stage}")
                 forwards.append(measure_forward(model, prompt, unit, stage, args, peak))
     console.print(forward_table(forwards, peak.rate))
-    console.print(f"of peak: of this machine's best matrix product, {peak.rate / 1e9:.1f} GFLOP/s in {args.dtype}")
+    console.print(
+        f"of peak: of this machine's best matrix product, {peak.rate / 1e9:.1f} GFLOP/s in {args.dtype}"
+    )
     if args.clip_units:
         with console.status("a whole generation"):
             units = list(measure_clip(model, prompt, args))

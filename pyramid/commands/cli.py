@@ -36,10 +36,24 @@ ELSEWHERE = {  # command -> the module with its `add_arguments(parser)` and `run
     "bench": ("pyramid.commands.bench", "measure this machine: seconds a step, a unit, a video"),
 }
 FLAGS = {  # settings that have a flag of their own name, or of the one given here
-    "negative_prompt": None, "prompt_suffix": None, "image": None, "video": None, "fit": None, "num_frames": None,
-    "fps": None, "width": None, "height": None, "num_inference_steps": "steps",
-    "video_num_inference_steps": "video_steps", "guidance_scale": "guidance", "video_guidance_scale": "video_guidance",
-    "guidance_decay": None, "min_guidance_scale": "min_guidance", "seed": None, "dtype": None, "quantise": None,
+    "negative_prompt": None,
+    "prompt_suffix": None,
+    "image": None,
+    "video": None,
+    "fit": None,
+    "num_frames": None,
+    "fps": None,
+    "width": None,
+    "height": None,
+    "num_inference_steps": "steps",
+    "video_num_inference_steps": "video_steps",
+    "guidance_scale": "guidance",
+    "video_guidance_scale": "video_guidance",
+    "guidance_decay": None,
+    "min_guidance_scale": "min_guidance",
+    "seed": None,
+    "dtype": None,
+    "quantise": None,
     "device": None,
 }
 
@@ -84,8 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser(command: str) -> Parser:
     """The parser of all commands. Of those that live elsewhere only `command` is imported, so that --help is fast."""
-    top = Parser(prog="python -m pyramid", description="Pyramid Flow: a sentence or a picture becomes a video.",
-                 allow_abbrev=False)
+    top = Parser(
+        prog="python -m pyramid",
+        description="Pyramid Flow: a sentence or a picture becomes a video.",
+        allow_abbrev=False,
+    )
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     add = commands.add_parser
     _generate_arguments(add("generate", help="make a video or a picture", allow_abbrev=False))
@@ -121,8 +138,17 @@ def _generate_arguments(sub: argparse.ArgumentParser) -> None:
     add("--width", type=int, help="pixels, a multiple of 64")
     add("--height", type=int, help="pixels, a multiple of 64")
     add("--fps", type=int, help="frames a second of the file (default: as trained)")
-    add("--fit", metavar="HOW", help=f"how a given picture comes to the size: {', '.join(FITS)} (default: crop)")
-    add("--steps", type=_counts, metavar="N,N,N", help="steps of each stage for the first frame; N for all alike")
+    add(
+        "--fit",
+        metavar="HOW",
+        help=f"how a given picture comes to the size: {', '.join(FITS)} (default: crop)",
+    )
+    add(
+        "--steps",
+        type=_counts,
+        metavar="N,N,N",
+        help="steps of each stage for the first frame; N for all alike",
+    )
     add("--video-steps", type=_counts, metavar="N,N,N", help="the same for the frames after it")
     add("--guidance", type=float, help="how closely the first frame follows the prompt; 1 is off")
     add("--video-guidance", type=float, help="the same for the frames after it")
@@ -132,13 +158,32 @@ def _generate_arguments(sub: argparse.ArgumentParser) -> None:
     add("--model", help=f"{', '.join(MODELS)}, a folder, or a repository (default: embedded)")
     add("--variant", help="which of the model's transformers, such as 384p (default: its first)")
     add("--dtype", help=f"precision: {', '.join(DTYPES)} (default: what suits the device)")
-    add("--quantise", metavar="HOW", help="weights in fewer bits: int8 or nf4 (bitsandbytes: T5 where it is loaded "
-                                           "whole, on a CUDA card the transformer), fp8 (storage of the transformer), "
-                                           "none (default)")
+    add(
+        "--quantise",
+        metavar="HOW",
+        help="weights in fewer bits: int8 or nf4 (bitsandbytes: T5 where it is loaded "
+        "whole, on a CUDA card the transformer), fp8 (storage of the transformer), "
+        "none (default)",
+    )
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    add("--second-device", metavar="DEVICE", help="reads prompts and makes frames, such as cuda:1 beside cuda:0")
-    add("--memory", default="auto", metavar="PLAN", help="auto, max, balanced, low, tiny or cpu: see the command plan")
-    add("--output", type=Path, default=Path("outputs"), metavar="PATH", help="a folder, or a file .mp4 or .png")
+    add(
+        "--second-device",
+        metavar="DEVICE",
+        help="reads prompts and makes frames, such as cuda:1 beside cuda:0",
+    )
+    add(
+        "--memory",
+        default="auto",
+        metavar="PLAN",
+        help="auto, max, balanced, low, tiny or cpu: see the command plan",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("outputs"),
+        metavar="PATH",
+        help="a folder, or a file .mp4 or .png",
+    )
     sub.set_defaults(run=run_generate)
 
 
@@ -146,7 +191,9 @@ def _counts(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers are expected, such as 20 or 20,20,10") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: whole numbers are expected, such as 20 or 20,20,10"
+        ) from None
 
 
 def run_generate(args: argparse.Namespace) -> int:
@@ -179,14 +226,18 @@ def settings_of(args: argparse.Namespace, start: Settings, preset: Preset | None
     if preset:
         values = {name: value for name, value in preset.values.items() if name not in ("model", "variant")}
         start = replace(preset, values=values).apply(start)
-    changes = {name: value for name, flag in FLAGS.items() if (value := getattr(args, flag or name)) is not None}
+    changes = {
+        name: value for name, flag in FLAGS.items() if (value := getattr(args, flag or name)) is not None
+    }
     names = ("num_inference_steps", "video_num_inference_steps")
     stages = next((len(changes[name]) for name in names if len(changes.get(name, ())) > 1), start.stages)
     for name in names:
         if len(changes.get(name, ())) == 1:
             changes[name] = changes[name] * stages
     steps = changes.get("num_inference_steps", start.num_inference_steps)
-    if len(steps) != start.stages:  # another number of stages: without a word on later frames, the same for those
+    if (
+        len(steps) != start.stages
+    ):  # another number of stages: without a word on later frames, the same for those
         changes.setdefault("video_num_inference_steps", steps)
     if args.seconds is not None:
         changes["num_frames"] = frames_for_seconds(args.seconds, changes.get("fps", start.fps))
@@ -205,7 +256,9 @@ def output_path(asked: Path, settings: Settings) -> Path:
         raise ValueError(f"--output {asked}: {what} needs a name that ends in {ending}")
     folder = next(parent for parent in asked.absolute().parents if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # rights alone do not tell: it may be full, or read-only
+        with tempfile.TemporaryFile(
+            dir=folder
+        ) as file:  # rights alone do not tell: it may be full, or read-only
             file.write(b"\0")
     except OSError as error:
         raise ValueError(f"--output {asked}: nothing can be written in {folder}: {error.strerror}") from None

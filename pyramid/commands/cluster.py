@@ -19,8 +19,8 @@ from pyramid.commands.batch import Maker, Outcome, Stopped, failure, say
 from pyramid.commands.prompt_list import Item, result_path
 
 ROOT = Path(__file__).resolve().parents[2]
-STORE = 80 * 2**20        # bytes of a local object store: Ray's least; a video is a few million
-POLL = 0.5                # seconds between looks at Ctrl-C
+STORE = 80 * 2**20  # bytes of a local object store: Ray's least; a video is a few million
+POLL = 0.5  # seconds between looks at Ctrl-C
 
 
 def need_ray() -> None:
@@ -45,8 +45,15 @@ class Worker:
 class OnRay:
     """The engine of a cluster. Raises ValueError when it cannot be reached or has no room for a worker."""
 
-    def __init__(self, folder: Path, stop: threading.Event, address: str, workers: int | None = None, *,
-                 memory: str = "auto"):
+    def __init__(
+        self,
+        folder: Path,
+        stop: threading.Event,
+        address: str,
+        workers: int | None = None,
+        *,
+        memory: str = "auto",
+    ):
         import ray
 
         self.ray, self.memory, self.folder, self.stop = ray, memory, folder, stop
@@ -54,8 +61,10 @@ class OnRay:
         cards = ray.cluster_resources().get("GPU", 0)
         self.capacity = workers or int(cards) or len([node for node in ray.nodes() if node["Alive"]])
         needs = {"num_gpus": 1, "num_cpus": 1} if cards else {"num_cpus": 1}
-        have = min(ray.cluster_resources().get(kind, 0) / count
-                   for kind, count in (("CPU", 1), *([("GPU", 1)] if cards else [])))
+        have = min(
+            ray.cluster_resources().get(kind, 0) / count
+            for kind, count in (("CPU", 1), *([("GPU", 1)] if cards else []))
+        )
         if have < self.capacity:
             raise ValueError(f"--workers {self.capacity}: this cluster has room for {int(have)}")
         # Neither restarts nor retries of Ray's own: the batch counts attempts.
@@ -66,14 +75,28 @@ class OnRay:
 
     def _connect(self, address: str, workers: int | None) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        how = {"address": address} if address != "local" else {
-            "address": "local", "num_cpus": workers or 1, "object_store_memory": STORE, "include_dashboard": False}
+        how = (
+            {"address": address}
+            if address != "local"
+            else {
+                "address": "local",
+                "num_cpus": workers or 1,
+                "object_store_memory": STORE,
+                "include_dashboard": False,
+            }
+        )
         try:
-            self.ray.init(log_to_driver=False, logging_level="error", configure_logging=False,
-                          runtime_env={"env_vars": {"PYTHONPATH": path}}, **how)
+            self.ray.init(
+                log_to_driver=False,
+                logging_level="error",
+                configure_logging=False,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+                **how,
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ValueError(f"--ray {address}: the cluster cannot be reached ({error}); start one with "
-                             "`ray start --head`") from None
+            raise ValueError(
+                f"--ray {address}: the cluster cannot be reached ({error}); start one with `ray start --head`"
+            ) from None
 
     def submit(self, item: Item) -> None:
         from pyramid.commands.console import source

@@ -28,7 +28,14 @@ class Generation:
     """One run: loads the model, shows how far it is, writes frames as they come, keeps what is finished."""
 
     def __init__(
-        self, settings: Settings, checkpoint, given: dict[str, Any], path: Path, *, units=None, partial: bool = False,
+        self,
+        settings: Settings,
+        checkpoint,
+        given: dict[str, Any],
+        path: Path,
+        *,
+        units=None,
+        partial: bool = False,
         memory: str = "auto",
     ):
         """`units`: the folder of the run that this one finishes (`recovery.UnitsFolder`), where it is one; with
@@ -44,7 +51,9 @@ class Generation:
         from pyramid.memory import ladder
         from pyramid.memory.plan import compare, describe, make_plan
 
-        make_plan(self.checkpoint, self.settings, wanted=self.memory)  # a refusal comes before anything is shown
+        make_plan(
+            self.checkpoint, self.settings, wanted=self.memory
+        )  # a refusal comes before anything is shown
         with self.interruptible(), Display(self.settings) as display:
             display.phase("Loading the model")
             pipeline, note = ladder.load(load_for, self.settings, self.memory)
@@ -69,11 +78,24 @@ class Generation:
             place(pipeline, here, self.second_device)
         s = self.settings
         return self.stream(
-            pipeline, s.prompt, negative_prompt=s.negative_prompt, prompt_suffix=s.prompt_suffix, fit=s.fit,
-            seed=s.seed, num_frames=s.num_frames, width=s.width, height=s.height,
-            num_inference_steps=s.num_inference_steps, video_num_inference_steps=s.video_num_inference_steps,
-            guidance_scale=s.guidance_scale, video_guidance_scale=s.video_guidance_scale,
-            guidance_decay=s.guidance_decay, min_guidance_scale=s.min_guidance_scale, stop=self.stop, **self.given)
+            pipeline,
+            s.prompt,
+            negative_prompt=s.negative_prompt,
+            prompt_suffix=s.prompt_suffix,
+            fit=s.fit,
+            seed=s.seed,
+            num_frames=s.num_frames,
+            width=s.width,
+            height=s.height,
+            num_inference_steps=s.num_inference_steps,
+            video_num_inference_steps=s.video_num_inference_steps,
+            guidance_scale=s.guidance_scale,
+            video_guidance_scale=s.video_guidance_scale,
+            guidance_decay=s.guidance_decay,
+            min_guidance_scale=s.min_guidance_scale,
+            stop=self.stop,
+            **self.given,
+        )
 
     def stream(self, pipeline, prompt: str, **request) -> Iterator[Any]:
         from pyramid.memory.ladder import stream
@@ -156,7 +178,10 @@ class Generation:
             write()
             return True
         except OSError as error:
-            print(f"note: finished units cannot be saved from here on ({error.strerror or error})", file=sys.stderr)
+            print(
+                f"note: finished units cannot be saved from here on ({error.strerror or error})",
+                file=sys.stderr,
+            )
             return False
 
     def end(self, error: BaseException | None, stopped: bool = False) -> None:
@@ -214,6 +239,7 @@ class Generation:
     @contextmanager
     def interruptible(self):
         """Ctrl-C sets `stop`, which ends the run within a step; a second one ends the program."""
+
         def interrupt(number, frame):
             if self.stop.is_set():
                 raise KeyboardInterrupt
@@ -238,7 +264,9 @@ class JointGeneration(Generation):
         from pyramid.memory.plan import make_plan
 
         device = parallel.begin(self.settings.device)
-        self.settings, self.path = parallel.agreed((self.settings, self.path))  # rank 0's seed, if one was drawn
+        self.settings, self.path = parallel.agreed(
+            (self.settings, self.path)
+        )  # rank 0's seed, if one was drawn
         self.settings = replace(self.settings, device=device)
         try:
             self.memory = make_plan(self.checkpoint, self.settings, wanted=self.memory, resident=True).name
@@ -254,7 +282,9 @@ class JointGeneration(Generation):
     def stream(self, pipeline, prompt: str, **request) -> Iterator[Any]:
         from pyramid.memory.parallel import join
 
-        return join(pipeline).stream(prompt, **request)  # no ladder: one process cannot do something else alone
+        return join(pipeline).stream(
+            prompt, **request
+        )  # no ladder: one process cannot do something else alone
 
     @contextmanager
     def interruptible(self):
@@ -318,8 +348,16 @@ class Display:
         self.settings, self.console = settings, Console(stderr=True)
         self.known = self.reading = False
         self.bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True)
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
         self.task = self.bar.add_task("", total=None)
 
     def __enter__(self) -> "Display":
@@ -360,10 +398,18 @@ class Display:
             s = self.settings
             if not self.known:  # the first unit that is sampled: those before it are given
                 steps = [s.num_inference_steps] + [s.video_num_inference_steps] * (s.units - 1)
-                total = sum(n * step_cost(s, unit, stage) for unit in range(event.unit, s.units)
-                            for stage, n in enumerate(steps[unit]))
+                total = sum(
+                    n * step_cost(s, unit, stage)
+                    for unit in range(event.unit, s.units)
+                    for stage, n in enumerate(steps[unit])
+                )
                 self.bar.update(self.task, total=total)
                 self.known = True
-            self.bar.update(self.task, advance=step_cost(s, event.unit, event.stage), description=(
-                f"unit {event.unit + 1}/{event.units}  stage {event.stage + 1}/{event.stages}  "
-                f"step {event.step + 1}/{event.steps}"))
+            self.bar.update(
+                self.task,
+                advance=step_cost(s, event.unit, event.stage),
+                description=(
+                    f"unit {event.unit + 1}/{event.units}  stage {event.stage + 1}/{event.stages}  "
+                    f"step {event.step + 1}/{event.steps}"
+                ),
+            )

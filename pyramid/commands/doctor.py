@@ -17,8 +17,8 @@ from pyramid.memory.machine import runs_on
 from pyramid.settings import MODELS, Settings
 
 GREEN, AMBER, RED = "green", "amber", "red"
-LOW_DISK = 2e9         # bytes below which results and caches are at risk
-LARGE_DISK = 30e9      # what a published model and its results take
+LOW_DISK = 2e9  # bytes below which results and caches are at risk
+LARGE_DISK = 30e9  # what a published model and its results take
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,16 @@ def show(findings: list[Finding]) -> None:
 
 def examine(output: Path) -> list[Finding]:
     """All findings, most important first."""
-    return [python_and_torch(), card(nvidia_driver()), *memory(), disk(output), writable(output), ffmpeg(),
-            bitsandbytes(), *models()]
+    return [
+        python_and_torch(),
+        card(nvidia_driver()),
+        *memory(),
+        disk(output),
+        writable(output),
+        ffmpeg(),
+        bitsandbytes(),
+        *models(),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ the findings
@@ -87,7 +95,11 @@ def nvidia_driver() -> dict[str, str] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     words = [word.strip() for word in done.stdout.splitlines()[0].split(",")] if done.stdout.strip() else []
-    return dict(zip(("driver", "name", "capability"), words, strict=False)) if done.returncode == 0 and words else None
+    return (
+        dict(zip(("driver", "name", "capability"), words, strict=False))
+        if done.returncode == 0 and words
+        else None
+    )
 
 
 def card(driver: dict[str, str] | None) -> Finding:
@@ -103,15 +115,27 @@ def card(driver: dict[str, str] | None) -> Finding:
 def without_cuda(driver: dict[str, str] | None, built_for: str | None, mps: bool) -> Finding:
     """No CUDA in torch: is there a card all the same? `built_for`: the CUDA version of torch, None for a CPU build."""
     if driver and built_for is None:
-        return Finding("device", RED, f"{driver['name']} is there, but this torch is built for processors only",
-                       "python launch.py setup installs the one that suits the card into .venv")
+        return Finding(
+            "device",
+            RED,
+            f"{driver['name']} is there, but this torch is built for processors only",
+            "python launch.py setup installs the one that suits the card into .venv",
+        )
     if driver:
-        return Finding("device", RED, f"{driver['name']} is there, but CUDA {built_for} does not start with driver "
-                       f"{driver['driver']}", "install a newer driver from https://www.nvidia.com/drivers and restart")
+        return Finding(
+            "device",
+            RED,
+            f"{driver['name']} is there, but CUDA {built_for} does not start with driver {driver['driver']}",
+            "install a newer driver from https://www.nvidia.com/drivers and restart",
+        )
     if mps:
         return Finding("device", AMBER, "Apple's graphics (mps)", "use --device mps; it is not tested")
-    return Finding("device", AMBER, "no graphics card: everything runs on the processor",
-                   "the embedded model takes seconds, the published ones hours")
+    return Finding(
+        "device",
+        AMBER,
+        "no graphics card: everything runs on the processor",
+        "the embedded model takes seconds, the published ones hours",
+    )
 
 
 def with_cuda(name: str, capability: tuple[int, int], built: list[str], driver: str) -> Finding:
@@ -120,12 +144,19 @@ def with_cuda(name: str, capability: tuple[int, int], built: list[str], driver: 
     found = f"{name}, capability {capability[0]}.{capability[1]}, driver {driver}"
     if not runs_on(capability, built):
         newer = all(int(own) > int(arch[3:].rstrip("af")) for arch in built if arch.startswith("sm_"))
-        advice = ("a newer torch is needed: https://pytorch.org/get-started/locally has the command" if newer else
-                  "this card is older than what this torch is built for: use --device cpu, or an older torch")
+        advice = (
+            "a newer torch is needed: https://pytorch.org/get-started/locally has the command"
+            if newer
+            else "this card is older than what this torch is built for: use --device cpu, or an older torch"
+        )
         return Finding("device", RED, f"{found}; this torch is built for {', '.join(built)}", advice)
     if capability < (8, 0):
-        return Finding("device", AMBER, f"{found}; no bfloat16", "float16 is used, every step checked for overflow; "
-                       "--dtype float32 is slower and safe")
+        return Finding(
+            "device",
+            AMBER,
+            f"{found}; no bfloat16",
+            "float16 is used, every step checked for overflow; --dtype float32 is slower and safe",
+        )
     return Finding("device", GREEN, f"{found}; bfloat16")
 
 
@@ -139,14 +170,28 @@ def memory() -> list[Finding]:
     dtype = str(cpu_dtype()).removeprefix("torch.")
     found = f"{machine.free_ram / 1e9:.1f} of {machine.total_ram / 1e9:.1f} GB free; the processor computes in {dtype}"
     few = machine.free_ram < 1.2e9
-    findings = [Finding("main memory", RED if few else AMBER if machine.free_ram < 12e9 else GREEN, found,
-                        "close other programs" if few else "enough for the embedded model; T5-XXL of the published "
-                        "ones wants 12 GB" if machine.free_ram < 12e9 else "")]
+    findings = [
+        Finding(
+            "main memory",
+            RED if few else AMBER if machine.free_ram < 12e9 else GREEN,
+            found,
+            "close other programs"
+            if few
+            else "enough for the embedded model; T5-XXL of the published ones wants 12 GB"
+            if machine.free_ram < 12e9
+            else "",
+        )
+    ]
     if machine.free_vram:
         little = machine.free_vram < 6e9
-        findings.append(Finding("graphics memory", AMBER if little else GREEN,
-                                f"{machine.free_vram / 1e9:.1f} of {machine.total_vram / 1e9:.1f} GB free",
-                                "close other programs that use the card; see python -m pyramid plan" * little))
+        findings.append(
+            Finding(
+                "graphics memory",
+                AMBER if little else GREEN,
+                f"{machine.free_vram / 1e9:.1f} of {machine.total_vram / 1e9:.1f} GB free",
+                "close other programs that use the card; see python -m pyramid plan" * little,
+            )
+        )
     try:
         plan = make_plan(find("embedded"), Settings(prompt="any"), machine)
         findings.append(Finding("plan", GREEN if plan.fits else RED, describe(plan)))
@@ -165,7 +210,9 @@ def disk(output: Path) -> Finding:
     if min(free.values()) < LOW_DISK:
         return Finding("disk", RED, found, "make room, or choose another disk with --output and HF_HOME")
     if free["models"] < LARGE_DISK:
-        return Finding("disk", AMBER, found, "a published model takes 16 to 30 GB: set HF_HOME to a larger disk first")
+        return Finding(
+            "disk", AMBER, found, "a published model takes 16 to 30 GB: set HF_HOME to a larger disk first"
+        )
     return Finding("disk", GREEN, found)
 
 
@@ -178,7 +225,9 @@ def existing(path: Path) -> Path:
 def writable(output: Path) -> Finding:
     there = existing(output)
     if not there.is_dir() or not os.access(there, os.W_OK):
-        return Finding("results", RED, f"nothing can be written in {there}", "choose another folder with --output")
+        return Finding(
+            "results", RED, f"nothing can be written in {there}", "choose another folder with --output"
+        )
     return Finding("results", GREEN, f"go to {output}")
 
 
@@ -186,7 +235,9 @@ def ffmpeg() -> Finding:
     """The encoder of videos: run once, as a binary that is there may still not start."""
     import imageio_ffmpeg
 
-    mend = "python -m pip install --force-reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to another ffmpeg"
+    mend = (
+        "python -m pip install --force-reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to another ffmpeg"
+    )
     try:
         path = imageio_ffmpeg.get_ffmpeg_exe()
         done = subprocess.run([path, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=60)
@@ -204,8 +255,12 @@ def bitsandbytes() -> Finding:
     try:
         return Finding("8 and 4 bit", GREEN, f"bitsandbytes {metadata.version('bitsandbytes')}")
     except metadata.PackageNotFoundError:
-        return Finding("8 and 4 bit", AMBER, "bitsandbytes is not installed: T5 stays in 16 bit",
-                       "python -m pip install bitsandbytes")
+        return Finding(
+            "8 and 4 bit",
+            AMBER,
+            "bitsandbytes is not installed: T5 stays in 16 bit",
+            "python -m pip install bitsandbytes",
+        )
 
 
 def models() -> list[Finding]:

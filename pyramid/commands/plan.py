@@ -49,8 +49,16 @@ def settings_from(args: argparse.Namespace) -> Settings:
     from pyramid.hub.checkpoints import find
 
     checkpoint = find(args.model, args.variant)
-    start = Settings.for_model(args.model, checkpoint.variant, expects=checkpoint.defaults, prompt=PROMPT, seed=1,
-                               dtype=args.dtype, quantise=args.quantise, device=args.device)
+    start = Settings.for_model(
+        args.model,
+        checkpoint.variant,
+        expects=checkpoint.defaults,
+        prompt=PROMPT,
+        seed=1,
+        dtype=args.dtype,
+        quantise=args.quantise,
+        device=args.device,
+    )
     changes = {name: getattr(args, name) for name in ("width", "height", "num_frames") if getattr(args, name)}
     if args.seconds:
         changes["num_frames"] = frames_for_seconds(args.seconds, start.fps)
@@ -68,11 +76,23 @@ def run(args: argparse.Namespace) -> int:
         settings = one_step(settings)
     checkpoint, machine = find(args.model, args.variant), Machine.here(settings.device)
     verify(checkpoint)
-    every, chosen = plans(checkpoint, settings, machine), make_plan(checkpoint, settings, machine, args.memory)
+    every, chosen = (
+        plans(checkpoint, settings, machine),
+        make_plan(checkpoint, settings, machine, args.memory),
+    )
     measured = peak(settings, chosen.name) if args.measure else None
     if args.json:
-        print(json.dumps({"machine": asdict(machine), "chosen": asdict(chosen), "measured": measured,
-                          "plans": [asdict(plan) for plan in every]}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "machine": asdict(machine),
+                    "chosen": asdict(chosen),
+                    "measured": measured,
+                    "plans": [asdict(plan) for plan in every],
+                },
+                indent=2,
+            )
+        )
         return 0
     from rich.console import Console
 
@@ -97,20 +117,44 @@ def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, f
     free = f"{machine.free_ram / 1e9:.1f} GB of main memory free"
     if machine.free_vram:
         free = f"{machine.free_vram / 1e9:.1f} of {machine.total_vram / 1e9:.1f} GB on {machine.name}, {free}"
-    table = Table(title=f"{settings.model}/{settings.variant}, {settings.width}×{settings.height}, "
-                        f"{settings.num_frames} frames; {free}")
-    for name in ("plan", "fits", "card", "main memory", "of it files", "last unit", "dtype", "text", "transformer",
-                 "VAE"):
+    table = Table(
+        title=f"{settings.model}/{settings.variant}, {settings.width}×{settings.height}, "
+        f"{settings.num_frames} frames; {free}"
+    )
+    for name in (
+        "plan",
+        "fits",
+        "card",
+        "main memory",
+        "of it files",
+        "last unit",
+        "dtype",
+        "text",
+        "transformer",
+        "VAE",
+    ):
         table.add_column(name)
     for plan in every:
         e, mark = plan.estimate, "▸ " if plan.name == chosen.name else "  "
-        table.add_row(mark + plan.name, "yes" if plan.fits else "no", *(shown(b) for b in (e.vram, e.ram, e.file)),
-                      f"{e.seconds:.1f} s", plan.transformer.dtype, words(plan.text), words(plan.transformer),
-                      f"tile {plan.tile or 'none'}, {'as units come' if plan.window else 'after sampling'}")
+        table.add_row(
+            mark + plan.name,
+            "yes" if plan.fits else "no",
+            *(shown(b) for b in (e.vram, e.ram, e.file)),
+            f"{e.seconds:.1f} s",
+            plan.transformer.dtype,
+            words(plan.text),
+            words(plan.transformer),
+            f"tile {plan.tile or 'none'}, {'as units come' if plan.window else 'after sampling'}",
+        )
         if measured and plan.name == chosen.name:
-            table.add_row("  measured", "", *(shown(measured[k]) for k in ("vram", "ram", "file")),
-                          f"{measured['last_unit']:.1f} s",
-                          f"estimate {e.ram / measured['ram'] - 1:+.0%}", style="bold")
+            table.add_row(
+                "  measured",
+                "",
+                *(shown(measured[k]) for k in ("vram", "ram", "file")),
+                f"{measured['last_unit']:.1f} s",
+                f"estimate {e.ram / measured['ram'] - 1:+.0%}",
+                style="bold",
+            )
     return table
 
 
@@ -121,8 +165,13 @@ def shown(size: float) -> str:
 
 def words(part) -> str:
     """Where a component is and how it comes there."""
-    how = {"": "stays", "free": "goes after use", "model": "comes whole", "block": "comes by blocks",
-           "leaf": "comes by layers"}[part.offload]
+    how = {
+        "": "stays",
+        "free": "goes after use",
+        "model": "comes whole",
+        "block": "comes by blocks",
+        "leaf": "comes by layers",
+    }[part.offload]
     return f"{part.device} {how}" + (f", {part.quantised}" if part.quantised else "")
 
 
@@ -169,8 +218,12 @@ def peak(settings: Settings, memory: str) -> dict[str, float]:
     RuntimeError with the end of what the process said when it fails.
     """
     asked = json.dumps({"settings": settings.to_dict(), "memory": memory})
-    done = subprocess.run([sys.executable, "-m", "pyramid.commands.plan", asked], capture_output=True, text=True,
-                          env=os.environ | {"DIFFUSERS_VERBOSITY": "error"})
+    done = subprocess.run(
+        [sys.executable, "-m", "pyramid.commands.plan", asked],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DIFFUSERS_VERBOSITY": "error"},
+    )
     if done.returncode:
         raise RuntimeError(f"the run to be measured failed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -197,10 +250,17 @@ def run_watched(settings: Settings, memory: str) -> dict[str, float]:
 def request(settings: Settings) -> dict[str, Any]:
     """The arguments of `stream`."""
     s = settings
-    return dict(prompt=s.prompt, num_frames=s.num_frames, width=s.width, height=s.height, seed=s.seed,
-                num_inference_steps=list(s.num_inference_steps), guidance_scale=s.guidance_scale,
-                video_num_inference_steps=list(s.video_num_inference_steps),
-                video_guidance_scale=s.video_guidance_scale)
+    return dict(
+        prompt=s.prompt,
+        num_frames=s.num_frames,
+        width=s.width,
+        height=s.height,
+        seed=s.seed,
+        num_inference_steps=list(s.num_inference_steps),
+        guidance_scale=s.guidance_scale,
+        video_num_inference_steps=list(s.video_num_inference_steps),
+        video_guidance_scale=s.video_guidance_scale,
+    )
 
 
 # --------------------------------------------------------------------------------------- means of saving memory
@@ -215,8 +275,10 @@ class Means:
     card: bool = False
 
     def apply(self, plan):
-        parts = {key: replace(getattr(plan, key), **value) if isinstance(value, dict) else value
-                 for key, value in self.changes.items()}
+        parts = {
+            key: replace(getattr(plan, key), **value) if isinstance(value, dict) else value
+            for key, value in self.changes.items()
+        }
         return replace(plan, **parts)
 
 
@@ -230,8 +292,14 @@ MEANS = (
     Means("VAE tiles, as units come", {"tile": 0, "window": 1}),
     Means("VAE tiles, after sampling", {"tile": 0, "window": 0}),
     Means("model offload", {"transformer": {"offload": "model"}, "vae": {"offload": "model"}}, card=True),
-    Means("group offload by blocks", {"transformer": {"offload": "block"}, "vae": {"offload": "leaf"}}, card=True),
-    Means("group offload by layers", {"transformer": {"offload": "leaf"}, "vae": {"offload": "leaf"}}, card=True),
+    Means(
+        "group offload by blocks",
+        {"transformer": {"offload": "block"}, "vae": {"offload": "leaf"}},
+        card=True,
+    ),
+    Means(
+        "group offload by layers", {"transformer": {"offload": "leaf"}, "vae": {"offload": "leaf"}}, card=True
+    ),
 )
 
 
@@ -258,7 +326,7 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
     from pyramid.events import Finished, Frames
     from pyramid.generate.loaded import load_pipeline
 
-    gc.collect()   # what the means before this one had on the card
+    gc.collect()  # what the means before this one had on the card
     torch.cuda.empty_cache()
     pipe, frames, encoders = load_pipeline(checkpoint, plan), [], []
     if plan.estimate.vram:
@@ -274,11 +342,20 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
             elif isinstance(event, Finished):
                 latents = event.latents.float().cpu()
         seconds = time.perf_counter() - began
-    weights = sum(weight.numel() * weight.element_size() for model in (*encoders, pipe.transformer, pipe.vae)
-                  for weight in model.parameters())
+    weights = sum(
+        weight.numel() * weight.element_size()
+        for model in (*encoders, pipe.transformer, pipe.vae)
+        for weight in model.parameters()
+    )
     vram = torch.cuda.max_memory_allocated(plan.transformer.device) if plan.estimate.vram else 0
-    return Measured(weights, decoding_bytes(settings, plan, checkpoint), vram, seconds, latents,
-                    np.concatenate(frames).astype(np.float32))
+    return Measured(
+        weights,
+        decoding_bytes(settings, plan, checkpoint),
+        vram,
+        seconds,
+        latents,
+        np.concatenate(frames).astype(np.float32),
+    )
 
 
 def decoding_bytes(settings: Settings, plan, checkpoint) -> int:
@@ -300,7 +377,9 @@ def means_table(settings: Settings, plan):
     settings = replace(settings, num_frames=min(settings.num_frames, 17))
     measure(settings, plain, checkpoint)  # what is slow the first time only
     base = measure(settings, plain, checkpoint)
-    table = Table(title=f"beside {plain.transformer.dtype} on {plain.transformer.device}, {settings.num_frames} frames")
+    table = Table(
+        title=f"beside {plain.transformer.dtype} on {plain.transformer.device}, {settings.num_frames} frames"
+    )
     for name in ("means", "weights", "decoding", "time", "error of latents", "PSNR of frames"):
         table.add_column(name, justify="left" if name == "means" else "right")
     table.add_row("none", shown_mb(base.weights), shown_mb(base.decoding), "1.00", "–", "–")
@@ -312,9 +391,14 @@ def means_table(settings: Settings, plan):
         if other.tile == 0:
             other = replace(other, tile=max(settings.width, settings.height) // 2)
         there = measure(settings, other, checkpoint)
-        table.add_row(means.name, shown_mb(there.weights), shown_mb(there.decoding),
-                      f"{there.seconds / base.seconds:.2f}", f"{relative(there.latents, base.latents):.2%}",
-                      f"{psnr(there.frames, base.frames):.1f} dB")
+        table.add_row(
+            means.name,
+            shown_mb(there.weights),
+            shown_mb(there.decoding),
+            f"{there.seconds / base.seconds:.2f}",
+            f"{relative(there.latents, base.latents):.2%}",
+            f"{psnr(there.frames, base.frames):.1f} dB",
+        )
     return table
 
 

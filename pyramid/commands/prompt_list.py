@@ -48,13 +48,15 @@ def result_path(folder: Path, item: Item) -> Path:
     """The name of an item's result, before a number is added where it is taken."""
     from pyramid.media.files import PATTERN, file_name
 
-    return folder / f"{file_name(PATTERN, item.settings)}{'.png' if item.settings.num_frames == 1 else '.mp4'}"
+    return (
+        folder / f"{file_name(PATTERN, item.settings)}{'.png' if item.settings.num_frames == 1 else '.mp4'}"
+    )
 
 
 def name_of(item: Item) -> str:
     """An item as people see it."""
     prompt = item.settings.prompt if len(item.settings.prompt) <= 40 else item.settings.prompt[:39] + "…"
-    return f"line {item.line} \"{prompt}\", seed {item.settings.seed}"
+    return f'line {item.line} "{prompt}", seed {item.settings.seed}'
 
 
 def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Item]:
@@ -71,16 +73,24 @@ def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Ite
             key = name if name is not None else _numbered(asked, seen)
             named = [f"{key}#{index + 1}" if index else key for index in range(seeds)]
             if taken := next((each for each in named if each in keys), None):
-                raise ValueError(f"{taken!r} names a video of line {keys[taken]} too: change the id of one of the two")
+                raise ValueError(
+                    f"{taken!r} names a video of line {keys[taken]} too: change the id of one of the two"
+                )
             keys |= dict.fromkeys(named, number)
-            items += [Item(each, number, _with_seed(settings, index), asked) for index, each in enumerate(named)]
+            items += [
+                Item(each, number, _with_seed(settings, index), asked) for index, each in enumerate(named)
+            ]
         except ValueError as error:
             problems.append(f"{path.name}, line {number}: {' '.join(str(error).split())}")
         except RecursionError:  # from reading it, or from telling what is wrong with it
-            problems.append(f"{path.name}, line {number}: lists or tables lie too deep in each other; a line is a "
-                            "table such as {\"prompt\": \"a red ball stays still\"}")
+            problems.append(
+                f"{path.name}, line {number}: lists or tables lie too deep in each other; a line is a "
+                'table such as {"prompt": "a red ball stays still"}'
+            )
     if not items and not problems:
-        problems.append(f"{path.name} has no lines: each is a table such as {{\"prompt\": \"a red ball stays still\"}}")
+        problems.append(
+            f'{path.name} has no lines: each is a table such as {{"prompt": "a red ball stays still"}}'
+        )
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         raise ListError("\n".join(problems[:SHOWN_PROBLEMS] + [f"… and {more} more"] * (more > 0)))
@@ -95,13 +105,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise ListError(f"the list {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise ListError(f"{path.name}, line {line}: this is not UTF-8 text; save the list as UTF-8") from None
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def _table(text: str) -> dict[str, Any]:
     """A line as a table. ValueError for other JSON, a name that is there twice, and numbers that are none."""
+
     def pairs(found):
         twice = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
         if twice:
@@ -114,10 +125,12 @@ def _table(text: str) -> dict[str, Any]:
     try:
         table = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno}): a line is a table such as "
-                         '{"prompt": "a red ball stays still"}') from None
+        raise ValueError(
+            f"not JSON ({error.msg} at column {error.colno}): a line is a table such as "
+            '{"prompt": "a red ball stays still"}'
+        ) from None
     if not isinstance(table, dict):
-        raise ValueError(f"a table such as {{\"prompt\": …}} is expected, not {type(table).__name__}")
+        raise ValueError(f'a table such as {{"prompt": …}} is expected, not {type(table).__name__}')
     return table
 
 

@@ -23,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="where to look for the latest")
     add("--dtype", choices=DTYPES, help="precision of what is still to be made (default: as it was)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: as it was)")
-    add("--memory", default="auto", metavar="PLAN", help="auto, max, balanced, low, tiny or cpu: see the command plan")
+    add(
+        "--memory",
+        default="auto",
+        metavar="PLAN",
+        help="auto, max, balanced, low, tiny or cpu: see the command plan",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +71,9 @@ def go_on(units, args: argparse.Namespace) -> int:
     path = units.path.with_name(about["inputs"]["result"])
     still = settings.num_frames == 1  # of a video whose first unit alone was finished
     path = path.with_suffix(".png") if still else path
-    return Generation(settings, checkpoint, given, path, units=units, partial=args.decode, memory=args.memory).run()
+    return Generation(
+        settings, checkpoint, given, path, units=units, partial=args.decode, memory=args.memory
+    ).run()
 
 
 def chosen(folder: str, output: Path):
@@ -77,5 +84,7 @@ def chosen(folder: str, output: Path):
         return UnitsFolder(folder)
     found = abandoned(output)
     if not found:
-        raise ValueError(f"there is nothing to resume in {output}: give the folder of another output with --output")
+        raise ValueError(
+            f"there is nothing to resume in {output}: give the folder of another output with --output"
+        )
     return found[0]

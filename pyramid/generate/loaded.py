@@ -1,7 +1,7 @@
 """What opens a pipeline under a plan for memory.
 
-    pipe = load_for(settings)                                    # the fastest plan that fits this machine
-    pipe = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted="low"))
+pipe = load_for(settings)                                    # the fastest plan that fits this machine
+pipe = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted="low"))
 """
 
 import os

@@ -76,7 +76,11 @@ class PyramidFlowPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents"]
 
     def __init__(
-        self, transformer, vae, text=None, defaults: Variant | None = None,
+        self,
+        transformer,
+        vae,
+        text=None,
+        defaults: Variant | None = None,
         checkpoint: Checkpoint | None = None,
     ):
         super().__init__()
@@ -85,10 +89,12 @@ class PyramidFlowPipeline(DiffusionPipeline):
         self.defaults = defaults or (checkpoint.defaults if checkpoint else variant_of("384p"))
         self.checkpoint = checkpoint
         self.scales = _scales_of(transformer, vae)
-        self.split_guidance = False  # prompt and negative prompt one after the other: half the memory of a step
-        self.tile_first = False      # decode after sampling, all units of a tile before the next tile
-        self.text_device = None      # where prompts are read; None: where all else runs
-        self.vae_device = None       # where pictures become latents and latents pictures; None: likewise
+        self.split_guidance = (
+            False  # prompt and negative prompt one after the other: half the memory of a step
+        )
+        self.tile_first = False  # decode after sampling, all units of a tile before the next tile
+        self.text_device = None  # where prompts are read; None: where all else runs
+        self.vae_device = None  # where pictures become latents and latents pictures; None: likewise
         self._stops: list[threading.Event] = []  # one for each open run
 
     # -- running
@@ -112,8 +118,12 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return output if return_dict else (frames,)
 
     def stream(
-        self, prompt: str | list[str] | None = None, *, preview_every: int = 0,
-        stop: threading.Event | None = None, **request,
+        self,
+        prompt: str | list[str] | None = None,
+        *,
+        preview_every: int = 0,
+        stop: threading.Event | None = None,
+        **request,
     ) -> Iterator[Event]:
         """Generate, as an iterator of `pyramid.events`. The arguments are those of `Request`, and two more.
 
@@ -125,8 +135,11 @@ class PyramidFlowPipeline(DiffusionPipeline):
             raise ValueError(f"preview_every = {preview_every}: 0 for none, n for each n-th step of a stage.")
         reads = self.transformer.config
         job = check(
-            Request(prompt, **request), self.defaults, channels=self.vae.config.decoder_in_channels,
-            text_widths=(reads.joint_attention_dim, reads.pooled_projection_dim), has_text=self.text is not None,
+            Request(prompt, **request),
+            self.defaults,
+            channels=self.vae.config.decoder_in_channels,
+            text_widths=(reads.joint_attention_dim, reads.pooled_projection_dim),
+            has_text=self.text is not None,
         )
         return self._run(job, preview_every, stop or threading.Event())
 
@@ -161,7 +174,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
                 yield Status("encode", f"Encoding {len(job.pictures)} given frame{'s' * (job.given > 1)}")
             given = clock.timed("encode", self._encode, job)
             if job.known < job.settings.units:
-                yield Status("sample", f"Sampling {job.settings.units - job.known} of {job.settings.units} units")
+                yield Status(
+                    "sample", f"Sampling {job.settings.units - job.known} of {job.settings.units} units"
+                )
                 self._bring(self.transformer)
             events = self._sample(job, prompt, negative, given, preview_every=preview_every, stop=stop)
             for event in clock.each("sample", events):
@@ -188,13 +203,23 @@ class PyramidFlowPipeline(DiffusionPipeline):
         s, r = job.settings, job.request
         shape = (self.vae.config.decoder_in_channels, s.height // 8, s.width // 8)
         finished = [unit.latents.to(self._execution_device) for unit in job.finished if not unit.given]
-        jumps = r.block_noise and r.block_noise[len(finished) * (s.stages - 1):]
+        jumps = r.block_noise and r.block_noise[len(finished) * (s.stages - 1) :]
         noise = Noise(shape, job.seeds, latents=r.latents, jumps=jumps, first=len(given))
         return sample(
-            self.transformer, prompt, negative, noise=noise, units=s.units, steps=s.num_inference_steps,
-            video_steps=s.video_num_inference_steps, guidance=job.guidance, given=given,
-            finished=finished, on_step_end=self._callback(r), split=self.split_guidance,
-            widen=lambda: in_float32(self.transformer), **how,
+            self.transformer,
+            prompt,
+            negative,
+            noise=noise,
+            units=s.units,
+            steps=s.num_inference_steps,
+            video_steps=s.video_num_inference_steps,
+            guidance=job.guidance,
+            given=given,
+            finished=finished,
+            on_step_end=self._callback(r),
+            split=self.split_guidance,
+            widen=lambda: in_float32(self.transformer),
+            **how,
         )
 
     def _callback(self, r: Request) -> Callable | None:
@@ -246,7 +271,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
             vae_latents = denormalize(unit.latents, self.scales, first=unit.index == 0)
             video = decoder(vae_latents.to(self.vae_device, self.vae.dtype)).float()
             if not torch.isfinite(video).all():  # it would be black
-                raise FloatingPointError(f"Unit {unit.index} overflows in {self.vae.dtype} when it is decoded.")
+                raise FloatingPointError(
+                    f"Unit {unit.index} overflows in {self.vae.dtype} when it is decoded."
+                )
             pixels = (video * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
             arrays = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()  # b f h w 3
             return [Frames(unit.index, np.ascontiguousarray(a), i, unit.given) for i, a in enumerate(arrays)]
@@ -278,7 +305,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return self._prompt(job, wanted), self._prompt(job, unwanted), wanted.notice or unwanted.notice
 
     def _embed(self, texts: list[str], length: int) -> PromptEmbeds:
-        return self.text.to(self.text_device or self._execution_device).encode(texts, max_sequence_length=length)
+        return self.text.to(self.text_device or self._execution_device).encode(
+            texts, max_sequence_length=length
+        )
 
     def _prompt(self, job: Job, embeds: PromptEmbeds) -> Prompt:
         """Embeddings as the transformer reads them: a row for each sample, on its device, in its dtype."""
@@ -291,8 +320,13 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path = "embedded", variant: str | None = None, dtype: torch.dtype | None = None,
-        device: str | torch.device | None = None, torch_dtype: torch.dtype | None = None, plan=None,
+        cls,
+        model: str | Path = "embedded",
+        variant: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        torch_dtype: torch.dtype | None = None,
+        plan=None,
     ):
         """The pipeline of a checkpoint in the released layout.
 
@@ -372,8 +406,12 @@ def _scales_of(transformer, vae) -> LatentScales:
 def _details_of(defaults: Variant, transformer_class: str) -> dict[str, Any]:
     """The defaults as `checkpoints.defaults_of` reads them from a pyramid.json."""
     family = next(f.name for f in FAMILIES.values() if f.transformer_class == transformer_class)
-    names = {"name": "variant", "units": "max_units", "steps": "num_inference_steps",
-             "video_steps": "video_num_inference_steps"}
+    names = {
+        "name": "variant",
+        "units": "max_units",
+        "steps": "num_inference_steps",
+        "video_steps": "video_num_inference_steps",
+    }
     values = dataclasses.asdict(defaults)
     return {"family": family} | {names.get(key, key): value for key, value in values.items()}
 

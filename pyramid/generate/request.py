@@ -29,7 +29,7 @@ from pyramid.text.encoders import PromptEmbeds
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 EMBEDDINGS = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
 CALLBACK_TENSORS = ("latents",)
-MAX_TOKENS = 512                    # what T5 was trained on
+MAX_TOKENS = 512  # what T5 was trained on
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,33 +38,35 @@ class Request:
 
     prompt: str | list[str] | None = None
     negative_prompt: str | list[str] | None = None
-    image: Any = None                   # the first frame: a path, PIL, (h, w, 3) array or (3, h, w) tensor
-    video: Any = None                   # a clip to continue: a path, or a list, array or tensor of frames
-    fit: str = "crop"                   # how given pictures come to the size: crop, fit or pad
-    history_frames: int | None = None   # of `video`, the last so many, 1 + 8k; None: at most half the result
-    num_frames: int | None = None       # of the result, given frames included: 1 + 8k; 1 is text-to-image
+    image: Any = None  # the first frame: a path, PIL, (h, w, 3) array or (3, h, w) tensor
+    video: Any = None  # a clip to continue: a path, or a list, array or tensor of frames
+    fit: str = "crop"  # how given pictures come to the size: crop, fit or pad
+    history_frames: int | None = None  # of `video`, the last so many, 1 + 8k; None: at most half the result
+    num_frames: int | None = None  # of the result, given frames included: 1 + 8k; 1 is text-to-image
     height: int | None = None
     width: int | None = None
-    num_inference_steps: int | list[int] | None = None        # unit 0, for each stage: 1 to 4, trained were 3
+    num_inference_steps: int | list[int] | None = None  # unit 0, for each stage: 1 to 4, trained were 3
     video_num_inference_steps: int | list[int] | None = None  # later units
-    guidance_scale: float | None = None                       # unit 0; 1 is off
-    video_guidance_scale: float | None = None                 # later units
-    min_guidance_scale: float = 2.0     # with guidance_decay > 0 unit u gets max(scale - decay * u, minimum)
+    guidance_scale: float | None = None  # unit 0; 1 is off
+    video_guidance_scale: float | None = None  # later units
+    min_guidance_scale: float = 2.0  # with guidance_decay > 0 unit u gets max(scale - decay * u, minimum)
     guidance_decay: float = 0.0
-    seed: int | None = None             # sample j of a batch is what seed + j alone gives
+    seed: int | None = None  # sample j of a batch is what seed + j alone gives
     generator: torch.Generator | list[torch.Generator] | None = None  # draws the seed
-    latents: Tensor | None = None       # (b, c, units to sample, h/8, w/8) initial noise at full resolution
-    block_noise: list[Tensor] | None = None                   # the noise of all jumps in order of use
-    finished: list[Unit | Tensor] | None = None  # the first units of a run that ended early: not sampled again
-    prompt_embeds: Tensor | None = None                       # (b, l, d)
-    prompt_attention_mask: Tensor | None = None               # (b, l)
-    pooled_prompt_embeds: Tensor | None = None                # (b, p)
+    latents: Tensor | None = None  # (b, c, units to sample, h/8, w/8) initial noise at full resolution
+    block_noise: list[Tensor] | None = None  # the noise of all jumps in order of use
+    finished: list[Unit | Tensor] | None = (
+        None  # the first units of a run that ended early: not sampled again
+    )
+    prompt_embeds: Tensor | None = None  # (b, l, d)
+    prompt_attention_mask: Tensor | None = None  # (b, l)
+    pooled_prompt_embeds: Tensor | None = None  # (b, p)
     negative_prompt_embeds: Tensor | None = None
     negative_prompt_attention_mask: Tensor | None = None
     negative_pooled_prompt_embeds: Tensor | None = None
-    prompt_suffix: str | None = None    # added to every prompt, not to the negative ones
-    max_sequence_length: int = 128      # tokens of a prompt that are read
-    output_type: str = "pil"            # pil, np, pt, or latent (in the transformer's space)
+    prompt_suffix: str | None = None  # added to every prompt, not to the negative ones
+    max_sequence_length: int = 128  # tokens of a prompt that are read
+    output_type: str = "pil"  # pil, np, pt, or latent (in the transformer's space)
     callback_on_step_end: Callable | None = None  # (pipe, step, timestep, {"latents": x}) -> dict or None
     callback_on_step_end_tensor_inputs: tuple[str, ...] = CALLBACK_TENSORS
 
@@ -74,10 +76,12 @@ class Job:
     """A checked request."""
 
     request: Request
-    settings: Settings        # sizes, steps, guidance, seed
-    seeds: tuple[int, ...]    # one a sample
+    settings: Settings  # sizes, steps, guidance, seed
+    seeds: tuple[int, ...]  # one a sample
     pictures: np.ndarray | None  # the given frames at the target size, (1 + 8k, h, w, 3) uint8
-    finished: tuple[Unit, ...] = ()  # of a run that ended early; those made of pictures among them, or none of those
+    finished: tuple[
+        Unit, ...
+    ] = ()  # of a run that ended early; those made of pictures among them, or none of those
 
     @property
     def guidance(self) -> Guidance:
@@ -116,7 +120,9 @@ def check(
     if unknown:
         raise ValueError(f"callback_on_step_end_tensor_inputs has {unknown}: only {CALLBACK_TENSORS} exist.")
     if not 1 <= request.max_sequence_length <= MAX_TOKENS:
-        raise ValueError(f"max_sequence_length = {request.max_sequence_length}: 1 to {MAX_TOKENS}, usually 128.")
+        raise ValueError(
+            f"max_sequence_length = {request.max_sequence_length}: 1 to {MAX_TOKENS}, usually 128."
+        )
     batch = _batch_of(request)
     seed, seeds = _seeds_of(request, batch)
     finished = tuple(u if isinstance(u, Unit) else Unit(0, 0, u) for u in request.finished or ())
@@ -135,18 +141,30 @@ def _settings(r: Request, d: Variant) -> Settings:
     # With another number of stages than the default's, later units take as many steps as the first.
     video_default = d.video_steps if len(d.video_steps) == len(steps) else steps
     asked = dict(
-        num_frames=r.num_frames, height=r.height, width=r.width, guidance_scale=r.guidance_scale,
+        num_frames=r.num_frames,
+        height=r.height,
+        width=r.width,
+        guidance_scale=r.guidance_scale,
         video_guidance_scale=r.video_guidance_scale,
     )
     start = dict(
-        num_frames=d.num_frames, width=d.sizes[0][0], height=d.sizes[0][1], fps=d.fps,
-        guidance_scale=d.guidance_scale, video_guidance_scale=d.video_guidance_scale,
+        num_frames=d.num_frames,
+        width=d.sizes[0][0],
+        height=d.sizes[0][1],
+        fps=d.fps,
+        guidance_scale=d.guidance_scale,
+        video_guidance_scale=d.video_guidance_scale,
     )
     return Settings(
-        prompt="checked apart", image=None if r.image is None else "given",
-        video=None if r.video is None else "given", fit=r.fit, seed=r.seed, num_inference_steps=steps,
+        prompt="checked apart",
+        image=None if r.image is None else "given",
+        video=None if r.video is None else "given",
+        fit=r.fit,
+        seed=r.seed,
+        num_inference_steps=steps,
         video_num_inference_steps=_per_stage(r.video_num_inference_steps, video_default),
-        min_guidance_scale=r.min_guidance_scale, guidance_decay=r.guidance_decay,
+        min_guidance_scale=r.min_guidance_scale,
+        guidance_decay=r.guidance_decay,
         **start | {name: value for name, value in asked.items() if value is not None},
     ).validate()
 
@@ -184,7 +202,9 @@ def _seeds_of(r: Request, batch: int) -> tuple[int, tuple[int, ...]]:
         raise ValueError("Both seed and generator are given: leave one out.")
     generators = list(r.generator) if isinstance(r.generator, (list, tuple)) else [r.generator]
     if odd := next((g for g in generators if not isinstance(g, torch.Generator)), None):
-        raise ValueError(f"generator = {odd!r}: a torch.Generator, or a list of them, is expected; a number is a seed.")
+        raise ValueError(
+            f"generator = {odd!r}: a torch.Generator, or a list of them, is expected; a number is a seed."
+        )
     if len(generators) not in (1, batch):
         raise ValueError(f"{len(generators)} generators for {batch} prompts: one each, or one.")
     drawn = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in generators]
@@ -204,7 +224,9 @@ def _check_text(r: Request, which: str, batch: int, has_text: bool) -> None:
         way_out = ", or guidance scales of 1, which need no negative prompt." if which else "."
         raise ValueError(f"This checkpoint has no text encoders: pass {', '.join(names)}{way_out}")
     if text is not None and len(as_list(text)) not in (1, batch):
-        raise ValueError(f"{len(as_list(text))} {which}prompts for a batch of {batch}: one each, or one for all.")
+        raise ValueError(
+            f"{len(as_list(text))} {which}prompts for a batch of {batch}: one each, or one for all."
+        )
 
 
 def _check_embeddings(r: Request, which: str, batch: int, text_widths: tuple[int, int]) -> None:
@@ -235,14 +257,17 @@ def _check_noise(job: Job, channels: int) -> None:
         shape, wanted = tuple(r.latents.shape), (batch, channels, sampled, *size)
         # more frames than needed are welcome: the noise of a text-to-video run serves image-to-video too
         if len(shape) != 5 or shape[2] < sampled or shape[:2] + shape[3:] != wanted[:2] + wanted[3:]:
-            raise ValueError(f"latents have shape {shape}: noise of shape {wanted} is needed "
-                             "(batch, channels, units to sample, height / 8, width / 8).")
+            raise ValueError(
+                f"latents have shape {shape}: noise of shape {wanted} is needed "
+                "(batch, channels, units to sample, height / 8, width / 8)."
+            )
     if r.block_noise is not None:
         shapes = [tuple(noise.shape) for noise in r.block_noise]
         wanted = [(batch, channels, 1, *(side >> k for side in size)) for k in reversed(range(s.stages - 1))]
         if shapes != wanted * sampled:
-            raise ValueError(f"block_noise has the shapes {shapes}: {wanted} are needed for each of "
-                             f"{sampled} units.")
+            raise ValueError(
+                f"block_noise has the shapes {shapes}: {wanted} are needed for each of {sampled} units."
+            )
 
 
 def _check_finished(job: Job, channels: int) -> None:
@@ -251,17 +276,22 @@ def _check_finished(job: Job, channels: int) -> None:
     wanted = (len(job.seeds), channels, 1, s.height // 8, s.width // 8)
     for index, unit in enumerate(job.finished):
         if tuple(unit.latents.shape) != wanted:
-            raise ValueError(f"finished unit {index} has shape {tuple(unit.latents.shape)}: this run's have "
-                             f"{wanted}.")
+            raise ValueError(
+                f"finished unit {index} has shape {tuple(unit.latents.shape)}: this run's have {wanted}."
+            )
         if not torch.isfinite(unit.latents).all():
             raise ValueError(f"finished unit {index} is not finite: leave it out, and those after it.")
     flags = [unit.given for unit in job.finished]
     if pictures and any(flags) and pictures != sum(flags) or flags != sorted(flags, reverse=True):
-        raise ValueError(f"finished has {sum(flags)} given units, the picture or clip makes {pictures}: given "
-                         "units come first, as many as there were.")
+        raise ValueError(
+            f"finished has {sum(flags)} given units, the picture or clip makes {pictures}: given "
+            "units come first, as many as there were."
+        )
     if job.known > s.units:
-        raise ValueError(f"finished has {job.known} units with the given ones: num_frames = {s.num_frames} are "
-                         f"only {s.units}.")
+        raise ValueError(
+            f"finished has {job.known} units with the given ones: num_frames = {s.num_frames} are "
+            f"only {s.units}."
+        )
 
 
 def _given_pictures(r: Request, s: Settings) -> np.ndarray | None:
@@ -274,8 +304,9 @@ def _given_pictures(r: Request, s: Settings) -> np.ndarray | None:
     # Half of the result at most: there is a past to see motion in, and room to go on.
     count = frames_of(max(1, s.units // 2)) if r.history_frames is None else r.history_frames
     if not 1 <= count < s.num_frames or count % FRAMES_PER_UNIT != 1:
-        raise ValueError(f"history_frames = {count}: 1 + 8k are needed, fewer than the {s.num_frames} of the "
-                         "result.")
+        raise ValueError(
+            f"history_frames = {count}: 1 + 8k are needed, fewer than the {s.num_frames} of the result."
+        )
     if isinstance(r.video, (str, Path)):
         return read_video(r.video, *size, fps=s.fps, num_frames=count, fit=s.fit)
     if len(r.video) == 0:
@@ -303,8 +334,9 @@ def _picture(frame: Any) -> Image.Image:
         frame = frame.float() if frame.is_floating_point() else frame  # numpy has no bfloat16
     array = np.asarray(frame)
     if array.ndim != 3 or array.shape[-1] != 3 or not array.size:
-        raise ValueError(f"A picture of shape {np.shape(frame)}: an array (h, w, 3) or a tensor (3, h, w) is "
-                         "needed.")
+        raise ValueError(
+            f"A picture of shape {np.shape(frame)}: an array (h, w, 3) or a tensor (3, h, w) is needed."
+        )
     if array.dtype.kind == "f":
         if not (array.min() >= 0 and array.max() <= 1):  # also refuses nan
             raise ValueError(f"A picture of values {array.min():g} to {array.max():g}: floats are in [0, 1].")
@@ -314,6 +346,8 @@ def _picture(frame: Any) -> Image.Image:
     elif array.dtype == bool:
         array = array * 255
     elif array.min() < 0 or array.max() > 255:
-        raise ValueError(f"A picture of {array.dtype} values {array.min()} to {array.max()}: whole numbers are in 0 to "
-                         "255, or uint16.")
+        raise ValueError(
+            f"A picture of {array.dtype} values {array.min()} to {array.max()}: whole numbers are in 0 to "
+            "255, or uint16."
+        )
     return Image.fromarray(array.astype(np.uint8))

@@ -32,19 +32,19 @@ from pyramid.generate.schedule import make_stages
 class Prompt:
     """A text as the transformer reads it. The model's inputs take the dtype and device of `embeds`."""
 
-    embeds: Tensor   # (b, l, d)
-    mask: Tensor     # (b, l), 0 where text is padding
-    pooled: Tensor   # (b, p)
+    embeds: Tensor  # (b, l, d)
+    mask: Tensor  # (b, l), 0 where text is padding
+    pooled: Tensor  # (b, p)
 
 
 @dataclass(frozen=True)
 class Guidance:
     """How far to go from the negative prompt's velocity to the prompt's, and past it. 1: the prompt alone."""
 
-    first: float = 7.0      # unit 0
-    video: float = 5.0      # the later units
-    minimum: float = 2.0    # where the linear schedule stops
-    decay: float = 0.0      # above 0, unit u gets `max(scale - decay * u, minimum)`
+    first: float = 7.0  # unit 0
+    video: float = 5.0  # the later units
+    minimum: float = 2.0  # where the linear schedule stops
+    decay: float = 0.0  # above 0, unit u gets `max(scale - decay * u, minimum)`
 
     def at(self, unit: int) -> float:
         """The guidance scale of a unit."""
@@ -61,8 +61,13 @@ class Noise:
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], seeds: Sequence[int], *, latents: Tensor | None = None,
-        jumps: Sequence[Tensor] | None = None, first: int = 0,
+        self,
+        shape: tuple[int, int, int],
+        seeds: Sequence[int],
+        *,
+        latents: Tensor | None = None,
+        jumps: Sequence[Tensor] | None = None,
+        first: int = 0,
     ):
         """`shape`: channels, height, width of the latents; `seeds`: one for each sample of the batch.
 
@@ -78,7 +83,7 @@ class Noise:
         """Where a unit starts: (b, c, 1, h, w) at stage 0's resolution."""
         if self.latents is not None:
             index = unit - self.first
-            full = self.latents[:, :, index:index + 1].float()
+            full = self.latents[:, :, index : index + 1].float()
         else:
             role = "motion" if unit else "composition"
             shape = (1, self.shape[0], 1, *self.shape[1:])
@@ -118,10 +123,22 @@ Widen = Callable[[], AbstractContextManager[torch.dtype | None]]
 
 
 def sample(
-    model, prompt: Prompt | None, negative: Prompt | None = None, *, noise: Noise, units: int, steps: Sequence[int],
-    video_steps: Sequence[int], guidance: Guidance, given: Sequence[Tensor] = (), finished: Sequence[Tensor] = (),
-    stop: Stop | None = None, preview_every: int = 0, on_step_end: StepCallback | None = None,
-    split: bool = False, widen: Widen = lambda: nullcontext(None),
+    model,
+    prompt: Prompt | None,
+    negative: Prompt | None = None,
+    *,
+    noise: Noise,
+    units: int,
+    steps: Sequence[int],
+    video_steps: Sequence[int],
+    guidance: Guidance,
+    given: Sequence[Tensor] = (),
+    finished: Sequence[Tensor] = (),
+    stop: Stop | None = None,
+    preview_every: int = 0,
+    on_step_end: StepCallback | None = None,
+    split: bool = False,
+    widen: Widen = lambda: nullcontext(None),
 ) -> Iterator[Preview | Status | Unit]:
     """Sample `units` units, the first `len(given)` of which are given as clean latents (b, c, 1, h, w).
 
@@ -187,11 +204,13 @@ def _branches(prompt: Prompt, negative: Prompt | None, scale: float, split: bool
     assert negative is not None, "guidance needs a negative prompt"
     if split:
         return [negative, prompt]
-    return [Prompt(
-        torch.cat([negative.embeds, prompt.embeds]),  # 2b l d
-        torch.cat([negative.mask, prompt.mask]),      # 2b l
-        torch.cat([negative.pooled, prompt.pooled]),  # 2b p
-    )]
+    return [
+        Prompt(
+            torch.cat([negative.embeds, prompt.embeds]),  # 2b l d
+            torch.cat([negative.mask, prompt.mask]),  # 2b l
+            torch.cat([negative.pooled, prompt.pooled]),  # 2b p
+        )
+    ]
 
 
 # Gradient modes belong to a thread, and a consumer may resume a generator on another one: so each call to the
@@ -234,7 +253,9 @@ def _retry(
         velocity = _velocity(model, texts, contexts, x, timestep, scale)
     wide = str(dtype).removeprefix("torch.")
     if not torch.isfinite(velocity).all():
-        raise FloatingPointError(f"The model overflows in {narrow} and in {wide} too: its weights are damaged.")
+        raise FloatingPointError(
+            f"The model overflows in {narrow} and in {wide} too: its weights are damaged."
+        )
     return velocity, f"{narrow} overflowed, so this step was taken in {wide}"
 
 
@@ -244,7 +265,9 @@ def in_float32(model) -> Iterator[torch.dtype | None]:
     float32 already, or its weights are moved about, or packed, by others.
     """
     narrow = model.dtype
-    moved = any(getattr(part, "_diffusers_hook", None) and part._diffusers_hook.hooks for part in model.modules())
+    moved = any(
+        getattr(part, "_diffusers_hook", None) and part._diffusers_hook.hooks for part in model.modules()
+    )
     if narrow == torch.float32 or moved or getattr(model, "is_quantized", False):
         yield None
         return

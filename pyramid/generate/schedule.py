@@ -26,14 +26,14 @@ MAX_STAGES = 4
 class Stage:
     """One resolution of the pyramid. Every number is a plain float, computed in float64."""
 
-    index: int              # 0 = coarsest
-    start: float            # share of noise on entry, after the correction for the jump; 1 at stage 0
-    end: float              # share of noise on exit; 0 at the last stage
-    keep: float             # jump: factor of the upsampled latents; 0 at stage 0, which nothing precedes
-    renoise: float          # jump: factor of the block noise; 1 at stage 0
-    timesteps: Tensor       # (num_train_timesteps,) float32, falling: what the model is told at r = 1 … 1/N
-    first_timestep: float   # timesteps[0]
-    last_timestep: float    # timesteps[-1]
+    index: int  # 0 = coarsest
+    start: float  # share of noise on entry, after the correction for the jump; 1 at stage 0
+    end: float  # share of noise on exit; 0 at the last stage
+    keep: float  # jump: factor of the upsampled latents; 0 at stage 0, which nothing precedes
+    renoise: float  # jump: factor of the block noise; 1 at stage 0
+    timesteps: Tensor  # (num_train_timesteps,) float32, falling: what the model is told at r = 1 … 1/N
+    first_timestep: float  # timesteps[0]
+    last_timestep: float  # timesteps[-1]
 
     def inference(self, steps: int) -> tuple[Tensor, Tensor]:
         """Timesteps `(steps,)` to tell the model and stage-local noise levels `(steps + 1,)`, both float32.
@@ -58,8 +58,10 @@ def make_stages(
     1/3, 1.0, 1000. Raises ValueError for a count outside 1…4 or a gamma outside (0, 1/3].
     """
     if not 1 <= count <= MAX_STAGES:
-        raise ValueError(f"The number of stages must be 1 to {MAX_STAGES}, got {count}: "
-                         "give that many entries in the step counts.")
+        raise ValueError(
+            f"The number of stages must be 1 to {MAX_STAGES}, got {count}: "
+            "give that many entries in the step counts."
+        )
     check_gamma(gamma)
     sigma = _noise_levels(shift, num_train_timesteps)
     nominal = [sigma[k * num_train_timesteps // count] for k in range(count)]
@@ -73,11 +75,16 @@ def make_stages(
     shares = [sum(lengths[:k]) / sum(lengths) for k in range(count)] + [1.0]
     stages = []
     for k in range(count):
-        bounds = [min(int(share * num_train_timesteps), num_train_timesteps - 1) for share in shares[k:k + 2]]
+        bounds = [
+            min(int(share * num_train_timesteps), num_train_timesteps - 1) for share in shares[k : k + 2]
+        ]
         first, last = (num_train_timesteps * sigma[i] for i in bounds)
         timesteps = torch.linspace(first, last, num_train_timesteps + 1, dtype=torch.float64)[:-1]
-        stages.append(Stage(k, starts[k], ends[k], *jumps[k], timesteps.float(), timesteps[0].item(),
-                            timesteps[-1].item()))
+        stages.append(
+            Stage(
+                k, starts[k], ends[k], *jumps[k], timesteps.float(), timesteps[0].item(), timesteps[-1].item()
+            )
+        )
     return tuple(stages)
 
 

@@ -35,7 +35,12 @@ EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
 WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of them is enough
-COUNTS = ("num_attention_heads", "attention_head_dim", "num_layers", "num_single_layers")  # memory is planned by them
+COUNTS = (
+    "num_attention_heads",
+    "attention_head_dim",
+    "num_layers",
+    "num_single_layers",
+)  # memory is planned by them
 
 
 class CheckpointError(ValueError):
@@ -211,7 +216,7 @@ def _downloaded(repository: str) -> Path | None:
 
 def list_variants(folder: str | Path) -> list[str]:
     """Names of the variants in a checkpoint's folder: 384p, 768p, image; sorted."""
-    return sorted(path.name[len(PREFIX):] for path in Path(folder).glob(PREFIX + "*") if path.is_dir())
+    return sorted(path.name[len(PREFIX) :] for path in Path(folder).glob(PREFIX + "*") if path.is_dir())
 
 
 def read_details(folder: Path) -> dict[str, Any]:
@@ -230,8 +235,10 @@ def defaults_of(variant: str, folder: Path, details: dict[str, Any]) -> Variant:
         if empty := [key for key, value in details.items() if value == [] and names.get(key, key) in kinds]:
             raise TypeError(f"{empty[0]} is empty")
     except TypeError as error:
-        raise CheckpointError(f"{folder / 'pyramid.json'} holds a value of the wrong kind: {error}; mend it, or get "
-                              "the model again") from None
+        raise CheckpointError(
+            f"{folder / 'pyramid.json'} holds a value of the wrong kind: {error}; mend it, or get "
+            "the model again"
+        ) from None
     world = details.get("trained_on")
     values.setdefault("photographs", not isinstance(world, dict) or bool(world.get("cameras")))
     return dataclasses.replace(variant_of(variant), **values)
@@ -239,7 +246,11 @@ def defaults_of(variant: str, folder: Path, details: dict[str, Any]) -> Variant:
 
 def _typed(kind: Any, value: Any) -> Any:
     """`value` as an int, float or str, or as a tuple of such from a list. Raises TypeError."""
-    if get_origin(kind) is tuple and isinstance(value, list) and (get_args(kind)[1] is ... or len(value) == 2):
+    if (
+        get_origin(kind) is tuple
+        and isinstance(value, list)
+        and (get_args(kind)[1] is ... or len(value) == 2)
+    ):
         return tuple(_typed(get_args(kind)[0], item) for item in value)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind is float and (whole or isinstance(value, float)):
@@ -380,8 +391,14 @@ def check_tokenizer(folder: Path) -> list[str]:
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
     """Which weights make a result: the model's name, its licence, and hashes of pieces of its files."""
     folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}
-    return {"identity": checkpoint.identity, "licence": checkpoint.licence, "weights": {
-        name: [fingerprint(path)[:16] for path in weight_files(folder)] for name, folder in folders.items()}}
+    return {
+        "identity": checkpoint.identity,
+        "licence": checkpoint.licence,
+        "weights": {
+            name: [fingerprint(path)[:16] for path in weight_files(folder)]
+            for name, folder in folders.items()
+        },
+    }
 
 
 def fingerprint(path: Path, samples: int = 16, length: int = 65536) -> str:

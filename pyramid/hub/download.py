@@ -34,11 +34,11 @@ from pyramid.hub.checkpoints import (
     verify,
 )
 
-CHUNK = 1 << 20          # bytes read and written at a time
-PATIENCE = 60            # seconds without a byte before a connection counts as broken
-RETRIES = 5              # broken connections in a row, none of which brought a byte, before giving up
-PAUSE = 1.0              # seconds before the first of them; doubled each time
-SPARE = 200 * 10**6      # bytes that have to stay free on the disk
+CHUNK = 1 << 20  # bytes read and written at a time
+PATIENCE = 60  # seconds without a byte before a connection counts as broken
+RETRIES = 5  # broken connections in a row, none of which brought a byte, before giving up
+PAUSE = 1.0  # seconds before the first of them; doubled each time
+SPARE = 200 * 10**6  # bytes that have to stay free on the disk
 
 
 class Cancelled(Exception):
@@ -72,12 +72,12 @@ class Listing:
     repository: str
     variant: str
     commit: str
-    licence: str                     # as the repository's card states it; may be empty
+    licence: str  # as the repository's card states it; may be empty
     files: tuple[RemoteFile, ...]
-    storage: Path                    # the repository's folder in the Hub's cache
+    storage: Path  # the repository's folder in the Hub's cache
 
     @property
-    def total(self) -> int:          # bytes
+    def total(self) -> int:  # bytes
         return sum(file.size for file in self.distinct)
 
     @property
@@ -86,7 +86,7 @@ class Listing:
         return tuple({file.digest: file for file in self.files}.values())
 
     @property
-    def missing(self) -> int:        # bytes that have yet to come; by size only: `Download` checks the hashes
+    def missing(self) -> int:  # bytes that have yet to come; by size only: `Download` checks the hashes
         return sum(file.size - min(file.size, self.here(file)) for file in self.distinct)
 
     def blob(self, file: RemoteFile) -> Path:
@@ -118,7 +118,7 @@ def needed_files(files: Iterable[str], family: Family, variant: str) -> list[str
     for folder in folders:
         inside = [path for path in files if path.startswith(folder + "/") and path.count("/") == 1]
         if not inside:
-            there = sorted({path.split("/")[0][len(PREFIX):] for path in files if path.startswith(PREFIX)})
+            there = sorted({path.split("/")[0][len(PREFIX) :] for path in files if path.startswith(PREFIX)})
             raise CheckpointError(f"the repository has no {folder}; it has the variants {', '.join(there)}")
         # `model.fp16.safetensors` and the like are second copies in another precision.
         inside = [path for path in inside if not {"fp16", "bf16", "non_ema"} & set(path.split("."))]
@@ -197,9 +197,9 @@ class Download:
     def __init__(self, listing: Listing):
         self.listing = listing
         self.stop = threading.Event()
-        self.done, self.total = 0, listing.total   # bytes that are here and hashed; bytes in all
-        self.received = 0                          # bytes that came over the network
-        self.now = ""                              # what goes on, for people
+        self.done, self.total = 0, listing.total  # bytes that are here and hashed; bytes in all
+        self.received = 0  # bytes that came over the network
+        self.now = ""  # what goes on, for people
 
     def run(self) -> Checkpoint:
         """Fetch what is missing or damaged, check all of it by size and hash, and return the checkpoint.
@@ -220,7 +220,9 @@ class Download:
                     place(listing, file)
                 write_whole(listing.storage / "refs" / "main", listing.commit)
         except TimeoutError:
-            raise CheckpointError(f"{listing.repository} is being downloaded by another program: wait for it") from None
+            raise CheckpointError(
+                f"{listing.repository} is being downloaded by another program: wait for it"
+            ) from None
         self.now = "Complete"
         checkpoint = find(listing.model, listing.variant)
         verify(checkpoint)
@@ -280,10 +282,14 @@ class Download:
 
         listing = self.listing
         url = hf_hub_url(listing.repository, file.path, revision=listing.commit)
-        headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # a compressed answer could not be resumed
+        headers = build_hf_headers() | {
+            "Accept-Encoding": "identity"
+        }  # a compressed answer could not be resumed
         if have:
             headers["Range"] = f"bytes={have}-"
-        with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=PATIENCE) as answer:
+        with get_session().stream(
+            "GET", url, headers=headers, follow_redirects=True, timeout=PATIENCE
+        ) as answer:
             hf_raise_for_status(answer)
             if have and answer.status_code != 206:  # the server does not resume: all of it comes again
                 self.done, have, self._digest = self.done - have, 0, file.hasher()

@@ -27,7 +27,9 @@ class Database:
         try:
             self._connection = _open(path, schema)
         except sqlite3.Error as error:
-            raise ValueError(f"{path} cannot be used ({error}): move it away, and a new one is made") from error
+            raise ValueError(
+                f"{path} cannot be used ({error}): move it away, and a new one is made"
+            ) from error
 
     @property
     def version(self) -> int:
@@ -74,10 +76,14 @@ def _open(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
     try:
         db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes; a crash destroys nothing
+        db.execute(
+            "PRAGMA journal_mode = WAL"
+        )  # who reads does not wait for who writes; a crash destroys nothing
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(schema):
-            raise ValueError(f"{path} was written by a newer version of this program: update it, or use another folder")
+            raise ValueError(
+                f"{path} was written by a newer version of this program: update it, or use another folder"
+            )
         for number in range(version, len(schema)):
             db.executescript(f"BEGIN; {schema[number]} PRAGMA user_version = {number + 1}; COMMIT;")
     except BaseException:

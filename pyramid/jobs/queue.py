@@ -136,7 +136,12 @@ class JobStore(Database):
                 source.write(folder)
             elif not source:
                 shutil.rmtree(folder, ignore_errors=True)
-            values = _json(settings.to_dict()), _json(asdict(output or job.output)), search_words(settings), job_id
+            values = (
+                _json(settings.to_dict()),
+                _json(asdict(output or job.output)),
+                search_words(settings),
+                job_id,
+            )
             with self.change() as db:
                 db.execute("UPDATE jobs SET settings = ?, output = ?, words = ? WHERE id = ?", values)
             return self.get(job_id)
@@ -155,7 +160,9 @@ class JobStore(Database):
             at = ids.index(job_id)
             ids.insert(min(max(at + by, 0), len(ids) - 1), ids.pop(at))
             with self.change() as db:
-                db.executemany("UPDATE jobs SET position = ? WHERE id = ?", list(zip(places, ids, strict=True)))
+                db.executemany(
+                    "UPDATE jobs SET position = ? WHERE id = ?", list(zip(places, ids, strict=True))
+                )
 
     def remove(self, job_id: str, owner: str) -> None:
         """Take a waiting job out of the queue. ValueError once it has begun."""
@@ -211,7 +218,9 @@ class JobStore(Database):
             where += " AND instr(words || coalesce(path, ''), ?)"
             values.append(word)
         where += " AND favourite" * favourites
-        return self._jobs(where, [*values, limit, offset], "ORDER BY ended DESC, position DESC LIMIT ? OFFSET ?")
+        return self._jobs(
+            where, [*values, limit, offset], "ORDER BY ended DESC, position DESC LIMIT ? OFFSET ?"
+        )
 
     def input_of(self, job: Job) -> Path | None:
         """The picture or video that a job starts from."""
@@ -283,7 +292,9 @@ class JobStore(Database):
         with self.lock:
             job = self.get(job_id, owner)
             if not job.over or job.path is not None:
-                raise ValueError(f"this job is {job.state}: only one that ended without a file can be decoded")
+                raise ValueError(
+                    f"this job is {job.state}: only one that ended without a file can be decoded"
+                )
             if not job.units_done:
                 raise ValueError("no unit of this job was finished: resume it to make them")
             return self._requeue(job_id, decode_only=True)
@@ -322,7 +333,9 @@ class JobStore(Database):
         if not found:
             return job
         path, told = found
-        state, done = (State.PARTIAL, job.units_done) if told.get("partial") else (State.DONE, job.settings.units)
+        state, done = (
+            (State.PARTIAL, job.units_done) if told.get("partial") else (State.DONE, job.settings.units)
+        )
         return self.finish(job.id, state, path=path, notes=told.get("notes", ()), timings=told.get("timings"),
                            units_done=done)  # fmt: skip
 
@@ -375,7 +388,9 @@ class JobStore(Database):
 
     def _source(self, settings, owner, image, image_name, video, parent) -> "Source | None":
         if image is not None and video is not None:
-            raise SettingsError("image", "both a picture and a video are given: a clip starts from one of them")
+            raise SettingsError(
+                "image", "both a picture and a video are given: a clip starts from one of them"
+            )
         if image is not None:
             return Source.of("image", image, image_name or settings.image)
         if video is not None:
@@ -385,7 +400,11 @@ class JobStore(Database):
             return None
         kind = "image" if settings.image else "video"
         before = self.get(parent, owner) if parent else None
-        path = self.input_of(before) if before and name in (before.settings.image, before.settings.video) else None
+        path = (
+            self.input_of(before)
+            if before and name in (before.settings.image, before.settings.video)
+            else None
+        )
         if path is None:
             raise SettingsError(kind, f"the {kind} {Path(name).name!r} is not here: give it again")
         return Source(kind, path.name, path)

@@ -95,7 +95,9 @@ class Limits:
         # Many frames shown quickly are as much work as a long video.
         seconds = seconds_of(s.num_frames, min(s.fps, variant_of(s.variant).fps))
         if self.max_seconds is not None and seconds > self.max_seconds:
-            raise SettingsError("num_frames", f"{seconds:g} s of video: at most {self.max_seconds:g} s are allowed")
+            raise SettingsError(
+                "num_frames", f"{seconds:g} s of video: at most {self.max_seconds:g} s are allowed"
+            )
         if self.max_pixels is not None and s.width * s.height > self.max_pixels:
             raise SettingsError("width", f"{s.width}×{s.height} are {s.width * s.height:,} pixels: at most "
                                          f"{self.max_pixels:,} are allowed, so choose a smaller size")  # fmt: skip

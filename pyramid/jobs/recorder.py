@@ -1,9 +1,9 @@
 """One job at work: the pipeline's events become a file, units that are saved, and what is to be seen of it.
 
-    run = Run(job, store)
-    run.work(bring)                     # on the device thread; `bring(job, say)` gives the loaded model
-    run.live                            # any thread, at any time: a snapshot that never changes
-    run.end(keep=True)                  # any thread: it ends within a step, finished units become a video
+run = Run(job, store)
+run.work(bring)                     # on the device thread; `bring(job, say)` gives the loaded model
+run.live                            # any thread, at any time: a snapshot that never changes
+run.end(keep=True)                  # any thread: it ends within a step, finished units become a video
 """
 
 import logging
@@ -59,7 +59,9 @@ class Live:
     phase: str = ""  # for people
     at: At | None = None
     estimates: dict[tuple[int, int], Image.Image] = field(default_factory=dict)  # by unit and stage
-    frames: tuple[np.ndarray, ...] = ()  # uint8 (h, w, 3), sides up to SHOWN_SIDE; the files have them in full
+    frames: tuple[
+        np.ndarray, ...
+    ] = ()  # uint8 (h, w, 3), sides up to SHOWN_SIDE; the files have them in full
     growing: Path | None = None  # an mp4 of the finished units; the next one has another name
     units_done: int = 0
     notes: tuple[str, ...] = ()
@@ -101,7 +103,9 @@ class Loaded:
     pipeline: Any
     colours: Any  # preview.LatentColours
     identity: dict[str, Any]  # of the checkpoint, as results carry it
-    changes: tuple[str, ...] = ()  # what was given up since, because memory ran out: it holds for later jobs too
+    changes: tuple[
+        str, ...
+    ] = ()  # what was given up since, because memory ran out: it holds for later jobs too
 
     @property
     def speed_key(self) -> str:
@@ -170,11 +174,15 @@ class Run:
         self._show(notes=self._loaded.changes)
         self._units = UnitsFolder(self.store.units_of(job))
         request = {name: value for name, value in asdict(s).items() if name not in OURS} | self._begun()
-        events = stream(self._loaded.pipeline, **request, stop=self.stop, preview_every=int(job.output.previews))
+        events = stream(
+            self._loaded.pipeline, **request, stop=self.stop, preview_every=int(job.output.previews)
+        )
         if s.num_frames == 1:
             self._make_still(events, target)
             return
-        with GrowingClip(live, s.fps, (s.width, s.height), lambda path: self._show(growing=path)) as self._clip:
+        with GrowingClip(
+            live, s.fps, (s.width, s.height), lambda path: self._show(growing=path)
+        ) as self._clip:
             self._make_video(events, target)
 
     def _make_video(self, events: Iterator[Any], target: Path) -> None:
@@ -213,7 +221,9 @@ class Run:
         if (self._units.path / "run.json").is_file():
             units = self._units.load()[1]
             if units and not job.decode_only and self._units.about()["model"] != identity:
-                self._note("The model's weights are not those that it was begun with: all of it was made anew.")
+                self._note(
+                    "The model's weights are not those that it was begun with: all of it was made anew."
+                )
                 units = []
         self._saved = len(units)
         if job.decode_only:
@@ -324,11 +334,22 @@ class Run:
             self._sampling = now - seconds
             self.speeds.began(key, self._sampling - self.live.began)
             self._plan(event)
-        if event.clean is not None or self._loaded.pipeline._execution_device.type == "cpu":  # else see `_settle`
+        if (
+            event.clean is not None or self._loaded.pipeline._execution_device.type == "cpu"
+        ):  # else see `_settle`
             self.speeds.step(key, cost(s, event.unit, event.stage), seconds)
         self._gone += self._weights[event.unit, event.stage]
         due = now + (now - self._sampling) * (self._whole - self._gone) / self._gone
-        at = At(event.unit, event.units, event.stage, event.stages, event.step, event.steps, event.done, event.total)
+        at = At(
+            event.unit,
+            event.units,
+            event.stage,
+            event.stages,
+            event.step,
+            event.steps,
+            event.done,
+            event.total,
+        )
         shown = {} if event.clean is None else self._estimate(event)
         share = self._previews / max(time.monotonic() - self.live.began, 1e-9)
         phase = self.live.phase if self.stop.is_set() else ""
@@ -338,7 +359,9 @@ class Run:
         """At the first step: how much there is to do, by the seconds of earlier runs or by tokens."""
         s, key = self.job.settings, self._loaded.speed_key
         steps = steps_of(s, given=event.unit)
-        self._weights = {step: self.speeds.step_seconds(key, cost(s, *step)) or cost(s, *step) for step in set(steps)}
+        self._weights = {
+            step: self.speeds.step_seconds(key, cost(s, *step)) or cost(s, *step) for step in set(steps)
+        }
         self._whole, self._gone = sum(self._weights[step] for step in steps), 0
 
     def _estimate(self, event: Preview) -> dict[str, Any]:

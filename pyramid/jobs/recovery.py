@@ -41,7 +41,9 @@ class UnitsFolder:
     def _about(self) -> Path:
         return self.path / "run.json"
 
-    def begin(self, settings: Settings, identity: dict[str, Any], inputs: dict[str, Any] | None = None) -> None:
+    def begin(
+        self, settings: Settings, identity: dict[str, Any], inputs: dict[str, Any] | None = None
+    ) -> None:
         """Make the folder, in place of what may be there. OSError when it cannot be written.
 
         `identity`: which weights (`checkpoints.identity`), `inputs`: whatever else is to be kept, in JSON's types.
@@ -49,7 +51,12 @@ class UnitsFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
         self.hold()
-        about = {"version": FORMAT_VERSION, "settings": settings.to_dict(), "model": identity, "inputs": inputs or {}}
+        about = {
+            "version": FORMAT_VERSION,
+            "settings": settings.to_dict(),
+            "model": identity,
+            "inputs": inputs or {},
+        }
         _write(self._about, json.dumps(about, indent=2).encode())
 
     def hold(self) -> None:
@@ -74,8 +81,12 @@ class UnitsFolder:
         from safetensors.torch import save
 
         latents = unit.latents.detach().float().cpu().contiguous()
-        told = {"index": str(unit.index), "count": str(unit.count), "given": str(int(unit.given)),
-                "crc": str(_crc(latents))}
+        told = {
+            "index": str(unit.index),
+            "count": str(unit.count),
+            "given": str(int(unit.given)),
+            "crc": str(_crc(latents)),
+        }
         _write(self._file(unit.index), save({"latents": latents}, told))
 
     def load(self) -> tuple[Settings, list[Unit]]:

@@ -1,8 +1,8 @@
 """What a job starts from: a picture or a clip, checked, and copied to where it outlives the upload.
 
-    source = Source.of("image", Path("upload/photo.jpg"))
-    source.check(settings, limit=50)          # SettingsError when it cannot be read, or has more than 50 MB
-    source.write(store.private / "inputs" / job_id)
+source = Source.of("image", Path("upload/photo.jpg"))
+source.check(settings, limit=50)          # SettingsError when it cannot be read, or has more than 50 MB
+source.write(store.private / "inputs" / job_id)
 """
 
 import re
@@ -42,7 +42,9 @@ class Source:
         """SettingsError when it cannot be read, or is larger than `limit` MB."""
         size = (self.path.stat().st_size if self.path else len(self.content)) / 1e6
         if limit is not None and size > limit:
-            raise SettingsError(self.kind, f"{self.name} has {size:.1f} MB: at most {limit:g} MB are allowed here")
+            raise SettingsError(
+                self.kind, f"{self.name} has {size:.1f} MB: at most {limit:g} MB are allowed here"
+            )
         s = settings
         try:
             if self.kind == "image":

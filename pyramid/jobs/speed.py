@@ -81,7 +81,9 @@ class Speeds:
         count, mean = table.get(name, (0, 0.0))
         count = min(count + 1, REMEMBERED)
         table[name] = [count, mean + (value - mean) / count]
-        self._known = self._known | {key: self._known.get(key, {}) | {kind: table}}  # readers see old or new, whole
+        self._known = self._known | {
+            key: self._known.get(key, {}) | {kind: table}
+        }  # readers see old or new, whole
 
     def step_seconds(self, key: str, tokens: int) -> float | None:
         """Seconds of a step over so many tokens; None before any was measured."""

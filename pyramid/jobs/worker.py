@@ -45,12 +45,16 @@ class Worker:
     ):  # fmt: skip
         self.store, self.speeds = store, Speeds(store.private / "speed.json")
         self.loaded, self.error = threading.Event(), ""
-        self._lock_file = store.private / "worker.lock"  # two workers would take each other's job for interrupted
+        self._lock_file = (
+            store.private / "worker.lock"
+        )  # two workers would take each other's job for interrupted
         self._lock, self._closing, self._wanted = threading.RLock(), threading.Event(), threading.Event()
         self._model: Loaded | None = None
         self._run: Run | None = None
         self._last: Live | None = None
-        self._begin = begin  # until it is set nothing is loaded: importing torch would hold up the page's start
+        self._begin = (
+            begin  # until it is set nothing is loaded: importing torch would hold up the page's start
+        )
         self._aim(model, variant, {"dtype": dtype, "quantise": quantise, "device": device, "memory": memory})
         if not hold(self._lock_file):
             raise ValueError(f"another program makes videos into {store.folder} already: use that one, or choose "

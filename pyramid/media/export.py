@@ -40,13 +40,20 @@ KINDS = {  # what a result can become -> the file's ending, what it is for peopl
     "last": ("-last.png", "the last frame, PNG"),
     "stages": ("-stages.mp4", "the stages side by side, mp4"),
 }
-PANEL, MAX_PANEL = 384, 640    # pixels: the longer side of one panel of the stages' clip, at least and at most
-CAPTION = 28                   # pixels under each panel
+PANEL, MAX_PANEL = 384, 640  # pixels: the longer side of one panel of the stages' clip, at least and at most
+CAPTION = 28  # pixels under each panel
 INK, GROUND = (240, 236, 228), (20, 19, 15)
 
 
-def export(source: Path, kind: str, target: Path | None = None, *, quality: int | None = None, keep: str = "embed",
-           estimates: dict[tuple[int, int], Image.Image] | None = None) -> Path:
+def export(
+    source: Path,
+    kind: str,
+    target: Path | None = None,
+    *,
+    quality: int | None = None,
+    keep: str = "embed",
+    estimates: dict[tuple[int, int], Image.Image] | None = None,
+) -> Path:
     """Write the result `source` as `kind` (of KINDS) and return the new file's path; `source` stays as it is.
 
     `target`: the wanted name, by default `source`'s own with the kind's ending. `quality`: H.264's CRF, 1 to 51;
@@ -126,7 +133,9 @@ def frames_of_result(source: Path) -> Iterator[Image.Image]:
                 with Image.open(io.BytesIO(file.read(name))) as image:
                     yield image.convert("RGB")
     except (BadZipFile, OSError) as error:
-        raise ValueError(f"{source.name} is not a zip of pictures that this program can read: {error}") from error
+        raise ValueError(
+            f"{source.name} is not a zip of pictures that this program can read: {error}"
+        ) from error
 
 
 def _fps(source: Path, metadata: dict[str, Any]) -> float:
@@ -154,13 +163,24 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the file; its path goes to stdout."""
     estimates = load_estimates(args.stages_from) if args.stages_from else None
-    print(export(args.file, args.format, args.output, quality=args.quality, keep=args.metadata, estimates=estimates))
+    print(
+        export(
+            args.file, args.format, args.output, quality=args.quality, keep=args.metadata, estimates=estimates
+        )
+    )
     return 0
 
 
 # -------------------------------------------------------------------------------------------------- writers
-def open_writer(path: str | Path, fps: float, size: tuple[int, int], metadata: dict | None = None, *,
-                quality: int = QUALITY, keep: str = "embed") -> "VideoWriter | PicturesWriter":
+def open_writer(
+    path: str | Path,
+    fps: float,
+    size: tuple[int, int],
+    metadata: dict | None = None,
+    *,
+    quality: int = QUALITY,
+    keep: str = "embed",
+) -> "VideoWriter | PicturesWriter":
     """A writer for frames by the name's ending: .mp4, .webm and .gif, or .zip for pictures. See `VideoWriter`."""
     if Path(path).suffix.lower() == ".zip":
         return PicturesWriter(path, fps, size, metadata, keep=keep)
@@ -173,8 +193,15 @@ class PicturesWriter:
     Raises ValueError for frames of another size, OSError when the file cannot be written.
     """
 
-    def __init__(self, path: str | Path, fps: float, size: tuple[int, int], metadata: dict | None = None, *,
-                 keep: str = "embed"):
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        size: tuple[int, int],
+        metadata: dict | None = None,
+        *,
+        keep: str = "embed",
+    ):
         self.wanted = self.path = Path(path)
         self.fps, self.size, self.metadata, self.keep = fps, size, dict(metadata or {}), keep
         self.frames, self.partial = 0, False
@@ -212,28 +239,47 @@ class PicturesWriter:
 
 
 # --------------------------------------------------------------------------------------------------- stages
-def write_stages(target: Path, source: Path, estimates: dict[tuple[int, int], Image.Image],
-                 metadata: dict[str, Any], *, keep: str = "embed") -> Path:
+def write_stages(
+    target: Path,
+    source: Path,
+    estimates: dict[tuple[int, int], Image.Image],
+    metadata: dict[str, Any],
+    *,
+    keep: str = "embed",
+) -> Path:
     """A clip that shows, side by side, the last clean estimate of each stage and the result, in step.
 
     A unit is 8 frames and has one estimate a stage. Where a unit was given (a picture or a clip to begin with) its
     stages show the result in their size. ValueError when there are no estimates at all.
     """
     if not estimates:
-        raise SettingsError("format", "what the stages looked like was not kept for this result: make it again with "
-                                      "previews switched on")
+        raise SettingsError(
+            "format",
+            "what the stages looked like was not kept for this result: make it again with "
+            "previews switched on",
+        )
     stages = max(stage for _, stage in estimates) + 1
     sizes = {stage: picture.size for (_, stage), picture in estimates.items()}
     writer = None
     with ExitStack() as stack:
         for index, frame in enumerate(frames_of_result(source)):
             unit = -(-index // FRAMES_PER_UNIT)  # the first frame is unit 0, then 8 each
-            panels = [estimates.get((unit, stage)) or frame.resize(sizes.get(stage, frame.size), Image.Resampling.BOX)
-                      for stage in range(stages)]
+            panels = [
+                estimates.get((unit, stage))
+                or frame.resize(sizes.get(stage, frame.size), Image.Resampling.BOX)
+                for stage in range(stages)
+            ]
             picture = _side_by_side([*panels, frame], frame.size)
             if writer is None:
-                writer = stack.enter_context(open_writer(
-                    target, _fps(source, metadata), picture.size, metadata | {"export": "stages"}, keep=keep))
+                writer = stack.enter_context(
+                    open_writer(
+                        target,
+                        _fps(source, metadata),
+                        picture.size,
+                        metadata | {"export": "stages"},
+                        keep=keep,
+                    )
+                )
             writer.write(np.asarray(picture))
     return writer.path
 
@@ -249,7 +295,9 @@ def _side_by_side(panels: list[Image.Image], size: tuple[int, int]) -> Image.Ima
         left, last = gap + number * (width + gap), number == len(panels) - 1
         large = panel.resize((width, height), Image.Resampling.LANCZOS)
         whole.paste(large, (left, gap))
-        shown = [side >> max(len(panels) - 2 - number, 0) for side in size]  # pixels; the last stage has the result's
+        shown = [
+            side >> max(len(panels) - 2 - number, 0) for side in size
+        ]  # pixels; the last stage has the result's
         words = "Result" if last else f"Stage {number + 1}"
         draw.text((left + 2, gap + height + 4), f"{words} · {shown[0]} × {shown[1]}", fill=INK, font=font)
     return whole

@@ -36,13 +36,13 @@ except ImportError:  # Windows
     fcntl = None
 
 PROGRAM = "pyramid"
-KEEPS = ("embed", "sidecar", "none")   # where a result's metadata goes
+KEEPS = ("embed", "sidecar", "none")  # where a result's metadata goes
 PATTERN = "{prompt}-{seed}"
-MAX_WORDS = 60                         # characters of a prompt in a name
-MAX_NAME = 200                         # bytes of a name: file systems take 255, endings and numbers come on top
-MEMBER = "settings.json"               # of a zip of pictures
-_held: dict[Path, int] = {}            # files that this process has claimed -> their open handles
-_claims = threading.RLock()            # of its threads, one at a time changes what is held
+MAX_WORDS = 60  # characters of a prompt in a name
+MAX_NAME = 200  # bytes of a name: file systems take 255, endings and numbers come on top
+MEMBER = "settings.json"  # of a zip of pictures
+_held: dict[Path, int] = {}  # files that this process has claimed -> their open handles
+_claims = threading.RLock()  # of its threads, one at a time changes what is held
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)  # no names of files on Windows
 
 
@@ -57,10 +57,18 @@ def file_name(pattern: str, settings: Settings, *, index: int = 1, when: datetim
     when = when or datetime.now()
     s = settings
     values = {
-        "prompt": _words(s.prompt) or "video", "seed": "random" if s.seed is None else s.seed,
-        "date": f"{when:%Y-%m-%d}", "time": f"{when:%H-%M-%S}", "index": index,
-        "model": _words(Path(s.model).name) or "model", "variant": s.variant, "preset": _words(s.preset or "none"),
-        "width": s.width, "height": s.height, "frames": s.num_frames, "seconds": s.seconds,
+        "prompt": _words(s.prompt) or "video",
+        "seed": "random" if s.seed is None else s.seed,
+        "date": f"{when:%Y-%m-%d}",
+        "time": f"{when:%H-%M-%S}",
+        "index": index,
+        "model": _words(Path(s.model).name) or "model",
+        "variant": s.variant,
+        "preset": _words(s.preset or "none"),
+        "width": s.width,
+        "height": s.height,
+        "frames": s.num_frames,
+        "seconds": s.seconds,
     }
     name = "".join(_filled(pattern, values))
     for part in name.split("/"):
@@ -84,7 +92,9 @@ def _filled(pattern: str, values: dict[str, Any]) -> Iterator[str]:
         if field is None:
             continue
         if field not in values:
-            raise _refused(pattern, f"there is no {{{field}}}; use {', '.join(f'{{{name}}}' for name in values)}")
+            raise _refused(
+                pattern, f"there is no {{{field}}}; use {', '.join(f'{{{name}}}' for name in values)}"
+            )
         try:
             if conversion:
                 raise ValueError(f"!{conversion} is not used")
@@ -96,17 +106,24 @@ def _filled(pattern: str, values: dict[str, Any]) -> Iterator[str]:
 def _check_part(pattern: str, part: str) -> None:
     """One folder or file name of a filled pattern."""
     if not part.strip():
-        raise _refused(pattern, "a name in it is empty; it is for a place inside the output folder, as in "
-                                "{date}/{prompt}-{seed}")
+        raise _refused(
+            pattern,
+            "a name in it is empty; it is for a place inside the output folder, as in {date}/{prompt}-{seed}",
+        )
     if part.startswith(".") or part.endswith((".", " ")) or part != part.strip():
-        raise _refused(pattern, f"{part!r} begins or ends with a dot or a space: names must be visible and stay inside")
+        raise _refused(
+            pattern, f"{part!r} begins or ends with a dot or a space: names must be visible and stay inside"
+        )
     if bad := sorted({sign for sign in part if sign in '<>:"\\|?*' or ord(sign) < 32 or ord(sign) == 127}):
         raise _refused(pattern, f"{' '.join(map(repr, bad))} cannot be in a file's name on every system")
     if RESERVED.fullmatch(part.split(".")[0]):
         raise _refused(pattern, f"{part!r} is the name of a device on Windows")
     if len(part.encode()) > MAX_NAME:
-        raise _refused(pattern, f"the name has {len(part.encode())} bytes, more than {MAX_NAME}: "
-                                "shorten it, as {prompt:.20} does")
+        raise _refused(
+            pattern,
+            f"the name has {len(part.encode())} bytes, more than {MAX_NAME}: "
+            "shorten it, as {prompt:.20} does",
+        )
 
 
 def _refused(pattern: str, why: str) -> SettingsError:
@@ -116,7 +133,7 @@ def _refused(pattern: str, why: str) -> SettingsError:
 def _words(text: str) -> str:
     """Text as a piece of a name: words joined by dashes, at most MAX_WORDS characters and twice as many bytes."""
     text = re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:MAX_WORDS]
-    return text.encode()[:2 * MAX_WORDS].decode(errors="ignore").strip("-")
+    return text.encode()[: 2 * MAX_WORDS].decode(errors="ignore").strip("-")
 
 
 # ---------------------------------------------------------------------------------------------------- names
@@ -192,7 +209,9 @@ def sweep(folder: Path) -> None:
         part = path.with_name(path.name.replace(".part-tagged.", ".part."))  # who holds the one holds both
         with _claims:  # between the last unlink and `let_go`, another thread may not make the name its own
             if path.is_file() and hold(part):
-                for name in dict.fromkeys((path, part)):  # once each: the next file of that name is another writer's
+                for name in dict.fromkeys(
+                    (path, part)
+                ):  # once each: the next file of that name is another writer's
                     name.unlink(missing_ok=True)
                 let_go(part)
 
@@ -335,10 +354,30 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
     if target.suffix.lower() == ".gif":
         target.write_bytes(_gif_with(source.read_bytes(), metadata))
         return
-    comment = "" if metadata is None else re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(metadata, allow_nan=False))
+    comment = (
+        "" if metadata is None else re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(metadata, allow_nan=False))
+    )
     front = ["-cues_to_front", "1"] if target.suffix.lower() == ".webm" else ["-movflags", "+faststart"]
-    command = [ffmpeg(), "-v", "error", "-y", "-i", source.absolute(), "-f", "ffmetadata", "-i", "-", "-map", "0",
-               "-map_metadata", "1", "-c", "copy", *front, target.absolute()]
+    command = [
+        ffmpeg(),
+        "-v",
+        "error",
+        "-y",
+        "-i",
+        source.absolute(),
+        "-f",
+        "ffmetadata",
+        "-i",
+        "-",
+        "-map",
+        "0",
+        "-map_metadata",
+        "1",
+        "-c",
+        "copy",
+        *front,
+        target.absolute(),
+    ]
     with no_interrupts():
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     _, words = process.communicate(f";FFMETADATA1\n{f'comment={comment}' if comment else ''}\n".encode())
@@ -353,7 +392,7 @@ def _gif_with(data: bytes, metadata: dict[str, Any] | None) -> bytes:
     flags = data[10]
     head = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)  # header, screen, its colours
     text = json.dumps(metadata, allow_nan=False).encode()
-    blocks = b"".join(bytes([len(text[i:i + 255])]) + text[i:i + 255] for i in range(0, len(text), 255))
+    blocks = b"".join(bytes([len(text[i : i + 255])]) + text[i : i + 255] for i in range(0, len(text), 255))
     return data[:head] + b"!\xfe" + blocks + b"\0" + data[head:]
 
 
@@ -361,7 +400,9 @@ def write_sidecar(path: Path, metadata: dict[str, Any]) -> Path:
     """`metadata` as a .json beside the result `path`. Returns the path used."""
     part, name = reserve(sidecar_of(path))
     try:
-        part.write_text(json.dumps(metadata | {"file": path.name}, indent=2, allow_nan=False), encoding="utf-8")
+        part.write_text(
+            json.dumps(metadata | {"file": path.name}, indent=2, allow_nan=False), encoding="utf-8"
+        )
         return publish(part, name)
     finally:
         part.unlink(missing_ok=True)

@@ -23,14 +23,26 @@ from pyramid.media.files import ffmpeg, no_interrupts
 from pyramid.media.video import QUALITY, encoding
 
 log = logging.getLogger(__name__)
-PIECE = ["-pix_fmt", "yuv420p", "-bf", "0", "-f", "h264"]  # frames in order, so that a stream needs no time stamps
+PIECE = [
+    "-pix_fmt",
+    "yuv420p",
+    "-bf",
+    "0",
+    "-f",
+    "h264",
+]  # frames in order, so that a stream needs no time stamps
 
 
 class GrowingClip:
     """Encodes in a thread of its own: the device never waits for it. An encoder that fails ends only the clip."""
 
     def __init__(
-        self, folder: Path, fps: float, size: tuple[int, int], told: Callable[[Path], None], quality: int = QUALITY
+        self,
+        folder: Path,
+        fps: float,
+        size: tuple[int, int],
+        told: Callable[[Path], None],
+        quality: int = QUALITY,
     ):
         self.folder, self.fps, self.size, self.told, self.quality = folder, fps, size, told, quality
         self._waiting: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
@@ -70,7 +82,9 @@ class GrowingClip:
         self._clips.append(path)
         self.told(path)
         if len(self._clips) > 2:
-            with suppress(PermissionError):  # Windows, while a browser still reads it: the folder goes with the job
+            with suppress(
+                PermissionError
+            ):  # Windows, while a browser still reads it: the folder goes with the job
                 self._clips[-3].unlink(missing_ok=True)
 
     def _encode(self, frames: np.ndarray) -> bytes:

@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PATCH = 4        # pixels a side that a preview shows for one latent
-MIDDLE = 5       # of the frames 1 to 8 of a unit, the one that its preview shows
-CLIP = 9         # frames: the first unit and one more
+PATCH = 4  # pixels a side that a preview shows for one latent
+MIDDLE = 5  # of the frames 1 to 8 of a unit, the one that its preview shows
+CLIP = 9  # frames: the first unit and one more
 
 
 @dataclass(frozen=True)
 class Colours:
     """A linear reading of latents: 4×4 pixels of rgb in [-1, 1] = latent @ factors + bias."""
 
-    factors: np.ndarray   # (channels, 4·4·3)
-    bias: np.ndarray      # (4·4·3,)
+    factors: np.ndarray  # (channels, 4·4·3)
+    bias: np.ndarray  # (4·4·3,)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def latent_preview(vae_latents, colours: LatentColours, *, first: bool) -> np.nd
     if hasattr(vae_latents, "detach"):
         vae_latents = vae_latents.detach().float().cpu().numpy()
     reading = colours.first if first else colours.later
-    rgb = np.moveaxis(vae_latents, -4, -1) @ reading.factors + reading.bias               # … t h w 48
+    rgb = np.moveaxis(vae_latents, -4, -1) @ reading.factors + reading.bias  # … t h w 48
     pixels = (rgb * 127.5 + 127.5).round().clip(0, 255).astype(np.uint8)
     *before, h, w, _ = pixels.shape
     patches = pixels.reshape(*before, h, w, PATCH, PATCH, 3)
@@ -56,9 +56,9 @@ def fit_colours(vae_latents: np.ndarray, pictures: np.ndarray) -> Colours:
     """Least squares from latents (n, c, h, w) to pictures (n, 3, h·s, w·s) in ±1, s a multiple of 4."""
     n, channels, h, w = vae_latents.shape
     s = pictures.shape[-1] // w // PATCH
-    small = pictures.reshape(n, 3, h * PATCH, s, w * PATCH, s).mean((3, 5))               # n 3 4·h 4·w
+    small = pictures.reshape(n, 3, h * PATCH, s, w * PATCH, s).mean((3, 5))  # n 3 4·h 4·w
     right = small.reshape(n, 3, h, PATCH, w, PATCH).transpose(0, 2, 4, 3, 5, 1).reshape(n * h * w, -1)
-    left = vae_latents.transpose(0, 2, 3, 1).reshape(-1, channels)                        # (n h w) c
+    left = vae_latents.transpose(0, 2, 3, 1).reshape(-1, channels)  # (n h w) c
     solution = np.linalg.lstsq(np.pad(left, ((0, 0), (0, 1)), constant_values=1), right, rcond=1e-5)[0]
     return Colours(solution[:-1], solution[-1])
 
@@ -67,13 +67,13 @@ def latent_colours(vae, clips: int = 12, side: int = 64) -> LatentColours:
     """The colours of a CausalVideoVAE's latents, fitted on `clips` made-up clips of `side` pixels that it encodes."""
     import torch  # only who has an autoencoder gets here
 
-    if getattr(vae, "_hf_hook", None) is not None:   # under model offload: it runs where it will decode
+    if getattr(vae, "_hf_hook", None) is not None:  # under model offload: it runs where it will decode
         vae._hf_hook.pre_forward(vae)
     made = random_clips(clips, side)
     latents = []
     for clip in torch.from_numpy(made).split(4):
         with torch.no_grad():
-            encoded = vae.encode(clip.to(vae.device, vae.dtype)).latent_dist.mode()       # n c 2 h/8 w/8
+            encoded = vae.encode(clip.to(vae.device, vae.dtype)).latent_dist.mode()  # n c 2 h/8 w/8
         latents.append(encoded.float().cpu().numpy())
     first, later = np.moveaxis(np.concatenate(latents), 2, 0)
     return LatentColours(fit_colours(first, made[:, :, 0]), fit_colours(later, made[:, :, MIDDLE]))
@@ -88,7 +88,7 @@ def random_clips(number: int, side: int) -> np.ndarray:
         start, speed = random.integers(0, side, 2), random.integers(-3, 4, 2) * bool(index % 3)
         for frame in range(CLIP):
             y, x = (start + speed * frame).clip(0, side)
-            clips[index, :, frame] = picture[:, y:y + side, x:x + side]
+            clips[index, :, frame] = picture[:, y : y + side, x : x + side]
     return clips
 
 
@@ -101,7 +101,7 @@ def random_pictures(number: int, side: int) -> np.ndarray:
         values = np.array(few.resize((side, side), Image.Resampling.BICUBIC))
         for _ in range(6):
             x, y, w, h = random.integers(0, side, 4)
-            values[y:y + h // 2 + 4, x:x + w // 2 + 4] = random.integers(0, 256, 3)
+            values[y : y + h // 2 + 4, x : x + w // 2 + 4] = random.integers(0, 256, 3)
         picture[:] = values.transpose(2, 0, 1) / 127.5 - 1
     return pictures
 

@@ -41,17 +41,40 @@ from pyramid.media.files import (
 from pyramid.settings import FITS, FRAMES_PER_UNIT, Settings, SettingsError
 
 __all__ = [  # files in and out, all by one name: also what files.py holds
-    "VideoWriter", "describe", "ffmpeg", "fit_picture", "probe", "read_frames", "read_given", "read_metadata",
-    "read_picture", "read_video", "to_rgb", "unique_path", "write_picture",
+    "VideoWriter",
+    "describe",
+    "ffmpeg",
+    "fit_picture",
+    "probe",
+    "read_frames",
+    "read_given",
+    "read_metadata",
+    "read_picture",
+    "read_video",
+    "to_rgb",
+    "unique_path",
+    "write_picture",
 ]
 
-BACKGROUND = "white"                    # what shows through transparent parts
-PAD_COLOUR = "black"                    # the bars of fit = "pad"
-MAX_PIXELS = 178_000_000                # of a picture; Pillow itself refuses files a little above that
-QUALITY = 17                            # H.264's CRF: 17 looks like the original, 23 is smaller, 51 is the worst
-BT709 = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709",
-         "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-PALETTE = "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
+BACKGROUND = "white"  # what shows through transparent parts
+PAD_COLOUR = "black"  # the bars of fit = "pad"
+MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses files a little above that
+QUALITY = 17  # H.264's CRF: 17 looks like the original, 23 is smaller, 51 is the worst
+BT709 = [
+    "-vf",
+    "scale=out_color_matrix=bt709:out_range=tv",
+    "-colorspace",
+    "bt709",
+    "-color_primaries",
+    "bt709",
+    "-color_trc",
+    "bt709",
+    "-color_range",
+    "tv",
+]
+PALETTE = (
+    "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
+)
 
 
 # ------------------------------------------------------------------------------------------------- pictures
@@ -118,8 +141,9 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         return image  # a broken profile, or one of another colour space: the numbers are taken as they are
 
 
-def fit_picture(image: Image.Image, width: int, height: int, fit: str = "crop", colour: str = PAD_COLOUR
-                ) -> Image.Image:
+def fit_picture(
+    image: Image.Image, width: int, height: int, fit: str = "crop", colour: str = PAD_COLOUR
+) -> Image.Image:
     """A picture brought to a size without distortion, as RGB.
 
     "crop" fills the size and cuts what stands out, evenly on both sides; "fit" shows the whole picture before
@@ -138,8 +162,10 @@ def fit_picture(image: Image.Image, width: int, height: int, fit: str = "crop", 
         ground = Image.new("RGB", (width, height), colour)
     else:
         ground = _cover(image, width, height).filter(ImageFilter.GaussianBlur(min(width, height) / 12))
-    ground.paste(image.resize(inner, Image.Resampling.LANCZOS, reducing_gap=3.0),
-                 ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    ground.paste(
+        image.resize(inner, Image.Resampling.LANCZOS, reducing_gap=3.0),
+        ((width - inner[0]) // 2, (height - inner[1]) // 2),
+    )
     return ground
 
 
@@ -151,8 +177,9 @@ def _cover(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 
-def write_picture(path: str | Path, frame: np.ndarray, metadata: dict[str, Any] | None = None, *,
-                  keep: str = "embed") -> Path:
+def write_picture(
+    path: str | Path, frame: np.ndarray, metadata: dict[str, Any] | None = None, *, keep: str = "embed"
+) -> Path:
     """A still, uint8 (h, w, 3), as PNG; `keep`: `metadata` in a text chunk, in a sidecar, or nowhere.
 
     Returns the path used.
@@ -186,8 +213,9 @@ def read_given(settings: Settings, path: str | Path | None = None) -> dict[str, 
     return {}
 
 
-def read_video(path: str | Path, width: int, height: int, *, fps: float, num_frames: int, fit: str = "crop"
-               ) -> np.ndarray:
+def read_video(
+    path: str | Path, width: int, height: int, *, fps: float, num_frames: int, fit: str = "crop"
+) -> np.ndarray:
     """The end of a video at `fps`: its last frames at a size, uint8 (f, h, w, 3).
 
     f is the largest 1 + 8k that is at most `num_frames` and at most what the file has. Raises ValueError when
@@ -195,7 +223,10 @@ def read_video(path: str | Path, width: int, height: int, *, fps: float, num_fra
     """
     frames: deque[np.ndarray] = deque(maxlen=num_frames)
     last = (num_frames + 2) / fps + 1  # seconds, with room for rounding
-    for bound in (last, None):  # from the beginning where sound that lasts longer than the pictures misled the seek
+    for bound in (
+        last,
+        None,
+    ):  # from the beginning where sound that lasts longer than the pictures misled the seek
         frames.clear()
         try:
             for picture in read_frames(path, fps=fps, last=bound):
@@ -209,7 +240,9 @@ def read_video(path: str | Path, width: int, height: int, *, fps: float, num_fra
     return np.stack(list(frames)[-usable:])
 
 
-def read_frames(path: str | Path, *, fps: float | None = None, last: float | None = None) -> Iterator[Image.Image]:
+def read_frames(
+    path: str | Path, *, fps: float | None = None, last: float | None = None
+) -> Iterator[Image.Image]:
     """The frames of a video as RGB pictures, one at a time, upright; at `fps`, only the `last` seconds, if given.
 
     Raises ValueError when the file is missing, or no video can be read from it.
@@ -220,10 +253,30 @@ def read_frames(path: str | Path, *, fps: float | None = None, last: float | Non
     duration = _duration(path) if last is not None else None
     seek = ["-ss", f"{duration - last:.3f}"] if duration is not None and duration > last else []
     rate = [f"fps={fps}"] if fps is not None else []
-    command = [ffmpeg(), "-v", "error", "-nostdin", *seek, "-i", path.absolute(), "-an", "-sn", "-map", "0:v:0", "-vf",
-               ",".join([*rate, "scale=iw*sar:ih", "setsar=1"]), "-f", "image2pipe", "-c:v", "ppm", "-"]
+    command = [
+        ffmpeg(),
+        "-v",
+        "error",
+        "-nostdin",
+        *seek,
+        "-i",
+        path.absolute(),
+        "-an",
+        "-sn",
+        "-map",
+        "0:v:0",
+        "-vf",
+        ",".join([*rate, "scale=iw*sar:ih", "setsar=1"]),
+        "-f",
+        "image2pipe",
+        "-c:v",
+        "ppm",
+        "-",
+    ]
     seen = False
-    with TemporaryFile() as words:  # a pipe for these would fill up, and stop ffmpeg, at a badly damaged video
+    with (
+        TemporaryFile() as words
+    ):  # a pipe for these would fill up, and stop ffmpeg, at a badly damaged video
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as process:
             for picture in _ppm_pictures(process.stdout):
                 seen = True
@@ -262,17 +315,33 @@ def encoding(suffix: str, quality: int) -> tuple[str, list[str]]:
     VP9's scale ends at 63, so the number is stretched; a GIF has no quality. SettingsError for anything else.
     """
     if not 1 <= quality <= 51:
-        raise SettingsError("quality", f"quality = {quality} is outside 1 to 51: 17 looks like the original, a "
-                                       "higher number makes a smaller file")
+        raise SettingsError(
+            "quality",
+            f"quality = {quality} is outside 1 to 51: 17 looks like the original, a "
+            "higher number makes a smaller file",
+        )
     match suffix.lower():
         case ".mp4":
             return "libx264", ["-crf", str(quality), *BT709]
         case ".webm":
-            return "libvpx-vp9", ["-crf", str(round(quality * 63 / 51)), "-b:v", "0", "-row-mt", "1", "-cpu-used", "3",
-                                  "-pix_fmt", "yuv420p", *BT709]
+            return "libvpx-vp9", [
+                "-crf",
+                str(round(quality * 63 / 51)),
+                "-b:v",
+                "0",
+                "-row-mt",
+                "1",
+                "-cpu-used",
+                "3",
+                "-pix_fmt",
+                "yuv420p",
+                *BT709,
+            ]
         case ".gif":
             return "gif", ["-vf", PALETTE, "-loop", "0"]
-    raise SettingsError("format", f"a video cannot be written as {suffix!r}: its name must end in .mp4, .webm or .gif")
+    raise SettingsError(
+        "format", f"a video cannot be written as {suffix!r}: its name must end in .mp4, .webm or .gif"
+    )
 
 
 class VideoWriter:
@@ -286,8 +355,16 @@ class VideoWriter:
     Raises ValueError for odd sizes, other endings and frames of another size; OSError when ffmpeg fails.
     """
 
-    def __init__(self, path: str | Path, fps: float, size: tuple[int, int], metadata: dict | None = None, *,
-                 quality: int = QUALITY, keep: str = "embed"):
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        size: tuple[int, int],
+        metadata: dict | None = None,
+        *,
+        quality: int = QUALITY,
+        keep: str = "embed",
+    ):
         width, height = size
         if width % 2 or height % 2 or min(size) < 2:
             raise ValueError(f"a video of {width}×{height} cannot be yuv420p: both sides must be even")
@@ -305,8 +382,14 @@ class VideoWriter:
         self._part, self.path = reserve(self.wanted)
         try:
             with no_interrupts():
-                self._writer = FFMPEG_VideoWriter(str(self._part.absolute()), self.size, self.fps, codec=self.codec,
-                                                  preset="medium", ffmpeg_params=self._options)
+                self._writer = FFMPEG_VideoWriter(
+                    str(self._part.absolute()),
+                    self.size,
+                    self.fps,
+                    codec=self.codec,
+                    preset="medium",
+                    ffmpeg_params=self._options,
+                )
         except BaseException:
             self._part.unlink(missing_ok=True)
             raise
@@ -316,8 +399,10 @@ class VideoWriter:
         """Append frames: uint8 (f, h, w, 3), or one frame (h, w, 3)."""
         frames = frames[None] if frames.ndim == 3 else frames
         if frames.dtype != np.uint8 or frames.shape[1:] != (self.size[1], self.size[0], 3):
-            raise ValueError(f"frames of {frames.dtype} {frames.shape} for a video of {self.size[0]}×"
-                             f"{self.size[1]}: uint8 (f, h, w, 3) of that size is expected")
+            raise ValueError(
+                f"frames of {frames.dtype} {frames.shape} for a video of {self.size[0]}×"
+                f"{self.size[1]}: uint8 (f, h, w, 3) of that size is expected"
+            )
         for frame in frames:
             try:
                 self._writer.write_frame(frame)

@@ -21,9 +21,23 @@ from pathlib import Path
 from pyramid.hub.checkpoints import Checkpoint, read_json, weight_files
 from pyramid.settings import Settings
 
-ITEM = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I8": 1, "U8": 1}
-TEXT = 32    # tokens of a usual prompt; memory is counted for the 128 that there can be
-PEAK_CPU, PEAK_GPU = 12.0, 17.0     # tensors of (rows, tokens, width) alive at once: chunked on a CPU, whole on a card
+ITEM = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I8": 1,
+    "U8": 1,
+}
+TEXT = 32  # tokens of a usual prompt; memory is counted for the 128 that there can be
+PEAK_CPU, PEAK_GPU = (
+    12.0,
+    17.0,
+)  # tensors of (rows, tokens, width) alive at once: chunked on a CPU, whole on a card
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,8 @@ class Size:
     """One component on disk."""
 
     parameters: int
-    stored: int       # bytes of the files
-    itemsize: int     # bytes a parameter as stored, most of them
+    stored: int  # bytes of the files
+    itemsize: int  # bytes a parameter as stored, most of them
 
     def bytes_in(self, itemsize: float) -> int:
         return int(self.parameters * itemsize)
@@ -41,7 +55,9 @@ class Size:
 def component_sizes(checkpoint: Checkpoint) -> dict[str, Size]:
     """The size of each component: "transformer", "vae", and each text encoder by its folder. Reads headers only."""
     folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}
-    folders |= {name: checkpoint.folder / name for name, _, _ in checkpoint.family.text if checkpoint.has_text}
+    folders |= {
+        name: checkpoint.folder / name for name, _, _ in checkpoint.family.text if checkpoint.has_text
+    }
     return {name: _size(folder) for name, folder in folders.items()}
 
 
@@ -52,8 +68,11 @@ def _size(folder: Path) -> Size:
         shapes = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
         counted |= {name: value for name, value in shapes.items() if name != "encoder.embed_tokens.weight"}
     parameters = sum(count for count, _ in counted.values())
-    common = max((item for _, item in counted.values()),
-                 key=lambda item: sum(count for count, other in counted.values() if other == item), default=4)
+    common = max(
+        (item for _, item in counted.values()),
+        key=lambda item: sum(count for count, other in counted.values() if other == item),
+        default=4,
+    )
     return Size(parameters, stored, common)
 
 
@@ -61,8 +80,11 @@ def _safetensors(path: Path) -> dict[str, tuple[int, int]]:
     """Name -> (numbers, bytes each), from the header."""
     with path.open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    return {name: (math.prod(entry["shape"]), ITEM.get(entry["dtype"], 4))
-            for name, entry in header.items() if name != "__metadata__"}
+    return {
+        name: (math.prod(entry["shape"]), ITEM.get(entry["dtype"], 4))
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 
 def _pickled(path: Path) -> dict[str, tuple[int, int]]:
@@ -80,15 +102,15 @@ def _pickled(path: Path) -> dict[str, tuple[int, int]]:
 class Shape:
     """What the memory of a run depends on besides weights."""
 
-    width: int             # pixels
+    width: int  # pixels
     height: int
     units: int
     stages: int
-    rows: int              # of the batch: 2 with guidance
-    dim: int               # of the transformer
+    rows: int  # of the batch: 2 with guidance
+    dim: int  # of the transformer
     head_dim: int
-    layers: int            # double and single blocks
-    vae: dict              # its config.json
+    layers: int  # double and single blocks
+    vae: dict  # its config.json
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, settings: Settings) -> "Shape":
@@ -96,8 +118,17 @@ class Shape:
         heads, head_dim = config.get("num_attention_heads", 30), config.get("attention_head_dim", 64)
         guided = max(settings.guidance_scale, settings.video_guidance_scale) > 1
         layers = config.get("num_layers", 8) + config.get("num_single_layers", 0)
-        return cls(settings.width, settings.height, settings.units, settings.stages, 1 + guided, heads * head_dim,
-                   head_dim, layers, read_json(checkpoint.vae / "config.json"))
+        return cls(
+            settings.width,
+            settings.height,
+            settings.units,
+            settings.stages,
+            1 + guided,
+            heads * head_dim,
+            head_dim,
+            layers,
+            read_json(checkpoint.vae / "config.json"),
+        )
 
     def tokens(self, unit: int | None = None) -> int:
         """Image tokens of one row at the finest stage of a unit (None: the last one), history included."""
@@ -110,7 +141,9 @@ class Shape:
         tokens = self.tokens()
         current = self.width * self.height // 256
         one = self.rows * (tokens + 128) * self.dim * bytes_each
-        kept = self.rows * (tokens - current) * self.dim * bytes_each + tokens * self.head_dim * 4  # history, rotations
+        kept = (
+            self.rows * (tokens - current) * self.dim * bytes_each + tokens * self.head_dim * 4
+        )  # history, rotations
         past = self.units * 16 * (self.width // 8) * (self.height // 8) * 4 * 2
         # In bfloat16 queries and keys pass through float32 and complex64 on the way: two tensors of twice the size.
         wide = (PEAK_CPU if cpu else PEAK_GPU) + (1 if bytes_each == 2 else -1)
@@ -143,7 +176,7 @@ class Shape:
             levels = [(self.width * self.height // 256) >> 2 * (back + age) for age in range(self.stages)]
             past = sum(max(levels[min(age, self.stages - 1)], levels[-1]) for age in range(self.units - 1))
             tokens = levels[0] + past + TEXT
-            block = 24 * tokens * self.dim**2 + 2 * tokens**2 * self.dim   # attention to prefixes: half of it
+            block = 24 * tokens * self.dim**2 + 2 * tokens**2 * self.dim  # attention to prefixes: half of it
             forwards.append(float(self.rows * self.layers * block))
         return forwards, decoder_flops(self.vae, self.width // 8, self.height // 8)
 
@@ -153,8 +186,11 @@ def tile_sizes(width: int, height: int, tile: int | None, overlap: float = 0.25)
     if tile is None or max(width, height) <= tile:
         return [(width // 8, height // 8)]
     stride = tile - int(tile * overlap)
-    return [(min(tile, width - x) // 8, min(tile, height - y) // 8)
-            for y in range(0, height, stride) for x in range(0, width, stride)]
+    return [
+        (min(tile, width - x) // 8, min(tile, height - y) // 8)
+        for y in range(0, height, stride)
+        for x in range(0, width, stride)
+    ]
 
 
 def decoder_elements(config: dict, width: int, height: int) -> tuple[int, int]:
@@ -163,12 +199,14 @@ def decoder_elements(config: dict, width: int, height: int) -> tuple[int, int]:
     for kind, c_in, c_out, t, place in _decoder_layers(config, width * height):
         if kind == "resnet":
             kept += 2 * (c_in + c_out) * place
-            first = c_in * t + c_in * t + c_in * (t + 2) + c_out * t              # x, silu, with the past, out
+            first = c_in * t + c_in * t + c_in * (t + 2) + c_out * t  # x, silu, with the past, out
             second = (c_in + c_out) * t + c_out * t + c_out * (t + 2) + c_out * t
             peak = max(peak, max(first, second) * place)
         else:
             kept += 2 * c_in * place
-            peak = max(peak, (c_in * t + c_in * (t + 2) + 2 * c_out * t) * place)  # the second: moved into place
+            peak = max(
+                peak, (c_in * t + c_in * (t + 2) + 2 * c_out * t) * place
+            )  # the second: moved into place
     return kept, peak
 
 

@@ -17,11 +17,19 @@ from typing import Any
 
 from pyramid.events import Finished, Frames, Preview, Status, Unit
 
-SMALLEST_TILE = 64   # pixels
-WORDS = (            # of the allocators that have no exception of their own
-    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc",
-    "could not create a memory", "could not create a primitive", "alloc_failed", "failed to allocate",
-    "unable to find an engine", "unable to find a valid cudnn",   # cuDNN, where no workspace is to be had
+SMALLEST_TILE = 64  # pixels
+WORDS = (  # of the allocators that have no exception of their own
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "could not create a memory",
+    "could not create a primitive",
+    "alloc_failed",
+    "failed to allocate",
+    "unable to find an engine",
+    "unable to find a valid cudnn",  # cuDNN, where no workspace is to be had
 )
 
 
@@ -73,13 +81,20 @@ def _stream(pipe, prompt: str, request: dict[str, Any]) -> Iterator[Any]:
         lost += time.perf_counter() - since
         change = tighten(pipe, told.phase, request)
         if change is None:
-            raise DoesNotFit(f"Memory ran out while {DOING[told.phase]}, and nothing is left to give up: ask for a "
-                             "smaller size or fewer frames, or close other programs.")
+            raise DoesNotFit(
+                f"Memory ran out while {DOING[told.phase]}, and nothing is left to give up: ask for a "
+                "smaller size or fewer frames, or close other programs."
+            )
         yield Status("memory", f"Memory ran out while {DOING[told.phase]}: {change}.")
 
 
-DOING = {"text": "the prompt was read", "encode": "the picture was encoded", "sample": "a unit was sampled",
-         "decode": "a unit was decoded", "load": "the model was loaded"}
+DOING = {
+    "text": "the prompt was read",
+    "encode": "the picture was encoded",
+    "sample": "a unit was sampled",
+    "decode": "a unit was decoded",
+    "load": "the model was loaded",
+}
 
 
 class Told:
@@ -202,7 +217,7 @@ def _offload_models(pipe, request) -> str | None:
         return None
     device = pipe._execution_device
     pipe.to("cpu")
-    pipe.text_device = pipe.vae_device = None   # all share one card from here on
+    pipe.text_device = pipe.vae_device = None  # all share one card from here on
     pipe.enable_model_cpu_offload(device=device)
     return "only the model that is at work stays on the card"
 
@@ -218,7 +233,7 @@ def _offload_leaves(pipe, request) -> str | None:
 
     lift(pipe)
     pipe.vae_device = None
-    wider = pipe.transformer.dtype == torch.float16   # in which a step that overflows could not be taken again
+    wider = pipe.transformer.dtype == torch.float16  # in which a step that overflows could not be taken again
     if wider:
         torch.nn.Module.to(pipe.transformer.to("cpu"), torch.float32)
     for model, kind in ((pipe.transformer, "block"), (pipe.vae, "leaf")):
@@ -251,15 +266,24 @@ def _hooked(model) -> bool:
     if getattr(model, "hf_quantizer", None) is not None:
         return True
     registries = (getattr(part, "_diffusers_hook", None) for part in model.modules())
-    return any(registry is not None and set(registry.hooks) - {"layerwise_casting"} for registry in registries)
+    return any(
+        registry is not None and set(registry.hooks) - {"layerwise_casting"} for registry in registries
+    )
 
 
 RUNGS: dict[str, tuple[Callable[[Any, dict], str | None], ...]] = {
     "text": (_offload_models, _read_on_cpu, _narrow_text),
     "encode": (_smaller_tiles, _release_text, _offload_models, _offload_leaves, _narrow_vae),
     "sample": (_split_guidance, _release_text, _offload_models, _offload_leaves, _narrow_transformer),
-    "decode": (_into_tiles, _tile_by_tile, _smaller_tiles, _release_text, _offload_models, _offload_leaves,
-               _narrow_vae),
+    "decode": (
+        _into_tiles,
+        _tile_by_tile,
+        _smaller_tiles,
+        _release_text,
+        _offload_models,
+        _offload_leaves,
+        _narrow_vae,
+    ),
 }
 
 
@@ -284,7 +308,9 @@ def load(loader: Callable[[Any, str], Any], settings, memory: str = "auto") -> t
         free()
         less = less or _less(settings, memory)
         tried = next(less, None)
-    raise DoesNotFit(f"Memory ran out while {DOING['load']}: python -m pyramid doctor says what fits this machine.")
+    raise DoesNotFit(
+        f"Memory ran out while {DOING['load']}: python -m pyramid doctor says what fits this machine."
+    )
 
 
 def _less(settings, memory: str) -> Iterator[tuple[Any, str, str]]:
@@ -299,5 +325,5 @@ def _less(settings, memory: str) -> Iterator[tuple[Any, str, str]]:
         settings = replace(settings, dtype="bfloat16")
         yield settings, memory, "it computes in bfloat16"
     names = [other.name for other in plans(checkpoint, settings)]
-    for name in names[names.index(plan.name) + 1:]:
+    for name in names[names.index(plan.name) + 1 :]:
         yield settings, name, f"the plan is {name} instead of {plan.name}"

@@ -29,15 +29,27 @@ TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDif
 # Bytes a parameter; in bfloat16 stay: T5's embeddings and one layer in eight, 28 % of miniFLUX and 36 % of SD3 (norms).
 TEXT_BYTES = {"int8": 1.2, "nf4": 0.8}
 TRANSFORMER_BYTES = {"int8": 1.36, "nf4": 1.06, "fp8": 1.36}
-SKIP = ["proj_out", "x_embedder", "context_embedder", "time_text_embed", "norm_out", "norm1", "norm1_context", "norm",
-        "pos_embed"]                          # small, or what quantisation hurts most
+SKIP = [
+    "proj_out",
+    "x_embedder",
+    "context_embedder",
+    "time_text_embed",
+    "norm_out",
+    "norm1",
+    "norm1_context",
+    "norm",
+    "pos_embed",
+]  # small, or what quantisation hurts most
 
 
 def load(checkpoint, plan):
     """(transformer, vae, text or None) of a checkpoint, on the CPU, in the plan's dtypes. Raises ValueError."""
     cls = TRANSFORMERS[checkpoint.transformer_class]
-    transformer = cls.from_pretrained(checkpoint.transformer, torch_dtype=getattr(torch, plan.transformer.dtype),
-                                      **_quantiser(plan.transformer))
+    transformer = cls.from_pretrained(
+        checkpoint.transformer,
+        torch_dtype=getattr(torch, plan.transformer.dtype),
+        **_quantiser(plan.transformer),
+    )
     vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=getattr(torch, plan.vae.dtype))
     text = load_text(checkpoint.folder, plan.text) if checkpoint.has_text else None
     return transformer.eval(), vae.eval(), text
@@ -45,14 +57,21 @@ def load(checkpoint, plan):
 
 def load_text(folder, part) -> TextEncoders:
     """The text encoders of a folder as a plan's `part` says; nothing is read before a prompt needs it."""
+
     def read(encoder: Encoder):
         here = replace(part, dtype=str(text.dtype).removeprefix("torch."))
-        if text.device != torch.device(part.device):   # moved since, as nothing else was left to give up
+        if text.device != torch.device(part.device):  # moved since, as nothing else was left to give up
             here = replace(here, device=str(text.device), offload="")
-        return _encoder(encoder, here, here.quantised if encoder.is_t5 else "")   # CLIP is small
+        return _encoder(encoder, here, here.quantised if encoder.is_t5 else "")  # CLIP is small
 
-    text = TextEncoders(find_parts(folder), getattr(torch, part.dtype), part.device, load=read,
-                        keep={"leaf": False, "": True}.get(part.offload), precision=part.quantised)
+    text = TextEncoders(
+        find_parts(folder),
+        getattr(torch, part.dtype),
+        part.device,
+        load=read,
+        keep={"leaf": False, "": True}.get(part.offload),
+        precision=part.quantised,
+    )
     return text
 
 
@@ -69,9 +88,14 @@ def _encoder(encoder: Encoder, part, quantised: str):
     if part.offload != "leaf":
         return model.to(device)
     # The order that a stream traces has to have every layer in it: T5's second name for its embedding never runs.
-    apply_group_offloading(model.encoder if encoder.is_t5 else model, onload_device=device,
-                           offload_device=torch.device("cpu"), offload_type="leaf_level",
-                           use_stream=device.type == "cuda", low_cpu_mem_usage=True)
+    apply_group_offloading(
+        model.encoder if encoder.is_t5 else model,
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="leaf_level",
+        use_stream=device.type == "cuda",
+        low_cpu_mem_usage=True,
+    )
     return model
 
 
@@ -86,11 +110,13 @@ def _quantiser(part) -> dict:
     if part.quantised not in ("int8", "nf4"):
         return {}
     if part.device == "cpu":
-        raise ValueError(f"{part.quantised} transformers need a CUDA card: diffusers refuses bitsandbytes without one")
+        raise ValueError(
+            f"{part.quantised} transformers need a CUDA card: diffusers refuses bitsandbytes without one"
+        )
     import diffusers
 
     bits = _bits(part.quantised, getattr(torch, part.dtype))
-    bits["llm_int8_skip_modules"] = SKIP   # which the 4 bit quantiser reads too
+    bits["llm_int8_skip_modules"] = SKIP  # which the 4 bit quantiser reads too
     return {"quantization_config": diffusers.BitsAndBytesConfig(**bits), "device_map": {"": part.device}}
 
 
@@ -134,16 +160,21 @@ def place_model(module, part) -> None:
     """Put one model, which no hook moves about, where a plan's `part` wants it."""
     device = torch.device(part.device)
     if part.quantised in ("int8", "nf4"):
-        return   # bitsandbytes has put it on its card
+        return  # bitsandbytes has put it on its card
     if part.offload not in ("block", "leaf"):
         module.to(device)
         return
     module.to("cpu")
-    kind = {"offload_type": "leaf_level"} if part.offload == "leaf" else {
-        "offload_type": "block_level", "num_blocks_per_group": 1}
+    kind = (
+        {"offload_type": "leaf_level"}
+        if part.offload == "leaf"
+        else {"offload_type": "block_level", "num_blocks_per_group": 1}
+    )
     # A stream needs to know the order of the layers; the VAE's changes with what it is asked for.
     stream = device.type == "cuda" and part.offload == "block"
-    module.enable_group_offload(onload_device=device, offload_device=torch.device("cpu"), use_stream=stream, **kind)
+    module.enable_group_offload(
+        onload_device=device, offload_device=torch.device("cpu"), use_stream=stream, **kind
+    )
     if stream:
         fetch_ahead(module.blocks)
 
@@ -159,7 +190,7 @@ def fetch_ahead(blocks) -> None:
         hook.next_group = following.group
         following.group.onload_self = False
     if len(hooks) == 1:
-        hooks[0].group.non_blocking = False   # nobody fetches a next one, which is what waits for the first
+        hooks[0].group.non_blocking = False  # nobody fetches a next one, which is what waits for the first
 
 
 @functools.cache
@@ -168,14 +199,14 @@ def matmul_rate(device: str, dtype: str) -> float:
 
     A guess for a card that has no room for the measurement.
     """
-    side = 1024 if device == "cpu" else 4096   # a card takes longer to be asked than for a small one
+    side = 1024 if device == "cpu" else 4096  # a card takes longer to be asked than for a small one
     best = float("inf")
     try:
         x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
         for _ in range(5):
             began = time.perf_counter()
             y = x @ x
-            float(y[0, 0])   # waits for a card
+            float(y[0, 0])  # waits for a card
             best = min(best, time.perf_counter() - began)
     except torch.OutOfMemoryError:
         return 2e13

@@ -1,7 +1,7 @@
 """What this machine has: memory that is free, the card, what its processor is fastest in.
 
-    machine = Machine.here()          # free, not total; limits of containers included
-    peak_bytes()                      # most main memory that this process has had
+machine = Machine.here()          # free, not total; limits of containers included
+peak_bytes()                      # most main memory that this process has had
 """
 
 import ctypes
@@ -18,15 +18,15 @@ GIB = 2**30
 class Machine:
     """What may be used now. Bytes; `free_*` counts what this process already holds as free."""
 
-    device: str = "cpu"                          # "cuda:0", "mps", "cpu"
+    device: str = "cpu"  # "cuda:0", "mps", "cpu"
     name: str = "processor"
     free_vram: int = 0
     total_vram: int = 0
     free_ram: int = 0
     total_ram: int = 0
-    capability: tuple[int, int] | None = None    # of a CUDA card
-    bfloat16: bool = False                       # whether the device computes in it at full speed
-    quantises: bool = False                      # whether bitsandbytes is installed
+    capability: tuple[int, int] | None = None  # of a CUDA card
+    bfloat16: bool = False  # whether the device computes in it at full speed
+    quantises: bool = False  # whether bitsandbytes is installed
 
     @classmethod
     def here(cls, device: str = "auto") -> "Machine":
@@ -36,24 +36,38 @@ class Machine:
         import torch
 
         free, total = ram()
-        known = dict(free_ram=free, total_ram=total, quantises=importlib.util.find_spec("bitsandbytes") is not None)
+        known = dict(
+            free_ram=free, total_ram=total, quantises=importlib.util.find_spec("bitsandbytes") is not None
+        )
         index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else 0
         if torch.cuda.is_available() and index >= torch.cuda.device_count():
-            raise SettingsError("device", f"device = {device!r}: there are {torch.cuda.device_count()} cards, "
-                                          "counted from 0")
-        cuda = torch.cuda.is_available() and runs_on(torch.cuda.get_device_capability(index),
-                                                     torch.cuda.get_arch_list())
+            raise SettingsError(
+                "device", f"device = {device!r}: there are {torch.cuda.device_count()} cards, counted from 0"
+            )
+        cuda = torch.cuda.is_available() and runs_on(
+            torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
+        )
         other = {"mps": torch.backends.mps.is_available, "xpu": torch.xpu.is_available}.get(device)
         if device.startswith("cuda") and not cuda or other and not other():
             kind = "CUDA card" if device.startswith("cuda") else f"{device} device"
-            raise SettingsError("device", f"device = {device!r}: there is no {kind} that this torch can use; use "
-                                          "auto or cpu (python -m pyramid doctor says why)")
+            raise SettingsError(
+                "device",
+                f"device = {device!r}: there is no {kind} that this torch can use; use "
+                "auto or cpu (python -m pyramid doctor says why)",
+            )
         if cuda and (device == "auto" or device.startswith("cuda")):
             here, everything = torch.cuda.mem_get_info(index)
             own = torch.cuda.memory_reserved(index)
             capability = torch.cuda.get_device_capability(index)
-            return cls(f"cuda:{index}", torch.cuda.get_device_name(index), here + own, everything,
-                       capability=capability, bfloat16=capability >= (8, 0), **known)
+            return cls(
+                f"cuda:{index}",
+                torch.cuda.get_device_name(index),
+                here + own,
+                everything,
+                capability=capability,
+                bfloat16=capability >= (8, 0),
+                **known,
+            )
         if device in ("mps", "xpu"):
             return cls(device, device, free, total, bfloat16=True, **known)
         return cls(bfloat16=cpu_dtype() == torch.bfloat16, **known)
@@ -67,8 +81,9 @@ def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
     native = [arch.removeprefix("sm_").rstrip("af") for arch in built if arch.startswith("sm_")]
     portable = [arch.removeprefix("compute_").rstrip("af") for arch in built if arch.startswith("compute_")]
     major, minor = capability
-    return (any(arch[:-1] == str(major) and int(arch[-1]) <= minor for arch in native)
-            or any(int(arch) <= 10 * major + minor for arch in portable))
+    return any(arch[:-1] == str(major) and int(arch[-1]) <= minor for arch in native) or any(
+        int(arch) <= 10 * major + minor for arch in portable
+    )
 
 
 def ram() -> tuple[int, int]:
@@ -76,7 +91,7 @@ def ram() -> tuple[int, int]:
     import psutil
 
     memory, held = psutil.virtual_memory(), psutil.Process().memory_info()
-    own = held.rss - getattr(held, "shared", 0)   # pages of mapped files count as available already
+    own = held.rss - getattr(held, "shared", 0)  # pages of mapped files count as available already
     free, total = memory.available + own, memory.total
     for limit, used in cgroup_limits():
         if limit < total:
@@ -95,12 +110,19 @@ def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/se
         if controllers and not version1:
             continue
         base = root / "memory" if version1 else root
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version1 else ("memory.max", "memory.current")
+        names = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            if version1
+            else ("memory.max", "memory.current")
+        )
         relative = Path(path.lstrip("/"))
         for folder in {base / part for part in (relative, *relative.parents)}:
             limit, used = (_number(folder / name) for name in names)
             if limit is not None and used is not None:
-                stat = _number(folder / "memory.stat", "total_inactive_file" if version1 else "inactive_file") or 0
+                stat = (
+                    _number(folder / "memory.stat", "total_inactive_file" if version1 else "inactive_file")
+                    or 0
+                )
                 yield limit, used - stat
 
 
@@ -110,7 +132,11 @@ def _number(path: Path, key: str = "") -> int | None:
         text = path.read_text()
     except OSError:
         return None
-    words = next((line.split()[1] for line in text.splitlines() if line.split()[0] == key), "") if key else text.strip()
+    words = (
+        next((line.split()[1] for line in text.splitlines() if line.split()[0] == key), "")
+        if key
+        else text.strip()
+    )
     return int(words) if words.isdigit() else None
 
 

@@ -35,7 +35,9 @@ def place(pipe, transformer: str | torch.device, others: str | torch.device):
     """
     for device in map(torch.device, (transformer, others)):
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"there is no such device as {device}: this torch sees {torch.cuda.device_count()} cards")
+            raise ValueError(
+                f"there is no such device as {device}: this torch sees {torch.cuda.device_count()} cards"
+            )
     lift(pipe)
     if getattr(pipe.transformer, "hf_quantizer", None) is None:  # bitsandbytes has put it there already
         pipe.transformer.to(transformer)
@@ -52,12 +54,16 @@ def begin(device: str = "auto") -> str:
     """
     cuda = device != "cpu" and torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or device == "cuda" and not cuda:
-        raise ValueError(f"device = {device!r} with several processes: each takes the card of its number; use auto, "
-                         "cuda (where there are cards) or cpu")
+        raise ValueError(
+            f"device = {device!r} with several processes: each takes the card of its number; use auto, "
+            "cuda (where there are cards) or cpu"
+        )
     here = int(os.environ.get("LOCAL_RANK", 0))
     if cuda and here >= torch.cuda.device_count():
-        raise ValueError(f"process {here + 1} of this machine has no card: there are {torch.cuda.device_count()}; "
-                         f"start with --nproc-per-node {torch.cuda.device_count()}")
+        raise ValueError(
+            f"process {here + 1} of this machine has no card: there are {torch.cuda.device_count()}; "
+            f"start with --nproc-per-node {torch.cuda.device_count()}"
+        )
     if cuda:
         torch.cuda.set_device(here)
     if not dist.is_initialized():
@@ -102,10 +108,12 @@ def join(pipe):
 
 def once(function: Callable, pipe=None) -> Callable:
     """`function` on rank 0 alone, its result on all ranks; tensors of a list on the device of `pipe`."""
+
     @wraps(function)
     def shared(*arguments):
         result = agreed(_to(function(*arguments), "cpu") if is_first() else None)
         return _to(result, pipe._execution_device) if pipe else result
+
     return shared
 
 
@@ -141,7 +149,9 @@ def share_transformer(transformer) -> None:
 
     world, heads = dist.get_world_size(), transformer.config.num_attention_heads
     if -heads % world >= -(-heads // world):  # what diffusers' padding of heads cannot do
-        raise ValueError(f"{world} processes cannot share {heads} attention heads: start {_fitting(heads, world)}")
+        raise ValueError(
+            f"{world} processes cannot share {heads} attention heads: start {_fitting(heads, world)}"
+        )
     device = transformer.device
     mesh = dist.init_device_mesh(device.type, (1, world), mesh_dim_names=("ring", "ulysses"))
     config = ParallelConfig(ContextParallelConfig(ulysses_degree=world, ulysses_anything=True, mesh=mesh))
@@ -152,9 +162,14 @@ def share_transformer(transformer) -> None:
         if hasattr(module, "processor"):
             module.processor._parallel_config = config
     embedder = "pos_embed" if hasattr(transformer, "pos_embed") else "x_embedder"
-    apply_context_parallel(transformer, config.context_parallel_config, {
-        embedder: {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)},
-        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3)})
+    apply_context_parallel(
+        transformer,
+        config.context_parallel_config,
+        {
+            embedder: {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)},
+            "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+        },
+    )
     transformer.prepare = _prepare_part(transformer.prepare, dist.get_rank(), world)
 
 
@@ -166,13 +181,18 @@ def _fitting(heads: int, limit: int) -> int:
 def _prepare_part(prepare: Callable, rank: int, world: int) -> Callable:
     @wraps(prepare)
     def prepare_part(history, shape, *text):
-        history = [unit for clip in history for unit in clip.split(1, dim=2)]  # a hook shares each clip's tokens
+        history = [
+            unit for clip in history for unit in clip.split(1, dim=2)
+        ]  # a hook shares each clip's tokens
         sizes, _ = unit_sizes(history, shape)
         uneven = sizes[-1] % world and text[0].device.type == "cpu"  # gloo gathers only parts of one size
         if shape[0] != 1 or min(sizes) < world or uneven:
-            raise ValueError(f"{world} processes cannot share {sizes[-1]} tokens (a stage of {shape[2] // PATCH}×"
-                             f"{shape[1] // PATCH} patches): use another size or fewer processes")
+            raise ValueError(
+                f"{world} processes cannot share {sizes[-1]} tokens (a stage of {shape[2] // PATCH}×"
+                f"{shape[1] // PATCH} patches): use another size or fewer processes"
+            )
         return part_of(prepare(history, shape, *text), sizes, rank, world)
+
     return prepare_part
 
 
@@ -181,6 +201,7 @@ def part_of(context: StageContext, sizes: list[int], rank: int, world: int) -> S
 
     `sizes`: tokens of each unit. Which part is what `Tensor.tensor_split` gives, as in diffusers' hooks.
     """
+
     def part(size: int) -> slice:
         return slice(*(min(size % world, at) + size // world * at for at in (rank, rank + 1)))
 
@@ -195,7 +216,7 @@ def part_of(context: StageContext, sizes: list[int], rank: int, world: int) -> S
     ends, tables, first = {0: 0}, [], 0
     for size in sizes:
         of = part(size)
-        tables.append(context.table[first:first + size][of])
+        tables.append(context.table[first : first + size][of])
         ends[first + size] = ends[first] + of.stop - of.start
         first += size
     groups = tuple((ends[start], ends[stop]) for start, stop in layout.groups)

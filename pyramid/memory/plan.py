@@ -29,14 +29,14 @@ BITSANDBYTES = ("int8", "nf4")
 # and oneDNN keeps blocked copies.
 BASE_RAM = 555 * 2**20
 GROWTH = {"sampling": 1.3, "decoding": 1.8}
-FLOAT32_LEAST = 900e6       # measured: what decoding small frames in float32 takes, from 0.5 to 1.2 GB by chance
-CUDA_RAM = 2 * GIB          # not measured: the process with CUDA's libraries
-PINNED = 1.3                # not measured: weights that wait in pinned memory, which is handed out in powers of two
-CUDA_CONTEXT = 0.7 * GIB    # not measured: CUDA's own memory on a card, which no allocator counts
-FRAMES = 2.5                # measured: copies of all frames at once while tiles are joined
-SLACK = 1.1                 # fragments of the caching allocator
-RESERVE = 0.95              # of what is free: the rest is for others
-MATMUL_SHARE, CONV_SHARE = 0.55, 0.25   # of the rate of a large matrix product, reached in the models
+FLOAT32_LEAST = 900e6  # measured: what decoding small frames in float32 takes, from 0.5 to 1.2 GB by chance
+CUDA_RAM = 2 * GIB  # not measured: the process with CUDA's libraries
+PINNED = 1.3  # not measured: weights that wait in pinned memory, which is handed out in powers of two
+CUDA_CONTEXT = 0.7 * GIB  # not measured: CUDA's own memory on a card, which no allocator counts
+FRAMES = 2.5  # measured: copies of all frames at once while tiles are joined
+SLACK = 1.1  # fragments of the caching allocator
+RESERVE = 0.95  # of what is free: the rest is for others
+MATMUL_SHARE, CONV_SHARE = 0.55, 0.25  # of the rate of a large matrix product, reached in the models
 
 
 # -------------------------------------------------------------------------------------------------- the plans
@@ -79,7 +79,9 @@ class Plan:
     estimate: Estimate | None = None
     fits: bool = True
     reasons: tuple[str, ...] = ()
-    changes: tuple[str, ...] = ()   # what was given up since, as memory ran out: `estimate` knows nothing of it
+    changes: tuple[
+        str, ...
+    ] = ()  # what was given up since, as memory ran out: `estimate` knows nothing of it
 
     @property
     def guard(self) -> bool:
@@ -88,7 +90,11 @@ class Plan:
 
 
 def make_plan(
-    checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None, wanted: str = "auto", *,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    machine: Machine | None = None,
+    wanted: str = "auto",
+    *,
     resident: bool = False,
 ) -> Plan:
     """The fastest plan that fits, or the one called `wanted`, with the reasons for it.
@@ -127,8 +133,12 @@ def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = 
     names = ("max", "balanced", "cpu") if settings.quantise in BITSANDBYTES else NAMES
     found = []
     for name in names if card else ("cpu",):
-        variants = [judge(plan, sizes, shape, settings, machine) for plan in _variants(name, settings, machine)]
-        variants = [plan for plan in variants if plan.tile is None or plan.tile < max(shape.width, shape.height)]
+        variants = [
+            judge(plan, sizes, shape, settings, machine) for plan in _variants(name, settings, machine)
+        ]
+        variants = [
+            plan for plan in variants if plan.tile is None or plan.tile < max(shape.width, shape.height)
+        ]
         found.append(next((plan for plan in variants if plan.fits), variants[-1]))
     return found
 
@@ -137,44 +147,68 @@ def check_precision(settings: Settings, machine: Machine) -> None:
     """Raises SettingsError where `machine` cannot compute or quantise in this way, or gains nothing by it."""
     kind = settings.quantise
     if settings.dtype == "float16" and machine.device == "cpu":
-        raise SettingsError("dtype", "dtype = 'float16' is for cards: a processor is slower in it and needs no less "
-                                     "memory, so use bfloat16")
+        raise SettingsError(
+            "dtype",
+            "dtype = 'float16' is for cards: a processor is slower in it and needs no less "
+            "memory, so use bfloat16",
+        )
     if settings.dtype == "float16" and kind != "none":
-        raise SettingsError("dtype", f"dtype = 'float16' with quantise = {kind!r}: a step that overflows could not be "
-                                     "taken again in float32, so use auto, bfloat16 or float32")
+        raise SettingsError(
+            "dtype",
+            f"dtype = 'float16' with quantise = {kind!r}: a step that overflows could not be "
+            "taken again in float32, so use auto, bfloat16 or float32",
+        )
     if kind in BITSANDBYTES and not machine.quantises:
-        raise SettingsError("quantise", f"quantise = {kind!r} needs bitsandbytes, which is not installed: "
-                                        "pip install bitsandbytes, or choose fp8")
+        raise SettingsError(
+            "quantise",
+            f"quantise = {kind!r} needs bitsandbytes, which is not installed: "
+            "pip install bitsandbytes, or choose fp8",
+        )
     if kind != "none" and machine.device.startswith(("mps", "xpu")):
-        raise SettingsError("quantise", f"quantise = {kind!r} runs on CUDA cards and processors, not on "
-                                        f"{machine.device}: choose none, or --device cpu")
+        raise SettingsError(
+            "quantise",
+            f"quantise = {kind!r} runs on CUDA cards and processors, not on "
+            f"{machine.device}: choose none, or --device cpu",
+        )
 
 
 def _variants(name: str, settings: Settings, machine: Machine):
     """Plans of one name, the fastest first."""
     dtype = settings.dtype
     if dtype == "auto" or dtype == "float16" and name == "cpu":
-        dtype = _dtype(machine) if name != "cpu" or machine.device == "cpu" else str(cpu_dtype()).removeprefix("torch.")
+        dtype = (
+            _dtype(machine)
+            if name != "cpu" or machine.device == "cpu"
+            else str(cpu_dtype()).removeprefix("torch.")
+        )
     kept_whole = name != "tiny" and settings.quantise == "none"
     if settings.dtype == "auto" and dtype == "float16" and not kept_whole:
-        dtype = "float32"   # a step that overflows could not be taken again in it
+        dtype = "float32"  # a step that overflows could not be taken again in it
     # T5 overflows in float16; one prompt in a bfloat16 that a card does not have at full speed costs little.
     emulated = machine.capability is not None and machine.capability >= (7, 5)
     text_dtype = ("bfloat16" if emulated else "float32") if dtype == "float16" else dtype
     there = "cpu" if name == "cpu" else machine.device
-    offload = {"max": ("", "", ""), "balanced": ("leaf", "", ""), "low": ("leaf", "model", "model"),
-               "tiny": ("leaf", "block", "leaf"), "cpu": ("free", "", "")}[name]
+    offload = {
+        "max": ("", "", ""),
+        "balanced": ("leaf", "", ""),
+        "low": ("leaf", "model", "model"),
+        "tiny": ("leaf", "block", "leaf"),
+        "cpu": ("free", "", ""),
+    }[name]
     bits = settings.quantise if settings.quantise in BITSANDBYTES else ""
     stored = "fp8" if settings.quantise == "fp8" else "" if name == "cpu" else bits
-    whole = "" if offload[0] == "leaf" else bits   # what comes layer by layer is as it lies in its file
-    plan = Plan(name, Part(there, text_dtype, offload[0], whole),
-                Part(there, dtype, offload[1], stored),
-                Part(there, "float32" if dtype == "float16" else dtype, offload[2]))
+    whole = "" if offload[0] == "leaf" else bits  # what comes layer by layer is as it lies in its file
+    plan = Plan(
+        name,
+        Part(there, text_dtype, offload[0], whole),
+        Part(there, dtype, offload[1], stored),
+        Part(there, "float32" if dtype == "float16" else dtype, offload[2]),
+    )
     windows = {"max": (1,), "balanced": (1, 0), "cpu": (1, 0)}.get(name, (0,))
     for window in windows:
         for tile in (None,) if name == "max" else (None, 512, 256, 128):
             yield replace(plan, tile=tile, window=window)
-    if name == "cpu" and machine.quantises and not bits:   # when main memory is short of T5 as it is
+    if name == "cpu" and machine.quantises and not bits:  # when main memory is short of T5 as it is
         for kind in BITSANDBYTES:
             yield replace(plan, text=replace(plan.text, quantised=kind), tile=128, window=0)
 
@@ -232,7 +266,7 @@ def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
     decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window)
     if plan.window and shape.units > 1:
         sampling += shape.kept(_item(plan.vae), plan.tile)
-    if plan.transformer.offload == "block":    # the block at work and the one on its way, and a text layer
+    if plan.transformer.offload == "block":  # the block at work and the one on its way, and a text layer
         peak = max(2 * transformer // shape.layers + sampling, vae // 8 + decoding, text // 24)
     elif plan.transformer.offload == "model":
         peak = max(transformer + sampling, vae + decoding, text // 24)
@@ -245,6 +279,7 @@ def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
 
 def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
     """Peak of the process, and how much of it is files' pages."""
+
     def mapped(size: Size, part: Part) -> bool:  # used as it lies in the file, or read into memory of its own
         return size.itemsize == _item(part) and not part.quantised
 
@@ -253,13 +288,23 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
 
     text = _text_bytes(plan, sizes)
     text_file = text * all(mapped(s, plan.text) for n, s in sizes.items() if n.startswith("text_encoder"))
-    if plan.transformer.device != "cpu":   # one component passes through at a time; what is offloaded waits here
+    if (
+        plan.transformer.device != "cpu"
+    ):  # one component passes through at a time; what is offloaded waits here
         parts = {"transformer": plan.transformer, "vae": plan.vae}
-        waiting = sum(weights(name, part) * (PINNED if part.offload == "block" else 1)
-                      for name, part in parts.items() if part.offload)
+        waiting = sum(
+            weights(name, part) * (PINNED if part.offload == "block" else 1)
+            for name, part in parts.items()
+            if part.offload
+        )
         frames = _frames(plan, shape) if plan.window == 0 else 0
-        return int(CUDA_RAM + max(text + waiting, *(weights(n, p) for n, p in parts.items())) + frames), text_file
-    models = [(weights(n, p), mapped(sizes[n], p)) for n, p in (("transformer", plan.transformer), ("vae", plan.vae))]
+        return int(
+            CUDA_RAM + max(text + waiting, *(weights(n, p) for n, p in parts.items())) + frames
+        ), text_file
+    models = [
+        (weights(n, p), mapped(sizes[n], p))
+        for n, p in (("transformer", plan.transformer), ("vae", plan.vae))
+    ]
     both, file = sum(size for size, _ in models), sum(size for size, is_file in models if is_file)
     sampling = shape.sampling(_item(plan.transformer), cpu=True) * GROWTH["sampling"]
     decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window) * GROWTH["decoding"]
@@ -274,7 +319,9 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
 
 def _frames(plan: Plan, shape: Shape) -> int:
     """All frames, which wait in main memory: with tiles, those of all tiles and what they are joined to."""
-    return int((FRAMES if plan.tile else 1) * 3 * _item(plan.vae) * shape.width * shape.height * 8 * shape.units)
+    return int(
+        (FRAMES if plan.tile else 1) * 3 * _item(plan.vae) * shape.width * shape.height * 8 * shape.units
+    )
 
 
 def _seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings) -> float:
@@ -288,7 +335,7 @@ def _seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Setting
     seconds = sum(n * flops for n, flops in zip(steps, forwards, strict=True)) / (rate * MATMUL_SHARE)
     seconds += decode * overlap / (rate * CONV_SHARE)
     if plan.transformer.offload == "block":
-        seconds += sum(steps) * sizes["transformer"].bytes_in(2) / 12e9   # of a bus that was not measured
+        seconds += sum(steps) * sizes["transformer"].bytes_in(2) / 12e9  # of a bus that was not measured
     return seconds
 
 
@@ -307,15 +354,19 @@ def _gb(size: float) -> str:
 
 def _need(plan: Plan) -> str:
     e = plan.estimate
-    return " and ".join([f"{_gb(e.vram)} of graphics memory"] * (e.vram > 0) + [f"{_gb(e.ram)} of main memory"])
+    return " and ".join(
+        [f"{_gb(e.vram)} of graphics memory"] * (e.vram > 0) + [f"{_gb(e.ram)} of main memory"]
+    )
 
 
 def describe(plan: Plan) -> str:
     """One line for people: name, precision, what it needs, why."""
     parts = ("T5", plan.text), ("the transformer", plan.transformer)
     bits = "".join(f", {name} in {part.quantised}" for name, part in parts if part.quantised)
-    return (f"plan {plan.name}, {plan.transformer.dtype} on {plan.transformer.device}{bits}: about {_need(plan)} "
-            f"({'; '.join(plan.reasons) or 'fits'}){_since(plan)}")
+    return (
+        f"plan {plan.name}, {plan.transformer.dtype} on {plan.transformer.device}{bits}: about {_need(plan)} "
+        f"({'; '.join(plan.reasons) or 'fits'}){_since(plan)}"
+    )
 
 
 def _since(plan: Plan) -> str:

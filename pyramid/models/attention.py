@@ -41,8 +41,11 @@ class Layout:
     @property
     def last_groups(self):
         """The groups of the current clip alone, counted from its first token: (start, stop, keys)."""
-        return tuple((max(start - self.history, 0), stop - self.history, stop)
-                     for start, stop in self.groups if stop > self.history)
+        return tuple(
+            (max(start - self.history, 0), stop - self.history, stop)
+            for start, stop in self.groups
+            if stop > self.history
+        )
 
     def sort(self, x):
         return x if self.order is None else x[self.order]
@@ -65,15 +68,19 @@ def sequence_layout(mask, unit_tokens, history_units, causal=True):
         count = lengths.count(length)
         buckets.append(Bucket(slice(row, row + count), slice(token, token + count * length), length))
         row, token = row + count, token + count * length
-    ends = [sum(unit_tokens[:i + 1]) for i in range(len(unit_tokens))]
+    ends = [sum(unit_tokens[: i + 1]) for i in range(len(unit_tokens))]
     groups = tuple(zip([0] + ends[:-1], ends, strict=True)) if causal else ((0, ends[-1]),)
     order = None if rows == sorted(rows) else torch.tensor(rows, device=mask.device)
     return Layout(
-        order=order, inverse=None if order is None else order.argsort(), buckets=tuple(buckets),
+        order=order,
+        inverse=None if order is None else order.argsort(),
+        buckets=tuple(buckets),
         groups=groups,
         text_rows=torch.arange(len(rows), device=mask.device).repeat_interleave(
-            torch.tensor([lengths[r] for r in rows], device=mask.device)),
-        history=sum(unit_tokens[:history_units]))
+            torch.tensor([lengths[r] for r in rows], device=mask.device)
+        ),
+        history=sum(unit_tokens[:history_units]),
+    )
 
 
 def rotary_table(positions, axes, theta=10000.0):
@@ -125,11 +132,14 @@ def prefix_attention(query, key, value, layout, *, backend=None, parallel=None):
             with_text = start == 0 and not current_only  # the text sees, and is seen, with the first unit
             asking = whole(query, bucket, stop) if with_text else query[1][bucket.rows, start:stop]
             seen = seen + bucket.length
-            outputs.append(dispatch_attention_fn(
-                asking, keys[:, :seen], values[:, :seen], backend=backend, parallel_config=parallel))
+            outputs.append(
+                dispatch_attention_fn(
+                    asking, keys[:, :seen], values[:, :seen], backend=backend, parallel_config=parallel
+                )
+            )
         if not current_only:
-            texts.append(outputs[0][:, :bucket.length].flatten(0, 1))
-            outputs[0] = outputs[0][:, bucket.length:]
+            texts.append(outputs[0][:, : bucket.length].flatten(0, 1))
+            outputs[0] = outputs[0][:, bucket.length :]
         images.append(join(outputs, 1))
     return None if current_only else join(texts, 0), join(images, 0)
 
@@ -187,6 +197,11 @@ class Attention(nn.Module, AttentionModuleMixin):
         text_query = None if current_only else norm_q(heads(to_q(text)))
         text_key, value = norm_k(heads(to_k(text))), (heads(to_v(text)), heads(self.to_v(image)))
         text_out, image_out = prefix_attention(
-            (text_query, query), (text_key, key), value, layout, backend=self.processor._attention_backend,
-            parallel=self.processor._parallel_config)
+            (text_query, query),
+            (text_key, key),
+            value,
+            layout,
+            backend=self.processor._attention_backend,
+            parallel=self.processor._parallel_config,
+        )
         return None if current_only else text_out.flatten(-2), image_out.flatten(-2)

@@ -51,8 +51,10 @@ def check_clips(shape, clips, channels, batch):
     for clip in clips:
         fits = clip.ndim == 5 and clip.shape[:2] == (batch, channels)
         if not fits or clip.shape[3] % PATCH or clip.shape[4] % PATCH:
-            raise ValueError(f"a history clip is {[*clip.shape]}, not ({batch}, {channels}, t, h, w) with "
-                             f"one row a prompt and multiples of {PATCH} as h and w")
+            raise ValueError(
+                f"a history clip is {[*clip.shape]}, not ({batch}, {channels}, t, h, w) with "
+                f"one row a prompt and multiples of {PATCH} as h and w"
+            )
 
 
 def unit_sizes(clips, shape):
@@ -66,6 +68,7 @@ def positions(grids):
 
     A coarser clip spans the current clip's rows and columns, resized linearly with half-pixel centres.
     """
+
     def axis(full, size):
         where = torch.arange(full, dtype=torch.float32)[None, None]
         return where[0, 0] if size == full else F.interpolate(where, size, mode="linear")[0, 0]
@@ -84,8 +87,9 @@ class DoubleBlock(nn.Module):
     text_ends: the block never updates the text (the last one of SD3), and lacks the weights for it.
     """
 
-    def __init__(self, heads, head_dim, *, eps=1e-6, text_norms=("norm_added_q", "norm_added_k"),
-                 text_ends=False):
+    def __init__(
+        self, heads, head_dim, *, eps=1e-6, text_norms=("norm_added_q", "norm_added_k"), text_ends=False
+    ):
         super().__init__()
         dim = heads * head_dim
         self.text_ends = text_ends
@@ -105,7 +109,7 @@ class DoubleBlock(nn.Module):
         shift, scale = text_vectors[::-1] if self.text_ends else text_vectors[:2]  # sic: scale first
         text_normed, normed = modulate(text, shift, scale), modulate(image, *vectors[:2])
         text_out, image_out = self.attn(text_normed, normed, table, layout, current_only=current_only)
-        image = image[:, layout.history:] if current_only else image
+        image = image[:, layout.history :] if current_only else image
         image = torch.addcmul(image, vectors[2], self.attn.to_out[0](image_out))
         image = self.ff.residual(image, *vectors[3:])
         if current_only:
@@ -131,16 +135,18 @@ class SingleBlock(nn.Module):
         text_normed, normed = modulate(text, *text_vectors[:2]), modulate(image, *vectors[:2])
         text_out, image_out = self.attn(text_normed, normed, table, layout, current_only=current_only)
         if current_only:
-            image, normed = image[:, layout.history:], normed[:, layout.history:]
+            image, normed = image[:, layout.history :], normed[:, layout.history :]
         else:
             text = self.residual(text, text_normed, text_out, text_vectors[2])
         return None if current_only else text, self.residual(image, normed, image_out, vectors[2])
 
     def residual(self, x, normed, attended, gate):
         """x + gate · proj_out(attended beside the feed-forward of normed), all (…, dim)."""
+
         def piece(x, normed, attended):
             wide = torch.cat([attended, gelu_linear(self.proj_mlp, normed)], dim=-1)  # … 5·dim
             return torch.addcmul(x, gate, self.proj_out(wide))
+
         return in_chunks(piece, x, normed, attended)
 
 
@@ -153,8 +159,14 @@ class StageTransformer(StrictLoading, ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ["pos_embed", "norm", "time_text_embed"]
     # `prepare` and `denoise` do not pass through `forward`, where block-level offload would otherwise hook in
-    _group_offload_block_modules = ["pos_embed", "x_embedder", "context_embedder", "time_text_embed", "norm_out",
-                                    "proj_out"]
+    _group_offload_block_modules = [
+        "pos_embed",
+        "x_embedder",
+        "context_embedder",
+        "time_text_embed",
+        "norm_out",
+        "proj_out",
+    ]
     gradient_checkpointing = False
 
     latent_channels: int  # of the clips
@@ -181,7 +193,9 @@ class StageTransformer(StrictLoading, ModelMixin, ConfigMixin):
         return StageContext(
             text=self.context_embedder(layout.sort(text)[layout.sort(mask) != 0]),  # T dim
             history=join(past, 1) if past else None,  # b m dim
-            table=rotary_table(positions(grids), self.rotary_axes).to(text.device), layout=layout)
+            table=rotary_table(positions(grids), self.rotary_axes).to(text.device),
+            layout=layout,
+        )
 
     def denoise(self, current, timestep, pooled_projections, context):
         """Velocity of `current` (b, c, t, h, w) at timestep (b,) in 0…1000, of its shape and dtype."""
@@ -200,12 +214,21 @@ class StageTransformer(StrictLoading, ModelMixin, ConfigMixin):
                 text, image = block(*inputs)
         scale, shift = self.norm_out(condition)
         velocity = self.proj_out(modulate(image, shift[:, None], scale[:, None]))  # b n c·4
-        return layout.unsort(rearrange(
-            velocity, "b (t h w) (p q c) -> b c t (h p) (w q)", t=current.shape[2], h=grid[0], w=grid[1],
-            p=PATCH, q=PATCH))
+        return layout.unsort(
+            rearrange(
+                velocity,
+                "b (t h w) (p q c) -> b c t (h p) (w q)",
+                t=current.shape[2],
+                h=grid[0],
+                w=grid[1],
+                p=PATCH,
+                q=PATCH,
+            )
+        )
 
-    def forward(self, clips, *, timestep, encoder_hidden_states, encoder_attention_mask=None,
-                pooled_projections):
+    def forward(
+        self, clips, *, timestep, encoder_hidden_states, encoder_attention_mask=None, pooled_projections
+    ):
         """Velocity of the last clip, (b, c, t, h, w).
 
         clips: list of (b, c, t, h, w), history oldest and coarsest first, the current clip last. timestep
@@ -224,8 +247,13 @@ class PyramidFluxTransformer(StageTransformer):
 
     _no_split_modules = ["DoubleBlock", "SingleBlock"]
     _repeated_blocks = ["DoubleBlock", "SingleBlock"]
-    _leftover_config_keys = ("patch_size", "interp_condition_pos", "use_flash_attn",
-                             "use_gradient_checkpointing", "gradient_checkpointing_ratio")
+    _leftover_config_keys = (
+        "patch_size",
+        "interp_condition_pos",
+        "use_flash_attn",
+        "use_gradient_checkpointing",
+        "gradient_checkpointing_ratio",
+    )
 
     @register_to_config
     def __init__(
@@ -242,20 +270,26 @@ class PyramidFluxTransformer(StageTransformer):
     ):
         super().__init__()
         if sum(axes_dims_rope) != attention_head_dim or any(dim % 2 for dim in axes_dims_rope):
-            raise ValueError(f"axes_dims_rope {list(axes_dims_rope)} must be even numbers that add up to "
-                             f"attention_head_dim ({attention_head_dim})")
+            raise ValueError(
+                f"axes_dims_rope {list(axes_dims_rope)} must be even numbers that add up to "
+                f"attention_head_dim ({attention_head_dim})"
+            )
         if in_channels % PATCH**2 or num_layers + num_single_layers < 1:
-            raise ValueError(f"in_channels ({in_channels}) must be a multiple of {PATCH**2} (the patch), the "
-                             f"layers ({num_layers} + {num_single_layers}) at least one")
+            raise ValueError(
+                f"in_channels ({in_channels}) must be a multiple of {PATCH**2} (the patch), the "
+                f"layers ({num_layers} + {num_single_layers}) at least one"
+            )
         dim = num_attention_heads * attention_head_dim
         self.latent_channels, self.rotary_axes = in_channels // PATCH**2, tuple(axes_dims_rope)
         self.time_text_embed = TimestepTextEmbedding(pooled_projection_dim, dim)
         self.context_embedder = Linear(joint_attention_dim, dim)
         self.x_embedder = Linear(in_channels, dim)
         self.transformer_blocks = nn.ModuleList(
-            DoubleBlock(num_attention_heads, attention_head_dim) for _ in range(num_layers))
+            DoubleBlock(num_attention_heads, attention_head_dim) for _ in range(num_layers)
+        )
         self.single_transformer_blocks = nn.ModuleList(
-            SingleBlock(num_attention_heads, attention_head_dim) for _ in range(num_single_layers))
+            SingleBlock(num_attention_heads, attention_head_dim) for _ in range(num_single_layers)
+        )
         self.norm_out = Modulation(dim, 2)
         self.proj_out = Linear(dim, in_channels)
         start_as_identity(self)
@@ -265,5 +299,4 @@ class PyramidFluxTransformer(StageTransformer):
         return [*self.transformer_blocks, *self.single_transformer_blocks]
 
     def embed(self, clip, grid):
-        return self.x_embedder(rearrange(
-            clip, "b c t (h p) (w q) -> b (t h w) (p q c)", p=PATCH, q=PATCH))
+        return self.x_embedder(rearrange(clip, "b c t (h p) (w q) -> b (t h w) (p q c)", p=PATCH, q=PATCH))

@@ -33,21 +33,34 @@ class StrictLoading:
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """diffusers' `from_pretrained`, strict. Raises ValueError with the names of what does not fit."""
         wants_info = kwargs.pop("output_loading_info", False)
-        load = functools.partial(super().from_pretrained, pretrained_model_name_or_path, output_loading_info=True)
+        load = functools.partial(
+            super().from_pretrained, pretrained_model_name_or_path, output_loading_info=True
+        )
         try:
             model, info = load(**kwargs)
         except ValueError as error:
             if "expected shape" not in str(error):
                 raise
             model, info = load(**kwargs, ignore_mismatched_sizes=True)  # diffusers names the first one only
-        shapes = [f"{name} {tuple(found)} in place of {tuple(wanted)}" for name, found, wanted in
-                  info["mismatched_keys"]]
-        lines = [f"{what}: {', '.join(sorted(names))}" for what, names in (
-            ("missing", info["missing_keys"]), ("unexpected", info["unexpected_keys"]), ("of another shape", shapes))
-            if names]
+        shapes = [
+            f"{name} {tuple(found)} in place of {tuple(wanted)}"
+            for name, found, wanted in info["mismatched_keys"]
+        ]
+        lines = [
+            f"{what}: {', '.join(sorted(names))}"
+            for what, names in (
+                ("missing", info["missing_keys"]),
+                ("unexpected", info["unexpected_keys"]),
+                ("of another shape", shapes),
+            )
+            if names
+        ]
         if lines:
-            raise ValueError(f"the weights in {pretrained_model_name_or_path} do not fit {cls.__name__}; "
-                             + "; ".join(lines) + ". Download the folder again, or check its config.json.")
+            raise ValueError(
+                f"the weights in {pretrained_model_name_or_path} do not fit {cls.__name__}; "
+                + "; ".join(lines)
+                + ". Download the folder again, or check its config.json."
+            )
         return (model, info) if wants_info else model
 
     @classmethod
@@ -63,8 +76,15 @@ def fused(linear, x):
     something has wrapped or hooked (LoRA, quantisation, offloading) must be called as a module.
     """
     plain = type(linear) is Linear and type(linear.weight) is nn.Parameter and "forward" not in vars(linear)
-    return (ONEDNN and plain and x.device.type == "cpu" and x.dtype == torch.float32 == linear.weight.dtype
-            and x.numel() > 0 and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"))
+    return (
+        ONEDNN
+        and plain
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32 == linear.weight.dtype
+        and x.numel() > 0
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 class Linear(nn.Linear):
@@ -96,7 +116,7 @@ def in_chunks(function, *tensors, rows=1024):
     size = max(rows // batch, 1)
     if n <= size:
         return function(*tensors)
-    return torch.cat([function(*(t[:, at:at + size] for t in tensors)) for at in range(0, n, size)], dim=1)
+    return torch.cat([function(*(t[:, at : at + size] for t in tensors)) for at in range(0, n, size)], dim=1)
 
 
 class RMSNorm(nn.Module):

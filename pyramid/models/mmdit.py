@@ -16,8 +16,15 @@ from torch.nn import functional as F
 from pyramid.models.flux import PATCH, DoubleBlock, StageTransformer
 from pyramid.models.layers import Linear, Modulation, TimestepTextEmbedding, start_as_identity
 
-PUBLISHED = {"patch_size": PATCH, "qk_norm": "rms_norm", "pos_embed_type": "sincos", "use_t5_mask": True,
-             "temp_pos_embed_type": "rope", "add_temp_pos_embed": True, "interp_condition_pos": True}
+PUBLISHED = {
+    "patch_size": PATCH,
+    "qk_norm": "rms_norm",
+    "pos_embed_type": "sincos",
+    "use_t5_mask": True,
+    "temp_pos_embed_type": "rope",
+    "add_temp_pos_embed": True,
+    "interp_condition_pos": True,
+}
 
 
 def sincos_table(dim, size, base):
@@ -43,10 +50,14 @@ class PatchEmbed(nn.Module):
     def forward(self, clip, grid):
         """clip (b, c, t, h, w), grid (rows, columns) of the current clip -> (b, t·h/2·w/2, dim)."""
         if max(grid) > self.size:
-            raise ValueError(f"a grid of {grid[0]}×{grid[1]} patches is larger than the position table "
-                             f"({self.size}×{self.size}); use at most {self.size * PATCH} latent pixels")
+            raise ValueError(
+                f"a grid of {grid[0]}×{grid[1]} patches is larger than the position table "
+                f"({self.size}×{self.size}); use at most {self.size * PATCH} latent pixels"
+            )
         top, left = (self.size - grid[0]) // 2, (self.size - grid[1]) // 2
-        table = self.pos_embed.unflatten(1, (self.size, self.size))[:, top:top + grid[0], left:left + grid[1]]
+        table = self.pos_embed.unflatten(1, (self.size, self.size))[
+            :, top : top + grid[0], left : left + grid[1]
+        ]
         size = clip.shape[3] // PATCH, clip.shape[4] // PATCH
         if size != tuple(grid):  # a coarser clip: the current grid's positions, resized
             table = F.interpolate(table.float().movedim(-1, 1), size, mode="bilinear").movedim(1, -1)
@@ -63,8 +74,12 @@ class PyramidDiffusionMMDiT(StageTransformer):
 
     _no_split_modules = ["DoubleBlock"]
     _repeated_blocks = ["DoubleBlock"]
-    _leftover_config_keys = ("max_num_frames", "use_flash_attn", "use_gradient_checkpointing",
-                             "gradient_checkpointing_ratio")
+    _leftover_config_keys = (
+        "max_num_frames",
+        "use_flash_attn",
+        "use_gradient_checkpointing",
+        "gradient_checkpointing_ratio",
+    )
 
     @register_to_config
     def __init__(
@@ -94,15 +109,24 @@ class PyramidDiffusionMMDiT(StageTransformer):
             if self.config[key] != value:
                 raise ValueError(f"{key}={self.config[key]!r}: only {value!r}, as published, is supported")
         if caption_projection_dim != dim or dim % 4 or head_dim % 2:
-            raise ValueError(f"caption_projection_dim ({caption_projection_dim}) must be the width, heads × "
-                             f"head_dim = {dim}, a multiple of 4 with an even head_dim ({head_dim})")
+            raise ValueError(
+                f"caption_projection_dim ({caption_projection_dim}) must be the width, heads × "
+                f"head_dim = {dim}, a multiple of 4 with an even head_dim ({head_dim})"
+            )
         self.latent_channels, self.rotary_axes = in_channels, (head_dim,)
         self.pos_embed = PatchEmbed(in_channels, dim, pos_embed_max_size, sample_size // PATCH)
         self.time_text_embed = TimestepTextEmbedding(pooled_projection_dim, dim)
         self.context_embedder = Linear(joint_attention_dim, caption_projection_dim)
         self.transformer_blocks = nn.ModuleList(
-            DoubleBlock(heads, head_dim, text_norms=("norm_add_q", "norm_add_k"), eps=1e-5,
-                        text_ends=index == num_layers - 1) for index in range(num_layers))
+            DoubleBlock(
+                heads,
+                head_dim,
+                text_norms=("norm_add_q", "norm_add_k"),
+                eps=1e-5,
+                text_ends=index == num_layers - 1,
+            )
+            for index in range(num_layers)
+        )
         self.norm_out = Modulation(dim, 2)
         self.proj_out = Linear(dim, PATCH**2 * in_channels)
         start_as_identity(self)

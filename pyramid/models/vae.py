@@ -181,7 +181,9 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
                 row.append(run(tile.contiguous(), (top, left)))
             rows.append(row)
         _fade_in_place(rows, fade_out)
-        joined = [_join(rows.pop(0), -1, size_out - fade_out) for _ in range(len(rows))]  # tiles go as they are joined
+        joined = [
+            _join(rows.pop(0), -1, size_out - fade_out) for _ in range(len(rows))
+        ]  # tiles go as they are joined
         return _join(joined, -2, size_out - fade_out)
 
     # -- pixels to latents -------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ from pyramid.hub.checkpoints import CheckpointError, fingerprint
 
 T5_TOKENS = 128
 CACHE_VERSION = 1
-CACHED_PROMPTS = 1000          # about 1 MB each with T5-XXL; the oldest go first
-KEEP_BELOW = 2 * 2**30         # bytes of weights: smaller encoders stay in memory, larger ones leave
+CACHED_PROMPTS = 1000  # about 1 MB each with T5-XXL; the oldest go first
+KEEP_BELOW = 2 * 2**30  # bytes of weights: smaller encoders stay in memory, larger ones leave
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ log = logging.getLogger(__name__)
 class PromptEmbeds:
     """What the transformer reads of b prompts, on the CPU, embeddings in the encoders' dtype."""
 
-    prompt_embeds: Tensor                          # b 128 d
-    attention_mask: Tensor                         # b 128, int64: 1 for tokens, 0 for padding
-    pooled: Tensor                                 # b p
-    cut: dict[str, str] = field(default_factory=dict)   # encoder -> the text that it did not read
+    prompt_embeds: Tensor  # b 128 d
+    attention_mask: Tensor  # b 128, int64: 1 for tokens, 0 for padding
+    pooled: Tensor  # b p
+    cut: dict[str, str] = field(default_factory=dict)  # encoder -> the text that it did not read
 
     @property
     def notice(self) -> str:
@@ -62,7 +62,7 @@ class PromptEmbeds:
 class Part:
     """One text encoder of a checkpoint: its folder, its tokenizer's folder, its class in transformers."""
 
-    label: str           # "T5", "CLIP", "CLIP 2": for messages
+    label: str  # "T5", "CLIP", "CLIP 2": for messages
     encoder: Path
     tokenizer: Path
     class_name: str
@@ -106,9 +106,17 @@ class TextEncoders:
     `cache=None` is `cache_folder()`. May be used from several threads.
     """
 
-    def __init__(self, parts: list[Part], dtype: torch.dtype = torch.float32,
-                 device: str | torch.device = "cpu", *, cache: Path | None = None, keep: bool | None = None,
-                 load: Callable[[Part], torch.nn.Module] | None = None, precision: str = ""):
+    def __init__(
+        self,
+        parts: list[Part],
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        *,
+        cache: Path | None = None,
+        keep: bool | None = None,
+        load: Callable[[Part], torch.nn.Module] | None = None,
+        precision: str = "",
+    ):
         self.parts, self.dtype, self.device = parts, dtype, torch.device(device)
         self.cache = cache or cache_folder() / "prompts"
         self.keep = keep
@@ -118,8 +126,13 @@ class TextEncoders:
         self._lock = threading.RLock()
 
     @classmethod
-    def from_folder(cls, folder: str | Path, dtype: torch.dtype = torch.float32,
-                    device: str | torch.device = "cpu", **options) -> "TextEncoders":
+    def from_folder(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        **options,
+    ) -> "TextEncoders":
         """The encoders in a checkpoint's folder. ValueError when they are not those of either family."""
         return cls(find_parts(Path(folder)), dtype, device, **options)
 
@@ -131,7 +144,7 @@ class TextEncoders:
     def to(self, device: str | torch.device) -> "TextEncoders":
         """Where the encoders run from now on. What is loaded moves."""
         with self._lock:
-            if self.device == torch.device(device):   # what is offloaded or quantised must not be moved
+            if self.device == torch.device(device):  # what is offloaded or quantised must not be moved
                 return self
             self.device = torch.device(device)
             for model in self._models.values():
@@ -163,9 +176,9 @@ class TextEncoders:
             for label, text in row.cut.items():
                 cuts.setdefault(label, []).append(text)
         return PromptEmbeds(
-            torch.cat([row.prompt_embeds for row in rows]),      # b 128 d
-            torch.cat([row.attention_mask for row in rows]),     # b 128
-            torch.cat([row.pooled for row in rows]),             # b p
+            torch.cat([row.prompt_embeds for row in rows]),  # b 128 d
+            torch.cat([row.attention_mask for row in rows]),  # b 128
+            torch.cat([row.pooled for row in rows]),  # b p
             {label: " | ".join(texts) for label, texts in cuts.items()},
         )
 
@@ -201,7 +214,14 @@ class TextEncoders:
         return found
 
     def _key(self, prompt: str, length: int) -> str:
-        told = [CACHE_VERSION, prompt, self.identity, length, str(self.dtype), *[self.precision] * bool(self.precision)]
+        told = [
+            CACHE_VERSION,
+            prompt,
+            self.identity,
+            length,
+            str(self.dtype),
+            *[self.precision] * bool(self.precision),
+        ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     @cached_property
@@ -228,8 +248,9 @@ class TextEncoders:
             limit = length
             if not part.is_t5:
                 limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-            tokens = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True,
-                               return_tensors="pt")
+            tokens = tokenizer(
+                prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+            )
             rest = cut_text(tokenizer, prompt, limit)
             if rest:
                 cut[part.label] = rest
@@ -266,15 +287,24 @@ def load_encoder(part: Part, dtype: torch.dtype, **options) -> torch.nn.Module:
 
     with quiet_loading(), usable(part.encoder):
         model, info = getattr(transformers, part.class_name).from_pretrained(
-            part.encoder, dtype=dtype, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
-            **options)
+            part.encoder,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:5])
-        raise CheckpointError(f"{part.encoder} lacks weights of its {part.class_name}: {missing}; download it again")
+        raise CheckpointError(
+            f"{part.encoder} lacks weights of its {part.class_name}: {missing}; download it again"
+        )
     if other := sorted((name, *map(tuple, shapes)) for name, *shapes in info["mismatched_keys"]):
         name, found, wanted = other[0]
-        raise CheckpointError(f"{part.encoder}: {len(other)} weights have another shape than its config.json says, "
-                              f"{name} has {found} in place of {wanted}; download it again")
+        raise CheckpointError(
+            f"{part.encoder}: {len(other)} weights have another shape than its config.json says, "
+            f"{name} has {found} in place of {wanted}; download it again"
+        )
     return model.eval()
 
 
@@ -285,11 +315,15 @@ def usable(folder: Path):
         yield
     except Exception as error:
         words = " ".join(str(error).split())
-        short_of_memory = isinstance(error, MemoryError) or any(w in words.lower() for w in ("memory", "alloc"))
-        if isinstance(error, OSError) or short_of_memory:   # told elsewhere
+        short_of_memory = isinstance(error, MemoryError) or any(
+            w in words.lower() for w in ("memory", "alloc")
+        )
+        if isinstance(error, OSError) or short_of_memory:  # told elsewhere
             raise
-        raise CheckpointError(f"{folder} cannot be loaded ({type(error).__name__}: {words}): its files are damaged, or "
-                              "do not belong together; download it again") from error
+        raise CheckpointError(
+            f"{folder} cannot be loaded ({type(error).__name__}: {words}): its files are damaged, or "
+            "do not belong together; download it again"
+        ) from error
 
 
 def cut_text(tokenizer, prompt: str, limit: int) -> str:
@@ -297,7 +331,7 @@ def cut_text(tokenizer, prompt: str, limit: int) -> str:
     room = limit - len(tokenizer("").input_ids)
     tokens = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = tokens.offset_mapping
-    return prompt[spans[room][0]:].strip() if len(spans) > room else ""
+    return prompt[spans[room][0] :].strip() if len(spans) > room else ""
 
 
 @contextmanager

@@ -20,8 +20,12 @@ TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `train`."""
     parser.add_argument("part", choices=PARTS, help="what to train; embedded: all of it, and put it together")
-    parser.add_argument("--config", required=True, help="a recipe, such as presets/training/embedded-cpu.toml")
-    parser.add_argument("--output", help="where runs and the checkpoint are written (default: runs/NAME of the recipe)")
+    parser.add_argument(
+        "--config", required=True, help="a recipe, such as presets/training/embedded-cpu.toml"
+    )
+    parser.add_argument(
+        "--output", help="where runs and the checkpoint are written (default: runs/NAME of the recipe)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +69,9 @@ def _dit(recipe: Recipe, folder: Path, parts: Path) -> None:
 
     missing = [name for name in ("causal_video_vae", *TEXT_FOLDERS) if not (parts / name).exists()]
     if missing:
-        raise ValueError(f"{parts} lacks {', '.join(missing)}: train text and vae first, with the same --output.")
+        raise ValueError(
+            f"{parts} lacks {', '.join(missing)}: train text and vae first, with the same --output."
+        )
     name = f"diffusion_transformer_{recipe.world.size}p"
     if not (parts / name).exists():
         shutil.copytree(train_dit(recipe, folder / "dit", parts=parts), parts / name)

@@ -27,9 +27,7 @@ class ClipPool:
     Single frames of photographs are fresh crops at all scales.
     """
 
-    def __init__(
-        self, world: World, clips: int, rng: np.random.Generator, *, photo_folders=()
-    ):
+    def __init__(self, world: World, clips: int, rng: np.random.Generator, *, photo_folders=()):
         self.world = world
         scenes = world.training_scenes()
         chosen = rng.integers(len(scenes), size=clips)

@@ -195,7 +195,9 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
         ema_decay=settings.ema_decay,
         constant_share=settings.constant_share,
     )
-    if loop.accelerator.device.type == "cpu":  # at a few hundred tokens the plain product's backward is faster there
+    if (
+        loop.accelerator.device.type == "cpu"
+    ):  # at a few hundred tokens the plain product's backward is faster there
         model.set_attention_backend("_native_math")
     stages = make_stages(STAGES)
     generator = torch.Generator().manual_seed(recipe.seed + loop.step)

@@ -85,7 +85,9 @@ def world_of(pipe) -> World:
         )
     missing = [name for name in ("shapes", "colours", "backgrounds", "motions") if name not in trained]
     if missing:
-        raise ValueError(f"This model's pyramid.json lacks {', '.join(missing)} under trained_on: train it again.")
+        raise ValueError(
+            f"This model's pyramid.json lacks {', '.join(missing)} under trained_on: train it again."
+        )
     names = {name: tuple(trained[name]) for name in ("shapes", "colours", "backgrounds", "motions")}
     variant = pipe.defaults
     return World(
@@ -104,7 +106,9 @@ def choose_scenes(world: World, count: int, seed: int) -> list[Scene]:
     """
     scenes = world.held_out_scenes()
     if not scenes:
-        raise ValueError(f"None of this world's {len(world.scenes())} combinations is held out: take a larger world.")
+        raise ValueError(
+            f"None of this world's {len(world.scenes())} combinations is held out: take a larger world."
+        )
     order = np.random.default_rng(seed).permutation(len(scenes))
     return [scenes[order[i % len(order)]] for i in range(count)]
 
@@ -148,11 +152,15 @@ def evaluate_pictures(pipe, world: World, count: int, seed: int) -> dict:
     return results
 
 
-def _from_picture(pipe, world: World, picture: np.ndarray, text: str, seed: int, kept: list[float]) -> np.ndarray:
+def _from_picture(
+    pipe, world: World, picture: np.ndarray, text: str, seed: int, kept: list[float]
+) -> np.ndarray:
     """Animate a picture; notes in `kept` how well its first frame agrees with the VAE's reconstruction."""
     frames = pipe(text, image=Image.fromarray(picture), seed=seed, **_size(world)).frames[0]
     clip = _bytes(frames)
-    kept.append(psnr(clip[0].astype(np.float32), _bytes(reconstruct(pipe.vae, picture[None]))[0].astype(float), 255.0))
+    kept.append(
+        psnr(clip[0].astype(np.float32), _bytes(reconstruct(pipe.vae, picture[None]))[0].astype(float), 255.0)
+    )
     return clip
 
 
@@ -197,14 +205,22 @@ def contact_sheet(clips: np.ndarray, columns: int = 7) -> Image.Image:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `evaluate`."""
-    parser.add_argument("--model", default="embedded", help="a checkpoint folder (default: the embedded model)")
+    parser.add_argument(
+        "--model", default="embedded", help="a checkpoint folder (default: the embedded model)"
+    )
     parser.add_argument("--variant", help="the transformer, where there are several")
     parser.add_argument("--videos", type=int, default=108, help="text-to-video clips to judge (default: 108)")
-    parser.add_argument("--pictures", type=int, default=36, help="image-to-video clips to judge (default: 36)")
-    parser.add_argument("--seed", type=int, default=1000, help="of the first video; the others count up from it")
+    parser.add_argument(
+        "--pictures", type=int, default=36, help="image-to-video clips to judge (default: 36)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1000, help="of the first video; the others count up from it"
+    )
     parser.add_argument("--out", help="write the results as JSON to this file")
     parser.add_argument("--sheet", help="write a contact sheet of the first 12 clips to this picture")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision (default: what suits the device)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="precision (default: what suits the device)"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
 
 
@@ -222,7 +238,9 @@ def run(args: argparse.Namespace) -> int:
     results, clips = evaluate_videos(pipe, world, args.videos, args.seed)
     results |= evaluate_pictures(pipe, world, args.pictures, args.seed)
     results |= evaluate_vae(pipe, world, min(args.videos, 36), args.seed)
-    Console().print(as_table(results, f"{args.model}: {args.videos} videos of held-out words, seeds from {args.seed}"))
+    Console().print(
+        as_table(results, f"{args.model}: {args.videos} videos of held-out words, seeds from {args.seed}")
+    )
     if args.out:
         asked = {name: getattr(args, name) for name in ("model", "videos", "pictures", "seed")}
         asked |= {"dtype": str(pipe.transformer.dtype).removeprefix("torch."), "device": pipe.device.type}

@@ -81,7 +81,9 @@ def _locate(package: str, name: str, extra: Iterable[str]) -> Path | None:
 
 def _load(path: Path) -> np.ndarray:
     with Image.open(path) as image:
-        image.draft("RGB", (LARGEST, LARGEST))  # a JPEG is decoded at a fraction of its size, but no smaller than this
+        image.draft(
+            "RGB", (LARGEST, LARGEST)
+        )  # a JPEG is decoded at a fraction of its size, but no smaller than this
         image = image.convert("RGB")
         if min(image.size) > LARGEST:
             scale = LARGEST / min(image.size)

@@ -40,12 +40,12 @@ from pyramid.training.recipe import TextRecipe
 from pyramid.training.world import World
 
 T5_TOKENS, CLIP_TOKENS = 128, 77
-STEPS = 800            # what a recipe without a number of steps gets
+STEPS = 800  # what a recipe without a number of steps gets
 BATCH = 96
 LEARNING_RATE = 2e-3
-CODE_SHARE = 0.8       # of an output's energy; the rest is the encoder's own
+CODE_SHARE = 0.8  # of an output's energy; the rest is the encoder's own
 WIDTH, LAYERS, HEADS = 128, 2, 4
-CHECKED = 512          # prompts of a kind, to measure accuracy
+CHECKED = 512  # prompts of a kind, to measure accuracy
 
 
 # ------------------------------------------------------------------------------------------------ tokenizers

@@ -43,9 +43,7 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
     rng = np.random.default_rng(recipe.seed)
     settings = recipe.vae
     model = make_vae(recipe)
-    pool = ClipPool(
-        recipe.world, settings.clips, rng, photo_folders=settings.photo_folders
-    )
+    pool = ClipPool(recipe.world, settings.clips, rng, photo_folders=settings.photo_folders)
     device = PartialState().device
     adversary = make_adversary(recipe, device)
     loop = Loop(
@@ -196,7 +194,11 @@ def vae_losses(
         made, settings = reconstruction.float(), recipe.vae
         last_layer = model.decoder.conv_out.conv.weight
         parts |= adversary.judge(made, video, pixels=pixels, last_layer=last_layer)
-        loss = loss + settings.adversarial_weight * parts["adversarial"] + settings.feature_weight * parts["features"]
+        loss = (
+            loss
+            + settings.adversarial_weight * parts["adversarial"]
+            + settings.feature_weight * parts["features"]
+        )
         parts["critic"] = adversary.learn(made, video)
     return {"loss": loss} | parts
 

@@ -245,7 +245,12 @@ def path(motion: str, frames: int) -> np.ndarray:
     Constant speed over all the frames (bouncing follows two arcs); the object stays wholly in the picture.
     """
     t = np.linspace(0, 1, frames, dtype=np.float32) if frames > 1 else np.zeros(1, np.float32)
-    x, y, radius, angle = np.full_like(t, 0.5), np.full_like(t, 0.52), np.full_like(t, 0.225), np.zeros_like(t)
+    x, y, radius, angle = (
+        np.full_like(t, 0.5),
+        np.full_like(t, 0.52),
+        np.full_like(t, 0.225),
+        np.zeros_like(t),
+    )
     if motion in ("right", "left"):
         x = 0.26 + 0.48 * (t if motion == "right" else 1 - t)
     elif motion in ("up", "down"):

@@ -28,9 +28,9 @@ from pyramid.ui.presets import find_preset
 from pyramid.ui.serve import address_of
 
 SHORTEST_TOKEN = 16
-MOST = 2**53 - 1                                          # jobs that may be left out: what JSON can count to
-OURS_ALONE = ("model", "variant", *MACHINE)               # settings that only the machine's owner may choose
-UPLOADS = ("image", "video")                              # settings that are files
+MOST = 2**53 - 1  # jobs that may be left out: what JSON can count to
+OURS_ALONE = ("model", "variant", *MACHINE)  # settings that only the machine's owner may choose
+UPLOADS = ("image", "video")  # settings that are files
 
 
 def register_api(app: App) -> None:
@@ -116,14 +116,18 @@ class Endpoints:
             owner = self.owner(request, token)
         except ValueError as error:
             raise self.told(error) from error
-        jobs = self.app.store.history(owner, search=search, favourites=bool(favourites), limit=limit, offset=offset)
+        jobs = self.app.store.history(
+            owner, search=search, favourites=bool(favourites), limit=limit, offset=offset
+        )
         return [self.describe(job) for job in jobs]
 
     def presets(self) -> list[dict]:
         """Settings with a name, for the `preset` of `generate`."""
         found = []
         for name in self.preset_names():
-            with suppress(SettingsError):  # one that cannot be read is not offered; asked for by name, it says why
+            with suppress(
+                SettingsError
+            ):  # one that cannot be read is not offered; asked for by name, it says why
                 found.append(find_preset(self.app, name))
         return [{"name": p.name, "description": p.description, "settings": p.values} for p in found]
 
@@ -141,9 +145,13 @@ class Endpoints:
 
     def owner(self, request: gr.Request | None, token: str) -> str:
         """Whose jobs the caller sees. ValueError for one who gave neither a login nor a token."""
-        owner = self.app.owner(request, token if isinstance(token, str) and len(token) >= SHORTEST_TOKEN else "")
+        owner = self.app.owner(
+            request, token if isinstance(token, str) and len(token) >= SHORTEST_TOKEN else ""
+        )
         if not owner:
-            raise ValueError(f"token: give a secret of {SHORTEST_TOKEN} characters or more, the same each time")
+            raise ValueError(
+                f"token: give a secret of {SHORTEST_TOKEN} characters or more, the same each time"
+            )
         return owner
 
     def job(self, job_id: str, token: str, request: gr.Request | None) -> Job:
@@ -162,7 +170,9 @@ class Endpoints:
     ) -> Settings:
         """The settings that are asked for. ValueError for what is unknown, or not the caller's to choose."""
         if not isinstance(others, dict):
-            raise ValueError(f"settings: a table such as {{'fps': 8}} is expected, not {type(others).__name__}")
+            raise ValueError(
+                f"settings: a table such as {{'fps': 8}} is expected, not {type(others).__name__}"
+            )
         for name in (*UPLOADS, *OURS_ALONE):
             if name in others:
                 why = "upload it, as an argument of its own" if name in UPLOADS else "the server chooses it"
@@ -192,7 +202,9 @@ class Endpoints:
             raise ValueError(f"{what}: upload a file, such as with handle_file of gradio_client")
         found = Path(path).resolve()
         if not found.is_relative_to(Path(utils.get_upload_folder()).resolve()) or not found.is_file():
-            raise ValueError(f"{what}: {Path(path).name!r} was not uploaded; paths on the server are not taken")
+            raise ValueError(
+                f"{what}: {Path(path).name!r} was not uploaded; paths on the server are not taken"
+            )
         return found, str(file.get("orig_name") or found.name)
 
     def describe(self, job: Job) -> dict[str, Any]:
@@ -210,7 +222,11 @@ class Endpoints:
             at = live.at
             told |= {"phase": live.phase, "seconds_left": live.left, "units_done": live.units_done,
                      "progress": at.done / at.total if at else 0.0}  # fmt: skip
-            told |= {name: getattr(at, name) for name in ("unit", "stage", "stages", "step", "steps")} if at else {}
+            told |= (
+                {name: getattr(at, name) for name in ("unit", "stage", "stages", "step", "steps")}
+                if at
+                else {}
+            )
         return told
 
     def told(self, error: ValueError) -> gr.Error:

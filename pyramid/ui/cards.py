@@ -99,7 +99,7 @@ def detail_html(app: App, job: Job, view: "View") -> str:
     file = job.path is not None and job.path.is_file()
     left = f"{_player(job)}{_name(job, file)}"
     right = (
-        f'<header><h3>{escape(job.settings.prompt)}</h3>'
+        f"<header><h3>{escape(job.settings.prompt)}</h3>"
         f'<button type="button" data-action="close" autofocus>Close</button></header>'
         f"{_why(app, job)}{_actions(job, file)}{_settings(job)}{_longer(app, job, view)}"
         f"{_export(app, job, view) if file else ''}"
@@ -174,7 +174,11 @@ def _settings(job: Job) -> str:
 
 def can_grow(app: App, job: Job) -> bool:
     """Whether a clip can be made longer from its own latents, which are kept beside it."""
-    return job.state is State.DONE and job.settings.num_frames > 1 and (app.store.units_of(job) / "run.json").is_file()
+    return (
+        job.state is State.DONE
+        and job.settings.num_frames > 1
+        and (app.store.units_of(job) / "run.json").is_file()
+    )
 
 
 def _longer(app: App, job: Job, view: "View") -> str:
@@ -185,7 +189,9 @@ def _longer(app: App, job: Job, view: "View") -> str:
     choices = {units: f"{units * unit:g} s" for units in (1, 2, 4, 8, 16)}
     options = "".join(f'<option value="{units}"{" selected" * (units == 2)}>{words}</option>'
                       for units, words in choices.items())  # fmt: skip
-    wrong = f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong_with == "longer" else ""
+    wrong = (
+        f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong_with == "longer" else ""
+    )
     return (
         f'<details{" open" if wrong else ""} data-tries="{view.tries}"><summary>Make it longer</summary><form>'
         f'<label class="wide">What happens then<input type="text" name="prompt" maxlength="2000" '
@@ -208,9 +214,12 @@ def _export(app: App, job: Job, view: "View") -> str:
     least = job.output.quality
     files = "".join(
         f'<li><a href="{escape(export_address(job, path), quote=True)}" download="{escape(path.name, quote=True)}">'
-        f"{escape(path.name)}</a> · {size_words(path)}</li>" for path in written(app, job)
+        f"{escape(path.name)}</a> · {size_words(path)}</li>"
+        for path in written(app, job)
     )
-    wrong = f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong_with == "export" else ""
+    wrong = (
+        f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong_with == "export" else ""
+    )
     return (
         f'<details{" open" if wrong or files else ""} data-tries="{view.tries}"><summary>Export</summary>'
         f'<form data-kind="{kinds[0]}">'

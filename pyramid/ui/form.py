@@ -108,7 +108,9 @@ class Form:
             raise SettingsError("num_frames", "seconds is empty: say how long the video is to be")
         picture, clip = self.sources(*values)
         if mode == "image" and not picture:
-            raise SettingsError("image", "there is no picture yet: drop one, paste one or take one, or choose Text")
+            raise SettingsError(
+                "image", "there is no picture yet: drop one, paste one or take one, or choose Text"
+            )
         if mode == "video" and not clip:
             raise SettingsError("video", "there is no clip to continue yet: drop one, or choose Text")
         if v["size"] == OTHER:
@@ -174,7 +176,9 @@ class Form:
             new["seconds"] = s.seconds
         if s.seed is not None:
             new["seed"] = s.seed
-        for n, (first, rest) in enumerate(zip(s.num_inference_steps, s.video_num_inference_steps, strict=True)):
+        for n, (first, rest) in enumerate(
+            zip(s.num_inference_steps, s.video_num_inference_steps, strict=True)
+        ):
             new |= {f"first{n}": first, f"rest{n}": rest}
         updates = {name: gr.update(value=new[name]) if name in new else gr.skip() for name in self.fields}
         listed = size in [value for _, value in known]
@@ -230,7 +234,9 @@ def build_form(app: App) -> Form:
     """The fields for making; `build_advanced` and `build_pyramid` add theirs where the page wants them."""
     form, v = Form(app), app.worker.checkpoint.defaults
     f = form.fields
-    f["mode"] = gr.Radio(modes_of(v), value="text" if v.units > 1 else "still", label="What to make", elem_id="mode")
+    f["mode"] = gr.Radio(
+        modes_of(v), value="text" if v.units > 1 else "still", label="What to make", elem_id="mode"
+    )
     f["prompt"] = gr.Textbox(label="Prompt", lines=3, max_lines=8, elem_id="prompt",
                              placeholder="a red ball moves to the right over a meadow")  # fmt: skip
     return form
@@ -256,7 +262,9 @@ def build_sources(form: Form) -> None:
 
 
 write_stub = component_meta.create_or_modify_pyi
-component_meta.create_or_modify_pyi = lambda *_: None  # else Gradio writes a stub file for the class into this folder
+component_meta.create_or_modify_pyi = lambda *_: (
+    None
+)  # else Gradio writes a stub file for the class into this folder
 
 
 class PictureFile(gr.Image):
@@ -310,7 +318,9 @@ def build_seed(form: Form) -> None:
 def build_steps(form: Form) -> None:
     """How many stages, and the steps of each: the pyramid's handles."""
     f, start = form.fields, form.app.worker.start_from
-    f["stages"] = gr.Radio(list(range(1, MAX_STAGES + 1)), value=start.stages, label="Stages", elem_id="stages")
+    f["stages"] = gr.Radio(
+        list(range(1, MAX_STAGES + 1)), value=start.stages, label="Stages", elem_id="stages"
+    )
     for key, title, steps in (("first", "Steps for the first frame", start.num_inference_steps),
                               ("rest", "Steps for each later unit", start.video_num_inference_steps)):  # fmt: skip
         html(f'<span class="title">{title}</span>')
@@ -346,7 +356,9 @@ def build_advanced(form: Form) -> None:
         html(f'<span class="title">{title}</span>')
         with gr.Row(elem_classes="pair"):
             for key, label, low, high, step, value in sliders:
-                f[key] = Slider(low, high, value, step=step, label=label, buttons=[], elem_id=key.replace("_", "-"))
+                f[key] = Slider(
+                    low, high, value, step=step, label=label, buttons=[], elem_id=key.replace("_", "-")
+                )
     f["fps"] = gr.Number(start.fps, label="Frames a second", elem_id="fps")
 
 

@@ -36,7 +36,10 @@ class Counter:
             if self._of != worker.checkpoint.folder:
                 from pyramid.text.encoders import TextEncoders  # torch is there by now
 
-                self._encoders, self._of = TextEncoders.from_folder(worker.checkpoint.folder), worker.checkpoint.folder
+                self._encoders, self._of = (
+                    TextEncoders.from_folder(worker.checkpoint.folder),
+                    worker.checkpoint.folder,
+                )
             return self._encoders.measure(text)
 
     def html(self, text: str) -> str:
@@ -46,7 +49,9 @@ class Counter:
             f'<span class="{"over" if cut else ""}">{label} {tokens}/{limit}</span>'
             for label, (tokens, limit, cut) in measured.items()
         )
-        cuts = [f"{label} does not read “{escape(short(cut))}”" for label, (_, _, cut) in measured.items() if cut]
+        cuts = [
+            f"{label} does not read “{escape(short(cut))}”" for label, (_, _, cut) in measured.items() if cut
+        ]
         return f'<p class="counts">{counts}{" tokens" if counts else "&nbsp;"}</p>' + "".join(
             f'<p class="cut">{words}</p>' for words in cuts
         )
@@ -89,7 +94,12 @@ class Look:
     def start(self) -> list:
         """What the parts show before anything was changed: the settings that the model starts with."""
         settings = self.app.worker.start_from
-        return [self.counter.html(""), length_words(settings), self.draw(settings), ready_words(self.app, settings)]
+        return [
+            self.counter.html(""),
+            length_words(settings),
+            self.draw(settings),
+            ready_words(self.app, settings),
+        ]
 
     def draw(self, settings: Settings) -> str:
         return drawing(settings, self.app.worker.estimate(settings), given=1 if settings.image else 0)
@@ -145,7 +155,9 @@ def ready_words(app: App, settings: Settings) -> str:
     if seconds is not None:
         words = f"about {clock(seconds)} on this machine"
     else:
-        words = "The first run measures this machine" if app.worker.loaded.is_set() else "The model is loading"
+        words = (
+            "The first run measures this machine" if app.worker.loaded.is_set() else "The model is loading"
+        )
     marks = "".join(
         f'<p class="mark">Not trained: {escape(note)}</p>'
         for note in settings.experimental(app.worker.checkpoint.defaults)

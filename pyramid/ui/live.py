@@ -88,7 +88,9 @@ def ratio(settings: Settings) -> str:
 def screen(live: Live | None, settings: Settings, waiting: int = 0) -> str:
     """The large picture: a still, the unit in work, or an invitation."""
     if live and (address := playable(live)):
-        poster = once("poster", live.frames[-1], poster_of) if live.frames else ""  # until a longer clip is there
+        poster = (
+            once("poster", live.frames[-1], poster_of) if live.frames else ""
+        )  # until a longer clip is there
         inside = (
             f'<video src="{escape(address)}" poster="{poster}" aria-label="The clip" '
             "autoplay loop muted playsinline controls></video>"
@@ -100,9 +102,7 @@ def screen(live: Live | None, settings: Settings, waiting: int = 0) -> str:
     elif live and live.busy:
         inside = f'<div class="invitation busy">{GLYPH}<p>{escape(live.phase)}</p></div>'
     elif waiting:
-        inside = (
-            f'<div class="invitation busy">{GLYPH}<p>Somebody else’s video is being made.<br>{ahead(waiting)}</p></div>'
-        )
+        inside = f'<div class="invitation busy">{GLYPH}<p>Somebody else’s video is being made.<br>{ahead(waiting)}</p></div>'
     else:
         words = "Say what you want to see,<br>and watch it take shape."
         inside = f'<div class="invitation">{GLYPH}<p>{words}</p></div>'
@@ -132,7 +132,12 @@ def still(live: Live) -> str:
         pictures = [Image.fromarray(frame) for frame in frames]
         if len(pictures) == 1:
             return img(pictures[0], "webp", "The picture", quality=92)
-        moving = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // live.job.settings.fps, "loop": 0}
+        moving = {
+            "save_all": True,
+            "append_images": pictures[1:],
+            "duration": 1000 // live.job.settings.fps,
+            "loop": 0,
+        }
         return img(pictures[0], "webp", "The clip", quality=85, **moving)
 
     return once("still", live.frames, draw)
@@ -156,9 +161,7 @@ def timeline(live: Live | None, settings: Settings, chosen: int | None = None) -
             state = "now" if unit == at and live.busy else ""
             marks.append(f'<span class="unit {state}"><span>{unit + 1}</span></span>')
     many = " many" if settings.units > 12 else ""
-    return (
-        f'<div class="timeline{many}" role="group" aria-label="Units" style="{ratio(settings)}">{"".join(marks)}</div>'
-    )
+    return f'<div class="timeline{many}" role="group" aria-label="Units" style="{ratio(settings)}">{"".join(marks)}</div>'
 
 
 def unit_stages(live: Live | None, unit: int | None) -> str:
@@ -172,7 +175,9 @@ def unit_stages(live: Live | None, unit: int | None) -> str:
                 f'<figure><div class="pane">{picture}</div><figcaption>Stage {stage + 1}</figcaption></figure>'
             )
     if 8 * unit < len(live.frames):
-        frame = once("frame", live.frames[8 * unit], lambda f: img(Image.fromarray(f), "jpeg", "decoded", quality=90))
+        frame = once(
+            "frame", live.frames[8 * unit], lambda f: img(Image.fromarray(f), "jpeg", "decoded", quality=90)
+        )
         cells.append(f'<figure><div class="pane">{frame}</div><figcaption>Decoded</figcaption></figure>')
     close = '<button type="button" class="close" data-unit="-1" aria-label="Close">×</button>'
     title = f"<h3>Unit {unit + 1}</h3>{close}"

@@ -37,11 +37,17 @@ WEIGHTS = {  # model -> billions of weights: transformer, autoencoder, text enco
     "sd3": 2.03 + 0.34 + 5.58,
 }
 GOOD_FOR = {
-    ("embedded", "128p"): "Trying everything out in seconds, on any machine: plain shapes and motions, 128 × 128.",
+    (
+        "embedded",
+        "128p",
+    ): "Trying everything out in seconds, on any machine: plain shapes and motions, 128 × 128.",
     ("miniflux", "384p"): "Video of 640 × 384, up to 5 s. Where to begin.",
     ("miniflux", "768p"): "Video of 1280 × 768, up to 10 s. Four times the pixels of 384p.",
     ("miniflux", "image"): "Still pictures of 1024 × 1024 and of the video's size.",
-    ("sd3", "384p"): "Video of 640 × 384, up to 5 s. The earlier model, begun from Stable Diffusion 3 Medium.",
+    (
+        "sd3",
+        "384p",
+    ): "Video of 640 × 384, up to 5 s. The earlier model, begun from Stable Diffusion 3 Medium.",
     ("sd3", "768p"): "Video of 1280 × 768, up to 10 s. The earlier model.",
 }
 
@@ -61,7 +67,7 @@ class Entry:
     size: str
     here: bool
     loaded: bool = False
-    problem: str = ""      # why it cannot be used though it is here
+    problem: str = ""  # why it cannot be used though it is here
 
     @property
     def key(self) -> str:
@@ -105,8 +111,16 @@ def entry(app: App, model: str, variant: str) -> Entry:
     except CheckpointError as error:
         problem = "; ".join(error.problems) or str(error)
     return Entry(
-        model, variant, title_of(model), good_for, checkpoint.licence or licence,
-        f"{size_text(size_of(checkpoint))} on disk{split}{size}", here=not problem, loaded=loaded, problem=problem)
+        model,
+        variant,
+        title_of(model),
+        good_for,
+        checkpoint.licence or licence,
+        f"{size_text(size_of(checkpoint))} on disk{split}{size}",
+        here=not problem,
+        loaded=loaded,
+        problem=problem,
+    )
 
 
 def title_of(model: str) -> str:
@@ -121,7 +135,11 @@ def size_of(checkpoint) -> int:
     try:
         needed = needed_files(paths, checkpoint.family, checkpoint.variant)
     except CheckpointError:
-        needed = [path for path in paths if path.startswith((f"{checkpoint.transformer.name}/", "causal_video_vae/"))]
+        needed = [
+            path
+            for path in paths
+            if path.startswith((f"{checkpoint.transformer.name}/", "causal_video_vae/"))
+        ]
     return sum((folder / path).stat().st_size for path in needed)
 
 
@@ -231,7 +249,9 @@ def build_models(app: App, pulse: gr.Textbox | None = None) -> None:
         return
     downloads = Downloads()
     with gr.Row(elem_id="models-choice"):
-        choice = gr.Dropdown(choices_of(app), label="Model", value=chosen(app), elem_id="models-pick", scale=3)
+        choice = gr.Dropdown(
+            choices_of(app), label="Model", value=chosen(app), elem_id="models-pick", scale=3
+        )
         use = gr.Button("Use it", elem_id="models-use", scale=1)
         fetch = gr.Button("Download", elem_id="models-fetch", scale=1)
         cancel = gr.Button("Cancel", elem_id="models-cancel", visible=False, scale=1)
@@ -266,7 +286,13 @@ def wire(app: App, downloads: Downloads, parts: tuple) -> None:
         """The line; the rest of the panel only when a download has just ended."""
         busy = downloads.busy
         rest = [gr.skip()] * 2 if busy else [table_of(app), gr.update(choices=choices_of(app))]
-        return [downloads.line(), gr.Timer(active=busy), gr.update(visible=busy), gr.update(visible=not busy), *rest]
+        return [
+            downloads.line(),
+            gr.Timer(active=busy),
+            gr.update(visible=busy),
+            gr.update(visible=not busy),
+            *rest,
+        ]
 
     def running() -> list:
         """What a page that is opened shows of a download."""
@@ -323,7 +349,9 @@ def table_of(app: App) -> str:
         f"<tr><th scope=row>{escape(e.title)}</th><td>{escape(e.variant)}</td><td>{escape(e.good_for)}</td>"
         f"<td>{escape(e.size)}</td><td>{licence_of(e)}</td><td>{state_of(e)}</td></tr>" for e in entries(app)
     )  # fmt: skip
-    head = "".join(f"<th scope=col>{name}</th>" for name in ("Model", "Variant", "Good for", "Size", "Licence", ""))
+    head = "".join(
+        f"<th scope=col>{name}</th>" for name in ("Model", "Variant", "Good for", "Size", "Licence", "")
+    )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<div class="models" role="region" aria-label="Models" tabindex="0">{table}</div>'  # it scrolls on phones
 

@@ -40,7 +40,10 @@ from pyramid.ui.sight import build_sight, wire_sight
 
 STYLE = Path(__file__).resolve().parent.parent.parent / "assets" / "style.css"
 PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
-KEPT = (3600, 86400)  # seconds: how often Gradio's copies of uploads are looked through, and how old they may get
+KEPT = (
+    3600,
+    86400,
+)  # seconds: how often Gradio's copies of uploads are looked through, and how old they may get
 UPDATES = 6  # a second, over all open pages: many who watch see a job less often, and do not slow it
 AGAIN_EVERY = 1.0  # seconds until a page whose watcher was cut asks for a new one
 NEW_VISITOR = """(token) => token ||
@@ -80,7 +83,9 @@ def build(app: App) -> gr.Blocks:
         visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
         with gr.Column(elem_id="unseen"):  # words whose change is an event of its own
             pulse = gr.Textbox(visible="hidden", elem_id="pulse", label="pulse")
-            model = gr.Textbox(app.worker.checkpoint.identity, visible="hidden", elem_id="model-loaded", label="model")
+            model = gr.Textbox(
+                app.worker.checkpoint.identity, visible="hidden", elem_id="model-loaded", label="model"
+            )
             timer = gr.Timer(AGAIN_EVERY)
         head = html(head_words(app), js_on_load=HEAD, elem_id="head")
         with gr.Column(elem_id="models", min_width=0):
@@ -148,8 +153,12 @@ def watcher(app: App, live: LivePart, queue: Queue):
         """What a run does not change."""
         busy = bool(app.store.queue(owner)) if owner else False
         worker = app.worker
-        model = hash((worker.start_from.model, worker.start_from.variant))  # may be a folder, which is not shown
-        loaded = f"{worker.loaded.is_set()} {worker.memory} {worker.start_from.quantise} {model} {worker.error}"
+        model = hash(
+            (worker.start_from.model, worker.start_from.variant)
+        )  # may be a folder, which is not shown
+        loaded = (
+            f"{worker.loaded.is_set()} {worker.memory} {worker.start_from.quantise} {model} {worker.error}"
+        )
         return [
             queue.rows(owner),
             "Add to the queue" if busy else "Generate",
@@ -182,7 +191,9 @@ def watcher(app: App, live: LivePart, queue: Queue):
                 yield list(now)
                 sent = now
             every = max(PAGE_EVERY, len(pages) / UPDATES) if busy else PAGE_EVERY
-            await asyncio.sleep(every - time.monotonic() % every)  # all pages together, so that one drawing does
+            await asyncio.sleep(
+                every - time.monotonic() % every
+            )  # all pages together, so that one drawing does
 
     return watch
 
@@ -198,7 +209,9 @@ class Ended:
             self.version, self.keys = self.store.version, {}
         if owner not in self.keys:
             ended = self.store.history(owner, limit=50) if owner else []
-            self.keys[owner] = str(hash(tuple((job.id, job.state, job.ended, job.favourite) for job in ended)))
+            self.keys[owner] = str(
+                hash(tuple((job.id, job.state, job.ended, job.favourite) for job in ended))
+            )
         return self.keys[owner]
 
 
@@ -283,7 +296,9 @@ class Left:
         """Whose job it becomes. SettingsError for a browser that keeps no token, and so could not find it again."""
         if owner := self.app.owner(request, token):
             return owner
-        raise SettingsError("owner", "this browser keeps nothing of this page, so its videos could not be found again")
+        raise SettingsError(
+            "owner", "this browser keeps nothing of this page, so its videos could not be found again"
+        )
 
 
 def for_mode(mode: str) -> list[dict]:

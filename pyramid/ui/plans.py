@@ -67,13 +67,18 @@ class PlanPart:
             except SettingsError:
                 return gr.skip()  # the form says what is wrong
 
-        decisive = [form.fields[name].change for name in ("mode", "seconds", "size", "width", "height", "stages")]
+        decisive = [
+            form.fields[name].change for name in ("mode", "seconds", "size", "width", "height", "stages")
+        ]
         events = [page.load, pulse.change, *decisive]
         gr.on(events, look, form.components, self.words, trigger_mode="always_last", **QUIET)
         if self.choice is not None:
             both = [self.choice, self.quantise]
             gr.on([page.load, pulse.change], self.chosen, None, both, trigger_mode="always_last", **QUIET)
-            for part, act in ((self.choice, self.choose), (self.quantise, lambda kind: self.choose(quantise=kind))):
+            for part, act in (
+                (self.choice, self.choose),
+                (self.quantise, lambda kind: self.choose(quantise=kind)),
+            ):
                 part.input(act, part, both, trigger_mode="always_last", **QUIET)
 
     def chosen(self) -> tuple[str, str]:
@@ -106,7 +111,9 @@ def build_plan(app: App) -> PlanPart:
     part = PlanPart(app)
     if app.local:
         choices = [(WORDS[name], name) for name in ("auto", *NAMES)]
-        part.choice = gr.Dropdown(choices, value=app.worker.memory, label="Memory", filterable=False, elem_id="memory")
+        part.choice = gr.Dropdown(
+            choices, value=app.worker.memory, label="Memory", filterable=False, elem_id="memory"
+        )
         kinds = [(BITS[name], name) for name in QUANTISE]
         part.quantise = gr.Dropdown(kinds, value=app.worker.start_from.quantise, label="Weights", filterable=False,
                                     elem_id="quantise")  # fmt: skip

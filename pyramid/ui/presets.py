@@ -94,7 +94,9 @@ def build_save(form: "Form") -> tuple[gr.Textbox, gr.Button]:
     return name, save
 
 
-def wire_presets(form: "Form", page: gr.Blocks, name: gr.Textbox, save: gr.Button, visitor: gr.BrowserState) -> None:
+def wire_presets(
+    form: "Form", page: gr.Blocks, name: gr.Textbox, save: gr.Button, visitor: gr.BrowserState
+) -> None:
     app, choice = form.app, form.fields["preset"]
 
     def choose(*values) -> list:
@@ -104,7 +106,9 @@ def wire_presets(form: "Form", page: gr.Blocks, name: gr.Textbox, save: gr.Butto
         try:
             preset = find_preset(app, v["preset"])
             if other := needs(app, preset):
-                raise SettingsError("model", f"Preset {preset.name} is for {other}: load that under Models first")
+                raise SettingsError(
+                    "model", f"Preset {preset.name} is for {other}: load that under Models first"
+                )
             settings = replace(preset.apply(form.basis(*values)), preset=preset.name)
         except SettingsError as error:
             raise gr.Error(str(error), title="Nothing was changed", print_exception=False) from error
@@ -114,7 +118,9 @@ def wire_presets(form: "Form", page: gr.Blocks, name: gr.Textbox, save: gr.Butto
     def keep(wanted: str, token: str | None, request: gr.Request, *values):
         try:
             if app.owner(request, token).startswith("visitor:"):
-                raise SettingsError("preset", "presets are kept for everybody here, so visitors cannot save any")
+                raise SettingsError(
+                    "preset", "presets are kept for everybody here, so visitors cannot save any"
+                )
             path = save_preset(wanted, form.basis(*values), app.presets_folder)
         except (SettingsError, OSError) as error:
             raise gr.Error(str(error), title="The preset was not saved", print_exception=False) from error

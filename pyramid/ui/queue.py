@@ -78,7 +78,9 @@ class Queue:
                         store.move(job_id, owner, -1 if event.act == "up" else 1)
                     case "copy":
                         store.duplicate(job_id, owner, seed=None)
-                        gr.Info("The same again, with a new seed, is at the end of the queue.", title="Duplicated")
+                        gr.Info(
+                            "The same again, with a new seed, is at the end of the queue.", title="Duplicated"
+                        )
                     case "remove":
                         store.remove(job_id, owner)
                         if job_id == editing:
@@ -87,9 +89,16 @@ class Queue:
                         job = store.get(job_id, owner)
                         if not job.waiting:
                             raise ValueError("it has begun already")
-                        return [job_id, gr.update(visible=True), banner_words(job), *self.into_form(form, job)]
+                        return [
+                            job_id,
+                            gr.update(visible=True),
+                            banner_words(job),
+                            *self.into_form(form, job),
+                        ]
             except KeyError:
-                raise gr.Error("It is not in the queue any more.", title="Queue", print_exception=False) from None
+                raise gr.Error(
+                    "It is not in the queue any more.", title="Queue", print_exception=False
+                ) from None
             except (SettingsError, ValueError) as error:
                 raise gr.Error(str(error), title="Queue", print_exception=False) from error
             return [gr.skip(), gr.skip(), gr.skip(), *nothing]

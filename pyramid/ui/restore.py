@@ -19,7 +19,7 @@ from pyramid.presets import load_preset, preset_names
 from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError
 from pyramid.ui import App
 
-MAX_TEXT = 5_000_000                 # bytes of a settings file
+MAX_TEXT = 5_000_000  # bytes of a settings file
 STAYS = "Format and name pattern are not in a file: they stay as the form has them."
 
 
@@ -60,7 +60,9 @@ def of_job(job: Job, app: App) -> Restored:
         notes.append(f"{name}, which it began with, is not here any more: give it again.")
     settings = job.settings if path else replace(job.settings, image=None, video=None)
     settings = _preset(_for_loaded(settings, {}, app, notes), app, notes)
-    return Restored(settings, tuple(notes), path if settings.image else None, path if settings.video else None)
+    return Restored(
+        settings, tuple(notes), path if settings.image else None, path if settings.video else None
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -81,8 +83,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return read_metadata(path)
     except ValueError:
-        raise ValueError(f"{path.name} holds no settings of this program: they may have been left out when it was "
-                         "exported, or taken out by a site that it was sent through") from None
+        raise ValueError(
+            f"{path.name} holds no settings of this program: they may have been left out when it was "
+            "exported, or taken out by a site that it was sent through"
+        ) from None
 
 
 def _settings_of(values: Any, notes: list[str], name: str) -> Settings:
@@ -126,8 +130,10 @@ def _for_loaded(settings: Settings, metadata: dict[str, Any], app: App, notes: l
     start = app.worker.start_from
     made, here = _named(settings), _named(start)
     if made != here:
-        notes.append(f"It was made with the model {made}; {here} is loaded, so the same settings make something "
-                     "else. Other models are under Models.")
+        notes.append(
+            f"It was made with the model {made}; {here} is loaded, so the same settings make something "
+            "else. Other models are under Models."
+        )
     else:
         before = metadata.get("model")
         before = before.get("weights") if isinstance(before, dict) else None
@@ -136,8 +142,10 @@ def _for_loaded(settings: Settings, metadata: dict[str, Any], app: App, notes: l
     for name in MACHINE:
         value = getattr(settings, name)
         if value not in ("auto", getattr(start, name)):  # the form does not ask for it
-            notes.append(f"{name} = {value} is chosen when the program starts (--{name}): it is "
-                         f"{getattr(start, name)} now.")
+            notes.append(
+                f"{name} = {value} is chosen when the program starts (--{name}): it is "
+                f"{getattr(start, name)} now."
+            )
     kept = {name: getattr(start, name) for name in ("model", "variant", *MACHINE)}
     return replace(settings, **kept)
 
@@ -155,8 +163,9 @@ def _preset(settings: Settings, app: App, notes: list[str]) -> Settings:
     return replace(settings, preset=None)
 
 
-def _source(settings: Settings, metadata: dict[str, Any], app: App, owner: str, notes: list[str]
-            ) -> tuple[Settings, Path | None, Path | None]:
+def _source(
+    settings: Settings, metadata: dict[str, Any], app: App, owner: str, notes: list[str]
+) -> tuple[Settings, Path | None, Path | None]:
     """The picture or video that it began with, if one of the owner's own jobs has it; else the note says so."""
     if not (name := settings.image or settings.video):
         return settings, None, None

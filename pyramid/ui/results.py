@@ -79,7 +79,7 @@ class Results:
         jobs = store.history(owner, search=view.search, favourites=view.favourites, limit=view.limit + 1)
         opened = self.find(view.opened, owner)
         pair = [job for job in (self.find(job_id, owner) for job_id in view.pair) if job and comparable(job)]
-        grid = grid_html(jobs[:view.limit], view, more=len(jobs) > view.limit)
+        grid = grid_html(jobs[: view.limit], view, more=len(jobs) > view.limit)
         detail = detail_html(self.app, opened, view) if opened else ""
         return [detail, compare_html(*pair) if len(pair) == 2 else "", grid]
 
@@ -95,23 +95,36 @@ class Results:
         """What changed since `sent`, then the view and what is shown now: players that stay go on playing."""
         now = self.show(owner, view)
         old = sent or [None] * len(now)
-        return [*(value if value != before else gr.skip() for value, before in zip(now, old, strict=True)), view, now]
+        return [
+            *(value if value != before else gr.skip() for value, before in zip(now, old, strict=True)),
+            view,
+            now,
+        ]
 
     # -- what can be done
 
-    def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.components.Component, form: Form) -> None:
+    def wire(
+        self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.components.Component, form: Form
+    ) -> None:
         app, nothing, kept = self.app, [gr.skip() for _ in form.components], [gr.skip() for _ in form.extras]
         shown = [self.detail, self.compare, self.grid, self.view, self.sent]
         state = [visitor, self.view, self.sent]
 
-        def look(token: str | None, view: View, sent, words: str | None, favourites: bool, request: gr.Request) -> list:
+        def look(
+            token: str | None, view: View, sent, words: str | None, favourites: bool, request: gr.Request
+        ) -> list:
             search = words or ""  # a page that is not quite there yet sends None
             if (search, favourites) != (view.search, view.favourites):
                 view = replace(view, search=search, favourites=favourites, limit=SHOWN)
             return self.updates(app.owner(request, token), view, sent)
 
         def act(token: str | None, view: View, sent, request: gr.Request, event: gr.EventData) -> list:
-            owner, action, job_id, value = app.owner(request, token), event.action, str(event.job), str(event.value)
+            owner, action, job_id, value = (
+                app.owner(request, token),
+                event.action,
+                str(event.job),
+                str(event.value),
+            )
             notes, filled, output = gr.skip(), nothing, kept
             with words_for_people("Results"):
                 if action in LOOKS:
@@ -164,8 +177,9 @@ class words_for_people:
 
     def __exit__(self, kind, error, traceback) -> None:
         if isinstance(error, OSError):
-            raise gr.Error(error.strerror or "The file could not be written.", title=self.title,
-                           print_exception=False) from error
+            raise gr.Error(
+                error.strerror or "The file could not be written.", title=self.title, print_exception=False
+            ) from error
         if isinstance(error, (ValueError, KeyError)):
             words = "This result is not here any more." if isinstance(error, KeyError) else str(error)
             raise gr.Error(words, title=self.title, print_exception=False) from error
@@ -270,13 +284,21 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
         raise ValueError("This result has no file to export.")
     name = file_name(str(asked.get("pattern", "")), job.settings, index=int(job.position))
     if "/" in name:
-        raise SettingsError("pattern", "this file goes to your downloads, so its name has no folders: leave out /")
+        raise SettingsError(
+            "pattern", "this file goes to your downloads, so its name has no folders: leave out /"
+        )
     if len(written(app, job)) >= MAX_EXPORTS:
         raise ValueError(f"{MAX_EXPORTS} files were made of this result already: they go when it is deleted.")
     as_it_is = kind == "mp4" and job.path.suffix == ".mp4" and quality <= job.output.quality
     with one_at_a_time:
-        return export(job.path, kind, exports_of(app, job) / f"{name}{KINDS[kind][0]}", keep=keep,
-                      quality=None if as_it_is else quality, estimates=load_estimates(app.store.units_of(job)))
+        return export(
+            job.path,
+            kind,
+            exports_of(app, job) / f"{name}{KINDS[kind][0]}",
+            keep=keep,
+            quality=None if as_it_is else quality,
+            estimates=load_estimates(app.store.units_of(job)),
+        )
 
 
 def longer(results: Results, job: Job, view: View, value: str) -> View:
@@ -284,7 +306,9 @@ def longer(results: Results, job: Job, view: View, value: str) -> View:
     store, asked = results.app.store, json.loads(value)
     try:
         if not can_grow(results.app, job):
-            raise ValueError("The latents of this result are not here any more: continue from its video instead.")
+            raise ValueError(
+                "The latents of this result are not here any more: continue from its video instead."
+            )
         frames = frames_of(job.settings.units + int(asked.get("units", 0)))
         if frames <= job.settings.num_frames:
             raise ValueError("It can only become longer.")

@@ -96,7 +96,9 @@ def hashed_line(name: str, password: str) -> str:
     if not password.strip():
         raise ValueError("the password is empty")
     salt = secrets.token_bytes(16)
-    digest = hashlib.scrypt(password.encode(), salt=salt, maxmem=256 * SCRYPT["n"] * SCRYPT["r"], dklen=32, **SCRYPT)
+    digest = hashlib.scrypt(
+        password.encode(), salt=salt, maxmem=256 * SCRYPT["n"] * SCRYPT["r"], dklen=32, **SCRYPT
+    )
     cost = "$".join(map(str, SCRYPT.values()))
     return f"{name.strip()}:scrypt${cost}${salt.hex()}${digest.hex()}"
 
@@ -160,7 +162,9 @@ def notices(local: str, public: str | None, *, share: bool, listen: str) -> list
     if public:
         lines.append(f"Public link, for a week at most: {public}")
     elif share:
-        lines.append("note: there is no public link, as Gradio's servers could not be reached; all else works")
+        lines.append(
+            "note: there is no public link, as Gradio's servers could not be reached; all else works"
+        )
     if not is_local(listen):
         lines.append("Other machines reach it by this machine's name or address, and the same port")
     return lines

@@ -32,14 +32,20 @@ def check_frame(app: App, width: int, height: int, stages: int, fps: int) -> Non
 
 def wire_sight(form: Form, sight: gr.HTML) -> None:
     f = form.fields
-    watched = [f[name] for name in ("mode", "picture", "clip", "fit", "size", "width", "height", "stages", "fps")]
+    watched = [
+        f[name] for name in ("mode", "picture", "clip", "fit", "size", "width", "height", "stages", "fps")
+    ]
 
     def look(mode, picture, clip, fit, size, width, height, stages, fps) -> str:
         path = picture if mode == "image" else clip if mode == "video" else None
         if not path:
             return ""
         try:
-            w, h = map(int, size.split("x")) if size != OTHER else (whole(width, "width"), whole(height, "height"))
+            w, h = (
+                map(int, size.split("x"))
+                if size != OTHER
+                else (whole(width, "width"), whole(height, "height"))
+            )
             check_frame(form.app, w, h, int(stages), whole(fps, "fps") if mode == "video" else 1)
             if mode == "image":
                 seen, words = (

@@ -20,29 +20,43 @@ from pyramid.memory import ladder
 from pyramid.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
-QUICK = dict(num_frames=9, num_inference_steps=[1, 1, 1], video_num_inference_steps=[1, 1, 1], guidance_scale=1,
-             video_guidance_scale=1)
+QUICK = dict(
+    num_frames=9,
+    num_inference_steps=[1, 1, 1],
+    video_num_inference_steps=[1, 1, 1],
+    guidance_scale=1,
+    video_guidance_scale=1,
+)
 
 
 @pytest.fixture
 def listed(tiny_checkpoint, tmp_path):
     """Writes a list: tables get the tiny model and few steps, texts go in as they are."""
+
     def write(*lines, name="list.jsonl"):
-        tables = [{"model": str(tiny_checkpoint)} | QUICK | line if isinstance(line, dict) else line for line in lines]
+        tables = [
+            {"model": str(tiny_checkpoint)} | QUICK | line if isinstance(line, dict) else line
+            for line in lines
+        ]
         path = tmp_path / name
-        path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in tables))
+        path.write_text(
+            "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in tables)
+        )
         return path
+
     return write
 
 
 @pytest.fixture
 def run(tmp_path, capfd):
     """Runs `batch`: exit code, stdout's lines, stderr."""
+
     def call(path, *flags, folder=tmp_path / "out"):
         capfd.readouterr()
         code = cli.main(["batch", str(path), "--output-dir", str(folder), *map(str, flags)])
         said = capfd.readouterr()
         return code, said.out.splitlines(), said.err
+
     return call
 
 
@@ -60,7 +74,11 @@ def test_items_have_their_models_settings_the_presets_and_their_own(listed, tmp_
     path = listed({"prompt": "one", "id": "a", "seed": 3}, "", {"prompt": "two", "image": "red.png"})
     items = read_list(path, preset="quick", seeds=2)
     assert [(item.key.split("#")[0] == "a", item.line, item.settings.seed) for item in items] == [
-        (True, 1, 3), (True, 1, 4), (False, 3, None), (False, 3, None)]
+        (True, 1, 3),
+        (True, 1, 4),
+        (False, 3, None),
+        (False, 3, None),
+    ]
     assert items[0].settings.width == 64 and items[0].settings.guidance_scale == 1
     assert items[0].settings.preset == "quick"
     assert items[2].settings.image == str(tmp_path / "red.png")
@@ -74,23 +92,30 @@ def test_lines_that_say_the_same_are_two_items_and_models_stay_together(listed, 
     assert [item.line for item in items] == [1, 3, 2]
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ({"prompt": ""}, "the prompt is empty"),
-    ({"prompt": "x", "promt": 1}, "did you mean 'prompt'"),
-    ({"prompt": "x", "num_frames": 10}, "num_frames = 10"),
-    ({"prompt": "x", "seed": "7"}, "seed = '7'"),
-    ({"prompt": "x", "image": "nowhere.png"}, "nowhere.png"),
-    ({"prompt": "x", "model": "/nowhere"}, "nowhere"),
-    ({"prompt": "x", "model": 3}, "model = 3"),
-    ({"prompt": "x", "id": ""}, "id = ''"),
-    ({"prompt": "x", "id": [1]}, "id = [1]"),
-    ({"prompt": "x", "preset": "qick"}, "did you mean 'quick'"),
-    ({"prompt": "x", "preset": 7}, "preset = 7"), ({"prompt": "x", "preset": ["quick"]}, "preset = ['quick']"),
-    ({"prompt": "x", "preset": False}, "preset = False"), ({"prompt": "x", "variant": ["128p"]}, "variant = ['128p']"),
-    ("[" * 100_000, "too deep"),
-    ("a red ball", "not JSON"), ("[1]", "table"), ('{"prompt": "x", "prompt": "y"}', "given twice"),
-    ('{"prompt": "x", "fps": NaN}', "NaN"),
-])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": "x", "promt": 1}, "did you mean 'prompt'"),
+        ({"prompt": "x", "num_frames": 10}, "num_frames = 10"),
+        ({"prompt": "x", "seed": "7"}, "seed = '7'"),
+        ({"prompt": "x", "image": "nowhere.png"}, "nowhere.png"),
+        ({"prompt": "x", "model": "/nowhere"}, "nowhere"),
+        ({"prompt": "x", "model": 3}, "model = 3"),
+        ({"prompt": "x", "id": ""}, "id = ''"),
+        ({"prompt": "x", "id": [1]}, "id = [1]"),
+        ({"prompt": "x", "preset": "qick"}, "did you mean 'quick'"),
+        ({"prompt": "x", "preset": 7}, "preset = 7"),
+        ({"prompt": "x", "preset": ["quick"]}, "preset = ['quick']"),
+        ({"prompt": "x", "preset": False}, "preset = False"),
+        ({"prompt": "x", "variant": ["128p"]}, "variant = ['128p']"),
+        ("[" * 100_000, "too deep"),
+        ("a red ball", "not JSON"),
+        ("[1]", "table"),
+        ('{"prompt": "x", "prompt": "y"}', "given twice"),
+        ('{"prompt": "x", "fps": NaN}', "NaN"),
+    ],
+)
 def test_what_is_wrong_is_told_with_its_line_before_anything_runs(listed, run, tmp_path, line, words):
     code, out, err = run(listed({"prompt": "fine", "id": 1}, line))
     assert code == 2 and out == [] and not (tmp_path / "out").exists()
@@ -100,7 +125,9 @@ def test_what_is_wrong_is_told_with_its_line_before_anything_runs(listed, run, t
 def test_all_that_is_wrong_is_told_at_once(listed, run, tmp_path):
     code, _, err = run(listed({"prompt": "x", "id": 1}, {"prompt": "y", "id": "1"}, *["{"] * 30))
     lines = err.splitlines()
-    assert code == 2 and "line 2: id '1' is that of line 1" in lines[0] and lines[-1] == "error: … and 11 more"
+    assert (
+        code == 2 and "line 2: id '1' is that of line 1" in lines[0] and lines[-1] == "error: … and 11 more"
+    )
     assert run(listed(name="empty.jsonl"))[2].startswith("error: empty.jsonl has no lines")
     assert "cannot be read" in run(tmp_path / "none.jsonl")[2]
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "x"}\n{"prompt": "\xe9"}')
@@ -171,17 +198,23 @@ def test_failures_are_tried_again_as_often_as_asked_and_end_the_batch_or_not(tmp
     with Journal(tmp_path / "1") as journal:
         ended = batch.work(items, Script("e", "e", "a.mp4", "bad"), journal, retries=2)
     assert [outcome.path and outcome.path.name for outcome in ended] == ["a.mp4", None]
-    assert [e["event"] for e in events(tmp_path / "1")] == "begun failed begun failed begun done begun failed".split()
+    assert [
+        e["event"] for e in events(tmp_path / "1")
+    ] == "begun failed begun failed begun done begun failed".split()
     with Journal(tmp_path / "2") as journal:
-        ended = batch.work(items, Script("e", "b.mp4", "e", "c.mp4", capacity=2), journal, retries=0,
-                           continue_on_error=True)
+        ended = batch.work(
+            items, Script("e", "b.mp4", "e", "c.mp4", capacity=2), journal, retries=0, continue_on_error=True
+        )
     assert [bool(outcome.path) for outcome in ended] == [False, True, False]
 
 
 # -------------------------------------------------------------------------------------------------- whole runs
 def test_a_batch_makes_what_is_listed_once(listed, run, tmp_path):
-    path = listed({"prompt": "a red ball", "seed": 5}, {"prompt": "a red ball", "seed": 5, "id": "same"},
-                  {"prompt": "still", "num_frames": 1, "seed": 5})
+    path = listed(
+        {"prompt": "a red ball", "seed": 5},
+        {"prompt": "a red ball", "seed": 5, "id": "same"},
+        {"prompt": "still", "num_frames": 1, "seed": 5},
+    )
     code, out, err = run(path)
     assert code == 0 and "3 made, 0 done before, 0 failed" in err
     assert [Path(line).name for line in out] == ["a-red-ball-5.mp4", "a-red-ball-5-2.mp4", "still-5.png"]
@@ -207,8 +240,13 @@ def test_a_result_without_its_line_in_the_journal_counts(listed, run, tmp_path):
 def test_after_kill_9_it_goes_on_and_nothing_is_made_twice(listed, run, tmp_path):
     path = listed(*({"prompt": f"ball {n}"} for n in range(4)))
     folder = tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-m", "pyramid", "batch", path, "--output-dir", folder], cwd=ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyramid", "batch", path, "--output-dir", folder],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     process.stdout.readline()  # the first result is there, the second in the making
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -253,10 +291,13 @@ def test_what_was_changed_on_the_way_is_told_and_noted(listed, run, monkeypatch,
         yield Status("text", "Reading the prompt")
         yield Status("memory", "Memory ran out: smaller tiles.")
         yield from made(self, pipeline)
+
     monkeypatch.setattr(console.Generation, "events", changed)
     monkeypatch.setattr(ladder, "load", lambda *a, load=ladder.load: (load(*a)[0], "Loaded in bfloat16."))
     code, out, err = run(listed({"prompt": "a", "seed": 1, "num_frames": frames}))
-    assert code == 0 and 'line 1 "a", seed 1: Memory ran out: smaller tiles.\n' in err and "Reading" not in err
+    assert (
+        code == 0 and 'line 1 "a", seed 1: Memory ran out: smaller tiles.\n' in err and "Reading" not in err
+    )
     assert read_metadata(out[0])["notes"] == ["Loaded in bfloat16.", "Memory ran out: smaller tiles."]
 
 
@@ -286,7 +327,9 @@ def test_a_local_ray_of_two_workers_makes_each_item_once_though_one_dies(listed,
     ray = pytest.importorskip("ray")
     from pyramid.commands.cluster import OnRay
 
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 is Ray's default: on a busy machine that takes minutes
+    monkeypatch.setenv(
+        "RAY_worker_niceness", "0"
+    )  # 15 is Ray's default: on a busy machine that takes minutes
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     items = read_list(listed(*({"prompt": f"ball {n}", "seed": n, "image": "red.png"} for n in range(2))))
     folder, stop = tmp_path / "out", batch.threading.Event()
@@ -300,6 +343,7 @@ def test_a_local_ray_of_two_workers_makes_each_item_once_though_one_dies(listed,
                 submit(item)
                 if item.key == items[1].key and not item.attempts:
                     ray.kill(next(actor for actor, its, _ in engine.running.values() if its is item))
+
             engine.submit = submit_and_kill
             ended = batch.work(items, engine, journal, retries=1)
         finally:

@@ -30,12 +30,15 @@ def test_useful_arithmetic_is_what_torch_counts(texts):
         model.denoise(current, timestep, prompt.pooled, context)  # without fused kernels: all is counted
     with torch.no_grad():
         counted = bench.useful_flops(
-            model, lambda: model.denoise(current, timestep, prompt.pooled, context), context.layout)
+            model, lambda: model.denoise(current, timestep, prompt.pooled, context), context.layout
+        )
     assert counted == counter.get_total_flops()
 
 
 def test_the_tables(capsys):
-    args = arguments("--units", "1", "--repeats", "1", "--steps", "1", "--clip-units", "2", "--vae", "32,32,32,32")
+    args = arguments(
+        "--units", "1", "--repeats", "1", "--steps", "1", "--clip-units", "2", "--vae", "32,32,32,32"
+    )
     assert bench.run(args) == 0
     out = capsys.readouterr().out
     for words in ("One forward", "of peak", "A whole generation", "decode's share", "peak memory", "float32"):
@@ -43,9 +46,20 @@ def test_the_tables(capsys):
     assert "nan" not in out and "0.000" not in out
 
 
-@pytest.mark.parametrize("options", [
-    ["--width", "100"], ["--size", "40x32"], ["--layers", "1"], ["--stages", "5"], ["--vae", "32,32,32"],
-    ["--text", "0,0"], ["--text", "129"], ["--steps", "0"], ["--device", "foo"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--width", "100"],
+        ["--size", "40x32"],
+        ["--layers", "1"],
+        ["--stages", "5"],
+        ["--vae", "32,32,32"],
+        ["--text", "0,0"],
+        ["--text", "129"],
+        ["--steps", "0"],
+        ["--device", "foo"],
+    ],
+)
 def test_shapes_that_do_not_exist_are_named(options):
     with pytest.raises(ValueError, match=options[0]):
         bench.run(arguments(*options))

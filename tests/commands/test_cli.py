@@ -25,12 +25,14 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture
 def generate(tiny_checkpoint, tmp_path, capfd):
     """Runs `generate` with the tiny checkpoint: exit code, stdout, stderr and the files in the output folder."""
+
     def run(*flags, prompt="a red ball", output=tmp_path / "out", model=tiny_checkpoint):
         capfd.readouterr()
         argv = ["generate", "--prompt", prompt, "--model", model, "--output", output, *flags]
         code = cli.main([str(word) for word in argv])
         said = capfd.readouterr()
         return code, said.out, said.err, sorted((tmp_path / "out").glob("**/*"))
+
     return run
 
 
@@ -66,13 +68,32 @@ def test_one_frame_becomes_a_picture_and_a_random_seed_is_kept(generate):
 
 
 def test_a_photo_is_the_first_frame_and_a_video_is_continued(generate, photo, tmp_path):
-    code, *_, files = generate("--image", photo, "--steps", 1, "--video-steps", 1, "--seconds", 1, "--seed", 1)
+    code, *_, files = generate(
+        "--image", photo, "--steps", 1, "--video-steps", 1, "--seconds", 1, "--seed", 1
+    )
     metadata = read_metadata(files[0])
-    assert code == 0 and metadata["settings"]["image"] == str(photo) and metadata["source"]["name"] == "photo.jpg"
+    assert (
+        code == 0
+        and metadata["settings"]["image"] == str(photo)
+        and metadata["source"]["name"] == "photo.jpg"
+    )
     made = read_video(files[0], 64, 64, fps=8, num_frames=99)
     assert len(made) == 9
-    code, *_, files = generate("--video", files[0], "--steps", 1, "--video-steps", 1, "--num-frames", 25,
-                               "--seed", 2, "--fit", "pad", output=tmp_path / "out" / "longer.mp4")
+    code, *_, files = generate(
+        "--video",
+        files[0],
+        "--steps",
+        1,
+        "--video-steps",
+        1,
+        "--num-frames",
+        25,
+        "--seed",
+        2,
+        "--fit",
+        "pad",
+        output=tmp_path / "out" / "longer.mp4",
+    )
     longer = tmp_path / "out" / "longer.mp4"
     assert code == 0 and longer in files
     assert len(read_video(longer, 64, 64, fps=8, num_frames=99)) == 25
@@ -90,35 +111,38 @@ def test_what_is_outside_training_is_noted(generate):
 
 
 # ------------------------------------------------------------------------------------------ what it refuses
-@pytest.mark.parametrize("flags, words", [
-    (["--width", 100], ["width = 100", "64 or 128"]),
-    (["--height", "tall"], ["--height", "tall"]),
-    (["--seconds", -1], ["seconds = -1"]),
-    (["--seconds", 0], ["seconds = 0"]),
-    (["--num-frames", -8], ["num_frames = -8"]),
-    (["--num-frames", 24], ["17 or 25"]),
-    (["--seconds", 1, "--num-frames", 9], ["not allowed with"]),
-    (["--seed", -5], ["seed = -5"]),
-    (["--seed", "lucky"], ["--seed", "lucky"]),
-    (["--steps", "a,b"], ["a,b", "20,20,10"]),
-    (["--steps", "0"], ["num_inference_steps = 0"]),
-    (["--guidance", "0.2"], ["guidance_scale = 0.2"]),
-    (["--preset", "quik"], ["did you mean 'quick'"]),
-    (["--preset", "missing.toml"], ["missing.toml"]),
-    (["--variant", "384p"], ["384p", "128p"]),
-    (["--dtype", "float16", "--device", "cpu"], ["float16", "bfloat16"]),
-    (["--quantise", "int4"], ["did you mean 'int8'"]),
-    (["--memory", "huge"], ["huge", "cpu"]),
-    (["--device", "toaster"], ["toaster"]),
-    (["--fit", "squeeze"], ["squeeze"]),
-    (["--image", "gone.png"], ["gone.png", "No such file"]),
-    (["--video", "gone.mp4"], ["gone.mp4"]),
-    (["--image", __file__], ["not a picture"]),
-    (["--video", __file__], ["not a video"]),
-    (["--image", "a.png", "--video", "b.mp4"], ["both image and video"]),
-    (["--nonsense"], ["--nonsense"]),
-    (["--pro", "x"], ["--pro"]),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--width", 100], ["width = 100", "64 or 128"]),
+        (["--height", "tall"], ["--height", "tall"]),
+        (["--seconds", -1], ["seconds = -1"]),
+        (["--seconds", 0], ["seconds = 0"]),
+        (["--num-frames", -8], ["num_frames = -8"]),
+        (["--num-frames", 24], ["17 or 25"]),
+        (["--seconds", 1, "--num-frames", 9], ["not allowed with"]),
+        (["--seed", -5], ["seed = -5"]),
+        (["--seed", "lucky"], ["--seed", "lucky"]),
+        (["--steps", "a,b"], ["a,b", "20,20,10"]),
+        (["--steps", "0"], ["num_inference_steps = 0"]),
+        (["--guidance", "0.2"], ["guidance_scale = 0.2"]),
+        (["--preset", "quik"], ["did you mean 'quick'"]),
+        (["--preset", "missing.toml"], ["missing.toml"]),
+        (["--variant", "384p"], ["384p", "128p"]),
+        (["--dtype", "float16", "--device", "cpu"], ["float16", "bfloat16"]),
+        (["--quantise", "int4"], ["did you mean 'int8'"]),
+        (["--memory", "huge"], ["huge", "cpu"]),
+        (["--device", "toaster"], ["toaster"]),
+        (["--fit", "squeeze"], ["squeeze"]),
+        (["--image", "gone.png"], ["gone.png", "No such file"]),
+        (["--video", "gone.mp4"], ["gone.mp4"]),
+        (["--image", __file__], ["not a picture"]),
+        (["--video", __file__], ["not a video"]),
+        (["--image", "a.png", "--video", "b.mp4"], ["both image and video"]),
+        (["--nonsense"], ["--nonsense"]),
+        (["--pro", "x"], ["--pro"]),
+    ],
+)
 def test_bad_input_is_one_line_exit_2_and_nothing_written(generate, flags, words):
     check_refusal(generate(*flags), words)
 
@@ -155,8 +179,18 @@ def test_broken_checkpoints_are_refused(generate, tiny_checkpoint, tmp_path):
 
 
 def test_from_a_shell_too(tiny_checkpoint, tmp_path):
-    command = [sys.executable, "-m", "pyramid", "generate", "--prompt", "", "--model", tiny_checkpoint,
-               "--output", tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "pyramid",
+        "generate",
+        "--prompt",
+        "",
+        "--model",
+        tiny_checkpoint,
+        "--output",
+        tmp_path / "out",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "out").exists()
     assert done.stderr.startswith("error: the prompt is empty") and done.stderr.count("\n") == 1
@@ -179,6 +213,7 @@ def when_decoded(monkeypatch, unit, act):
         show(self, event)
         if isinstance(event, Frames) and event.unit == unit:
             act()
+
     monkeypatch.setattr(console.Display, "show", show_and_act)
 
 
@@ -202,6 +237,7 @@ def test_a_folder_of_units_that_vanishes_hides_no_error(generate, monkeypatch, t
     def vanish():
         shutil.rmtree(next(tmp_path.rglob(".*.units")))
         raise OSError("the drive is gone")
+
     when_decoded(monkeypatch, 0, vanish)
     code, out, err, _ = generate("--num-frames", 25, "--steps", 1, "--video-steps", 1)
     assert code == 1 and "the drive is gone" in err and "Traceback" not in err
@@ -216,10 +252,13 @@ def test_ctrl_c_before_anything_is_made_leaves_nothing(generate, photo, monkeypa
 def test_an_error_on_the_way_keeps_the_finished_units(generate, monkeypatch, tmp_path):
     def fail():
         raise RuntimeError("the card fell off the bus")
+
     when_decoded(monkeypatch, 1, fail)
     with pytest.raises(RuntimeError):
         generate("--steps", 1, "--video-steps", 1, "--seed", 1)
-    names = {path.name for path in (tmp_path / "out").iterdir()}  # the video so far, and what it can go on from
+    names = {
+        path.name for path in (tmp_path / "out").iterdir()
+    }  # the video so far, and what it can go on from
     assert names == {"a-red-ball-1-partial.mp4", ".a-red-ball-1.units"}
 
 
@@ -253,12 +292,29 @@ def test_seconds_and_step_counts_are_spelled_out():
     assert two.video_num_inference_steps == (7, 3) and replace(two, prompt="x").validate()
 
 
-@pytest.mark.parametrize("settings", [
-    Settings(prompt='it\'s "red"; --seed 5', seed=0, num_frames=17),
-    Settings.for_model("miniflux", "768p", prompt="größer", negative_prompt="-x", seed=4, image="a b.png",
-                       fit="fit", num_inference_steps=(5, 6), video_num_inference_steps=(1, 2), dtype="bfloat16",
-                       quantise="nf4", guidance_decay=0.5, prompt_suffix="", device="cuda:1", fps=12),
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(prompt='it\'s "red"; --seed 5', seed=0, num_frames=17),
+        Settings.for_model(
+            "miniflux",
+            "768p",
+            prompt="größer",
+            negative_prompt="-x",
+            seed=4,
+            image="a b.png",
+            fit="fit",
+            num_inference_steps=(5, 6),
+            video_num_inference_steps=(1, 2),
+            dtype="bfloat16",
+            quantise="nf4",
+            guidance_decay=0.5,
+            prompt_suffix="",
+            device="cuda:1",
+            fps=12,
+        ),
+    ],
+)
 def test_the_command_that_inspect_prints_makes_the_same_settings(settings):
     words = shlex.split(cli.command_of(settings))
     assert words[:4] == ["python", "-m", "pyramid", "generate"]
@@ -268,8 +324,12 @@ def test_the_command_that_inspect_prints_makes_the_same_settings(settings):
 
 
 def test_inspect_prints_a_table_or_json(tmp_path, capsys):
-    metadata = {"program": "pyramid", "settings": Settings(prompt="a [red] ball", seed=5).to_dict(),
-                "model": {"identity": "embedded/128p", "weights": {"vae": ["ab"]}}, "timings": {"total": 1.5}}
+    metadata = {
+        "program": "pyramid",
+        "settings": Settings(prompt="a [red] ball", seed=5).to_dict(),
+        "model": {"identity": "embedded/128p", "weights": {"vae": ["ab"]}},
+        "timings": {"total": 1.5},
+    }
     with VideoWriter(tmp_path / "out.mp4", 8, (64, 64), metadata) as writer:
         writer.write(np.zeros((64, 64, 3), np.uint8))
     assert cli.main(["inspect", str(tmp_path / "out.mp4"), "--json"]) == 0

@@ -11,14 +11,17 @@ BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 CARD = {"driver": "580.10", "name": "a made-up card", "capability": "8.9"}
 
 
-@pytest.mark.parametrize("capability, built, state, says", [
-    ((8, 0), BUILT, GREEN, "bfloat16"),
-    ((8, 9), BUILT, GREEN, "bfloat16"),                      # kernels for 8.6 run on 8.9
-    ((7, 5), BUILT, AMBER, "float16"),
-    ((6, 1), BUILT, RED, "older than"),
-    ((15, 0), BUILT, RED, "newer torch"),
-    ((15, 0), [*BUILT, "compute_120"], GREEN, "bfloat16"),   # portable code is compiled when it starts
-])
+@pytest.mark.parametrize(
+    "capability, built, state, says",
+    [
+        ((8, 0), BUILT, GREEN, "bfloat16"),
+        ((8, 9), BUILT, GREEN, "bfloat16"),  # kernels for 8.6 run on 8.9
+        ((7, 5), BUILT, AMBER, "float16"),
+        ((6, 1), BUILT, RED, "older than"),
+        ((15, 0), BUILT, RED, "newer torch"),
+        ((15, 0), [*BUILT, "compute_120"], GREEN, "bfloat16"),  # portable code is compiled when it starts
+    ],
+)
 def test_cards_and_what_torch_is_built_for(capability, built, state, says):
     finding = with_cuda("a made-up card", capability, built, "580.10")
     assert finding.state == state and says in finding.found + finding.advice
@@ -26,7 +29,7 @@ def test_cards_and_what_torch_is_built_for(capability, built, state, says):
 
 def test_a_card_with_a_torch_for_processors_gets_the_command_that_mends_it():
     finding = without_cuda(CARD, None, mps=False)
-    assert finding.state == RED and "launch.py setup" in finding.advice   # which alone knows the builds
+    assert finding.state == RED and "launch.py setup" in finding.advice  # which alone knows the builds
 
 
 def test_a_card_whose_driver_is_too_old():
@@ -53,6 +56,10 @@ def test_the_embedded_model_is_here():
 def test_this_machine(capsys, tmp_path):
     code = cli.main(["doctor", "--json", "--output", str(tmp_path)])
     findings = json.loads(capsys.readouterr().out)
-    assert {"software", "device", "main memory", "plan", "disk", "ffmpeg", "embedded"} <= {f["name"] for f in findings}
+    assert {"software", "device", "main memory", "plan", "disk", "ffmpeg", "embedded"} <= {
+        f["name"] for f in findings
+    }
     assert code == int(any(finding["state"] == RED for finding in findings))
-    assert all(finding["advice"] for finding in findings if finding["state"] == RED and finding["name"] != "plan")
+    assert all(
+        finding["advice"] for finding in findings if finding["state"] == RED and finding["name"] != "plan"
+    )

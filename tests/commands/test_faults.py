@@ -1,6 +1,6 @@
 """What goes wrong outside of the program: each fault has its one sentence, exit code 2, and leaves nothing behind.
 
-    python -m pytest tests/commands/test_faults.py
+python -m pytest tests/commands/test_faults.py
 """
 
 import json
@@ -29,14 +29,27 @@ QUICK = ["--steps", "1", "--video-steps", "1", "--num-frames", "25", "--seed", "
 @pytest.fixture
 def generate(tiny_checkpoint, tmp_path, capfd):
     """Runs `generate`: exit code, the line of the error, and the names of all files in the output folder."""
+
     def run(*flags, model=tiny_checkpoint, prompt=PROMPT, output=tmp_path / "out"):
         capfd.readouterr()
-        code = cli.main(["generate", "--model", str(model), "--prompt", prompt, "--output", str(output), *QUICK,
-                         *map(str, flags)])
+        code = cli.main(
+            [
+                "generate",
+                "--model",
+                str(model),
+                "--prompt",
+                prompt,
+                "--output",
+                str(output),
+                *QUICK,
+                *map(str, flags),
+            ]
+        )
         said = capfd.readouterr().err
         assert "Traceback" not in said
         error = [line.removeprefix("error: ") for line in said.splitlines() if line.startswith("error: ")]
         return code, "".join(error), sorted(path.name for path in output.rglob("*"))
+
     return run
 
 
@@ -51,7 +64,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 
 def put(path, start, content):
     data = bytearray(path.read_bytes())
-    data[start:start + len(content)] = content
+    data[start : start + len(content)] = content
     path.write_bytes(bytes(data))
 
 
@@ -65,35 +78,62 @@ def other_weights(folder):
 
 
 WEIGHTS = {
-    "corrupt": (lambda f: put(f / TRANSFORMER, 8, b"\xff" * 32), f"{TRANSFORMER} is damaged: its header cannot be "
-                "read; download it again"),
-    "truncated": (lambda f: (f / TRANSFORMER).write_bytes((f / TRANSFORMER).read_bytes()[:-1]),
-                  rf"{TRANSFORMER} is truncated: [\d,]+ of [\d,]+ bytes; download it again"),
-    "empty": (lambda f: (f / TRANSFORMER).write_bytes(b""), f"{TRANSFORMER} is truncated: 0 bytes do not even hold its "
-              "header; download it again"),
-    "pointer": (lambda f: (f / TRANSFORMER).write_bytes(LFS), f"{TRANSFORMER} is a Git LFS pointer, not the weights: "
-                "run git lfs pull, or download the model"),
-    "missing": (lambda f: (f / TRANSFORMER).unlink(), "diffusion_transformer_128p has no weights: "
-                "diffusion_pytorch_model.safetensors, for example"),
+    "corrupt": (
+        lambda f: put(f / TRANSFORMER, 8, b"\xff" * 32),
+        f"{TRANSFORMER} is damaged: its header cannot be read; download it again",
+    ),
+    "truncated": (
+        lambda f: (f / TRANSFORMER).write_bytes((f / TRANSFORMER).read_bytes()[:-1]),
+        rf"{TRANSFORMER} is truncated: [\d,]+ of [\d,]+ bytes; download it again",
+    ),
+    "empty": (
+        lambda f: (f / TRANSFORMER).write_bytes(b""),
+        f"{TRANSFORMER} is truncated: 0 bytes do not even hold its header; download it again",
+    ),
+    "pointer": (
+        lambda f: (f / TRANSFORMER).write_bytes(LFS),
+        f"{TRANSFORMER} is a Git LFS pointer, not the weights: run git lfs pull, or download the model",
+    ),
+    "missing": (
+        lambda f: (f / TRANSFORMER).unlink(),
+        "diffusion_transformer_128p has no weights: diffusion_pytorch_model.safetensors, for example",
+    ),
     "no folder": (lambda f: shutil.rmtree(f / "causal_video_vae"), "the folder causal_video_vae is missing"),
     "no text": (lambda f: (f / "text_encoder_2/model.safetensors").unlink(), "text_encoder_2 has no weights"),
     "another's": (other_weights, "does not fit|lacks|missing"),
-    "shapes": (lambda f: edit(f / TRANSFORMER_CONFIG, joint_attention_dim=64, pooled_projection_dim=48), "of another "
-               r"shape: context_embedder.weight \(32, 32\) in place of \(32, 64\), time_text_embed.*Download the "
-               "folder again, or check its config.json"),
-    "words for numbers": (lambda f: edit(f / TRANSFORMER_CONFIG, num_attention_heads="three"), "config.json says "
-                          "num_attention_heads = 'three', not a whole number; download it again"),
-    "shapes of T5": (lambda f: edit(f / "text_encoder_2/config.json", d_model=64), "model/text_encoder_2: 11 weights "
-                     r"have another shape than its config.json says, .* \(32, 32\) in place of \(32, 64\); download "
-                     "it again"),
-    "T5 of words": (lambda f: edit(f / "text_encoder_2/config.json", d_kv="one"), "model/text_encoder_2 cannot "
-                    "be loaded"),
-    "no tokens": (lambda f: (f / "tokenizer_2/tokenizer.json").write_text("{}"), "model/tokenizer_2 cannot be loaded "
-                  r"\(KeyError: 'added_tokens'\): .* download it again"),
-    "no sizes": (lambda f: edit(f / "pyramid.json", sizes=[]), "model/pyramid.json holds a value of the wrong kind: "
-                 "sizes is empty; mend it, or get the model again"),
-    "a type of its header": (lambda f: put(f / TRANSFORMER, (f / TRANSFORMER).read_bytes().index(b"F32"), b"X"),
-                             f"{TRANSFORMER} is damaged: its header cannot be read; download it again"),
+    "shapes": (
+        lambda f: edit(f / TRANSFORMER_CONFIG, joint_attention_dim=64, pooled_projection_dim=48),
+        "of another "
+        r"shape: context_embedder.weight \(32, 32\) in place of \(32, 64\), time_text_embed.*Download the "
+        "folder again, or check its config.json",
+    ),
+    "words for numbers": (
+        lambda f: edit(f / TRANSFORMER_CONFIG, num_attention_heads="three"),
+        "config.json says num_attention_heads = 'three', not a whole number; download it again",
+    ),
+    "shapes of T5": (
+        lambda f: edit(f / "text_encoder_2/config.json", d_model=64),
+        "model/text_encoder_2: 11 weights "
+        r"have another shape than its config.json says, .* \(32, 32\) in place of \(32, 64\); download "
+        "it again",
+    ),
+    "T5 of words": (
+        lambda f: edit(f / "text_encoder_2/config.json", d_kv="one"),
+        "model/text_encoder_2 cannot be loaded",
+    ),
+    "no tokens": (
+        lambda f: (f / "tokenizer_2/tokenizer.json").write_text("{}"),
+        "model/tokenizer_2 cannot be loaded "
+        r"\(KeyError: 'added_tokens'\): .* download it again",
+    ),
+    "no sizes": (
+        lambda f: edit(f / "pyramid.json", sizes=[]),
+        "model/pyramid.json holds a value of the wrong kind: sizes is empty; mend it, or get the model again",
+    ),
+    "a type of its header": (
+        lambda f: put(f / TRANSFORMER, (f / TRANSFORMER).read_bytes().index(b"F32"), b"X"),
+        f"{TRANSFORMER} is damaged: its header cannot be read; download it again",
+    ),
 }
 
 
@@ -129,11 +169,17 @@ def test_a_variant_that_is_not_there(generate, tiny_checkpoint):
 
 def png(path, width, height, rows=b""):
     """A PNG of one bit a pixel that says it is of this size; `rows` are what is really in it."""
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows))
-                     + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
     return path
 
 
@@ -149,11 +195,25 @@ def no_frames(path):
 
 
 GIVEN = {
-    "bomb": ("--image", "bomb.png", lambda p: png(p, 60_000, 60_000), "{!r} has more than 178 million pixels: make it "
-             "smaller first"),
-    "200 megapixels": ("--image", "large.png", large, "{!r} has more than 178 million pixels: make it smaller first"),
-    "no picture": ("--image", "words.png", lambda p: p.write_text("words"), "{!r} is not a picture this program can "
-                   "read: use PNG, JPEG, WebP or TIFF (a video is given as video)"),
+    "bomb": (
+        "--image",
+        "bomb.png",
+        lambda p: png(p, 60_000, 60_000),
+        "{!r} has more than 178 million pixels: make it smaller first",
+    ),
+    "200 megapixels": (
+        "--image",
+        "large.png",
+        large,
+        "{!r} has more than 178 million pixels: make it smaller first",
+    ),
+    "no picture": (
+        "--image",
+        "words.png",
+        lambda p: p.write_text("words"),
+        "{!r} is not a picture this program can "
+        "read: use PNG, JPEG, WebP or TIFF (a video is given as video)",
+    ),
     "truncated": ("--image", "half.png", lambda p: png(p, 64, 64, b"\0" * 20), "{!r} cannot be read: "),
     "sound alone": ("--video", "sound.mp4", no_frames, "{!r} is not a video this program can read"),
     "empty video": ("--video", "empty.mp4", lambda p: p.touch(), "{!r} is not a video this program can read"),
@@ -179,8 +239,10 @@ def test_a_picture_of_one_pixel_is_a_picture(generate, tmp_path):
 
 
 PROMPTS = {
-    "not UTF-8": (os.fsdecode(b"a red b\xe4ll"),
-                  "the prompt holds bytes that are no text (at 'a red b'): type it again"),
+    "not UTF-8": (
+        os.fsdecode(b"a red b\xe4ll"),
+        "the prompt holds bytes that are no text (at 'a red b'): type it again",
+    ),
     "100,000 characters": ("x" * 100_000, "prompt has 100000 characters: use at most 2000"),
     "empty": ("  ", 'the prompt is empty: say what to see, such as "a red ball stays still"'),
 }
@@ -204,10 +266,13 @@ def disk(tmp_path):
 
     def mount(options):
         again = ["-o", "remount"] * os.path.ismount(folder)
-        done = subprocess.run(["mount", "-t", "tmpfs", *again, "-o", options, "tmpfs", folder], capture_output=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", *again, "-o", options, "tmpfs", folder], capture_output=True
+        )
         if done.returncode:
             pytest.skip("nothing can be mounted here")
         return folder
+
     yield mount
     if os.path.ismount(folder):
         subprocess.run(["umount", "-l", folder], check=True)
@@ -216,7 +281,10 @@ def disk(tmp_path):
 def test_a_folder_that_cannot_be_written(generate, disk):
     folder = disk("ro")
     assert generate(output=folder / "new") == (
-        2, f"--output {folder}/new/a-red-ball-5.mp4: nothing can be written in {folder}: Read-only file system", [])
+        2,
+        f"--output {folder}/new/a-red-ball-5.mp4: nothing can be written in {folder}: Read-only file system",
+        [],
+    )
 
 
 def test_a_full_disk_leaves_nothing_under_a_final_name_and_the_run_can_go_on(generate, disk, capfd):
@@ -241,7 +309,12 @@ def test_a_disk_that_is_full_from_the_start(generate, disk):
 def test_what_a_killed_process_left_half_written_is_cleaned(generate, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    for name in (".a-red-ball-5.part.mp4", ".another-1.part.mp4", ".another-1.part-tagged.mp4", ".still.part.png"):
+    for name in (
+        ".a-red-ball-5.part.mp4",
+        ".another-1.part.mp4",
+        ".another-1.part-tagged.mp4",
+        ".still.part.png",
+    ):
         (out / name).write_bytes(b"half")
     code, _, files = generate()
     assert code == 0 and files == ["a-red-ball-5.mp4"]
@@ -265,7 +338,11 @@ REQUEST = dict(num_frames=9, num_inference_steps=[1, 2, 1], video_num_inference_
 
 def test_float16_is_for_the_transformer_alone_and_needs_no_retry_where_nothing_overflows(tiny_checkpoint):
     pipe = narrow(tiny_checkpoint)
-    assert (pipe.transformer.dtype, pipe.vae.dtype, pipe.text.dtype) == (torch.float16, torch.float32, torch.float32)
+    assert (pipe.transformer.dtype, pipe.vae.dtype, pipe.text.dtype) == (
+        torch.float16,
+        torch.float32,
+        torch.float32,
+    )
     events = list(pipe.stream(PROMPT, **REQUEST))
     assert not [event for event in events if isinstance(event, Status) and event.phase == "precision"]
     *_, exact = narrow(tiny_checkpoint, dtype=torch.float32).stream(PROMPT, **REQUEST)

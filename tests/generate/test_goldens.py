@@ -25,11 +25,16 @@ def golden_request(goldens, family, kind):
     text = {k.removeprefix(prefix): v for k, v in goldens.items() if k.startswith(prefix) and "prompt" in k}
     jumps = sorted(k for k in goldens if k.startswith(f"{family}.{kind}.block_noise"))
     return text | dict(
-        height=settings["hw"][0], width=settings["hw"][1], num_frames=25,
-        latents=goldens[f"{prefix}initial_latents"], block_noise=[goldens[k] for k in jumps],
+        height=settings["hw"][0],
+        width=settings["hw"][1],
+        num_frames=25,
+        latents=goldens[f"{prefix}initial_latents"],
+        block_noise=[goldens[k] for k in jumps],
         num_inference_steps=settings["num_inference_steps"],
         video_num_inference_steps=settings["video_num_inference_steps"],
-        guidance_scale=7.0, video_guidance_scale=5.0 if kind == "t2v" else 4.0)
+        guidance_scale=7.0,
+        video_guidance_scale=5.0 if kind == "t2v" else 4.0,
+    )
 
 
 def test_text_to_video_is_the_references(golden_pipe, family, goldens):
@@ -57,7 +62,9 @@ def test_without_text_encoders_embeddings_are_asked_for(golden_pipe, family, gol
     positive = {name: value for name, value in request.items() if not name.startswith("negative")}
     with pytest.raises(ValueError, match="pass negative_prompt_embeds.*guidance scales of 1"):
         golden_pipe.stream(**positive)
-    golden_pipe.stream(**positive | dict(guidance_scale=1.0, video_guidance_scale=1.0))  # then they need not be
+    golden_pipe.stream(
+        **positive | dict(guidance_scale=1.0, video_guidance_scale=1.0)
+    )  # then they need not be
 
 
 def test_latent_scales_follow_the_checkpoint(golden_pipe, family):

@@ -1,6 +1,6 @@
 """Pyramids, block noise, history, scales and clean estimates: each as the identity that defines it.
 
-    python -m pytest tests/generate/test_latents.py
+python -m pytest tests/generate/test_latents.py
 """
 
 import math
@@ -42,7 +42,7 @@ def test_only_the_first_frame_is_an_image():
 
 def test_units_normalised_one_by_one_equal_the_whole():
     x = randn(1, 2, 3, 4, 4)
-    one_by_one = [L.normalize(x[:, :, u:u + 1], L.MINIFLUX, first=u == 0) for u in range(3)]
+    one_by_one = [L.normalize(x[:, :, u : u + 1], L.MINIFLUX, first=u == 0) for u in range(3)]
     assert torch.equal(torch.cat(one_by_one, dim=2), L.normalize(x, L.MINIFLUX))
 
 
@@ -153,7 +153,7 @@ def test_clean_estimate_takes_one_level_a_sample():
     x, v = randn(2, 3, 1, 8, 8), randn(2, 3, 1, 8, 8, seed=1)
     r = torch.tensor([0.3, 0.9], dtype=torch.float64)
     together = L.clean_estimate(x, v, r.view(-1, 1, 1, 1, 1), stage)
-    alone = [L.clean_estimate(x[i:i + 1], v[i:i + 1], r[i].item(), stage) for i in range(2)]
+    alone = [L.clean_estimate(x[i : i + 1], v[i : i + 1], r[i].item(), stage) for i in range(2)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 

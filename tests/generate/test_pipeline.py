@@ -1,6 +1,6 @@
 """The pipeline: what a run promises, on tiny weights.
 
-    python -m pytest tests/generate/test_pipeline.py
+python -m pytest tests/generate/test_pipeline.py
 """
 
 import inspect
@@ -68,7 +68,8 @@ def test_events_come_in_order(pipe):
     assert kinds == ([Preview] * 6 + [Unit, Frames]) * 3 + [Finished]
     previews = [event for event in events if isinstance(event, Preview)]
     assert [(p.unit, p.stage, p.step) for p in previews] == [
-        (unit, stage, step) for unit in range(3) for stage in range(3) for step in range(2)]
+        (unit, stage, step) for unit in range(3) for stage in range(3) for step in range(2)
+    ]
     assert [tuple(p.clean.shape) for p in previews[:6:2]] == [(1, 16, 1, s, s) for s in (2, 4, 8)]
     # the last clean estimate of a unit is the unit
     assert torch.equal(previews[5].clean, events[6].latents)
@@ -144,16 +145,22 @@ def test_prompt_suffix_is_part_of_the_prompt(pipe, usual):
 
 def test_what_is_cut_of_a_prompt_is_told(pipe):
     long = "a red ball moves to the right " * 30
-    notices = [e.message for e in pipe.stream(long, num_frames=1) if isinstance(e, Status) and "cut" in e.message]
+    notices = [
+        e.message for e in pipe.stream(long, num_frames=1) if isinstance(e, Status) and "cut" in e.message
+    ]
     assert len(notices) == 1 and "T5" in notices[0] and "CLIP" in notices[0]
 
 
 def test_embeddings_in_place_of_texts(pipe, usual):
     wanted, unwanted = pipe.text.encode([PROMPT]), pipe.text.encode([""])
     request = dict(
-        prompt_embeds=wanted.prompt_embeds, prompt_attention_mask=wanted.attention_mask,
-        pooled_prompt_embeds=wanted.pooled, negative_prompt_embeds=unwanted.prompt_embeds,
-        negative_prompt_attention_mask=unwanted.attention_mask, negative_pooled_prompt_embeds=unwanted.pooled)
+        prompt_embeds=wanted.prompt_embeds,
+        prompt_attention_mask=wanted.attention_mask,
+        pooled_prompt_embeds=wanted.pooled,
+        negative_prompt_embeds=unwanted.prompt_embeds,
+        negative_prompt_attention_mask=unwanted.attention_mask,
+        negative_pooled_prompt_embeds=unwanted.pooled,
+    )
     assert torch.equal(latents_of(pipe, None, **request), usual)
     mixed = {name: value for name, value in request.items() if not name.startswith("negative")}
     assert torch.equal(latents_of(pipe, None, **mixed), usual)
@@ -215,8 +222,12 @@ def test_a_clip_goes_on(pipe, clip):
     latents = latents_of(pipe, video=clip, **QUICK | {"num_frames": 33})
     assert latents.shape[2] == 5  # at most half is given: the last 9 frames
     assert torch.equal(latents[:, :, :2], encoded(pipe, clip[-9:]))
-    more = latents_of(pipe, video=[Image.fromarray(frame) for frame in clip], history_frames=17,
-                      **QUICK | {"num_frames": 33})
+    more = latents_of(
+        pipe,
+        video=[Image.fromarray(frame) for frame in clip],
+        history_frames=17,
+        **QUICK | {"num_frames": 33},
+    )
     assert torch.equal(more[:, :, :3], encoded(pipe, clip[-17:]))
     short = latents_of(pipe, video=clip[:4], **QUICK | {"num_frames": 33})
     assert torch.equal(short[:, :, :1], encoded(pipe, clip[3:4]))
@@ -330,8 +341,14 @@ def test_offloaded_models_change_places_once(tiny_checkpoint, usual):
 def test_saved_and_read_again_it_is_the_same(pipe, tmp_path, usual):
     pipe.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "causal_video_vae", "diffusion_transformer_128p", "pyramid.json", "text_encoder", "text_encoder_2",
-        "tokenizer", "tokenizer_2"}
+        "causal_video_vae",
+        "diffusion_transformer_128p",
+        "pyramid.json",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+    }
     again = load(tmp_path)
     assert again.defaults == pipe.defaults and again.checkpoint.name == "tiny"
     assert torch.equal(latents_of(again), usual)

@@ -16,8 +16,12 @@ def pipe(tiny_checkpoint):
 
 
 def embeds(batch, length, width):
-    return dict(prompt=None, prompt_embeds=torch.zeros(batch, length, width),
-                prompt_attention_mask=torch.ones(batch, length), pooled_prompt_embeds=torch.zeros(batch, 32))
+    return dict(
+        prompt=None,
+        prompt_embeds=torch.zeros(batch, length, width),
+        prompt_attention_mask=torch.ones(batch, length),
+        pooled_prompt_embeds=torch.zeros(batch, 32),
+    )
 
 
 WRONG = [
@@ -27,7 +31,10 @@ WRONG = [
     (dict(width=65), "width = 65"),
     (dict(num_inference_steps=[1, 1, 1, 1, 1]), "5 numbers.*1 to 4"),
     (dict(num_inference_steps=[2, 0, 2]), "num_inference_steps = 0"),
-    (dict(num_inference_steps=[2, 2], video_num_inference_steps=[2, 2, 2]), "num_inference_steps has 2.*has 3"),
+    (
+        dict(num_inference_steps=[2, 2], video_num_inference_steps=[2, 2, 2]),
+        "num_inference_steps has 2.*has 3",
+    ),
     (dict(guidance_scale=0.0), "guidance_scale = 0"),
     (dict(seed=-1), "seed = -1"),
     (dict(seed=1, generator=torch.Generator()), "Both seed and generator"),
@@ -41,8 +48,10 @@ WRONG = [
     (dict(prompt_embeds=torch.zeros(1, 8, 32)), "without prompt_attention_mask, pooled_prompt_embeds"),
     (embeds(1, 8, 31), r"prompt_embeds has shape \(1, 8, 31\): this checkpoint needs \(1, 8, 32\)"),
     (embeds(2, 8, 32) | dict(prompt_attention_mask=torch.ones(2, 7)), r"\(2, 7\).*\(2, 8\)"),
-    (embeds(1, 8, 32) | {"negative_" + k: v for k, v in embeds(1, 9, 32).items() if k != "prompt"},
-     r"negative_prompt_embeds has shape \(1, 9, 32\).*\(1, 8, 32\)"),
+    (
+        embeds(1, 8, 32) | {"negative_" + k: v for k, v in embeds(1, 9, 32).items() if k != "prompt"},
+        r"negative_prompt_embeds has shape \(1, 9, 32\).*\(1, 8, 32\)",
+    ),
     (dict(max_sequence_length=0), "max_sequence_length = 0: 1 to 512"),
     (dict(latents=torch.zeros(1, 16, 2, 8, 8)), r"\(1, 16, 2, 8, 8\).*\(1, 16, 3, 8, 8\)"),
     (dict(latents=torch.zeros(1, 16, 3, 4, 8)), r"\(1, 16, 3, 4, 8\)"),

@@ -1,6 +1,6 @@
 """The sampler with an oracle for a model: it knows the clean video, so every number has a right answer.
 
-    python -m pytest tests/generate/test_sampler.py
+python -m pytest tests/generate/test_sampler.py
 """
 
 import threading
@@ -52,8 +52,11 @@ class Oracle:
 
 
 def video(seed, units=4):
-    return list(torch.randn(1, units, *SHAPE, generator=torch.Generator().manual_seed(seed))[:, :, :, None]
-                .transpose(1, 0).unbind())
+    return list(
+        torch.randn(1, units, *SHAPE, generator=torch.Generator().manual_seed(seed))[:, :, :, None]
+        .transpose(1, 0)
+        .unbind()
+    )
 
 
 def text(*values, length=3):
@@ -64,8 +67,9 @@ def text(*values, length=3):
 def run(model, prompt, negative=None, *, stages=3, units=4, seeds=(0,), noise=None, guidance=None, **more):
     steps = STEPS[stages]
     more = {"video_steps": steps, "guidance": guidance or Guidance(1.0, 1.0)} | more
-    return list(sample(model, prompt, negative, noise=noise or Noise(SHAPE, seeds), units=units, steps=steps,
-                       **more))
+    return list(
+        sample(model, prompt, negative, noise=noise or Noise(SHAPE, seeds), units=units, steps=steps, **more)
+    )
 
 
 def result(events):
@@ -98,8 +102,9 @@ def test_the_noise_a_stage_starts_with_is_white():
         assert values.var().item() == pytest.approx(1, abs=0.15), k
         assert values.mean().item() == pytest.approx(0, abs=0.1), k
     fine = [noise for index, noise in model.noises if index == 2]
-    neighbours = torch.stack([torch.cat([n[..., 0::2].flatten() for n in fine]),
-                              torch.cat([n[..., 1::2].flatten() for n in fine])])
+    neighbours = torch.stack(
+        [torch.cat([n[..., 0::2].flatten() for n in fine]), torch.cat([n[..., 1::2].flatten() for n in fine])]
+    )
     assert abs(neighbours.corrcoef()[0, 1].item()) < 0.06
 
 
@@ -136,8 +141,11 @@ def test_guidance_of_one_runs_a_single_branch():
 
 def test_history_is_the_clean_past_for_both_branches():
     model = Oracle({1.0: video(6), 2.0: video(7)}, 3)
-    units = [e.latents for e in run(model, text(1.0), text(2.0), guidance=Guidance(2.0, 2.0))
-             if isinstance(e, Unit)]
+    units = [
+        e.latents
+        for e in run(model, text(1.0), text(2.0), guidance=Guidance(2.0, 2.0))
+        if isinstance(e, Unit)
+    ]
     for unit in range(4):
         for stage in range(3):
             expected = history(units[:unit], stage, 3)
@@ -175,20 +183,26 @@ def test_noise_depends_on_the_seed_and_the_place_alone():
     assert torch.equal(two, four[:, : two.shape[1]])  # unit u does not depend on how many units follow
     assert not torch.equal(noise_seen(2, seeds=(12,)), two)
     together = noise_seen(2, seeds=(12, 11))
-    torch.testing.assert_close(together[1:], two)              # nor a sample on the others of its batch
+    torch.testing.assert_close(together[1:], two)  # nor a sample on the others of its batch
 
 
 def test_each_role_and_place_has_a_generator_of_its_own():
-    places = [(role, unit, stage) for role in ("composition", "motion", "detail") for unit in range(3)
-              for stage in range(3)]
+    places = [
+        (role, unit, stage)
+        for role in ("composition", "motion", "detail")
+        for unit in range(3)
+        for stage in range(3)
+    ]
     draws = {torch.randn(1, generator=derive(seed, *place)).item() for seed in (0, 1) for place in places}
     assert len(draws) == 2 * len(places)
 
 
 def test_given_noise_is_used_in_order():
     latents = torch.randn(1, SHAPE[0], 2, *SHAPE[1:], generator=torch.Generator().manual_seed(1))
-    jumps = [torch.full((1, SHAPE[0], 1, SHAPE[1] // k, SHAPE[2] // k), float(i))
-             for i, k in enumerate((2, 1, 2, 1))]
+    jumps = [
+        torch.full((1, SHAPE[0], 1, SHAPE[1] // k, SHAPE[2] // k), float(i))
+        for i, k in enumerate((2, 1, 2, 1))
+    ]
     noise = Noise(SHAPE, [0], latents=latents, jumps=jumps, first=1)
     assert torch.equal(noise.initial(2, 3), noise_pyramid(latents[:, :, 1:], 3)[0])
     for i, (unit, stage) in enumerate([(1, 1), (1, 2), (2, 1), (2, 2)]):
@@ -213,7 +227,7 @@ def test_a_stop_from_another_thread_takes_hold_within_one_step():
     go.set()
     worker.join(5)
     assert not worker.is_alive()
-    assert model.calls == 14                                   # the step in progress, and none after it
+    assert model.calls == 14  # the step in progress, and none after it
     assert [event.index for event in events if isinstance(event, Unit)] == [0]
 
 
@@ -230,8 +244,15 @@ def test_a_callback_sees_each_step_and_may_replace_the_latents():
 
 
 def test_no_gradient_mode_survives_a_yield():
-    run_ = sample(Oracle({1.0: video(1)}, 3), text(1.0), noise=Noise(SHAPE, [0]), units=1, steps=(1, 1, 1),
-                  video_steps=(1, 1, 1), guidance=Guidance(1.0, 1.0))
+    run_ = sample(
+        Oracle({1.0: video(1)}, 3),
+        text(1.0),
+        noise=Noise(SHAPE, [0]),
+        units=1,
+        steps=(1, 1, 1),
+        video_steps=(1, 1, 1),
+        guidance=Guidance(1.0, 1.0),
+    )
     for _ in run_:
         assert torch.is_grad_enabled()
 

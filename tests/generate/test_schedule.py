@@ -1,6 +1,6 @@
 """The stage tables: identities of the renoising between stages, and the reference's numbers.
 
-    python -m pytest tests/generate/test_schedule.py
+python -m pytest tests/generate/test_schedule.py
 """
 
 import pytest
@@ -38,8 +38,9 @@ def test_released_tables(goldens):
     keep_renoise = [round(x, 5) for s in stages[1:] for x in (s.keep, s.renoise)]
     assert keep_renoise == [0.59988, 0.69303, 0.74963, 0.43366]
     for stage in stages:
-        torch.testing.assert_close(stage.timesteps, goldens[f"schedule.stage{stage.index}.train_timesteps"],
-                                   rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            stage.timesteps, goldens[f"schedule.stage{stage.index}.train_timesteps"], rtol=0, atol=1e-4
+        )
 
 
 def test_released_inference_tables(goldens):

@@ -72,8 +72,17 @@ def test_published_defaults_hold_without_pyramid_json(copy):
         find(copy, "image")
 
 
-@pytest.mark.parametrize("changes", [{"fps": "fast"}, {"sizes": [64, 64]}, {"sizes": [[64]]}, {"sizes": []},
-                                     {"num_inference_steps": []}, {"num_inference_steps": [2.5, 2, 2]}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fps": "fast"},
+        {"sizes": [64, 64]},
+        {"sizes": [[64]]},
+        {"sizes": []},
+        {"num_inference_steps": []},
+        {"num_inference_steps": [2.5, 2, 2]},
+    ],
+)
 def test_values_of_the_wrong_kind_in_pyramid_json_are_refused(copy, changes):
     edit_json(copy / "pyramid.json", **changes)
     with pytest.raises(CheckpointError, match="wrong kind"):

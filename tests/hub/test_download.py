@@ -29,12 +29,12 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), Answer)
         self.folder = folder
-        self.breaks: dict[str, int] = {}       # path -> how often an answer still ends half-way
-        self.damaged: dict[str, int] = {}      # path -> how often a wrong byte is still sent
+        self.breaks: dict[str, int] = {}  # path -> how often an answer still ends half-way
+        self.damaged: dict[str, int] = {}  # path -> how often a wrong byte is still sent
         self.ranges, self.hashes, self.refuse = True, True, 0
         self.asked: list[tuple[str, int]] = []  # (path, first byte) of every request for a file
-        self.half = threading.Event()          # half of a file went out, and
-        self.go_on = threading.Event()         # the rest waits for this
+        self.half = threading.Event()  # half of a file went out, and
+        self.go_on = threading.Event()  # the rest waits for this
         self.go_on.set()
 
     @property
@@ -52,7 +52,9 @@ class Hub(ThreadingHTTPServer):
             return {"rfilename": name, "size": len(data)}
         git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         large = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
-        return {"rfilename": name, "size": len(data), "blobId": git} | ({"lfs": large} if len(data) > 10_000 else {})
+        return {"rfilename": name, "size": len(data), "blobId": git} | (
+            {"lfs": large} if len(data) > 10_000 else {}
+        )
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -93,7 +95,7 @@ class Answer(BaseHTTPRequestHandler):
             hub.breaks[name] -= 1
             self.close_connection = True  # with half of what was announced unsent
             return
-        self.wfile.write(rest[len(rest) // 2:])
+        self.wfile.write(rest[len(rest) // 2 :])
 
     def log_message(self, *args):
         pass
@@ -134,7 +136,10 @@ def get() -> Download:
 
 def test_what_is_needed_comes_whole_and_is_found(hub, tiny_checkpoint):
     listing = look_up("someone/tiny", "128p")
-    assert (listing.commit, listing.licence) == (COMMIT, "apache-2.0") and listing.missing == listing.total > 500_000
+    assert (listing.commit, listing.licence) == (
+        COMMIT,
+        "apache-2.0",
+    ) and listing.missing == listing.total > 500_000
     job = get()
     assert job.done == job.total == job.received == listing.total and listing.missing == 0
     checkpoint = find("someone/tiny", "128p")
@@ -235,7 +240,9 @@ def test_a_server_that_is_down_or_sends_nothing_is_given_up(hub, monkeypatch):
     monkeypatch.setattr(module, "RETRIES", 1)
     listing = look_up("someone/tiny", "128p")
     hub.refuse = 503
-    with pytest.raises(CheckpointError, match="someone/tiny could not be downloaded: .*503.*goes on where it stopped"):
+    with pytest.raises(
+        CheckpointError, match="someone/tiny could not be downloaded: .*503.*goes on where it stopped"
+    ):
         Download(listing).run()
 
 
@@ -263,13 +270,20 @@ def test_two_programs_do_not_write_the_same_files(hub):
 
     listing = look_up("someone/tiny", "128p")
     listing.storage.mkdir(parents=True)
-    with WeakFileLock(listing.storage / "pyramid.lock"), pytest.raises(CheckpointError, match="another program"):
+    with (
+        WeakFileLock(listing.storage / "pyramid.lock"),
+        pytest.raises(CheckpointError, match="another program"),
+    ):
         Download(listing).run()
 
 
 def test_the_command_downloads_and_prints_the_folder(hub, tmp_path):
     command = [sys.executable, "-m", "pyramid", "download", "someone/tiny", "--variant", "128p"]
-    environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    environment = os.environ | {
+        "HF_ENDPOINT": hub.address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "home"),
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
@@ -297,7 +311,9 @@ def test_only_what_a_variant_needs_is_downloaded():
     unwanted |= {path for path in LISTING if "768p" in path or "fp16" in path}
     unwanted |= {"diffusion_transformer_384p/diffusion_pytorch_model.bin"}
     assert set(needed) == set(LISTING) - unwanted and len(needed) == len(set(needed))
-    with pytest.raises(CheckpointError, match="no diffusion_transformer_image; it has the variants 384p, 768p"):
+    with pytest.raises(
+        CheckpointError, match="no diffusion_transformer_image; it has the variants 384p, 768p"
+    ):
         needed_files(LISTING, FAMILIES["miniflux"], "image")
     with pytest.raises(CheckpointError, match="no text_encoder_3"):
         needed_files(LISTING, FAMILIES["sd3"], "384p")

@@ -80,9 +80,17 @@ def test_what_cannot_be_run_is_refused_and_leaves_nothing(store, tmp_path):
     assert store.queue() == [] and not list((store.private / "inputs").iterdir())
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"format": "avi"}, "unknown format"), ({"metadata": "?"}, "unknown metadata"), ({"quality": 0}, "1 to 51"),
-    ({"quality": 17.5}, "quality"), ({"pattern": "{nothing}"}, "nothing"), ({"pattern": "../{seed}"}, "pattern")])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format": "avi"}, "unknown format"),
+        ({"metadata": "?"}, "unknown metadata"),
+        ({"quality": 0}, "1 to 51"),
+        ({"quality": 17.5}, "quality"),
+        ({"pattern": "{nothing}"}, "nothing"),
+        ({"pattern": "../{seed}"}, "pattern"),
+    ],
+)
 def test_an_output_that_cannot_be_made_is_refused(values, message):
     with pytest.raises(SettingsError, match=message):
         Output(**values)
@@ -95,7 +103,9 @@ def test_a_clip_to_continue_is_copied_too(store, tmp_path):
     with VideoWriter(tmp_path / "clip.mp4", 8, (64, 64)) as writer:
         writer.write(np.zeros((9, 64, 64, 3), np.uint8))
     job = store.add(replace(ASKED, video="C:\\clips\\my clip?.mp4"), owner="ana", video=writer.path)
-    assert job.settings.video == "my clip_.mp4" and store.input_of(job).read_bytes() == writer.path.read_bytes()
+    assert (
+        job.settings.video == "my clip_.mp4" and store.input_of(job).read_bytes() == writer.path.read_bytes()
+    )
 
 
 def test_a_newer_or_damaged_file_is_refused_in_a_sentence(tmp_path):
@@ -140,9 +150,12 @@ def test_what_has_begun_cannot_be_changed(store):
     (job,) = queue_of(store, "one")
     assert store.claim().state is State.RUNNING and store.claim() is None
     for change in (
-        lambda: store.remove(job.id, "ana"), lambda: store.move(job.id, "ana", 1),
-        lambda: store.edit(job.id, "ana", ASKED), lambda: store.delete(job.id, "ana"),
-        lambda: store.resume(job.id, "ana"), lambda: store.decode_finished(job.id, "ana"),
+        lambda: store.remove(job.id, "ana"),
+        lambda: store.move(job.id, "ana", 1),
+        lambda: store.edit(job.id, "ana", ASKED),
+        lambda: store.delete(job.id, "ana"),
+        lambda: store.resume(job.id, "ana"),
+        lambda: store.decode_finished(job.id, "ana"),
     ):
         with pytest.raises(ValueError, match="running"):
             change()
@@ -162,9 +175,15 @@ def test_the_picture_goes_along_with_a_copy_and_leaves_with_its_name(store, pict
 
 def test_several_seeds_of_several_pictures_are_several_jobs_or_none(store, picture):
     data = picture.read_bytes()
-    jobs = store.add_many(replace(ASKED, seed=7), owner="ana", count=2, images=[("a.png", data), ("b.png", data)])
+    jobs = store.add_many(
+        replace(ASKED, seed=7), owner="ana", count=2, images=[("a.png", data), ("b.png", data)]
+    )
     assert [(job.settings.image, job.settings.seed) for job in jobs] == [
-        ("a.png", 7), ("a.png", 8), ("b.png", 7), ("b.png", 8)]
+        ("a.png", 7),
+        ("a.png", 8),
+        ("b.png", 7),
+        ("b.png", 8),
+    ]
     assert store.queue() == jobs
     first, *others = [job.settings.seed for job in store.add_many(ASKED, owner="ana", count=3)]
     assert others == [first + 1, first + 2]
@@ -217,11 +236,17 @@ def test_owners_see_and_change_their_own_jobs_only(store):
     (his,) = queue_of(store, "his", owner="bob")
     assert prompts(store.queue("bob")) == ["his"] and store.place(his.id) == 1
     for call in (
-        lambda: store.get(hers.id, "bob"), lambda: store.remove(hers.id, "bob"), lambda: store.move(hers.id, "bob", 1),
-        lambda: store.edit(hers.id, "bob", ASKED), lambda: store.duplicate(hers.id, "bob"),
-        lambda: store.favourite(hers.id, "bob"), lambda: store.delete(hers.id, "bob"),
-        lambda: store.resume(hers.id, "bob"), lambda: store.decode_finished(hers.id, "bob"),
-        lambda: store.add(replace(ASKED, image="x.png"), owner="bob", parent=hers.id), lambda: store.get("nothing"),
+        lambda: store.get(hers.id, "bob"),
+        lambda: store.remove(hers.id, "bob"),
+        lambda: store.move(hers.id, "bob", 1),
+        lambda: store.edit(hers.id, "bob", ASKED),
+        lambda: store.duplicate(hers.id, "bob"),
+        lambda: store.favourite(hers.id, "bob"),
+        lambda: store.delete(hers.id, "bob"),
+        lambda: store.resume(hers.id, "bob"),
+        lambda: store.decode_finished(hers.id, "bob"),
+        lambda: store.add(replace(ASKED, image="x.png"), owner="bob", parent=hers.id),
+        lambda: store.get("nothing"),
     ):
         with pytest.raises(KeyError, match="there is no job"):
             call()
@@ -255,7 +280,10 @@ def test_the_history_is_searched_by_words_and_marked(store):
     ended(store, "a red ball over a Straße")
     star = ended(store, "a blue STAR falls", State.STOPPED)
     queue_of(store, "a red ball that waits")
-    assert prompts(store.history("ana")) == ["a blue STAR falls", "a red ball over a Straße"]  # the latest first
+    assert prompts(store.history("ana")) == [
+        "a blue STAR falls",
+        "a red ball over a Straße",
+    ]  # the latest first
     assert prompts(store.history("ana", search="RED strasse")) == ["a red ball over a Straße"]
     assert prompts(store.history("ana", search="star red")) == []
     assert prompts(store.history("ana", search=str(star.settings.seed))) == ["a blue STAR falls"]
@@ -273,8 +301,15 @@ def test_a_result_moves_with_its_folder_and_is_deleted_with_all_that_belongs_to_
     result.write_text("video")
     beside.write_text("{}")
     store.claim()
-    done = store.finish(job.id, State.DONE, path=result, notes=["smaller tiles"], timings={"total": 1.5}, units_done=3)
-    assert (done.path, done.notes, done.timings, done.units_done) == (result, ("smaller tiles",), {"total": 1.5}, 3)
+    done = store.finish(
+        job.id, State.DONE, path=result, notes=["smaller tiles"], timings={"total": 1.5}, units_done=3
+    )
+    assert (done.path, done.notes, done.timings, done.units_done) == (
+        result,
+        ("smaller tiles",),
+        {"total": 1.5},
+        3,
+    )
     store.close()
     moved = store.folder.rename(store.folder.with_name("elsewhere"))
     again = JobStore(moved)
@@ -344,5 +379,7 @@ def test_a_transaction_that_fails_at_its_end_leaves_the_file_usable(tmp_path):
         db.execute("INSERT INTO b VALUES (1)")  # refused at COMMIT only
     with database.change() as db:
         db.execute("INSERT INTO a VALUES (2)")
-    assert [tuple(row) for row in database.rows("SELECT * FROM a")] == [(2,)] and not database.rows("SELECT * FROM b")
+    assert [tuple(row) for row in database.rows("SELECT * FROM a")] == [(2,)] and not database.rows(
+        "SELECT * FROM b"
+    )
     database.close()

@@ -1,7 +1,7 @@
 """What outlives a run that ends early: its finished units, and from them the same video.
 
-    python -m pytest tests/jobs/test_recovery.py
-    python -m pytest tests/jobs/test_recovery.py -m slow     # kill -9 at twenty random moments
+python -m pytest tests/jobs/test_recovery.py
+python -m pytest tests/jobs/test_recovery.py -m slow     # kill -9 at twenty random moments
 """
 
 import os
@@ -55,8 +55,10 @@ def frames_of(events):
 # From the finished units the rest is what it would have been
 
 
-@pytest.mark.parametrize(("start", "done", "steps"), [
-    ("words", 1, 9), ("words", 3, 3), ("words", 4, 0), ("picture", 1, 9), ("picture", 2, 6), ("clip", 3, 3)])
+@pytest.mark.parametrize(
+    ("start", "done", "steps"),
+    [("words", 1, 9), ("words", 3, 3), ("words", 4, 0), ("picture", 1, 9), ("picture", 2, 6), ("clip", 3, 3)],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(pipe, picture, start, done, steps):
     given = {"words": {}, "picture": {"image": picture}, "clip": {"video": [picture] * 9}}[start]
     whole = list(pipe.stream(PROMPT, **QUICK, **given))
@@ -96,13 +98,19 @@ def test_finished_units_alone_are_decoded_without_reading_the_prompt(pipe):
 UNIT = torch.zeros(1, 16, 1, 8, 8)
 
 
-@pytest.mark.parametrize("request_, message", [
-    (dict(finished=[UNIT] * 5), "finished has 5 units.*25 are only 4"),
-    (dict(finished=[UNIT[..., :4]]), r"finished unit 0 has shape \(1, 16, 1, 8, 4\).*\(1, 16, 1, 8, 8\)"),
-    (dict(finished=[UNIT, UNIT / 0]), "finished unit 1 is not finite"),
-    (dict(finished=[Unit(0, 4, UNIT), Unit(1, 4, UNIT, given=True)]), "given units come first"),
-    (dict(finished=[Unit(0, 4, UNIT, given=True)] * 2, image=np.zeros((64, 64, 3))), "finished has 2 given.*makes 1"),
-])
+@pytest.mark.parametrize(
+    "request_, message",
+    [
+        (dict(finished=[UNIT] * 5), "finished has 5 units.*25 are only 4"),
+        (dict(finished=[UNIT[..., :4]]), r"finished unit 0 has shape \(1, 16, 1, 8, 4\).*\(1, 16, 1, 8, 8\)"),
+        (dict(finished=[UNIT, UNIT / 0]), "finished unit 1 is not finite"),
+        (dict(finished=[Unit(0, 4, UNIT), Unit(1, 4, UNIT, given=True)]), "given units come first"),
+        (
+            dict(finished=[Unit(0, 4, UNIT, given=True)] * 2, image=np.zeros((64, 64, 3))),
+            "finished has 2 given.*makes 1",
+        ),
+    ],
+)
 def test_units_of_another_run_are_refused(pipe, request_, message):
     with pytest.raises(ValueError, match=message):
         pipe.stream(PROMPT, **QUICK, **request_)
@@ -128,7 +136,9 @@ def test_what_is_saved_is_read_again_exactly(folder):
     for each in units:
         folder.save(each)
     settings, read = UnitsFolder(folder.path).load()
-    assert settings == Settings(prompt="größer", seed=7) and folder.about()["model"] == {"identity": "tiny/128p"}
+    assert settings == Settings(prompt="größer", seed=7) and folder.about()["model"] == {
+        "identity": "tiny/128p"
+    }
     assert [(u.index, u.count, u.given) for u in read] == [(i, 4, False) for i in range(3)]
     assert all(torch.equal(ours.latents, theirs.latents) for ours, theirs in zip(units, read, strict=True))
     assert not list(folder.path.glob("*.part"))
@@ -146,12 +156,16 @@ def test_given_units_count_once_a_sampled_one_follows(folder):
     assert [u.given for u in folder.load()[1]] == [True, False]
 
 
-@pytest.mark.parametrize("harm", [
-    lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x55"),
-    lambda path: path.write_bytes(b""),
-    lambda path: path.unlink(),
-], ids=["truncated", "changed", "empty", "missing"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x55"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+    ],
+    ids=["truncated", "changed", "empty", "missing"],
+)
 def test_a_damaged_unit_and_those_after_it_are_made_again(folder, harm):
     for index in range(3):
         folder.save(unit(index))
@@ -184,17 +198,42 @@ STEPS = ["--num-frames", "25", "--steps", "2", "--video-steps", "2"]
 
 def generating(checkpoint, output):
     """A process of its own that makes a video, in a new session so that its ffmpeg can be killed with it."""
-    words = ["generate", "--prompt", PROMPT, "--model", str(checkpoint), "--seed", "5", "--output", str(output)]
+    words = [
+        "generate",
+        "--prompt",
+        PROMPT,
+        "--model",
+        str(checkpoint),
+        "--seed",
+        "5",
+        "--output",
+        str(output),
+    ]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums come out alike in equally many threads
-    return subprocess.Popen([sys.executable, "-m", "pyramid", *words, *STEPS], cwd=ROOT, env=os.environ | threads,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "pyramid", *words, *STEPS],
+        cwd=ROOT,
+        env=os.environ | threads,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_checkpoint, tmp_path_factory):
     """The video that nobody interrupts."""
     path = tmp_path_factory.mktemp("whole") / "ball.mp4"
-    words = ["generate", "--prompt", PROMPT, "--model", str(tiny_checkpoint), "--seed", "5", "--output", str(path)]
+    words = [
+        "generate",
+        "--prompt",
+        PROMPT,
+        "--model",
+        str(tiny_checkpoint),
+        "--seed",
+        "5",
+        "--output",
+        str(path),
+    ]
     assert cli.main([*words, *STEPS]) == 0
     return path
 
@@ -240,13 +279,15 @@ def test_after_kill_9_a_run_is_finished_or_shown_as_far_as_it_is(tiny_checkpoint
     made = pixels(shown)
     assert len(made) in (9, 17)
     # A shorter video is compressed differently: the same pictures, not the same bytes.
-    assert np.abs(made.astype(int) - pixels(whole)[:len(made)]).mean() < 6
+    assert np.abs(made.astype(int) - pixels(whole)[: len(made)]).mean() < 6
     shown.unlink()
     assert check_that_it_goes_on(output, whole, capsys) in (2, 3)
 
 
 def test_a_run_knows_its_picture_when_that_is_gone(tiny_checkpoint, tmp_path):
-    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="x", image=str(tmp_path / "gone.png"), seed=1)
+    settings = Settings.for_model(
+        str(tiny_checkpoint), "128p", prompt="x", image=str(tmp_path / "gone.png"), seed=1
+    )
     units, mark = beside(tmp_path / "a.mp4"), {"name": "gone.png", "hash": "0123"}
     units.begin(settings, {}, {"result": "a.mp4", "run": "1", "source": mark})
     for partial in (False, True):
@@ -303,7 +344,17 @@ def test_killed_after_publishing_nothing_is_made_twice(tiny_checkpoint, tmp_path
         "import os, sys\nfrom pyramid import cli, recovery\n"
         "recovery.UnitsFolder.remove = lambda units: os.kill(os.getpid(), 9)\nsys.exit(cli.main(sys.argv[1:]))"
     )
-    words = ["generate", "--prompt", PROMPT, "--model", str(tiny_checkpoint), "--seed", "5", "--output", str(output)]
+    words = [
+        "generate",
+        "--prompt",
+        PROMPT,
+        "--model",
+        str(tiny_checkpoint),
+        "--seed",
+        "5",
+        "--output",
+        str(output),
+    ]
     killed = subprocess.run([sys.executable, "-c", program, *words, "--num-frames", "9", "--steps", "1",
                              "--video-steps", "1"], cwd=ROOT, capture_output=True)  # fmt: skip
     made = tmp_path / "ball [1]-2.mp4"

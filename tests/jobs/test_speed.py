@@ -28,8 +28,14 @@ def test_seconds_follow_what_was_measured(tmp_path, tiny_checkpoint):
 
 
 def test_guidance_doubles_a_step_and_given_units_cost_none():
-    s = Settings(prompt="x", num_frames=25, guidance_scale=1.0, video_guidance_scale=4.0, guidance_decay=1.0,
-                 min_guidance_scale=1.0)
+    s = Settings(
+        prompt="x",
+        num_frames=25,
+        guidance_scale=1.0,
+        video_guidance_scale=4.0,
+        guidance_decay=1.0,
+        min_guidance_scale=1.0,
+    )
     assert [rows(replace(s, guidance_decay=0.0), unit) for unit in range(4)] == [1, 2, 2, 2]
     assert [rows(s, unit) for unit in range(4)] == [1, 2, 2, 1]
     assert len(steps_of(s)) == 120 and len(steps_of(s, given=1)) == 90 and steps_of(s, 3)[0] == (3, 0)

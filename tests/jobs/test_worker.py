@@ -39,7 +39,9 @@ def worker(tiny_checkpoint, tmp_path_factory):
     store.close()
 
 
-def add(worker: Worker, prompt: str = "a red ball moves to the right", owner: str = "local", **changes) -> Job:
+def add(
+    worker: Worker, prompt: str = "a red ball moves to the right", owner: str = "local", **changes
+) -> Job:
     own = {name: changes.pop(name) for name in ("output", "image", "image_name") if name in changes}
     return worker.store.add(replace(worker.start_from, prompt=prompt, **changes), owner=owner, **own)
 
@@ -61,7 +63,9 @@ def finish(worker: Worker, job: Job) -> Job:
 
 def begun(worker: Worker, job: Job, units: int = 1) -> Live:
     """Wait until so many units are finished."""
-    return until(worker, lambda: (live := worker.live) and live.job.id == job.id and len(live.frames) > 8 * (units - 1))
+    return until(
+        worker, lambda: (live := worker.live) and live.job.id == job.id and len(live.frames) > 8 * (units - 1)
+    )
 
 
 def frames_in(path: Path) -> int:
@@ -79,23 +83,30 @@ def test_a_job_is_shown_while_it_is_made_and_leaves_a_file_that_says_how(worker)
     assert live.busy and playable in (1, 9) and live.growing.parent.name == job.id
     assert not list(worker.store.folder.glob("[!.]*.mp4"))  # nothing has the final name yet
     later = begun(worker, job, 2)
-    assert later.at.unit >= 1 and later.at.total == 6 + 2 * 36 and later.left >= 0 and later.memory_bytes > 10**7
+    assert (
+        later.at.unit >= 1 and later.at.total == 6 + 2 * 36 and later.left >= 0 and later.memory_bytes > 10**7
+    )
     done = finish(worker, job)
     assert (done.state, done.error, done.units_done) == (State.DONE, "", 3)
-    assert done.path == worker.store.folder / "a-red-ball-moves-to-the-right-3.mp4" and frames_in(done.path) == 17
+    assert (
+        done.path == worker.store.folder / "a-red-ball-moves-to-the-right-3.mp4"
+        and frames_in(done.path) == 17
+    )
     metadata = read_metadata(done.path)
     assert metadata["settings"]["seed"] == 3 and metadata["model"]["weights"]["transformer"]
     assert metadata["timings"]["total"] > 0 and done.timings["total"] > 0 and "partial" not in metadata
     live = worker.live
     assert live.job == done and not live.busy and live.shares == [1.0] * 3 and len(live.frames) == 17
     assert {key: picture.size for key, picture in live.estimates.items()} == {
-        (unit, stage): (8 * 2**stage,) * 2 for unit in range(3) for stage in range(3)}
+        (unit, stage): (8 * 2**stage,) * 2 for unit in range(3) for stage in range(3)
+    }
     assert load_estimates(worker.store.units_of(job)).keys() == live.estimates.keys()
     assert 0 < live.preview_share < 0.03  # the share of the run's time that previews took
     until(worker, lambda: not (worker.store.private / "live" / job.id).exists())
     assert worker.estimate(job.settings) > worker.estimate(replace(job.settings, num_frames=9)) > 0
     assert worker.step_seconds > 0 and Speeds(worker.speeds.path).estimate(
-        worker._model.speed_key, job.settings) == pytest.approx(worker.estimate(job.settings))
+        worker._model.speed_key, job.settings
+    ) == pytest.approx(worker.estimate(job.settings))
 
 
 def test_previews_can_be_switched_off(worker):
@@ -107,7 +118,9 @@ def test_previews_can_be_switched_off(worker):
 def test_a_result_has_the_format_and_the_name_that_were_asked_for(worker, form, ending):
     output = Output(format=form, pattern="{model}/{seed}", metadata="sidecar")
     done = finish(worker, add(worker, seed=4, num_frames=9, output=output))
-    assert done.error == "" and done.path.name == f"4{ending}" and done.path.parent.parent == worker.store.folder
+    assert (
+        done.error == "" and done.path.name == f"4{ending}" and done.path.parent.parent == worker.store.folder
+    )
     assert read_metadata(done.path)["settings"]["seed"] == 4
 
 
@@ -143,7 +156,11 @@ def test_a_picture_begins_the_clip(worker, tmp_path):
 
 def test_what_was_cut_of_a_prompt_stays_in_sight(worker):
     done = finish(worker, add(worker, "a red ball " * 60, num_frames=9))
-    assert len(done.notes) == 1 and "too long" in done.notes[0] and read_metadata(done.path)["notes"] == [*done.notes]
+    assert (
+        len(done.notes) == 1
+        and "too long" in done.notes[0]
+        and read_metadata(done.path)["notes"] == [*done.notes]
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -175,7 +192,9 @@ def test_what_is_finished_can_be_thrown_away_too(worker):
     begun(worker, job)
     worker.stop(job.id, keep=False)
     done = finish(worker, job)
-    assert (done.state, done.path) == (State.STOPPED, None) and not list(worker.store.folder.glob("[!.]*thrown*"))
+    assert (done.state, done.path) == (State.STOPPED, None) and not list(
+        worker.store.folder.glob("[!.]*thrown*")
+    )
 
 
 def test_another_owner_cannot_stop_it_and_a_waiting_one_never_begins(worker):
@@ -198,7 +217,10 @@ def test_a_failing_job_says_so_and_the_others_are_made(worker, tmp_path):
     hold = add(worker, num_inference_steps=SLOW)  # so that the others wait
     until(worker, lambda: worker.live and worker.live.job.id == hold.id)
     (worker.store.folder / "taken").write_text("a file where a folder is wanted")
-    lost, bad = add(worker, image=tmp_path / "x.png"), add(worker, "taken", output=Output(pattern="{prompt}/{seed}"))
+    lost, bad = (
+        add(worker, image=tmp_path / "x.png"),
+        add(worker, "taken", output=Output(pattern="{prompt}/{seed}")),
+    )
     good = [add(worker, seed=seed, num_frames=9) for seed in (11, 12)]
     worker.store.input_of(lost).unlink()
     worker.stop(hold.id)
@@ -263,7 +285,9 @@ def test_a_job_brings_its_model_and_the_old_one_is_freed(worker, other_checkpoin
     until(worker, worker.loaded.is_set)
     gc.collect()
     assert worker.error == "" and old() is None
-    back = finish(worker, worker.store.add(replace(before, prompt="a blue star", num_frames=9), owner="local"))
+    back = finish(
+        worker, worker.store.add(replace(before, prompt="a blue star", num_frames=9), owner="local")
+    )
     there = finish(worker, add(worker, num_frames=9))
     assert back.state is there.state is State.DONE
     assert [read_metadata(job.path)["settings"]["variant"] for job in (back, there)] == ["128p", "384p"]
@@ -326,7 +350,12 @@ def killed(tiny_checkpoint, tmp_path_factory) -> tuple[Path, str]:
     """The output folder of a program that was killed in its third unit, and that job's id."""
     folder = tmp_path_factory.mktemp("killed")
     code = [sys.executable, "-c", KILLED, str(tiny_checkpoint), str(folder)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": Path(__file__).parent.parent.parent}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "text": True,
+        "cwd": Path(__file__).parent.parent.parent,
+    }
     with subprocess.Popen(code, **pipes) as process:
         job_id = process.stdout.readline().strip()
         os.kill(process.pid, signal.SIGKILL)
@@ -390,4 +419,6 @@ def after_a_kill(worker: Worker, job: Job) -> Job:
 def test_a_result_published_just_before_a_kill_is_not_made_again(worker):
     done = finish(worker, add(worker, seed=31, num_frames=9, output=Output(pattern="odd.name-{seed}")))
     found = after_a_kill(worker, done)
-    assert found.timings.keys() == done.timings.keys() and found.path == done.path and found.state is State.DONE
+    assert (
+        found.timings.keys() == done.timings.keys() and found.path == done.path and found.state is State.DONE
+    )

@@ -25,7 +25,7 @@ def moving(frames=17, width=64, height=48):
     video[..., 0] = np.linspace(0, 255, width, dtype=np.uint8)
     video[..., 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
     for number, frame in enumerate(video):
-        frame[:, 2 * number:2 * number + 8] = 230, 60, 40
+        frame[:, 2 * number : 2 * number + 8] = 230, 60, 40
     return video
 
 
@@ -46,7 +46,9 @@ def here(result, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------- formats
-@pytest.mark.parametrize("kind, says", [("mp4", "Video: h264"), ("webm", "Video: vp9"), ("gif", "Video: gif")])
+@pytest.mark.parametrize(
+    "kind, says", [("mp4", "Video: h264"), ("webm", "Video: vp9"), ("gif", "Video: gif")]
+)
 def test_videos_show_every_frame_and_carry_their_settings(here, kind, says):
     path = export(here, kind)
     assert path.suffix == f".{kind}" and says in probe(path)
@@ -158,8 +160,10 @@ def test_nothing_is_overwritten_and_nothing_stays_of_a_failure(here):
     assert (first.name, second.name) == ("walk-7.gif", "walk-7-2.gif")
     before = set(here.parent.iterdir())
     for kind in ("webm", "png"):
-        with pytest.raises(RuntimeError), open_writer(here.with_name(f"bad.{'zip' if kind == 'png' else kind}"), 8,
-                                                      (64, 48)) as writer:
+        with (
+            pytest.raises(RuntimeError),
+            open_writer(here.with_name(f"bad.{'zip' if kind == 'png' else kind}"), 8, (64, 48)) as writer,
+        ):
             writer.write(moving())
             raise RuntimeError
     here.with_name("text.mp4").write_text("this is text")

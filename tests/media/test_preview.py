@@ -55,7 +55,7 @@ def test_a_preview_shows_what_the_latents_hold():
     with torch.no_grad():
         latents = vae.encode(torch.from_numpy(clips)).latent_dist.mode()
     for unit, frame in ((0, 0), (1, MIDDLE)):
-        preview = latent_preview(latents[:, :, unit:unit + 1], colours, first=unit == 0)[:, 0] / 127.5 - 1
+        preview = latent_preview(latents[:, :, unit : unit + 1], colours, first=unit == 0)[:, 0] / 127.5 - 1
         small = clips[:, :, frame].reshape(4, 3, 32, 2, 32, 2).mean((3, 5)).transpose(0, 2, 3, 1)
         assert np.square(preview - small).mean() < 0.2 * small.var((0, 1, 2)).mean()
 
@@ -65,5 +65,7 @@ def test_estimates_are_kept_and_half_of_one_is_left_out(tmp_path):
     (tmp_path / "estimate-003-0.png").write_bytes(b"half")
     (tmp_path / "estimate-x-0.png").write_bytes(b"")
     found = load_estimates(tmp_path)
-    assert list(found) == [(2, 1)] and found[2, 1].size == (8, 4) and found[2, 1].getpixel((0, 0)) == (255, 0, 0)
+    assert (
+        list(found) == [(2, 1)] and found[2, 1].size == (8, 4) and found[2, 1].getpixel((0, 0)) == (255, 0, 0)
+    )
     assert load_estimates(tmp_path / "none") == {}

@@ -38,7 +38,7 @@ def clip(frames=9, width=64, height=48):
     """Halves of steady colours, one of which brightens from frame to frame."""
     video = np.empty((frames, height, width, 3), np.uint8)
     video[:, :, : width // 2] = 200, 40, 30
-    video[:, :, width // 2:] = (20 + 200 * np.arange(frames) // max(1, frames - 1))[:, None, None, None]
+    video[:, :, width // 2 :] = (20 + 200 * np.arange(frames) // max(1, frames - 1))[:, None, None, None]
     return video
 
 
@@ -112,15 +112,18 @@ def test_a_cmyk_jpeg_keeps_its_colours(tmp_path):
     assert red > 200 and green < 60 and blue < 60
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("gone.png", None, "No such file"),
-    ("folder", "folder", "cannot be read"),
-    ("empty.png", b"", "not a picture"),
-    ("text.jpg", b"this is text", "not a picture"),
-    ("cut.png", "cut png", "cannot be read"),
-    ("cut.jpg", "cut jpeg", "truncated"),
-    ("bomb.png", "bomb", "million pixels"),
-])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("gone.png", None, "No such file"),
+        ("folder", "folder", "cannot be read"),
+        ("empty.png", b"", "not a picture"),
+        ("text.jpg", b"this is text", "not a picture"),
+        ("cut.png", "cut png", "cannot be read"),
+        ("cut.jpg", "cut jpeg", "truncated"),
+        ("bomb.png", "bomb", "million pixels"),
+    ],
+)
 def test_unreadable_pictures_are_refused_in_one_sentence(tmp_path, name, content, words):
     path = tmp_path / name
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
@@ -220,7 +223,10 @@ def test_ctrl_c_which_a_terminal_sends_to_all_does_not_end_the_encoder(tmp_path)
 
 @pytest.mark.parametrize("frames", [clip().astype(np.float32), clip(width=32), clip()[..., :2]])
 def test_frames_of_another_kind_are_refused(tmp_path, frames):
-    with pytest.raises(ValueError, match="expected"), VideoWriter(tmp_path / "out.mp4", 8, (64, 48)) as writer:
+    with (
+        pytest.raises(ValueError, match="expected"),
+        VideoWriter(tmp_path / "out.mp4", 8, (64, 48)) as writer,
+    ):
         writer.write(frames)
 
 
@@ -244,14 +250,25 @@ def test_the_end_of_a_video_is_read_at_the_models_rate(tmp_path):
     path = save_clip(tmp_path / "long.mp4", video, fps=24)
     read = read_video(path, 64, 48, fps=8, num_frames=19)
     assert read.shape == (17, 48, 64, 3)  # 1 + 8k
-    expected = video[120 - 16 * 3::3]
+    expected = video[120 - 16 * 3 :: 3]
     assert np.abs(read.astype(int) - expected)[:, 8:40, 40:56].max() <= 4
     assert read_video(path, 32, 32, fps=24, num_frames=9, fit="pad").shape == (9, 32, 32, 3)
 
 
 def test_a_turned_video_is_read_upright(tmp_path):
     path = save_clip(tmp_path / "flat.mp4", clip())
-    command = [ffmpeg(), "-v", "error", "-display_rotation", "90", "-i", path, "-c", "copy", tmp_path / "up.mp4"]
+    command = [
+        ffmpeg(),
+        "-v",
+        "error",
+        "-display_rotation",
+        "90",
+        "-i",
+        path,
+        "-c",
+        "copy",
+        tmp_path / "up.mp4",
+    ]
     subprocess.run(command, check=True)
     read = read_video(tmp_path / "up.mp4", 48, 64, fps=8, num_frames=9)
     colours = {tuple(read[0, 8, 24] > 128), tuple(read[0, 56, 24] > 128)}
@@ -309,7 +326,10 @@ def test_a_name_taken_meanwhile_is_not_replaced(tmp_path):
 
 # -------------------------------------------------------------------------------------------------- metadata
 def test_settings_come_back_from_a_video_and_from_a_still(tmp_path):
-    for path in (save_clip(tmp_path / "out.mp4", clip()), write_picture(tmp_path / "out.png", clip()[0], METADATA)):
+    for path in (
+        save_clip(tmp_path / "out.mp4", clip()),
+        write_picture(tmp_path / "out.png", clip()[0], METADATA),
+    ):
         found = read_metadata(path)
         assert found == METADATA
         assert Settings.from_dict(found["settings"]) == SETTINGS
@@ -342,13 +362,31 @@ def test_names_with_a_colon(tmp_path, monkeypatch):
 
 def test_sound_may_last_longer_than_the_pictures(tmp_path):
     path = tmp_path / "long.mp4"
-    subprocess.run([ffmpeg(), "-v", "error", "-f", "lavfi", "-i", "testsrc=d=2:s=64x64:r=8", "-f", "lavfi", "-i",
-                    "sine=d=9", path], check=True)
+    subprocess.run(
+        [
+            ffmpeg(),
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc=d=2:s=64x64:r=8",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=d=9",
+            path,
+        ],
+        check=True,
+    )
     assert len(read_video(path, 64, 64, fps=8, num_frames=9)) == 9
 
 
 def test_an_encoder_that_dies_is_told_in_its_own_words(tmp_path):
-    with pytest.raises(OSError, match="could not be written"), VideoWriter(tmp_path / "x.mp4", 8, (64, 64)) as file:
+    with (
+        pytest.raises(OSError, match="could not be written"),
+        VideoWriter(tmp_path / "x.mp4", 8, (64, 64)) as file,
+    ):
         file._writer.proc.kill()
         file._writer.proc.wait()
         file.write(np.random.default_rng(0).integers(0, 255, (200, 64, 64, 3), np.uint8))

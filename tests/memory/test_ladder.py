@@ -51,10 +51,14 @@ def limit():
 
     def add(module, too_much):
         def check(module, inputs, named):
-            if too_much(module, next((x for x in (*inputs, *named.values()) if torch.is_tensor(x) and x.ndim > 2),
-                                    None)):
+            if too_much(
+                module,
+                next((x for x in (*inputs, *named.values()) if torch.is_tensor(x) and x.ndim > 2), None),
+            ):
                 exhaust()
+
         hooks.append(module.register_forward_pre_hook(check, with_kwargs=True))
+
     yield add
     for hook in hooks:
         hook.remove()
@@ -76,7 +80,11 @@ def check_order(events, count):
     """Each unit and its frames once and in order, whatever happened between."""
     assert [event.index for event in units(events)] == list(range(count))
     assert [event.unit for event in events if isinstance(event, Frames)] == list(range(count))
-    assert isinstance(events[-1], Finished) and not events[-1].stopped and events[-1].timings["lost to memory"] > 0
+    assert (
+        isinstance(events[-1], Finished)
+        and not events[-1].stopped
+        and events[-1].timings["lost to memory"] > 0
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -89,7 +97,8 @@ def test_text(pipe, tiny_checkpoint, limit):
     limit(pipe.text._model(part), lambda model, _: model.dtype == torch.float32)
     events = list(ladder.stream(pipe, prompt, **QUICK))
     assert messages(events) == [
-        "Memory ran out while the prompt was read: prompts are read in bfloat16 instead of float32."]
+        "Memory ran out while the prompt was read: prompts are read in bfloat16 instead of float32."
+    ]
     check_order(events, 4)
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     tighter.text.dtype = torch.bfloat16
@@ -144,7 +153,9 @@ def test_decode(pipe, tiny_checkpoint, limit):
     for event in ladder.stream(pipe, PROMPT, **LARGE):
         events.append(event)
         done += [event] if isinstance(event, Frames) else []
-    assert messages(events) == ["Memory ran out while a unit was decoded: frames are decoded in tiles of 64 pixels."]
+    assert messages(events) == [
+        "Memory ran out while a unit was decoded: frames are decoded in tiles of 64 pixels."
+    ]
     check_order(events, 3)
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     whole = list(tighter.stream(PROMPT, **LARGE))
@@ -164,26 +175,37 @@ def test_encode(pipe, limit):
 
 def test_the_bottom_is_told_with_a_way_out(pipe, limit):
     limit(pipe.transformer.transformer_blocks[0], lambda block, x: True)
-    with pytest.raises(DoesNotFit, match="unit was sampled, and nothing is left to give up: ask for a smaller size"):
+    with pytest.raises(
+        DoesNotFit, match="unit was sampled, and nothing is left to give up: ask for a smaller size"
+    ):
         list(ladder.stream(pipe, PROMPT, **QUICK))
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(pipe, limit):
     def fail(*_):
         raise RuntimeError("the card fell off the bus")
+
     with pytest.raises(RuntimeError, match="fell off"):
         list(ladder.stream(pipe, PROMPT, **QUICK, callback_on_step_end=fail))
 
 
-@pytest.mark.parametrize("error", [
-    MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-    OSError(12, "Cannot allocate memory"), RuntimeError("std::bad_alloc"),
-    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    ],
+)
 def test_all_kinds_of_errors_are_known(error):
     wrapped = ValueError("could not be loaded")
     wrapped.__cause__ = error
     assert is_out_of_memory(error) and is_out_of_memory(wrapped)
-    assert not is_out_of_memory(ValueError("an allocated seat")) and not is_out_of_memory(RuntimeError("shapes"))
+    assert not is_out_of_memory(ValueError("an allocated seat")) and not is_out_of_memory(
+        RuntimeError("shapes")
+    )
 
 
 def test_each_rung_gives_once_and_says_so(pipe):
@@ -203,7 +225,7 @@ def test_a_card_that_is_given_weights_layer_by_layer_makes_the_same(pipe):
     usual = pipe(PROMPT, **LARGE, output_type="np").frames
     pipe.to("cuda")
     assert ladder._offload_models(pipe, LARGE) and ladder._offload_leaves(pipe, LARGE)
-    for _ in range(2):   # the second time with what the first has left behind
+    for _ in range(2):  # the second time with what the first has left behind
         assert abs(pipe(PROMPT, **LARGE, output_type="np").frames - usual).max() < 0.02
 
 
@@ -219,6 +241,7 @@ def test_loading_takes_the_narrower_type_where_the_wider_does_not_fit():
         if settings.dtype != "bfloat16":
             exhaust()
         return "pipe"
+
     pipe, note = ladder.load(loader, Settings(prompt="x", device="cpu"))
     assert (pipe, asked) == ("pipe", ["auto", "bfloat16"]) and "computes in bfloat16" in note
     with pytest.raises(DoesNotFit, match="doctor"):
@@ -236,6 +259,7 @@ def test_loading_on_a_card_takes_the_next_tighter_plan(monkeypatch):
         if memory != "low":
             exhaust()
         return "pipe"
+
     pipe, note = ladder.load(loader, Settings(prompt="x"))
     assert pipe == "pipe" and asked == [("auto", "auto"), ("auto", "balanced"), ("auto", "low")]
     assert "the plan is low instead of max" in note
@@ -255,6 +279,7 @@ WORDS = ["--prompt", PROMPT, "--seed", "5", "--num-frames", "17", "--steps", "1"
 @pytest.fixture
 def generate(tiny_checkpoint, tmp_path, capfd, monkeypatch, limit):
     """`generate` with a limit on the batch that the transformer's first block may see from some unit on."""
+
     def run(too_much):
         made = PyramidFlowPipeline.from_pretrained.__func__
 
@@ -262,10 +287,12 @@ def generate(tiny_checkpoint, tmp_path, capfd, monkeypatch, limit):
             pipe = made(cls, *arguments, **named)
             limit(pipe.transformer.transformer_blocks[0], too_much)
             return pipe
+
         monkeypatch.setattr(PyramidFlowPipeline, "from_pretrained", classmethod(limited))
         out = tmp_path / "out"
         code = cli.main(["generate", *WORDS, "--model", str(tiny_checkpoint), "--output", str(out)])
         return code, capfd.readouterr().err, sorted(path.name for path in out.glob("*"))
+
     return run
 
 
@@ -313,4 +340,6 @@ def test_a_real_limit_of_the_process(tiny_checkpoint, megabytes):
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "decoded: frames are decoded in tiles of" in done.stdout
-    assert "frames 9" in done.stdout or (megabytes < 300 and "does not fit: Memory ran out" in done.stdout), done.stdout
+    assert "frames 9" in done.stdout or (megabytes < 300 and "does not fit: Memory ran out" in done.stdout), (
+        done.stdout
+    )

@@ -26,8 +26,12 @@ from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import Settings, SettingsError
 
 GB = 10**9
-PUBLISHED = {"transformer": Size(1_972_000_000, 3_944_000_000, 2), "vae": Size(335_400_000, 670_800_000, 2),
-             "text_encoder": Size(123_000_000, 246_000_000, 2), "text_encoder_2": Size(4_762_000_000, 9_524_000_000, 2)}
+PUBLISHED = {
+    "transformer": Size(1_972_000_000, 3_944_000_000, 2),
+    "vae": Size(335_400_000, 670_800_000, 2),
+    "text_encoder": Size(123_000_000, 246_000_000, 2),
+    "text_encoder_2": Size(4_762_000_000, 9_524_000_000, 2),
+}
 
 
 class Alive(TorchDispatchMode):
@@ -59,8 +63,13 @@ class Alive(TorchDispatchMode):
 @torch.no_grad()
 def test_the_decoder_holds_what_is_estimated():
     channels = (16, 32, 64, 64)
-    vae = CausalVideoVAE(encoder_block_out_channels=channels, decoder_block_out_channels=channels,
-                         decoder_layers_per_block=(1, 1, 1, 1), decoder_norm_num_groups=1, encoder_norm_num_groups=1)
+    vae = CausalVideoVAE(
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        decoder_layers_per_block=(1, 1, 1, 1),
+        decoder_norm_num_groups=1,
+        encoder_norm_num_groups=1,
+    )
     vae.bfloat16().eval()
     stream = vae.stream()
     stream(torch.randn(1, 16, 1, 8, 12, dtype=torch.bfloat16))  # first units are smaller
@@ -75,26 +84,45 @@ def test_the_decoder_holds_what_is_estimated():
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_holds_what_is_estimated(dtype, tiny_checkpoint):
-    model = PyramidFluxTransformer(num_layers=1, num_single_layers=2, num_attention_heads=3, joint_attention_dim=64,
-                                   pooled_projection_dim=64).to(dtype).eval()
+    model = (
+        PyramidFluxTransformer(
+            num_layers=1,
+            num_single_layers=2,
+            num_attention_heads=3,
+            joint_attention_dim=64,
+            pooled_projection_dim=64,
+        )
+        .to(dtype)
+        .eval()
+    )
     units, height, width = 6, 384, 640
     past = [torch.randn(1, 16, 1, height // 8, width // 8) for _ in range(units - 1)]
     with Alive() as alive:
         clips = [clip.to(dtype).repeat(2, 1, 1, 1, 1) for clip in history(past, 2, 3)]
-        context = model.prepare(clips, (1, height // 8, width // 8), torch.randn(2, 128, 64, dtype=dtype),
-                                torch.ones(2, 128))
-        model.denoise(torch.randn(2, 16, 1, height // 8, width // 8, dtype=dtype), torch.full((2,), 500.0),
-                      torch.randn(2, 64, dtype=dtype), context)
+        context = model.prepare(
+            clips, (1, height // 8, width // 8), torch.randn(2, 128, 64, dtype=dtype), torch.ones(2, 128)
+        )
+        model.denoise(
+            torch.randn(2, 16, 1, height // 8, width // 8, dtype=dtype),
+            torch.full((2,), 500.0),
+            torch.randn(2, 64, dtype=dtype),
+            context,
+        )
     shape = Shape(width, height, units, 3, 2, 192, 64, 3, {})
     assert shape.tokens() == context.table.shape[0]
-    assert shape.sampling(model.proj_out.weight.element_size(), cpu=True) == pytest.approx(alive.peak, rel=0.2)
+    assert shape.sampling(model.proj_out.weight.element_size(), cpu=True) == pytest.approx(
+        alive.peak, rel=0.2
+    )
 
 
 def test_tiles_are_those_of_the_vae():
     vae, seen = CausalVideoVAE(**small()), []
     vae.enable_tiling(64)
-    vae._in_tiles(torch.zeros(1, 16, 1, 12, 20), lambda tile, _: seen.append(tile.shape[:-3:-1]) or tile.repeat(
-        1, 1, 1, 8, 8), encode=False)
+    vae._in_tiles(
+        torch.zeros(1, 16, 1, 12, 20),
+        lambda tile, _: seen.append(tile.shape[:-3:-1]) or tile.repeat(1, 1, 1, 8, 8),
+        encode=False,
+    )
     assert seen == tile_sizes(160, 96, 64)
     assert tile_sizes(160, 96, 256) == tile_sizes(160, 96, None) == [(20, 12)]
 
@@ -130,7 +158,9 @@ def published(monkeypatch, tiny_checkpoint):
     monkeypatch.setattr(memory, "component_sizes", lambda checkpoint: PUBLISHED)
     shape = Shape(1280, 768, 16, 3, 2, 1920, 64, 24, {})
     monkeypatch.setattr(memory.Shape, "of", lambda checkpoint, settings: shape)
-    monkeypatch.setattr("pyramid.memory.loading.matmul_rate", lambda device, dtype: 1e14 if device != "cpu" else 1e11)
+    monkeypatch.setattr(
+        "pyramid.memory.loading.matmul_rate", lambda device, dtype: 1e14 if device != "cpu" else 1e11
+    )
     return find(tiny_checkpoint)
 
 
@@ -201,9 +231,14 @@ def test_processes_that_share_a_transformer_keep_it_where_it_is(published):
     assert make_plan(published, settings, Machine(), "cpu", resident=True).name == "cpu"
 
 
-@pytest.mark.parametrize(("kind", "names"), [
-    ("int8", ["max", "balanced", "cpu"]), ("nf4", ["max", "balanced", "cpu"]),
-    ("fp8", ["max", "balanced", "low", "tiny", "cpu"])])
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("int8", ["max", "balanced", "cpu"]),
+        ("nf4", ["max", "balanced", "cpu"]),
+        ("fp8", ["max", "balanced", "low", "tiny", "cpu"]),
+    ],
+)
 def test_fewer_bits_need_less_of_a_card(published, kind, names):
     settings, machine = Settings.for_model("miniflux", "768p", prompt="x"), replace(card(1), device="cuda:0")
     usual = {plan.name: plan for plan in plans(published, settings, machine)}
@@ -211,7 +246,10 @@ def test_fewer_bits_need_less_of_a_card(published, kind, names):
     assert [plan.name for plan in every] == names
     for plan in every[:-1]:
         assert plan.transformer.quantised == kind and plan.estimate.vram < usual[plan.name].estimate.vram
-        assert plan.text.quantised == (kind if kind != "fp8" and plan.name == "max" else "") and not plan.vae.quantised
+        assert (
+            plan.text.quantised == (kind if kind != "fp8" and plan.name == "max" else "")
+            and not plan.vae.quantised
+        )
     assert every[-1].transformer.quantised == ("fp8" if kind == "fp8" else "")
 
 
@@ -280,23 +318,37 @@ def test_sizes_are_read_from_headers(tiny_checkpoint):
 
 # --------------------------------------------------------------------------------------------- following plans
 
-RUN = dict(num_frames=9, width=64, height=64, num_inference_steps=[1, 1, 1], video_num_inference_steps=[1, 1, 1],
-           seed=3, output_type="np")
+RUN = dict(
+    num_frames=9,
+    width=64,
+    height=64,
+    num_inference_steps=[1, 1, 1],
+    video_num_inference_steps=[1, 1, 1],
+    seed=3,
+    output_type="np",
+)
 
 
 def test_a_plan_is_followed_and_can_be_changed(tiny_checkpoint):
     checkpoint = find(tiny_checkpoint)
-    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
+    settings = Settings.for_model(
+        str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32"
+    )
     plan = make_plan(checkpoint, settings)
     pipe = load_pipeline(checkpoint, plan)
     usual = pipe("a red ball", **RUN).frames
-    for part in ("block", "leaf"):   # offload from a CPU to a CPU: the order of things, without their gain
-        offloaded = replace(plan, transformer=replace(plan.transformer, offload=part),
-                            vae=replace(plan.vae, offload="leaf"))
+    for part in ("block", "leaf"):  # offload from a CPU to a CPU: the order of things, without their gain
+        offloaded = replace(
+            plan, transformer=replace(plan.transformer, offload=part), vae=replace(plan.vae, offload="leaf")
+        )
         place(pipe, offloaded)
-        assert abs(pipe("a red ball", **RUN).frames - usual).max() < 0.01   # hooked layers do without the fused kernels
+        assert (
+            abs(pipe("a red ball", **RUN).frames - usual).max() < 0.01
+        )  # hooked layers do without the fused kernels
     place(pipe, plan)
-    assert not any(getattr(m, "_diffusers_hook", None) and m._diffusers_hook.hooks for m in pipe.transformer.modules())
+    assert not any(
+        getattr(m, "_diffusers_hook", None) and m._diffusers_hook.hooks for m in pipe.transformer.modules()
+    )
     place(pipe, replace(plan, window=0))
     assert abs(pipe("a red ball", **RUN).frames - usual).max() < 0.01
 
@@ -304,7 +356,9 @@ def test_a_plan_is_followed_and_can_be_changed(tiny_checkpoint):
 def test_blocks_that_fetch_the_next_one_make_the_same(tiny_checkpoint):
     """What a stream needs on a card, in the same order without one."""
     checkpoint = find(tiny_checkpoint)
-    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
+    settings = Settings.for_model(
+        str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32"
+    )
     pipe = load_pipeline(checkpoint, make_plan(checkpoint, settings))
     place(pipe, replace(pipe.plan, transformer=replace(pipe.plan.transformer, offload="block")))
     usual = pipe("a red ball", **RUN).frames
@@ -355,18 +409,28 @@ def test_text_is_read_in_8_bit_on_a_processor_too(tiny_checkpoint):
     """4 bit works there as well, from a width of 64 on: `python -m pyramid plan --means` measures both."""
     pytest.importorskip("bitsandbytes")
     checkpoint = find(tiny_checkpoint)
-    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
+    settings = Settings.for_model(
+        str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32"
+    )
     plan = make_plan(checkpoint, settings)
-    plain, packed = (load_pipeline(checkpoint, replace(plan, text=replace(plan.text, quantised=kind))).text.encode(
-        "a red ball").prompt_embeds.float() for kind in ("", "int8"))
+    plain, packed = (
+        load_pipeline(checkpoint, replace(plan, text=replace(plan.text, quantised=kind)))
+        .text.encode("a red ball")
+        .prompt_embeds.float()
+        for kind in ("", "int8")
+    )
     assert 0 < float((packed - plain).norm() / plain.norm()) < 0.1
 
 
 def test_weights_are_stored_in_8_bit_as_the_settings_say(tiny_checkpoint):
     checkpoint = find(tiny_checkpoint)
-    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
-    usual, packed = (load_pipeline(checkpoint, make_plan(checkpoint, replace(settings, quantise=kind)))
-                     for kind in ("none", "fp8"))
+    settings = Settings.for_model(
+        str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32"
+    )
+    usual, packed = (
+        load_pipeline(checkpoint, make_plan(checkpoint, replace(settings, quantise=kind)))
+        for kind in ("none", "fp8")
+    )
     place(packed, replace(packed.plan, window=0))  # a second time: cast already
     block = packed.transformer.transformer_blocks[0]
     assert block.ff.net[2].weight.dtype == torch.float8_e4m3fn and packed.transformer.dtype == torch.float32
@@ -378,7 +442,9 @@ def test_weights_are_stored_in_8_bit_as_the_settings_say(tiny_checkpoint):
 
 def test_quantised_transformers_need_a_card(tiny_checkpoint):
     checkpoint = find(tiny_checkpoint)
-    settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32")
+    settings = Settings.for_model(
+        str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32"
+    )
     plan = make_plan(checkpoint, settings)
     with pytest.raises(ValueError, match="CUDA card"):
         load_pipeline(checkpoint, replace(plan, transformer=replace(plan.transformer, quantised="int8")))
@@ -389,8 +455,10 @@ def test_quantised_transformers_need_a_card(tiny_checkpoint):
 def test_every_plan_makes_the_same_on_a_card(tiny_checkpoint, name):
     checkpoint = find(tiny_checkpoint)
     settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="a red ball", dtype="float32")
-    frames = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted=name))("a red ball", **RUN).frames
-    usual = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted="cpu"))("a red ball", **RUN).frames
+    frames = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted=name))(
+        "a red ball", **RUN
+    ).frames
+    usual = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted="cpu"))(
+        "a red ball", **RUN
+    ).frames
     assert abs(frames - usual).max() < 0.02
-
-

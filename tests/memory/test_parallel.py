@@ -24,8 +24,15 @@ LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--npro
 def launch(*words, **more):
     """Run a command by torchrun as two processes; what it printed. They see neither cards nor each other's cache."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*LAUNCH, *map(str, words)], capture_output=True, text=True, cwd=ROOT, timeout=300,
-                          env=environment, **more)
+    done = subprocess.run(
+        [*LAUNCH, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        env=environment,
+        **more,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -41,8 +48,25 @@ def test_two_processes_make_what_one_makes(tmp_path):
 
 
 def test_generate_by_torchrun_writes_one_file_that_one_process_makes_again(tiny_checkpoint, tmp_path):
-    flags = ["generate", "--model", tiny_checkpoint, "--prompt", "a red ball", "--width", 128, "--num-frames", 9,
-             "--steps", 1, "--video-steps", 1, "--device", "cpu", "--output", tmp_path]
+    flags = [
+        "generate",
+        "--model",
+        tiny_checkpoint,
+        "--prompt",
+        "a red ball",
+        "--width",
+        128,
+        "--num-frames",
+        9,
+        "--steps",
+        1,
+        "--video-steps",
+        1,
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path,
+    ]
     done = launch("-m", "pyramid", *flags)
     files = [path for path in tmp_path.iterdir() if path.is_file()]
     assert done.stdout.split() == [str(path) for path in files] and len(files) == 1
@@ -69,8 +93,11 @@ def test_the_parts_of_a_context_are_the_whole(world):
         assert torch.equal(ordered(pieces), ordered(getattr(whole, name)))
     for part in parts:
         assert part.layout.text_rows.tolist() == [
-            row for bucket in part.layout.buckets for row in range(bucket.rows.start, bucket.rows.stop)
-            for _ in range(bucket.length)]
+            row
+            for bucket in part.layout.buckets
+            for row in range(bucket.rows.start, bucket.rows.stop)
+            for _ in range(bucket.length)
+        ]
         assert part.layout.groups[-1][1] == len(part.table)
     assert sum(part.layout.history for part in parts) == whole.layout.history
     bucket, own = whole.layout.buckets[-1], [part.layout.buckets[-1] for part in parts]
@@ -97,7 +124,9 @@ def test_what_cannot_be_shared_is_refused_with_a_way_out(monkeypatch):
 
 def test_nothing_is_shared_until_it_is_asked_for():
     model = make_transformer("miniflux")
-    assert not any(module.processor._parallel_config for module in model.modules() if hasattr(module, "processor"))
+    assert not any(
+        module.processor._parallel_config for module in model.modules() if hasattr(module, "processor")
+    )
     assert all("forward" not in vars(module) for module in model.modules() if isinstance(module, Linear))
 
 

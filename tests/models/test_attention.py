@@ -52,7 +52,7 @@ def test_prefixes_equal_the_dense_mask(lengths, causal, current_only):
     if current_only:
         text, image = prefix_attention((None, query[1][:, history:]), key, value, layout)
         assert text is None
-        assert torch.allclose(layout.unsort(image), expected[:, most + history:], atol=1e-6)
+        assert torch.allclose(layout.unsort(image), expected[:, most + history :], atol=1e-6)
     else:
         text, image = prefix_attention(query, key, value, layout)
         assert torch.allclose(layout.unsort(image), expected[:, most:], atol=1e-6)
@@ -86,13 +86,18 @@ def test_positions_of_a_pyramid():
 
 def test_attention_backends_can_be_switched():
     model = PyramidFluxTransformer.from_pretrained(GOLDEN)
-    inputs = {"clips": [random(1, 4, 1, 4, 4), random(1, 4, 1, 8, 8)], "timestep": torch.tensor([500.0]),
-              "encoder_hidden_states": random(1, 3, 24), "pooled_projections": random(1, 12)}
+    inputs = {
+        "clips": [random(1, 4, 1, 4, 4), random(1, 4, 1, 8, 8)],
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": random(1, 3, 24),
+        "pooled_projections": random(1, 12),
+    }
     with torch.no_grad(), attention_backend("native"):  # restores the process-wide backend
         native = model(**inputs)
         model.set_attention_backend("_native_math")
         assert {block.attn.processor._attention_backend for block in model.blocks} == {
-            AttentionBackendName._NATIVE_MATH}
+            AttentionBackendName._NATIVE_MATH
+        }
         assert torch.allclose(model(**inputs), native, atol=1e-5)
 
 

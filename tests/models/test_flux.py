@@ -43,14 +43,19 @@ def model(family, folder):
 @pytest.fixture
 def inputs(golden):
     """One forward of stage 2 with history at every resolution; the two prompts differ in length."""
-    return {"clips": [golden[f"clip{i}"] for i in range(4)], "timestep": golden["timestep"],
-            **{name: golden[name] for name in PROMPT}}
+    return {
+        "clips": [golden[f"clip{i}"] for i in range(4)],
+        "timestep": golden["timestep"],
+        **{name: golden[name] for name in PROMPT},
+    }
 
 
 def row(inputs, index):
     """One sample of a batch of inputs."""
-    return {name: [clip[index:index + 1] for clip in value] if name == "clips" else value[index:index + 1]
-            for name, value in inputs.items()}
+    return {
+        name: [clip[index : index + 1] for clip in value] if name == "clips" else value[index : index + 1]
+        for name, value in inputs.items()
+    }
 
 
 @torch.no_grad()
@@ -64,8 +69,9 @@ def test_forward_with_history_and_two_text_lengths(model, inputs, golden):
 def test_each_stage_of_the_packed_batch(model, golden, stage, clips):
     velocity = model(
         [golden[f"packed.stage{stage}.clip{i}"] for i in range(clips)],
-        timestep=golden["packed.timestep"][stage:stage + 1],
-        **{name: golden[f"packed.{name}"][stage:stage + 1] for name in PROMPT})
+        timestep=golden["packed.timestep"][stage : stage + 1],
+        **{name: golden[f"packed.{name}"][stage : stage + 1] for name in PROMPT},
+    )
     assert error(velocity, golden[f"packed.stage{stage}.velocity"]) < 1e-4
 
 
@@ -76,8 +82,10 @@ def test_with_autograd_as_without(model, inputs, golden):
 @torch.no_grad()
 def test_rows_do_not_meet_and_keep_their_places(model, inputs):
     for order in ([0, 1], [1, 0], [1, 0, 1]):
-        batch = {name: [clip[order] for clip in value] if name == "clips" else value[order]
-                 for name, value in inputs.items()}
+        batch = {
+            name: [clip[order] for clip in value] if name == "clips" else value[order]
+            for name, value in inputs.items()
+        }
         alone = torch.cat([model(**row(inputs, index)) for index in order])
         assert error(model(**batch), alone) < 1e-5
 
@@ -107,8 +115,9 @@ def test_a_prompt_may_be_empty(model, inputs):
 @torch.no_grad()
 def test_a_stage_is_prepared_once(model, inputs):
     clips = inputs["clips"]
-    context = model.prepare(clips[:-1], clips[-1].shape[2:], inputs["encoder_hidden_states"],
-                            inputs["encoder_attention_mask"])
+    context = model.prepare(
+        clips[:-1], clips[-1].shape[2:], inputs["encoder_hidden_states"], inputs["encoder_attention_mask"]
+    )
     before = context.text.clone(), context.history.clone()
     for timestep in (900.0, 5.0):  # the context serves every step of the stage and is not changed by it
         steps = torch.full((2,), timestep)
@@ -140,15 +149,19 @@ def test_gradients_reach_every_weight_and_checkpointing_keeps_them(model, inputs
     assert {name.split(".")[-2] for name, grad in plain.items() if grad is None} <= ends
     model.enable_gradient_checkpointing()
     for name, grad in gradients().items():
-        same = grad is None if plain[name] is None else torch.allclose(grad, plain[name], rtol=1e-4, atol=1e-7)
+        same = (
+            grad is None if plain[name] is None else torch.allclose(grad, plain[name], rtol=1e-4, atol=1e-7)
+        )
         assert same, name
 
 
 @torch.no_grad()
 def test_bfloat16_follows_float32(family, folder, inputs, golden):
     model = CLASSES[family].from_pretrained(folder, torch_dtype=torch.bfloat16)
-    inputs = {name: [clip.bfloat16() for clip in value] if name == "clips" else value
-              for name, value in inputs.items()}
+    inputs = {
+        name: [clip.bfloat16() for clip in value] if name == "clips" else value
+        for name, value in inputs.items()
+    }
     for name in ("encoder_hidden_states", "pooled_projections"):
         inputs[name] = inputs[name].bfloat16()
     velocity = model(**inputs)
@@ -161,8 +174,12 @@ def test_bfloat16_follows_float32(family, folder, inputs, golden):
 def test_group_offload_brings_every_weight_back(model, inputs, golden, tmp_path, kind):
     """On disk in between, where a weight that no hook brings back would be lost."""
     model.enable_group_offload(
-        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type=kind,
-        num_blocks_per_group=1, offload_to_disk_path=str(tmp_path))
+        onload_device=torch.device("cpu"),
+        offload_device=torch.device("cpu"),
+        offload_type=kind,
+        num_blocks_per_group=1,
+        offload_to_disk_path=str(tmp_path),
+    )
     clips, prompt = inputs["clips"], [inputs[name] for name in PROMPT]
     for _ in range(2):  # as the sampler calls it, not through `forward`
         context = model.prepare(clips[:-1], clips[-1].shape[2:], *prompt[:2])
@@ -183,13 +200,16 @@ def test_autocast_trains(model, inputs):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("history, shape", [
-    ([(2, 4, 1, 8, 16)], (1, 7, 16)),  # odd height
-    ([(1, 4, 1, 8, 16)], (1, 8, 16)),  # one row, two prompts
-    ([(2, 16, 1, 8, 16)], (1, 8, 16)),  # channels
-    ([(2, 4, 1, 3, 5)], (1, 8, 16)),  # odd history
-    ([(2, 4, 8, 16)], (1, 8, 16)),  # no time
-])
+@pytest.mark.parametrize(
+    "history, shape",
+    [
+        ([(2, 4, 1, 8, 16)], (1, 7, 16)),  # odd height
+        ([(1, 4, 1, 8, 16)], (1, 8, 16)),  # one row, two prompts
+        ([(2, 16, 1, 8, 16)], (1, 8, 16)),  # channels
+        ([(2, 4, 1, 3, 5)], (1, 8, 16)),  # odd history
+        ([(2, 4, 8, 16)], (1, 8, 16)),  # no time
+    ],
+)
 def test_shapes_that_cannot_go_together(model, inputs, history, shape):
     with pytest.raises(ValueError, match="multiples of 2"):
         model.prepare([torch.zeros(size) for size in history], shape, inputs["encoder_hidden_states"])
@@ -205,19 +225,46 @@ def test_released_names_and_shapes(family):
 
 def test_released_config_files_load(family):
     released = {
-        "miniflux": {"num_layers": 8, "num_single_layers": 16, "num_attention_heads": 30, "in_channels": 64,
-                     "attention_head_dim": 64, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
-                     "axes_dims_rope": [16, 24, 24], "interp_condition_pos": True, "patch_size": 1},
-        "sd3": {"num_layers": 24, "num_attention_heads": 24, "in_channels": 16, "attention_head_dim": 64,
-                "caption_projection_dim": 1536, "joint_attention_dim": 4096, "pooled_projection_dim": 2048,
-                "pos_embed_max_size": 192, "sample_size": 128, "patch_size": 2, "max_num_frames": 200,
-                "qk_norm": "rms_norm", "pos_embed_type": "sincos"}}[family]
-    leftovers = {"use_flash_attn": False, "use_gradient_checkpointing": True, "_diffusers_version": "0.30.1",
-                 "use_temporal_causal": True, "a_key_of_the_future": 3}
+        "miniflux": {
+            "num_layers": 8,
+            "num_single_layers": 16,
+            "num_attention_heads": 30,
+            "in_channels": 64,
+            "attention_head_dim": 64,
+            "joint_attention_dim": 4096,
+            "pooled_projection_dim": 768,
+            "axes_dims_rope": [16, 24, 24],
+            "interp_condition_pos": True,
+            "patch_size": 1,
+        },
+        "sd3": {
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "in_channels": 16,
+            "attention_head_dim": 64,
+            "caption_projection_dim": 1536,
+            "joint_attention_dim": 4096,
+            "pooled_projection_dim": 2048,
+            "pos_embed_max_size": 192,
+            "sample_size": 128,
+            "patch_size": 2,
+            "max_num_frames": 200,
+            "qk_norm": "rms_norm",
+            "pos_embed_type": "sincos",
+        },
+    }[family]
+    leftovers = {
+        "use_flash_attn": False,
+        "use_gradient_checkpointing": True,
+        "_diffusers_version": "0.30.1",
+        "use_temporal_causal": True,
+        "a_key_of_the_future": 3,
+    }
     with torch.device("meta"):
         state = CLASSES[family].from_config(released | leftovers).state_dict()
     assert {name: list(v.shape) for name, v in state.items()} == json.loads(
-        (DATA / "parameters" / f"{family}_transformer.json").read_text())
+        (DATA / "parameters" / f"{family}_transformer.json").read_text()
+    )
 
 
 @torch.no_grad()

@@ -42,9 +42,16 @@ def test_a_grid_larger_than_the_table_is_refused():
         PatchEmbed(channels=1, dim=8, size=12, base=8)(torch.zeros(1, 1, 1, 8, 26), (4, 13))
 
 
-@pytest.mark.parametrize("key, value", [
-    ("temp_pos_embed_type", "sincos"), ("pos_embed_type", "rope"), ("interp_condition_pos", False),
-    ("patch_size", 4), ("qk_norm", None)])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("temp_pos_embed_type", "sincos"),
+        ("pos_embed_type", "rope"),
+        ("interp_condition_pos", False),
+        ("patch_size", 4),
+        ("qk_norm", None),
+    ],
+)
 def test_what_the_weights_were_not_trained_with_is_refused(key, value):
     with torch.device("meta"), pytest.raises(ValueError, match=f"{key}={value!r}"):
         PyramidDiffusionMMDiT(num_layers=1, **{key: value})

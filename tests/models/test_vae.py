@@ -46,7 +46,10 @@ def test_the_whole_at_once_as_training_runs_it(vae, goldens):
 def test_tiles_agree_with_the_reference(vae, goldens):
     vae.enable_tiling(64)
     assert error(vae.decode(goldens["vae.tile_latent"]).sample, goldens["vae.tile_decoded"]) < 1e-4
-    assert error(vae.encode(goldens["vae.tile_image"]).latent_dist.parameters, goldens["vae.tile_moments"]) < 1e-4
+    assert (
+        error(vae.encode(goldens["vae.tile_image"]).latent_dist.parameters, goldens["vae.tile_moments"])
+        < 1e-4
+    )
 
 
 @torch.no_grad()
@@ -77,7 +80,9 @@ def test_a_stream_holds_no_more_after_many_units_than_after_two(vae):
     stream, sizes = DecoderStream(vae), []
     for _ in range(6):
         stream(torch.randn(1, 4, 1, 4, 4))
-        sizes.append(sum(t.untyped_storage().nbytes() for cache in stream.caches.values() for t in cache.values()))
+        sizes.append(
+            sum(t.untyped_storage().nbytes() for cache in stream.caches.values() for t in cache.values())
+        )
     assert len(set(sizes[1:])) == 1
 
 

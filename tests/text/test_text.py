@@ -65,7 +65,9 @@ def test_sd3_joins_both_clips_projections(sd3_checkpoint, tmp_path):
     text = encoders(sd3_checkpoint, tmp_path)
     assert [part.label for part in text.parts] == ["CLIP", "CLIP 2", "T5"]
     embeds = text.encode(PROMPT)
-    pooled = [clip_output(sd3_checkpoint, number, CLIPTextModelWithProjection).text_embeds for number in ("", "_2")]
+    pooled = [
+        clip_output(sd3_checkpoint, number, CLIPTextModelWithProjection).text_embeds for number in ("", "_2")
+    ]
     torch.testing.assert_close(embeds.pooled, torch.cat(pooled, dim=-1))
     torch.testing.assert_close(embeds.prompt_embeds, t5_states(sd3_checkpoint, "_3")[0])
 
@@ -88,7 +90,7 @@ def test_the_cache_answers_only_for_same_text_encoders_length_and_dtype(tiny_che
         return len(list((tmp_path / "cache").glob("*.safetensors")))
 
     encoders(tiny_checkpoint, tmp_path).encode(PROMPT)
-    encoders(copy, tmp_path).encode(PROMPT)                                        # a copy elsewhere is the same
+    encoders(copy, tmp_path).encode(PROMPT)  # a copy elsewhere is the same
     assert cached() == 1
     encoders(tiny_checkpoint, tmp_path).encode(PROMPT + ".")
     encoders(tiny_checkpoint, tmp_path).encode(PROMPT, max_sequence_length=64)
@@ -96,7 +98,7 @@ def test_the_cache_answers_only_for_same_text_encoders_length_and_dtype(tiny_che
     assert cached() == 4 and embeds.prompt_embeds.dtype == embeds.pooled.dtype == torch.bfloat16
     path = copy / "text_encoder" / "model.safetensors"
     weights = load_file(path)
-    weights["final_layer_norm.weight"] += 1                                        # same names, sizes, file length
+    weights["final_layer_norm.weight"] += 1  # same names, sizes, file length
     save_file(weights, path, {"format": "pt"})
     encoders(copy, tmp_path).encode(PROMPT)
     assert cached() == 5
@@ -141,10 +143,10 @@ def test_what_is_cut_is_the_end_of_the_prompt(family, tiny_checkpoint, sd3_check
     assert embeds.cut["T5"] == " ".join(words[127:]) and embeds.cut["CLIP"] == " ".join(words[75:])
     assert words[-1] in embeds.notice and "too long" in embeds.notice
     again = encoders(text.parts[0].encoder.parent, tmp_path).encode([prompt, "red"])
-    assert again.cut == embeds.cut                                                 # the cache remembers it
+    assert again.cut == embeds.cut  # the cache remembers it
     kept = text.encode(" ".join(words[:75]))
     assert kept.cut == {} and kept.notice == ""
-    assert torch.equal(kept.pooled, embeds.pooled)                                 # the cut text had no say
+    assert torch.equal(kept.pooled, embeds.pooled)  # the cut text had no say
 
 
 def test_padding_does_not_change_the_tokens(tiny_checkpoint, tmp_path):
@@ -212,7 +214,7 @@ def test_saving_copies_what_loads_again(tiny_checkpoint, tmp_path):
     text = encoders(tiny_checkpoint, tmp_path)
     text.save(tmp_path / "saved")
     assert encoders(tmp_path / "saved", tmp_path).identity == text.identity
-    text.save(tiny_checkpoint)                                                     # onto itself: nothing happens
+    text.save(tiny_checkpoint)  # onto itself: nothing happens
     assert AutoTokenizer.from_pretrained(tiny_checkpoint / "tokenizer_2")(PROMPT).input_ids[-1] == 1
 
 

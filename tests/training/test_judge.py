@@ -25,7 +25,11 @@ def test_the_judge_is_right_on_what_was_rendered(world):
         scene = scenes[index]
         clip = world.render(scene, rng)
         verdict = judge(soiled(clip, rng) if index % 2 else clip, world)
-        right += [verdict.colour == scene.colour, verdict.motion == scene.motion, verdict.shape == scene.shape]
+        right += [
+            verdict.colour == scene.colour,
+            verdict.motion == scene.motion,
+            verdict.shape == scene.shape,
+        ]
         assert verdict.present == 1
     assert np.mean(right) >= 0.97
 

@@ -12,7 +12,9 @@ FREE = {"CC0", "public domain", "CC BY 2.0", "CC BY 4.0"}
 def ramp() -> Photo:
     """A picture whose red says where it was across, and whose green where it was down."""
     y, x = np.mgrid[0:240, 0:360]
-    return Photo("ramp", "CC0", "made here", np.stack([x * 255 / 359, y * 255 / 239, 0 * x], axis=-1).astype(np.uint8))
+    return Photo(
+        "ramp", "CC0", "made here", np.stack([x * 255 / 359, y * 255 / 239, 0 * x], axis=-1).astype(np.uint8)
+    )
 
 
 def test_held_out_photographs_are_never_among_those_trained_on():

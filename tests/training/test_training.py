@@ -85,12 +85,22 @@ def test_muon_takes_convolutions_as_matrices_and_adamw_the_rest():
     muon.zero_grad()
     assert not torch.equal(before, model[0].weight) and model[0].weight.grad is None
     names = {id(p): n for n, p in model.named_parameters()}
-    assert {names[id(p)] for g in adamw.param_groups for p in g["params"]} == {"0.bias", "1.bias", "2.weight", "2.bias"}
+    assert {names[id(p)] for g in adamw.param_groups for p in g["params"]} == {
+        "0.bias",
+        "1.bias",
+        "2.weight",
+        "2.bias",
+    }
 
 
 def test_learning_rate_warms_up_holds_and_ends_at_zero():
     factors = [learning_rate_factor(p, constant_share=0.5) for p in (0.0, 0.3, 0.75, 1.0)]
-    assert factors[0] < 0.2 and factors[1] == 1 and factors[2] == pytest.approx(0.5) and factors[3] == pytest.approx(0)
+    assert (
+        factors[0] < 0.2
+        and factors[1] == 1
+        and factors[2] == pytest.approx(0.5)
+        and factors[3] == pytest.approx(0)
+    )
 
 
 def _loop(folder, steps):
@@ -153,7 +163,11 @@ def test_vae_losses_train_every_weight():
 
 def test_reconstruction_loss_of_a_perfect_video_is_zero():
     video = torch.rand(1, 3, 2, 8, 8)
-    assert reconstruction_loss(video, video) == 0 < reconstruction_loss(video, down(down(video)).mean() + 0 * video)
+    assert (
+        reconstruction_loss(video, video)
+        == 0
+        < reconstruction_loss(video, down(down(video)).mean() + 0 * video)
+    )
 
 
 @torch.no_grad()
@@ -197,7 +211,9 @@ def test_the_balance_makes_both_gradients_equally_long():
     weight = torch.tensor([3.0, 4.0], requires_grad=True)
     pixels, adversarial = weight.sum(), 0.1 * weight.square().sum()
     factor = balance(pixels, adversarial, weight)
-    one, two = (torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (pixels, factor * adversarial))
+    one, two = (
+        torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (pixels, factor * adversarial)
+    )
     assert torch.allclose(one.norm(), two.norm(), rtol=1e-3)
 
 
@@ -232,7 +248,9 @@ def test_a_decoder_that_is_trained_on_keeps_the_latents(tmp_path):
     )
     make_vae(recipe).save_pretrained(tmp_path / "before")
     made = train_decoder(recipe, tmp_path / "decoder", tmp_path / "before")
-    before, after = (CausalVideoVAE.from_pretrained(path).state_dict() for path in (tmp_path / "before", made))
+    before, after = (
+        CausalVideoVAE.from_pretrained(path).state_dict() for path in (tmp_path / "before", made)
+    )
     same = {name for name, weight in before.items() if torch.equal(weight, after[name])}
     latents = {name for name in before if name.startswith(("encoder.", "quant_conv."))}
     assert latents <= same and all("to_k.bias" in name for name in same - latents)

@@ -36,7 +36,9 @@ def tokenizers(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["t5", "clip"])
 def test_every_word_of_the_world_is_one_token(tokenizers, kind):
-    tokens = {word: tokenizers[kind](word, add_special_tokens=False).input_ids for word in World().vocabulary()}
+    tokens = {
+        word: tokenizers[kind](word, add_special_tokens=False).input_ids for word in World().vocabulary()
+    }
     assert {word: ids for word, ids in tokens.items() if len(ids) != 1 and word.isalpha()} == {}
     assert len({tuple(ids) for ids in tokens.values()}) == len(tokens)
 
@@ -78,7 +80,7 @@ def test_the_code_is_orthonormal_and_reads_what_it_wrote():
     vectors = code.write(targets)
     assert code.right(vectors, targets).all() and targets[1].tolist() == [0, 0, 0, 0]
     torch.testing.assert_close(code.directions @ code.directions.T, torch.eye(len(code.directions)))
-    torch.testing.assert_close(vectors.pow(2).mean(1), torch.full((3,), 0.8))      # of an energy of 1 a channel
+    torch.testing.assert_close(vectors.pow(2).mean(1), torch.full((3,), 0.8))  # of an energy of 1 a channel
     assert code.loss(vectors, targets) < 0.01 < code.loss(vectors.flip(0), targets)
     with pytest.raises(ValueError, match="raise the width"):
         Code(attribute_values(World()), width=16)
@@ -105,7 +107,7 @@ def test_free_wording_says_its_labels_and_roughening_keeps_them():
         shapes = set(phrases["shape"].get(labels.get("shape"), ()))
         kept = [word for word in text.split() if word not in SMALL_WORDS and word not in shapes]
         words = iter(roughen(text, rng).rstrip(".! ").split())
-        assert all(word in words for word in kept)                                 # as a subsequence
+        assert all(word in words for word in kept)  # as a subsequence
 
 
 def test_masked_mean_ignores_padding():

@@ -33,7 +33,9 @@ def test_one_combination_in_twelve_is_held_out_in_every_world_alike():
     share = len(full.held_out_scenes()) / len(full.scenes())
     assert 0.06 < share < 0.11
     assert set(CPU_WORLD.held_out_scenes()) <= set(full.held_out_scenes())
-    assert sorted(map(repr, full.training_scenes() + full.held_out_scenes())) == sorted(map(repr, full.scenes()))
+    assert sorted(map(repr, full.training_scenes() + full.held_out_scenes())) == sorted(
+        map(repr, full.scenes())
+    )
 
 
 def test_captions_are_short_varied_and_of_the_vocabulary():

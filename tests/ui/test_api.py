@@ -107,7 +107,9 @@ def test_progress_is_told_and_a_stop_keeps_what_is_finished(client):
 
 def test_a_picture_is_uploaded_and_becomes_the_first_frame(client, tmp_path):
     Image.new("RGB", (90, 60), "teal").save(tmp_path / "sea.png")
-    job = client.predict("waves", image=handle_file(tmp_path / "sea.png"), settings=QUICK, api_name="/generate")
+    job = client.predict(
+        "waves", image=handle_file(tmp_path / "sea.png"), settings=QUICK, api_name="/generate"
+    )
     assert job["settings"]["image"] == "sea.png"
     assert wait(client, job)["state"] == "done"
 
@@ -176,7 +178,9 @@ def test_presets_and_models_are_listed(client):
     assert presets["quick"]["description"] and presets["quick"]["settings"]
     models = {(model["model"], model["variant"]): model for model in client.predict(api_name="/models")}
     assert models["embedded", "128p"]["here"] and models["embedded", "128p"]["licence"] == "Apache-2.0"
-    assert models["miniflux", "384p"]["size"] == "7.2 billion weights" and not models["miniflux", "384p"]["here"]
+    assert (
+        models["miniflux", "384p"]["size"] == "7.2 billion weights" and not models["miniflux", "384p"]["here"]
+    )
     assert [name for name, model in models.items() if model["loaded"]] == [("checkpoint0", "128p")]
 
 
@@ -243,9 +247,13 @@ def test_visitors_have_limits(open_house, tmp_path):
     client = Client(page.local_url, verbose=False)
     with pytest.raises(AppError, match=r"1\.5 s"):
         client.predict("long", settings={"num_frames": 17}, token=TOKENS[0], api_name="/generate")
-    with pytest.raises(AppError, match="128×64 are 8,192 pixels: at most 4,096 are allowed, so choose a smaller size"):
+    with pytest.raises(
+        AppError, match="128×64 are 8,192 pixels: at most 4,096 are allowed, so choose a smaller size"
+    ):
         client.predict("large", settings=QUICK | {"width": 128}, token=TOKENS[0], api_name="/generate")
-    with pytest.raises(SettingsError, match="at most 4,096 are allowed"):  # and the page says so before it is pressed
+    with pytest.raises(
+        SettingsError, match="at most 4,096 are allowed"
+    ):  # and the page says so before it is pressed
         check(app, replace(app.worker.start_from, prompt="large", num_frames=9, width=128))
     jobs = [client.predict("a", settings=SLOW | {"num_frames": 9}, token=TOKENS[0], api_name="/generate")
             for _ in range(2)]  # fmt: skip
@@ -267,9 +275,15 @@ def test_no_folder_of_the_machine_is_told(open_house):
     texts = [str(job), str(client.predict(api_name="/models"))]
     texts += [str(client.predict(token=TOKENS[0], api_name="/history"))]
     texts += [httpx.get(page.local_url + path).text for path in ("config", "gradio_api/info", "")]
-    machine = str(app.folder), str(Path(app.worker.start_from.model).parent), str(Path(__file__).parent.parent.parent)
+    machine = (
+        str(app.folder),
+        str(Path(app.worker.start_from.model).parent),
+        str(Path(__file__).parent.parent.parent),
+    )
     assert not [path for path in machine for text in texts if path in text]
-    still = client.predict("a star", settings=QUICK | {"num_frames": 1}, token=TOKENS[0], api_name="/generate")
+    still = client.predict(
+        "a star", settings=QUICK | {"num_frames": 1}, token=TOKENS[0], api_name="/generate"
+    )
     for made in job, wait(client, still, token=TOKENS[0]):
         content = httpx.get(page.local_url + made["address"]).content
         inside = read_metadata(app.store.get(made["id"]).path)
@@ -303,7 +317,9 @@ def test_with_accounts_everybody_has_their_own(tiny_checkpoint, tmp_path):
     accounts = Accounts(dict(line.split(":", 1) for line in ("ana:river", hashed_line("ben", "stone"))))
     page, app = serve(tmp_path, tiny_checkpoint, local=False, accounts=accounts)
     try:
-        ana, ben = (Client(page.local_url, auth=auth, verbose=False) for auth in (("ana", "river"), ("ben", "stone")))
+        ana, ben = (
+            Client(page.local_url, auth=auth, verbose=False) for auth in (("ana", "river"), ("ben", "stone"))
+        )
         job = ana.predict("a red ball", settings=QUICK, api_name="/generate")
         job = wait(ana, job)
         assert [j["id"] for j in ana.predict(api_name="/history")] == [job["id"]]

@@ -20,9 +20,22 @@ ROOT = Path(__file__).parent.parent.parent
 @contextmanager
 def program(folder: Path, *arguments: str, **environment: str):
     """app.py at work: (process, address of the page, the lines that it printed until it was there)."""
-    command = [sys.executable, "-u", str(ROOT / "app.py"), "--output-dir", str(folder / "outputs"), *arguments]
+    command = [
+        sys.executable,
+        "-u",
+        str(ROOT / "app.py"),
+        "--output-dir",
+        str(folder / "outputs"),
+        *arguments,
+    ]
     values = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": values, "cwd": folder}
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "env": values,
+        "cwd": folder,
+    }
     with subprocess.Popen(command, **options) as process:
         try:
             printed = []
@@ -66,8 +79,12 @@ def test_what_runs_is_marked_as_interrupted_and_the_queue_survives(tiny_checkpoi
         assert httpx.get(address).status_code == 200
         client = Client(address, verbose=False, download_files=False)
         named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-        assert set(named) == {"/generate", "/status", "/stop", "/history", "/presets", "/models"}, "and no event's"
-        first, second = (client.predict(name, settings=slow, api_name="/generate") for name in ("first", "second"))
+        assert set(named) == {"/generate", "/status", "/stop", "/history", "/presets", "/models"}, (
+            "and no event's"
+        )
+        first, second = (
+            client.predict(name, settings=slow, api_name="/generate") for name in ("first", "second")
+        )
         while not client.predict(first["id"], api_name="/status").get("progress"):
             pass
         assert "Traceback" not in end(process)
@@ -87,11 +104,19 @@ def test_a_port_that_is_taken_is_told(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"error: port {port} cannot be had") and "--port" in last and "GRADIO" not in done.stderr
+    assert (
+        last.startswith(f"error: port {port} cannot be had")
+        and "--port" in last
+        and "GRADIO" not in done.stderr
+    )
 
 
 def test_a_share_link_that_fails_is_a_notice_and_the_page_is_there(tiny_checkpoint, tmp_path):
-    nowhere = {"GRADIO_SHARE_SERVER_ADDRESS": "127.0.0.1:9", "HF_HOME": str(tmp_path), "HTTPS_PROXY": "127.0.0.1:9"}
+    nowhere = {
+        "GRADIO_SHARE_SERVER_ADDRESS": "127.0.0.1:9",
+        "HF_HOME": str(tmp_path),
+        "HTTPS_PROXY": "127.0.0.1:9",
+    }
     flags = ["--share", "--public", "--model", str(tiny_checkpoint)]
     with program(tmp_path, *flags, **nowhere) as (process, address, _):
         assert "note: there is no public link" in process.stdout.readline()

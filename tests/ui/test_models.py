@@ -33,11 +33,15 @@ def test_what_there_is_and_what_is_here(app):
     found = {(entry.title, entry.variant): entry for entry in entries(app)}
     assert {key[0] for key in found} == {"embedded", "miniflux", "sd3", "checkpoint0"}
     embedded, released = found["embedded", "128p"], found["miniflux", "768p"]
-    assert embedded.here and not embedded.loaded and embedded.licence == "Apache-2.0" and "MB" in embedded.size
+    assert (
+        embedded.here and not embedded.loaded and embedded.licence == "Apache-2.0" and "MB" in embedded.size
+    )
     assert not released.here and "1280 × 768" in released.good_for and "billion weights" in released.size
     assert found["checkpoint0", "128p"].loaded
     table = table_of(app)
-    assert table.count("<tr>") == 1 + len(found) and table.count("in use") == 1 and "/checkpoint0" not in table
+    assert (
+        table.count("<tr>") == 1 + len(found) and table.count("in use") == 1 and "/checkpoint0" not in table
+    )
 
 
 def test_a_damaged_model_is_shown_as_damaged(app, tiny_checkpoint, tmp_path):
@@ -63,14 +67,18 @@ def test_a_folder_without_a_model_is_told(app, typed, says, monkeypatch, tmp_pat
 
 
 @pytest.mark.browser
-def test_a_model_is_fetched_cancelled_and_taken_up_again(app, browser, tiny_checkpoint, tmp_path, monkeypatch):
+def test_a_model_is_fetched_cancelled_and_taken_up_again(
+    app, browser, tiny_checkpoint, tmp_path, monkeypatch
+):
     """A published model, as far as the program knows; the repository is the tiny one."""
     hub = Hub(tiny_checkpoint)
     for name, value in {"HF_HUB_OFFLINE": False, "ENDPOINT": hub.address}.items():
         monkeypatch.setattr(constants, name, value)
     template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setitem(checkpoints.RELEASES, "miniflux", Release("miniflux", "miniflux", "someone/tiny", "free"))
+    monkeypatch.setitem(
+        checkpoints.RELEASES, "miniflux", Release("miniflux", "miniflux", "someone/tiny", "free")
+    )
     monkeypatch.setitem(panel.MODELS, "miniflux", ("128p",))
     with gr.Blocks(analytics_enabled=False) as page:
         build_models(app)

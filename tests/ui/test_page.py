@@ -20,7 +20,9 @@ from pyramid.presets import load_preset
 
 ROOT = Path(__file__).parent.parent.parent
 BALL = "a red ball moves to the right"
-LONG = 200  # steps, the most there may be: a stage that is still at work when the page has done what it is asked
+LONG = (
+    200  # steps, the most there may be: a stage that is still at work when the page has done what it is asked
+)
 # Remembers every different picture that each stage's tile has shown.
 WATCH = """() => {
   window.seen = {};
@@ -39,7 +41,15 @@ expect.set_options(timeout=120_000)
 @contextmanager
 def program(checkpoint: Path, folder: Path):
     """app.py at work on a checkpoint, and its address."""
-    command = [sys.executable, "-u", str(ROOT / "app.py"), "--model", str(checkpoint), "--output-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-u",
+        str(ROOT / "app.py"),
+        "--model",
+        str(checkpoint),
+        "--output-dir",
+        str(folder),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -81,7 +91,12 @@ def page(browser, server):
 
 
 def ask(
-    page: Page, prompt: str = BALL, first: int = 2, rest: int = 2, seed: int | None = None, count: int | None = None
+    page: Page,
+    prompt: str = BALL,
+    first: int = 2,
+    rest: int = 2,
+    seed: int | None = None,
+    count: int | None = None,
 ) -> None:
     """Fill the form, and press Generate."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
@@ -125,7 +140,9 @@ def test_a_sentence_becomes_a_video_and_every_stage_is_seen_at_work(page, server
     seen = page.evaluate(SEEN)
     assert all(seen[f"Stage {stage}"] >= 2 for stage in (1, 2, 3)), seen
     page.wait_for_function("() => document.querySelector('#large video').readyState >= 2")
-    size = page.locator("#large video").evaluate("video => [video.videoWidth, video.videoHeight, video.duration]")
+    size = page.locator("#large video").evaluate(
+        "video => [video.videoWidth, video.videoHeight, video.duration]"
+    )
     assert size[:2] == [64, 64] and size[2] == pytest.approx(17 / 8, abs=0.1)
     expect(page.locator("#used-seed")).to_have_text("7")
     with page.expect_download() as download:
@@ -393,7 +410,9 @@ def test_the_page_fits(page, size, theme):
     dark = page.evaluate("document.body.classList.contains('dark')")
     if dark != (theme == "dark"):
         page.click("#theme")
-    width, height = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    width, height = page.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    )
     assert width <= size[0]
     if size[0] > 800:
         assert height <= size[1]

@@ -46,8 +46,16 @@ def frames(colour: str, count: int = 17, side: int = 64) -> np.ndarray:
     return np.stack(pictures)
 
 
-def add_result(store: JobStore, settings: Settings, *, owner: str = "local", state: State = State.DONE,
-               colour: str = "red", file: bool = True, **more):
+def add_result(
+    store: JobStore,
+    settings: Settings,
+    *,
+    owner: str = "local",
+    state: State = State.DONE,
+    colour: str = "red",
+    file: bool = True,
+    **more,
+):
     """A finished job with a real file, as the worker leaves it."""
     job = store.add(settings, owner=owner, **more)
     assert store.claim().id == job.id
@@ -76,7 +84,8 @@ class Served:
         self.app = App(self.store, self.worker, self.store.folder)
         self.blocks = build(self.app)
         _, self.url, _ = self.blocks.launch(
-            prevent_thread_lock=True, quiet=True, css_paths=STYLE, **doors(self.app, None))
+            prevent_thread_lock=True, quiet=True, css_paths=STYLE, **doors(self.app, None)
+        )
 
     def fill(self) -> None:
         """The same results for each test."""
@@ -86,7 +95,9 @@ class Served:
         store, start = self.store, self.start
         with store.lock:  # the worker takes none of them
             cut = store.add(replace(start, prompt="cut off in the middle", seed=17), owner="local")
-            store.finish(store.claim().id, State.INTERRUPTED, error="The program ended while this was being made.")
+            store.finish(
+                store.claim().id, State.INTERRUPTED, error="The program ended while this was being made."
+            )
             red = add_result(store, replace(start, prompt="a red ball rolls over a meadow", seed=11))
             blue = replace(start, prompt="a blue ball falls into the sea", seed=12, num_frames=25)
             add_result(store, blue, colour="blue")
@@ -160,7 +171,9 @@ def test_the_history_shows_the_owners_jobs_as_they_ended_and_plays_what_is_point
 
 def test_search_and_favourites_find_results_again(page, served):
     card(page, "blue ball").get_by_role("button", name="Favourite").click()
-    expect(card(page, "blue ball").get_by_role("button", name="Favourite")).to_have_attribute("aria-pressed", "true")
+    expect(card(page, "blue ball").get_by_role("button", name="Favourite")).to_have_attribute(
+        "aria-pressed", "true"
+    )
     page.get_by_label("Favourites").check()
     expect(page.locator(".card")).to_have_count(1)
     page.get_by_label("Favourites").uncheck()
@@ -170,7 +183,9 @@ def test_search_and_favourites_find_results_again(page, served):
     page.get_by_label("Search the results").fill("no such thing")
     expect(page.locator(".empty")).to_have_text("Nothing fits the search.")
     page.reload()
-    expect(card(page, "blue ball").get_by_role("button", name="Favourite")).to_have_attribute("aria-pressed", "true")
+    expect(card(page, "blue ball").get_by_role("button", name="Favourite")).to_have_attribute(
+        "aria-pressed", "true"
+    )
 
 
 def test_delete_asks_once_more_and_removes_the_file(page, served):
@@ -210,7 +225,9 @@ def test_two_results_play_in_step(page):
     part.get_by_role("button", name="One frame on").click()
     page.wait_for_function(f"(part) => ({at})(part, 25 / 8 / 2 + 1 / 8)", arg=part.element_handle())
     part.get_by_label("Where both are").fill("1")  # the shorter one waits on its last frame
-    ended = "(part) => { const [a, b] = part.querySelectorAll('video'); return Math.min(a.currentTime, 2) === 2"
+    ended = (
+        "(part) => { const [a, b] = part.querySelectorAll('video'); return Math.min(a.currentTime, 2) === 2"
+    )
     page.wait_for_function(f"{ended} && b.currentTime > 3; }}", arg=part.element_handle())
     rows = part.locator("tr").all_inner_texts()
     assert [row.split("\t")[0] for row in rows] == ["prompt", "frames", "seed"], rows
@@ -260,7 +277,9 @@ def test_a_clip_becomes_longer_from_its_own_latents(page, served):
     expect(card(page, "a kite falls").locator("video")).to_be_visible(timeout=120_000)
     more, first = served.store.history("local", search="kite")[0], served.store.get(job.id)
     assert more.settings.num_frames == 17 and more.state is State.DONE
-    before, after = ([np.asarray(frame, int) for frame in read_frames(path)] for path in (first.path, more.path))
+    before, after = (
+        [np.asarray(frame, int) for frame in read_frames(path)] for path in (first.path, more.path)
+    )
     assert len(before) == 9 and len(after) == 17
     assert np.abs(np.subtract(before, after[:9])).mean() < 3  # only the encoder's rounding differs
 
@@ -298,7 +317,10 @@ def test_exports_are_made_and_fetched(page, served):
                 read_metadata(path)
     with page.expect_download() as download:
         detail.get_by_role("link", name="Download").click()
-    assert Path(download.value.path()).read_bytes() == served.store.history("local", search="red")[0].path.read_bytes()
+    assert (
+        Path(download.value.path()).read_bytes()
+        == served.store.history("local", search="red")[0].path.read_bytes()
+    )
 
 
 def test_the_name_pattern_says_what_it_makes(page):
@@ -338,7 +360,9 @@ def test_restoring_names_each_thing_that_is_not_as_it_was(served, tmp_path):
     app, start = served.app, served.start
     picture = tmp_path / "cat.png"
     Image.new("RGB", (64, 64), "teal").save(picture)
-    job = served.store.add(replace(start, prompt="a cat", seed=5, image="cat.png"), owner="local", image=picture)
+    job = served.store.add(
+        replace(start, prompt="a cat", seed=5, image="cat.png"), owner="local", image=picture
+    )
     while not served.store.get(job.id).over:
         served.store.wait(served.store.version, 1)
     job = served.store.get(job.id)
@@ -355,7 +379,12 @@ def test_restoring_names_each_thing_that_is_not_as_it_was(served, tmp_path):
         assert words in notes, notes
     (tmp_path / "mine.toml").write_text('description = "quick"\nnum_frames = 9\n')
     assert restore(tmp_path / "mine.toml", app, "local").settings.num_frames == 9
-    for name, text in (("a.json", "{"), ("b.json", '{"program": "other"}'), ("c.toml", "no = 1"), ("d.mp4", "text")):
+    for name, text in (
+        ("a.json", "{"),
+        ("b.json", '{"program": "other"}'),
+        ("c.toml", "no = 1"),
+        ("d.mp4", "text"),
+    ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=name) as caught:
             restore(tmp_path / name, app, "local")
@@ -366,7 +395,9 @@ def test_a_reloaded_page_shows_the_plan_and_the_model_in_use(served, monkeypatch
     part, told = PlanPart(served.app), {}
     monkeypatch.setattr(served.worker, "switch", lambda *_, **options: told.update(options))
     monkeypatch.setattr(served.worker, "_options", served.worker._options | {"memory": "cpu"})
-    assert part.chosen() == ("cpu", "none") and part.choose(quantise="fp8") == ("cpu", "fp8") == tuple(told.values())
+    assert part.chosen() == ("cpu", "none") and part.choose(quantise="fp8") == ("cpu", "fp8") == tuple(
+        told.values()
+    )
     seen, _, choice = news(served.app, None, "another")
     assert f"{served.start.model}\n{served.start.variant}" == choice["value"] == choice["choices"][-1][1]
     assert "value" not in news(served.app, None, choice["value"])[2], "an open list is left alone"

@@ -29,7 +29,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 def run_app(*arguments: str, typed: str = "", folder: Path | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "app.py"), *arguments]
-    return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=120, cwd=folder or ROOT)
+    return subprocess.run(
+        command, input=typed, capture_output=True, text=True, timeout=120, cwd=folder or ROOT
+    )
 
 
 def accounts_file(folder: Path, text: str) -> Path:
@@ -45,7 +47,10 @@ def accounts_file(folder: Path, text: str) -> Path:
 def test_nobody_is_let_in_without_a_word_on_who(flags, tmp_path):
     done = run_app(*flags, folder=tmp_path)
     assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith(f"error: {flags[0]} lets others reach this page") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith(f"error: {flags[0]} lets others reach this page")
+        and done.stderr.count("\n") == 1
+    )
     assert "--auth-file" in done.stderr and "--public" in done.stderr
     assert not any(tmp_path.iterdir()), "nothing is begun"
 
@@ -86,8 +91,14 @@ def test_visitors_have_limits_and_the_owner_of_the_machine_those_that_are_given(
     start = Settings.for_model("embedded")
     limits.check(replace(start, num_inference_steps=(50, 50, 50)))
     for asked, says in (
-        ({"num_inference_steps": (10, 51, 10)}, "num_inference_steps = 51: at most 50 steps a stage are allowed"),
-        ({"video_num_inference_steps": (200,) * 3}, "video_num_inference_steps = 200: at most 50 steps a stage"),
+        (
+            {"num_inference_steps": (10, 51, 10)},
+            "num_inference_steps = 51: at most 50 steps a stage are allowed",
+        ),
+        (
+            {"video_num_inference_steps": (200,) * 3},
+            "video_num_inference_steps = 200: at most 50 steps a stage",
+        ),
         ({"width": 192}, "192×128 are 24,576 pixels: at most 16,384 are allowed, so choose a smaller size"),
         ({"num_frames": 89, "fps": 60}, "11 s of video: at most 10 s are allowed"),
     ):
@@ -117,7 +128,9 @@ def test_accounts_with_words_and_with_hashes(tmp_path):
     accounts = read_accounts(accounts_file(tmp_path, "\n".join(lines)))
     right = [("ana", " a river "), ("ben", "stone:bridge"), ("zoë", "münze")]
     wrong = [("ana", "a river"), ("ben", "stone"), ("ben", lines[3].partition(":")[2]), ("eve", ""), ("", "")]
-    assert all(accounts.matches(*pair) for pair in right) and not any(accounts.matches(*pair) for pair in wrong)
+    assert all(accounts.matches(*pair) for pair in right) and not any(
+        accounts.matches(*pair) for pair in wrong
+    )
     assert asyncio.run(accounts.check("ben", "stone:bridge"))
 
 
