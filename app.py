@@ -2,12 +2,12 @@
 
     python launch.py                                   http://127.0.0.1:7860, on the embedded model
     python launch.py --model miniflux --variant 384p --port 8000 --output-dir clips
-    python launch.py --listen --auth-file accounts.txt        for the machines around, with a name and a password
-    python launch.py --share --auth-file accounts.txt         for everywhere, through a link that Gradio provides
+    python launch.py --listen --auth-file accounts.txt  for the machines around, with a name and a password
+    python launch.py --share --auth-file accounts.txt  for everywhere, through a link that Gradio provides
     python launch.py --hash-password ana                      a line for accounts.txt that hides the password
 
-What is made belongs to the server: it goes on when a page is closed, and a page that comes back finds it again.
-The parts are in `pyramid.ui`; here are the flags, and the start and the end of the program.
+What is made belongs to the server: it goes on when a page is closed, and a page that comes back finds it
+again. The parts are in `pyramid.ui`; here are the flags, and the start and the end of the program.
 """
 
 import argparse
@@ -180,7 +180,9 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
 
 
 def limits_of(options: argparse.Namespace, local: bool):
-    """What may be asked for: as the flags say, and where they do not, what visitors may. ValueError: no such model."""
+    """What may be asked for: as the flags say, and where they do not, what visitors may.
+    ValueError: no such model.
+    """
     from pyramid.hub.checkpoints import find
     from pyramid.jobs.queue import Limits
 
@@ -194,8 +196,8 @@ def limits_of(options: argparse.Namespace, local: bool):
 
 
 def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> int:
-    """The page, until the program is ended. The model is loaded once the page is there: both at once would make the
-    page wait for the model.
+    """The page, until the program is ended. The model is loaded once the page is there:
+    both at once would make the page wait for the model.
     """
     from pyramid.ui import page
     from pyramid.ui.serve import doors, notices
@@ -203,9 +205,16 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
     built = page.build(app)
     try:
         built.launch(
-            server_name=options.listen, server_port=options.port, share=options.share, inbrowser=options.inbrowser,
-            mcp_server=options.mcp, quiet=True, prevent_thread_lock=True, **looks(app), **doors(app, accounts),
-        )  # fmt: skip
+            server_name=options.listen,
+            server_port=options.port,
+            share=options.share,
+            inbrowser=options.inbrowser,
+            mcp_server=options.mcp,
+            quiet=True,
+            prevent_thread_lock=True,
+            **looks(app),
+            **doors(app, accounts),
+        )
     except OSError as error:
         if "empty port" not in str(error):
             raise
@@ -223,9 +232,19 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
 def port_words(options: argparse.Namespace) -> str:
     """What to do where no port can be had; Gradio's own words are of its variables."""
     if options.port is None:
-        return f"no port of 7860 to 7959 can be had at {options.listen}: give another with --port, or see to --listen"
-    return (f"port {options.port} cannot be had at {options.listen}: another program has it, or it is not yours to "
-            "use; give another with --port, or leave --port out for a free one from 7860")  # fmt: skip
+        return (
+            f"no port of 7860 to 7959 can be had at {options.listen}: give "
+            "another with --port, or see to --listen"
+        )
+    return (
+        f"port {options.port} "
+        "cannot "
+        "be had at "
+        f"{options.listen}: another "
+        "program has it, or "
+        "it is not yours to "
+        "use; give another with --port, or leave --port out for a free one from 7860"
+    )
 
 
 def looks(app) -> dict:
@@ -236,9 +255,12 @@ def looks(app) -> dict:
 
     start = app.worker.start_from
     return {
-        "theme": gr.themes.Base(font=["Inter", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        "css": f":root {{ --ratio: {start.width} / {start.height} }}", "css_paths": STYLE,
-    }  # fmt: skip
+        "theme": gr.themes.Base(
+            font=["Inter", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ),
+        "css": f":root {{ --ratio: {start.width} / {start.height} }}",
+        "css_paths": STYLE,
+    }
 
 
 def leave(code: int) -> None:

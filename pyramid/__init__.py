@@ -3,7 +3,8 @@
     from pyramid import PyramidFlowPipeline
     pipe = PyramidFlowPipeline.from_pretrained("embedded")
 
-The names below are loaded when they are first used, so that `import pyramid` itself is fast and needs no torch.
+The names below are loaded when they are first used, so that `import pyramid` itself is fast and needs no
+torch.
 """
 
 from importlib import import_module

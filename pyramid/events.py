@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # annotations only: an event needs no torch to be printed
 class Status:
     """A phase began: "text", "encode", "sample" or "decode". `message` is for people.
 
-    Or something was changed on the way, which belongs into the result's notes: "memory", because it ran out (see
-    `ladder`), or "precision", because a step overflowed.
+    Or something was changed on the way, which belongs into the result's notes: "memory", because it ran out
+    (see `ladder`), or "precision", because a step overflowed.
     """
 
     phase: str

@@ -31,7 +31,9 @@ class Preset:
     values: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, settings: Settings) -> Settings:
-        """`settings` with these values. A preset that changes the model starts from that model's own settings."""
+        """`settings` with these values. A preset that changes the model starts from that model's own
+        settings.
+        """
         model = self.values.get("model", settings.model)
         variant = self.values.get("variant", settings.variant if model == settings.model else None)
         if (model, variant) != (settings.model, settings.variant):
@@ -83,10 +85,11 @@ def preset_names(folder: Path = PRESETS_FOLDER) -> list[str]:
 
 
 def save_preset(name: str, settings: Settings, folder: Path, description: str = "") -> Path:
-    """Write what `settings` decide beside prompt, sources, seed and machine as preset `name`; returns its file.
+    """Write what `settings` decide beside prompt, sources, seed and machine as preset `name`;
+    returns its file.
 
-    It is read back strictly by `load_preset`. Raises SettingsError: a name that is no file's name or is taken,
-    settings that cannot be run.
+    It is read back strictly by `load_preset`. Raises SettingsError: a name that is no file's name or is
+    taken, settings that cannot be run.
     """
     name = name.strip()
     if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name.endswith("."):

@@ -46,7 +46,7 @@ class SettingsError(ValueError):
         self.field = field
 
 
-# ---------------------------------------------------------------------------------------- what models expect
+# -- what models expect
 @dataclass(frozen=True)
 class Variant:
     """What one set of weights was trained for, and the settings it starts with."""
@@ -88,7 +88,7 @@ def variant_of(name: str) -> Variant:
     return VARIANTS.get(name) or dataclasses.replace(VARIANTS["384p"], name=name)
 
 
-# -------------------------------------------------------------------------------- pixels, frames and seconds
+# -- pixels, frames and seconds
 def size_grid(stages: int) -> int:
     """Pixels that width and height must be multiples of, for `stages` resolutions: 16·2^(stages − 1)."""
     return PIXELS_PER_PATCH * 2 ** (stages - 1)
@@ -122,7 +122,7 @@ def seconds_of(num_frames: int, fps: int) -> float:
     return (num_frames - 1) / fps
 
 
-# -------------------------------------------------------------------------------------------------- settings
+# -- settings
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides one result. The defaults are the embedded model's; `for_model` gives another's.
@@ -167,7 +167,8 @@ class Settings:
     ) -> Self:
         """Settings that `model`'s `variant` (its first one when None) was made for, then `changes`.
 
-        `expects`: what its checkpoint says of itself (`Checkpoint.defaults`), in place of what is known by name.
+        `expects`: what its checkpoint says of itself (`Checkpoint.defaults`), in place of what is known by
+        name.
         """
         variant = variant or MODELS.get(model, ("384p",))[0]
         v = expects or variant_of(variant)
@@ -278,7 +279,9 @@ class Settings:
             raise SettingsError("device", f"device = {self.device!r}: use auto, cpu, mps, xpu, cuda, cuda:1")
 
     def experimental(self, expects: Variant | None = None) -> list[str]:
-        """What lies outside the range the weights were trained for, a sentence each. `expects`: see `for_model`."""
+        """What lies outside the range the weights were trained for, a sentence each.
+        `expects`: see `for_model`.
+        """
         v = expects or VARIANTS.get(self.variant)
         notes = []
         if self.stages != TRAINED_STAGES:
@@ -332,7 +335,7 @@ EXPECTED = {
 FIELDS = tuple(spec.name for spec in dataclasses.fields(Settings))
 
 
-# --------------------------------------------------------------------------------------- checks, one a value
+# -- checks, one a value
 def check_size(width: int, height: int, stages: int = TRAINED_STAGES) -> None:
     """Raises SettingsError unless both sides are multiples of `size_grid(stages)`, up to MAX_SIZE."""
     grid = size_grid(stages)

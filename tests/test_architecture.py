@@ -1,6 +1,7 @@
 """The house rules that a machine can check: who may import whom, what each file says of itself, and ruff.
 
-The table below is the architecture: what each room of `pyramid` may import from the others, from the ground floor up.
+The table below is the architecture: what each room of `pyramid` may import from the others, from the ground
+floor up.
 """
 
 import ast

@@ -1,4 +1,6 @@
-"""Presets: the shipped ones can be run, files are read strictly, another model's bring that model's own settings."""
+"""Presets: the shipped ones can be run, files are read strictly,
+another model's bring that model's own settings.
+"""
 
 import dataclasses
 

@@ -1,4 +1,6 @@
-"""The README stays true: its commands parse, what it names exists, and its examples run on the embedded model."""
+"""The README stays true: its commands parse, what it names exists,
+and its examples run on the embedded model.
+"""
 
 import os
 import re

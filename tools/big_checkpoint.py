@@ -1,11 +1,12 @@
-"""Loads a checkpoint of the published size from cold and says how much main memory that took. By hand, not by pytest:
+"""Loads a checkpoint of the published size from cold and says how much main memory that took.
+By hand, not by pytest:
 
     python tools/big_checkpoint.py /some/folder          # needs 15 GB of disk there; removes what it wrote
 
-Writes T5-XXL, CLIP-L, the miniFLUX transformer and its VAE in their published shapes, random bfloat16 weights shard by
-shard in the released layout; asks the system to forget the files; then, in a new process, makes a picture of 64 × 64
-with them and reports the peaks: all of it, what is the process's own, and what is mapped from files. Exit code 1 when
-the peak is above 1.15 × the largest component.
+Writes T5-XXL, CLIP-L, the miniFLUX transformer and its VAE in their published shapes, random bfloat16 weights
+shard by shard in the released layout; asks the system to forget the files; then, in a new process, makes a
+picture of 64 × 64 with them and reports the peaks: all of it, what is the process's own, and what is mapped
+from files. Exit code 1 when the peak is above 1.15 × the largest component.
 """
 
 import json
@@ -204,7 +205,8 @@ def report(sizes: dict[str, int], peaks: dict[str, dict[str, int]]) -> int:
         print(f"{phase:10} " + ", ".join(f"{name} {value / 1e9:.2f} GB" for name, value in most.items()))
     share = peaks["all"]["ram"] / largest
     print(
-        f"peak {peaks['all']['ram'] / 1e9:.2f} GB = {share:.2f} × the largest component ({largest / 1e9:.2f} GB); "
+        f"peak {peaks['all']['ram'] / 1e9:.2f} GB = {share:.2f} × the "
+        f"largest component ({largest / 1e9:.2f} GB); "
         f"all components {sum(sizes.values()) / 1e9:.2f} GB"
     )
     return int(share > LIMIT)

@@ -1,12 +1,14 @@
-"""What the embedded model makes, as arrays: recorded before a change of the code, compared bit for bit after it.
+"""What the embedded model makes, as arrays: recorded before a change of the code,
+compared bit for bit after it.
 
     python tools/equality.py record before.safetensors      # on the old code
-    python tools/equality.py compare before.safetensors     # on the new code, on the same machine: 0 when all is equal
+    python tools/equality.py compare before.safetensors  # on the new code, on the same machine: 0 when all is
+    equal
 
-Text, a picture, a clip, two and four stages, a still, a run that is stopped and goes on, and three at once: each from
-`PyramidFlowPipeline` (latents and frames), from the command line and from the page's endpoints (frames of the files,
-latents of the units that a stopped run leaves). `--only pipeline` makes a part of them. Equal arrays are to be
-expected on one machine with one torch: other processors sum in other orders.
+Text, a picture, a clip, two and four stages, a still, a run that is stopped and goes on, and three at once:
+each from `PyramidFlowPipeline` (latents and frames), from the command line and from the page's endpoints
+(frames of the files, latents of the units that a stopped run leaves). `--only pipeline` makes a part of them.
+Equal arrays are to be expected on one machine with one torch: other processors sum in other orders.
 """
 
 import argparse
@@ -69,7 +71,7 @@ def frames_of(path: Path) -> np.ndarray:
     return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
 
 
-# ------------------------------------------------------------------------------------------------- the pipeline
+# -- the pipeline
 def of_pipeline() -> Iterator[tuple[str, np.ndarray]]:
     from pyramid import PyramidFlowPipeline
 
@@ -94,10 +96,14 @@ def of_pipeline() -> Iterator[tuple[str, np.ndarray]]:
     yield "resumed/frames", pipe(PROMPT, seed=SEED, finished=units, output_type="np", **STEPS).frames
 
 
-# --------------------------------------------------------------------------------------------- the command line
+# -- the command line
 def flags(changes: dict) -> list[str]:
-    names = {"num_inference_steps": "steps", "video_num_inference_steps": "video-steps", "guidance_scale": "guidance",
-             "video_guidance_scale": "video-guidance"}  # fmt: skip
+    names = {
+        "num_inference_steps": "steps",
+        "video_num_inference_steps": "video-steps",
+        "guidance_scale": "guidance",
+        "video_guidance_scale": "video-guidance",
+    }
     words = []
     for name, value in ({"seed": SEED} | STEPS | changes).items():
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -107,8 +113,13 @@ def flags(changes: dict) -> list[str]:
 
 def run(*words: str | Path) -> Path:
     """A command of the program; the path that it prints last."""
-    done = subprocess.run([sys.executable, "-m", "pyramid", *map(str, words)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=WAIT)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pyramid", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+    )
     if done.returncode:
         raise RuntimeError(f"{words}: exit code {done.returncode}\n{done.stderr}")
     return Path(done.stdout.splitlines()[-1])
@@ -176,7 +187,7 @@ def wait_for(question, seconds: float = WAIT):
     raise TimeoutError(f"nothing came in {seconds} s")
 
 
-# -------------------------------------------------------------------------------------------------- the endpoints
+# -- the endpoints
 def of_endpoints(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     from gradio_client import Client, handle_file
 
@@ -184,16 +195,26 @@ def of_endpoints(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    page = subprocess.Popen([sys.executable, "app.py", "--port", str(port), "--output-dir", str(folder / "page")],
-                            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    page = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port), "--output-dir", str(folder / "page")],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
         client = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=str(folder))
         token = "equality-of-all-arrays"
 
         def ask(prompt=PROMPT, changes=None, seed=SEED, **uploads) -> str:
-            return client.predict(prompt, **uploads, seed=seed, settings=STEPS | (changes or {}), token=token,
-                                  api_name="/generate")["id"]  # fmt: skip
+            return client.predict(
+                prompt,
+                **uploads,
+                seed=seed,
+                settings=STEPS | (changes or {}),
+                token=token,
+                api_name="/generate",
+            )["id"]
 
         def state(job: str) -> dict:
             return client.predict(job, token=token, api_name="/status")
@@ -226,7 +247,7 @@ def of_endpoints(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
         page.wait(60)
 
 
-# ------------------------------------------------------------------------------------------------------------ all
+# -- all
 PARTS = {"pipeline": lambda _: of_pipeline(), "command line": of_command_line, "endpoints": of_endpoints}
 
 

@@ -1,4 +1,5 @@
-"""What each of several processes runs in test_parallel.py: `torchrun --nproc-per-node 2 tools/joined.py OUT FOLDER…`.
+"""What each of several processes runs in test_parallel.py: `torchrun --nproc-per-node 2 tools/joined.py OUT
+FOLDER…`.
 
 Makes a short video with the checkpoint in each FOLDER and saves the latents that this rank ended with to OUT.
 """

@@ -1,4 +1,5 @@
-"""Whether memory grows over runs: ten in one process with cancels and errors between, then ten changes of model.
+"""Whether memory grows over runs: ten in one process with cancels and errors between,
+then ten changes of model.
 
     python tools/leaks.py                          # the embedded model; minutes
     python tools/leaks.py --steps 1 --units 2      # quick

@@ -1,7 +1,7 @@
 """The README's pictures of the page, made by running it: python tools/screenshots.py
 
-Starts the app on the embedded model in a folder of its own, makes two videos, and writes what a browser shows to
-assets/readme/: at both sizes of screens and on a phone, by day and by night, and in the middle of a run.
+Starts the app on the embedded model in a folder of its own, makes two videos, and writes what a browser shows
+to assets/readme/: at both sizes of screens and on a phone, by day and by night, and in the middle of a run.
 """
 
 import os
@@ -17,7 +17,14 @@ from playwright.sync_api import Page, expect, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "assets" / "readme"
 SIZES = {"small": (1280, 720), "large": (2560, 1440), "phone": (390, 844)}
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 MINUTES = 10 * 60_000  # milliseconds: a slow machine is waited for
 
 
@@ -82,9 +89,12 @@ def make(page: Page, prompt: str, seed: int) -> None:
 
 
 def save(page: Page, name: str) -> None:
-    """A picture of the page as it is seen, once its clips can be seen; PNG in few colours would hide the previews."""
+    """A picture of the page as it is seen, once its clips can be seen;
+    PNG in few colours would hide the previews.
+    """
     page.wait_for_function(
-        "() => [...document.querySelectorAll('#large video, .media video')].every(clip => clip.readyState >= 2)"
+        "() => [...document.querySelectorAll('#large video, .media "
+        "video')].every(clip => clip.readyState >= 2)"
     )
     page.screenshot(animations="disabled", path=PICTURES / f"{name}.webp.png")
     from PIL import Image

@@ -1,13 +1,14 @@
 """How much a job is slowed by those who watch it. Run by hand, on a machine that does nothing else:
 
-    python tools/watchers.py                       20 watchers, the embedded model, four jobs with and four without
+    python tools/watchers.py  20 watchers, the embedded model, four jobs with and four without
     python tools/watchers.py --watchers 50 --rounds 2
 
-It starts the program, opens as many connections as pages would, each following the running job as a page does (the
-same endpoint, the same updates, read as fast as they come), and compares the job's seconds, and the processor's seconds
-that the program took, with and without them, in turns. Real visitors have machines of their own; here they are another
-process on the program's. It runs at the lowest priority, so that it takes what the program leaves: what is measured is
-what serving costs. On a machine of few cores a little of the reading still counts against the program.
+It starts the program, opens as many connections as pages would, each following the running job as a page does
+(the same endpoint, the same updates, read as fast as they come), and compares the job's seconds, and the
+processor's seconds that the program took, with and without them, in turns. Real visitors have machines of
+their own; here they are another process on the program's. It runs at the lowest priority, so that it takes
+what the program leaves: what is measured is what serving costs. On a machine of few cores a little of the
+reading still counts against the program.
 """
 
 import argparse
@@ -52,11 +53,20 @@ def main() -> None:
                 seconds, cpu = measured(client, process)
                 updates, size = watchers.read.value - before[0], watchers.bytes.value - before[1]
             watched.append(seconds)
-            print(f"{options.watchers} watching {seconds:.2f} s ({cpu:.2f} s of processors, {updates} updates of "
-                  f"{size / max(updates, 1) / 1e3:.1f} kB)", flush=True)  # fmt: skip
+            print(
+                f"{options.watchers} watching "
+                f"{seconds:.2f} "
+                f"s ({cpu:.2f} "
+                "s of processors, "
+                f"{updates} updates of "
+                f"{size / max(updates, 1) / 1e3:.1f} kB)",
+                flush=True,
+            )
     ratio = statistics.median(watched) / statistics.median(alone)
-    print(f"median alone {statistics.median(alone):.2f} s, watched {statistics.median(watched):.2f} s: "
-          f"{(ratio - 1) * 100:+.1f} %")  # fmt: skip
+    print(
+        f"median alone {statistics.median(alone):.2f} s, watched {statistics.median(watched):.2f} s: "
+        f"{(ratio - 1) * 100:+.1f} %"
+    )
 
 
 @contextmanager

@@ -1,16 +1,19 @@
 """Many videos from a list, on this machine or on a Ray cluster; what is finished is never made twice.
 
     python -m pyramid batch prompts.jsonl --output-dir outputs/list
-    python -m pyramid batch prompts.jsonl --output-dir outputs/list --preset quick --seeds 4 --continue-on-error
+    python -m pyramid batch prompts.jsonl --output-dir outputs/list --preset quick --seeds 4
+    --continue-on-error
     python -m pyramid batch prompts.jsonl --output-dir outputs/list --ray            # or --ray ADDRESS
 
-Each line of the list is a JSON object: `prompt`, any other field of `Settings`, and perhaps an `id`; `image` and
-`video` are paths, seen from the list's folder. Every line is checked, its picture or video opened, before a model is
-loaded. A journal in the output folder (`.pyramid/batch.jsonl`, a line an event, on the disk before the work goes on)
-remembers what was done: the same command after a crash, a `kill -9` or Ctrl-C goes on where it ended. A result also
-carries its item's key inside, so that one which was written just before the power went is found and counted.
+Each line of the list is a JSON object: `prompt`, any other field of `Settings`, and perhaps an `id`; `image`
+and `video` are paths, seen from the list's folder. Every line is checked, its picture or video opened, before
+a model is loaded. A journal in the output folder (`.pyramid/batch.jsonl`, a line an event, on the disk before
+the work goes on) remembers what was done: the same command after a crash, a `kill -9` or Ctrl-C goes on where
+it ended. A result also carries its item's key inside, so that one which was written just before the power
+went is found and counted.
 
-Exit codes: 0 all done; 1 some failed; 2 the list or an argument is wrong (nothing was begun); 130 stopped by Ctrl-C.
+Exit codes: 0 all done; 1 some failed; 2 the list or an argument is wrong (nothing was begun); 130 stopped by
+Ctrl-C.
 """
 
 import argparse
@@ -36,9 +39,10 @@ from pyramid.settings import Settings
 STATE = Path(".pyramid") / "batch.jsonl"
 
 
-# ---------------------------------------------------------------------------------------------------- the journal
+# -- the journal
 class Journal:
-    """What happened to the items, a JSON line each: begun (with its seed), failed, done (with the result's name).
+    """What happened to the items, a JSON line each: begun (with its seed), failed,
+    done (with the result's name).
 
     A context manager that holds the folder: ValueError while another batch works in it.
     """
@@ -92,7 +96,9 @@ class Journal:
         {"begun": self.begun, "done": self.done, "failed": {}}[event][item.key] = about
 
     def left(self, items: list[Item]) -> list[Item]:
-        """What is still to be done, with the seeds of those that were begun. ListError when an id changed meaning."""
+        """What is still to be done, with the seeds of those that were begun.
+        ListError when an id changed meaning.
+        """
         left, problems = [], []
         for item in items:
             before = self.done.get(item.key) or self.begun.get(item.key)
@@ -128,14 +134,16 @@ class Journal:
         return None
 
 
-# ------------------------------------------------------------------------------------------------------- the work
+# -- the work
 class Stopped(Exception):
     """The user ended the batch while an item was in the making."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: with a file, or with an error that may pass when tried again (`again`), or not."""
+    """How an attempt ended: with a file, or with an error that may pass when tried again (`again`),
+    or not.
+    """
 
     item: Item
     path: Path | None = None
@@ -274,7 +282,9 @@ class Here:
 
 
 def failure(item: Item, error: Exception, seconds: float = 0.0) -> Outcome:
-    """The outcome of an attempt that raised. What a user caused (ValueError) does not pass by trying again."""
+    """The outcome of an attempt that raised. What a user caused (ValueError) does not pass by trying
+    again.
+    """
     words = " ".join(str(error).split()) or type(error).__name__
     return Outcome(item, error=words, again=not isinstance(error, ValueError), seconds=seconds)
 
@@ -288,7 +298,9 @@ def work(
     continue_on_error: bool = False,
     stop: threading.Event | None = None,
 ) -> list[Outcome]:
-    """Do all items; the outcomes, one an item that ended. Raises Stopped when `stop` was set before the end."""
+    """Do all items; the outcomes, one an item that ended. Raises Stopped when `stop` was set before the
+    end.
+    """
     todo, running, ended = deque(items), 0, []
     while todo or running:
         while todo and running < engine.capacity:
@@ -321,7 +333,7 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-# ------------------------------------------------------------------------------------------------ the command line
+# -- the command line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(

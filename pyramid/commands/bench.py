@@ -4,9 +4,9 @@
 
 Weights are random; speed does not depend on their values. First table: one forward of each stage of the units
 asked for, its useful arithmetic (what an exact forward must compute: no padded text, nothing that attention
-masks, of the last block only what the current clip needs) and the share of the best matrix product in the same
-dtype, measured between the forwards. Second table: a whole generation through the sampler, unit by unit, with
-its decode.
+masks, of the last block only what the current clip needs) and the share of the best matrix product in the
+same dtype, measured between the forwards. Second table: a whole generation through the sampler, unit by unit,
+with its decode.
 """
 
 import argparse
@@ -178,7 +178,9 @@ class MatrixPeak:
 
 
 def useful_flops(model, run, layout):
-    """Floating point operations of run(), one forward: its linear layers, counted, and its prefix attention."""
+    """Floating point operations of run(), one forward: its linear layers, counted,
+    and its prefix attention.
+    """
     counted = []
 
     def count(layer, _, output):

@@ -4,8 +4,9 @@
     python -m pyramid generate --prompt "a red ball moves to the right" --image ball.png --seed 7
     python -m pyramid inspect outputs/a-red-ball.mp4
 
-Exit codes: 0 done; 2 bad input, told in one line on stderr that begins with `error:`, nothing written; 1 something
-else went wrong; 130 stopped by Ctrl-C. The result's path is all that goes to stdout; progress goes to stderr.
+Exit codes: 0 done; 2 bad input, told in one line on stderr that begins with `error:`, nothing written; 1
+something else went wrong; 130 stopped by Ctrl-C. The result's path is all that goes to stdout; progress goes
+to stderr.
 """
 
 import argparse
@@ -97,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser(command: str) -> Parser:
-    """The parser of all commands. Of those that live elsewhere only `command` is imported, so that --help is fast."""
+    """The parser of all commands. Of those that live elsewhere only `command` is imported,
+    so that --help is fast.
+    """
     top = Parser(
         prog="python -m pyramid",
         description="Pyramid Flow: a sentence or a picture becomes a video.",
@@ -123,7 +126,7 @@ def parser(command: str) -> Parser:
     return top
 
 
-# -------------------------------------------------------------------------------------------------- generate
+# -- generate
 def _generate_arguments(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("--prompt", default="", help="what should be seen")
@@ -265,7 +268,7 @@ def output_path(asked: Path, settings: Settings) -> Path:
     return asked
 
 
-# --------------------------------------------------------------------------------------------- other commands
+# -- other commands
 def run_inspect(args: argparse.Namespace) -> int:
     """Print what a result says of itself, and the command that makes it again."""
     from pyramid.media.video import read_metadata

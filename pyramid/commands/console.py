@@ -2,8 +2,8 @@
 
     exit_code = Generation(settings, checkpoint, given, Path("outputs/a-red-ball-7.mp4")).run()
 
-Progress and messages go to stderr; the result's path alone goes to stdout. Ctrl-C ends a run within one step and
-keeps what is finished.
+Progress and messages go to stderr; the result's path alone goes to stdout. Ctrl-C ends a run within one step
+and keeps what is finished.
 """
 
 import os
@@ -38,8 +38,9 @@ class Generation:
         partial: bool = False,
         memory: str = "auto",
     ):
-        """`units`: the folder of the run that this one finishes (`recovery.UnitsFolder`), where it is one; with
-        `partial` it shows what there is, and the folder stays. `memory`: the plan, see `pyramid.memory.plan`.
+        """`units`: the folder of the run that this one finishes (`recovery.UnitsFolder`), where it is one;
+        with `partial` it shows what there is, and the folder stays. `memory`: the plan, see
+        `pyramid.memory.plan`.
         """
         self.settings, self.checkpoint, self.given, self.path = settings, checkpoint, given, path
         self.units, self.partial, self.notes = units, partial, []
@@ -173,7 +174,9 @@ class Generation:
             self.notes.append(event.message)
 
     def saving(self, write) -> bool:
-        """Units that cannot be saved are no reason to end a run: they are only lost in a crash, which is told."""
+        """Units that cannot be saved are no reason to end a run:
+        they are only lost in a crash, which is told.
+        """
         try:
             write()
             return True
@@ -185,7 +188,9 @@ class Generation:
             return False
 
     def end(self, error: BaseException | None, stopped: bool = False) -> None:
-        """The folder goes with the whole video. After an error or a stop it stays, if anything in it is worth it."""
+        """The folder goes with the whole video. After an error or a stop it stays,
+        if anything in it is worth it.
+        """
         if self.units is None or self.partial:
             return
         try:
@@ -288,7 +293,9 @@ class JointGeneration(Generation):
 
     @contextmanager
     def interruptible(self):
-        """Ctrl-C reaches every process, and again through the launcher, which ends what does not end by itself."""
+        """Ctrl-C reaches every process, and again through the launcher,
+        which ends what does not end by itself.
+        """
         numbers = signal.SIGINT, signal.SIGTERM
         before = [signal.signal(number, lambda *_: self.stop.set()) for number in numbers]
         try:
@@ -316,23 +323,29 @@ def rounded(timings: dict[str, float]) -> dict[str, float]:
 
 
 def source(settings: Settings) -> dict[str, Any]:
-    """Which picture or video a result started from, so that it can be told apart from another of that name."""
+    """Which picture or video a result started from, so that it can be told apart from another of that
+    name.
+    """
     from pyramid.hub.checkpoints import fingerprint
 
     path = settings.image or settings.video
     return {"source": {"name": Path(path).name, "hash": fingerprint(Path(path))[:16]}} if path else {}
 
 
-# --------------------------------------------------------------------------------------------------- display
+# -- display
 def step_cost(settings: Settings, unit: int, stage: int) -> int:
-    """Tokens that one step processes, which is what it costs: text, the unit in work, its history (paper, §3.2)."""
+    """Tokens that one step processes, which is what it costs:
+    text, the unit in work, its history (paper, §3.2).
+    """
     finest = settings.width * settings.height // 256
     at = [finest >> 2 * (settings.stages - 1 - level) for level in range(settings.stages)]
     return 128 + at[stage] + sum(at[max(0, stage - back)] for back in range(unit))
 
 
 class Display:
-    """Progress on stderr: phase, unit, stage, step and the time left; a line a phase where there is no terminal."""
+    """Progress on stderr: phase, unit, stage, step and the time left;
+    a line a phase where there is no terminal.
+    """
 
     def __init__(self, settings: Settings):
         from rich.console import Console

@@ -1,7 +1,7 @@
 """What this machine can do for this program, and what to mend: `python -m pyramid doctor`.
 
-Each line is green (well), amber (works, but …) or red (cannot work), and where it is not green says what to do.
-`--json` prints the same for programs. Exit code 1 when anything is red, else 0.
+Each line is green (well), amber (works, but …) or red (cannot work), and where it is not green says what to
+do. `--json` prints the same for programs. Exit code 1 when anything is red, else 0.
 """
 
 import argparse
@@ -74,13 +74,16 @@ def examine(output: Path) -> list[Finding]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------ the findings
+# -- the findings
 
 
 def python_and_torch() -> Finding:
     import torch
 
-    found = f"Python {platform.python_version()}, torch {torch.__version__}, {platform.system()} {platform.machine()}"
+    found = (
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{platform.system()} {platform.machine()}"
+    )
     return Finding("software", GREEN, found)
 
 
@@ -113,7 +116,9 @@ def card(driver: dict[str, str] | None) -> Finding:
 
 
 def without_cuda(driver: dict[str, str] | None, built_for: str | None, mps: bool) -> Finding:
-    """No CUDA in torch: is there a card all the same? `built_for`: the CUDA version of torch, None for a CPU build."""
+    """No CUDA in torch: is there a card all the same? `built_for`:
+    the CUDA version of torch, None for a CPU build.
+    """
     if driver and built_for is None:
         return Finding(
             "device",
@@ -168,7 +173,10 @@ def memory() -> list[Finding]:
 
     machine = Machine.here()
     dtype = str(cpu_dtype()).removeprefix("torch.")
-    found = f"{machine.free_ram / 1e9:.1f} of {machine.total_ram / 1e9:.1f} GB free; the processor computes in {dtype}"
+    found = (
+        f"{machine.free_ram / 1e9:.1f} of {machine.total_ram / 1e9:.1f} "
+        f"GB free; the processor computes in {dtype}"
+    )
     few = machine.free_ram < 1.2e9
     findings = [
         Finding(

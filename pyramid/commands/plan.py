@@ -1,11 +1,12 @@
 """Plans and what they need, estimated and measured: `python -m pyramid plan`.
 
     python -m pyramid plan --model miniflux --variant 768p --seconds 5   # every plan for this machine
-    python -m pyramid plan --measure                                     # a run of the chosen one, in a new process
-    python -m pyramid plan --means                                       # what each means saves, costs and changes
+    python -m pyramid plan --measure  # a run of the chosen one, in a new process
+    python -m pyramid plan --means  # what each means saves, costs and changes
 
-`--measure` runs one step a stage: the peak does not depend on their number. `--means` loads the model with one means
-after another and compares latents and frames with those of bfloat16, or whatever the device computes in otherwise.
+`--measure` runs one step a stage: the peak does not depend on their number. `--means` loads the model with
+one means after another and compares latents and frames with those of bfloat16, or whatever the device
+computes in otherwise.
 """
 
 import argparse
@@ -175,7 +176,7 @@ def words(part) -> str:
     return f"{part.device} {how}" + (f", {part.quantised}" if part.quantised else "")
 
 
-# ------------------------------------------------------------------------------------------------ peak memory
+# -- peak memory
 
 
 def memory_now() -> dict[str, int]:
@@ -263,12 +264,14 @@ def request(settings: Settings) -> dict[str, Any]:
     )
 
 
-# --------------------------------------------------------------------------------------- means of saving memory
+# -- means of saving memory
 
 
 @dataclass(frozen=True)
 class Means:
-    """A way to need less memory, as changes of a plan. card: it has no effect, or does not run, without one."""
+    """A way to need less memory, as changes of a plan. card: it has no effect, or does not run,
+    without one.
+    """
 
     name: str
     changes: dict[str, dict[str, Any] | int]
@@ -305,7 +308,9 @@ MEANS = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one means: bytes of weights (text encoders, transformer, VAE), of the decoder's caches, seconds; results."""
+    """Of one means: bytes of weights (text encoders, transformer, VAE), of the decoder's caches, seconds;
+    results.
+    """
 
     weights: int
     decoding: int

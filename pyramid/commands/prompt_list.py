@@ -1,12 +1,13 @@
 """A list of videos to make, read strictly: a JSON table a line.
 
-    items = read_list(Path("prompts.jsonl"), preset="quick", seeds=2)      # ListError: all that is wrong, and where
+    items = read_list(Path("prompts.jsonl"), preset="quick", seeds=2)  # ListError: all that is wrong, and
+    where
 
     {"prompt": "a red ball moves to the right", "seed": 7}
     {"id": "rise", "prompt": "a blue square rises", "image": "square.png", "num_frames": 17}
 
-A line has `prompt`, any other field of `Settings`, and perhaps an `id`. What it leaves out comes from its preset, then
-from its model. `image` and `video` are paths, seen from the list's folder.
+A line has `prompt`, any other field of `Settings`, and perhaps an `id`. What it leaves out comes from its
+preset, then from its model. `image` and `video` are paths, seen from the list's folder.
 """
 
 import hashlib
@@ -148,7 +149,8 @@ def _id_of(table: dict[str, Any], ids: dict[str, int], line: int) -> str | None:
 
 
 def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[Settings, str]:
-    """The settings of a line: its model's own, then the preset's, then the line's; and what was asked for, in short.
+    """The settings of a line: its model's own, then the preset's, then the line's;
+    and what was asked for, in short.
 
     Files that it names are opened.
     """

@@ -2,10 +2,10 @@
 
     python -m pyramid resume                                     # the latest in outputs
     python -m pyramid resume outputs/.a-red-ball-7.units         # that one
-    python -m pyramid resume latest --decode                     # a video of the finished units; the rest may follow
+    python -m pyramid resume latest --decode  # a video of the finished units; the rest may follow
 
-`generate` saves each unit beside the result until the video is there. The finished video is the one that the run
-would have made: see `recovery`.
+`generate` saves each unit beside the result until the video is there. The finished video is the one that the
+run would have made: see `recovery`.
 """
 
 import argparse
@@ -62,8 +62,15 @@ def go_on(units, args: argparse.Namespace) -> int:
     checkpoint = find(settings.model, settings.variant)
     verify(checkpoint)
     if identity(checkpoint) != about["model"]:
-        raise ValueError(f"{units.path.name} was begun with other weights than {settings.model} has now: the rest "
-                         "would not fit to it")  # fmt: skip
+        raise ValueError(
+            f"{units.path.name} was "
+            "begun "
+            "with "
+            "other weights than "
+            f"{settings.model} has "
+            "now: the rest "
+            "would not fit to it"
+        )
     if args.decode:
         settings = replace(settings, **what_there_is(settings, finished))
     print(f"{len(finished)} units are finished", file=sys.stderr)

@@ -21,6 +21,8 @@ def load_pipeline(checkpoint: Checkpoint, plan: Plan):
 
 
 def load_for(settings: Settings, memory: str = "auto"):
-    """The pipeline that `settings` need on this machine. ValueError where checkpoint, device or plan cannot be used."""
+    """The pipeline that `settings` need on this machine. ValueError where checkpoint,
+    device or plan cannot be used.
+    """
     checkpoint = find(settings.model, settings.variant)
     return load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted=memory))

@@ -67,9 +67,9 @@ class PyramidFlowPipelineOutput(BaseOutput):
 class PyramidFlowPipeline(DiffusionPipeline):
     """Text-to-video, image-to-video, continuation and text-to-image with a published or an own checkpoint.
 
-    `text` makes embeddings of prompts (`pyramid.text.encoders.TextEncoders`); without it they have to be passed.
-    `defaults` are what a run takes where nothing is asked for; `checkpoint` says where all came from, if from
-    files.
+    `text` makes embeddings of prompts (`pyramid.text.encoders.TextEncoders`); without it they have to be
+    passed. `defaults` are what a run takes where nothing is asked for; `checkpoint` says where all came from,
+    if from files.
     """
 
     model_cpu_offload_seq = "transformer->vae"
@@ -281,8 +281,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return decode
 
     def _bring(self, module) -> None:
-        """Model offload acts on `forward`; other methods are called here, so its hook is called by hand. It sends away
-        the model before in its order only, and a picture is encoded before all else: so all others go first."""
+        """Model offload acts on `forward`; other methods are called here, so its hook is called by hand.
+        It sends away the model before in its order only, and a picture is encoded before all else:
+        so all others go first."""
         for other in getattr(self, "_all_hooks", None) or ():
             if other.model is not module:
                 other.offload()
@@ -332,10 +333,10 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
         `model`: a folder, a repository that was downloaded before, or "embedded", "miniflux", "sd3".
         `variant`: the transformer, such as "384p"; None takes the first. `dtype`: float32 (the default) or
-        bfloat16, or float16 for cards that have no bfloat16: the transformer alone is float16 then, and a step
-        that overflows is taken again in float32. `torch_dtype` is diffusers' older name for it. Text encoders
-        are read when a prompt first needs them; a folder without any makes a pipeline that takes embeddings.
-        `plan` (a `pyramid.memory.plan.Plan`) says all of that and more, in their place.
+        bfloat16, or float16 for cards that have no bfloat16: the transformer alone is float16 then, and a
+        step that overflows is taken again in float32. `torch_dtype` is diffusers' older name for it. Text
+        encoders are read when a prompt first needs them; a folder without any makes a pipeline that takes
+        embeddings. `plan` (a `pyramid.memory.plan.Plan`) says all of that and more, in their place.
         Raises CheckpointError (a ValueError) with all that is missing, truncated or misplaced.
         """
         dtype = check_dtype(dtype or torch_dtype or torch.float32)

@@ -110,8 +110,8 @@ def check(
 ) -> Job:
     """The job of a request to a checkpoint. Raises ValueError.
 
-    Of the checkpoint it needs the defaults, the latents' channels, the widths of the text embeddings and of the
-    pooled ones, and whether there are text encoders.
+    Of the checkpoint it needs the defaults, the latents' channels, the widths of the text embeddings and of
+    the pooled ones, and whether there are text encoders.
     """
     settings = _settings(request, defaults)
     if request.output_type not in OUTPUT_TYPES:
@@ -230,7 +230,9 @@ def _check_text(r: Request, which: str, batch: int, has_text: bool) -> None:
 
 
 def _check_embeddings(r: Request, which: str, batch: int, text_widths: tuple[int, int]) -> None:
-    """ValueError unless passed embeddings fit each other, the batch, the checkpoint and the prompt's length."""
+    """ValueError unless passed embeddings fit each other, the batch,
+    the checkpoint and the prompt's length.
+    """
     if getattr(r, which + EMBEDDINGS[0]) is None:
         return
     shapes = [tuple(getattr(r, which + name).shape) for name in EMBEDDINGS]

@@ -122,7 +122,7 @@ Widen = Callable[[], AbstractContextManager[torch.dtype | None]]
 # The run
 
 
-def sample(
+def sample(  # noqa: PLR0913
     model,
     prompt: Prompt | None,
     negative: Prompt | None = None,
@@ -142,17 +142,17 @@ def sample(
 ) -> Iterator[Preview | Status | Unit]:
     """Sample `units` units, the first `len(given)` of which are given as clean latents (b, c, 1, h, w).
 
-    `finished`: the units after those as an earlier run yielded them. They are yielded again and not sampled: as a
-    unit depends on the seed's roles and on the units before it only, the rest is what that run would have made.
-    Where nothing is left to sample, `prompt` may be None.
+    `finished`: the units after those as an earlier run yielded them. They are yielded again and not sampled:
+    as a unit depends on the seed's roles and on the units before it only, the rest is what that run would
+    have made. Where nothing is left to sample, `prompt` may be None.
 
     `steps` (unit 0) and `video_steps` (later units) have one entry a stage: their length is the number of
     stages. `preview_every` n > 0: each n-th step of a stage, and its last, carries a clean estimate. Latents
     are float32 throughout; the model gets them in the dtype of `prompt.embeds`. `stop` is looked at before
-    each step: once it is set the generator ends, and the units it has yielded are whole. `split`: the prompt and
-    the negative one go through the model one after the other, which halves the memory of a step. A step that
-    comes out with a NaN or an infinity is taken again in the wider type that `widen` gives, and a Status tells it;
-    FloatingPointError where that does not help.
+    each step: once it is set the generator ends, and the units it has yielded are whole. `split`: the prompt
+    and the negative one go through the model one after the other, which halves the memory of a step. A step
+    that comes out with a NaN or an infinity is taken again in the wider type that `widen` gives, and a Status
+    tells it; FloatingPointError where that does not help.
     """
     stages = make_stages(len(steps))
     assert len(video_steps) == len(stages) and len(given) + len(finished) <= units
@@ -196,8 +196,8 @@ def sample(
 
 
 def _branches(prompt: Prompt, negative: Prompt | None, scale: float, split: bool) -> list[Prompt]:
-    """The batches that a step runs: both texts in one, negative first, or one after the other; the prompt alone
-    where the negative's weight would be 0.
+    """The batches that a step runs: both texts in one, negative first, or one after the other;
+    the prompt alone where the negative's weight would be 0.
     """
     if scale == 1:
         return [prompt]
@@ -243,7 +243,9 @@ def _velocity(model, texts: list[Prompt], contexts: list, x: Tensor, timestep: f
 def _retry(
     model, texts: list[Prompt], clips: list[Tensor], x: Tensor, timestep: float, scale: float, widen: Widen
 ) -> tuple[Tensor, str]:
-    """A velocity that overflowed, once more in a wider type, and a sentence on it. FloatingPointError if in vain."""
+    """A velocity that overflowed, once more in a wider type, and a sentence on it.
+    FloatingPointError if in vain.
+    """
     narrow = str(texts[0].embeds.dtype).removeprefix("torch.")
     with widen() as dtype:
         if dtype is None:
@@ -261,8 +263,9 @@ def _retry(
 
 @contextmanager
 def in_float32(model) -> Iterator[torch.dtype | None]:
-    """The model in float32 while this lasts, and exactly as it was after it. None where that cannot be done: it is in
-    float32 already, or its weights are moved about, or packed, by others.
+    """The model in float32 while this lasts, and exactly as it was after it.
+    None where that cannot be done: it is in float32 already, or its weights are moved about, or packed, by
+    others.
     """
     narrow = model.dtype
     moved = any(

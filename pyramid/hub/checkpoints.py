@@ -3,7 +3,7 @@
     checkpoint = find("embedded")                     # or "miniflux", "sd3", a folder, or a repository's name
     checkpoint = find("/models/pyramid-flow-miniflux", "768p")
     verify(checkpoint)                                # ValueError: all that is missing or truncated
-    identity(checkpoint)                              # its name and hashes of its weights, as results carry them
+    identity(checkpoint)  # its name and hashes of its weights, as results carry them
 
 A checkpoint is a folder with `causal_video_vae/`, a `diffusion_transformer_<variant>/` for each variant, and
 the text encoders with their tokenizers. Which of the two families it is, the transformer's config tells.
@@ -14,7 +14,8 @@ A file `pyramid.json` beside the folders, where there is one, holds the checkpoi
      "video_num_inference_steps": [10, 10, 10], "guidance_scale": 4.0, "video_guidance_scale": 4.0,
      "negative_prompt": "", "prompt_suffix": ""}
 
-Nothing here loads weights, the pipeline does that. What is not on this machine yet, `pyramid.hub.download` fetches.
+Nothing here loads weights, the pipeline does that. What is not on this machine yet, `pyramid.hub.download`
+fetches.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class CheckpointError(ValueError):
         super().__init__("; ".join([message, *self.problems]))
 
 
-# --------------------------------------------------------------------------------------- what is published
+# -- what is published
 CLIP, CLIP_PROJECTED = ("CLIPTextModel",), ("CLIPTextModelWithProjection",)
 T5 = ("T5EncoderModel", "T5ForConditionalGeneration", "T5Model")  # the encoder may come with its decoder
 
@@ -79,23 +80,46 @@ class Release:
         return MODELS[self.name]
 
 
-FAMILIES = {family.name: family for family in (
-    Family("miniflux", "PyramidFluxTransformer",
-           (("text_encoder", "tokenizer", CLIP), ("text_encoder_2", "tokenizer_2", T5))),
-    Family("sd3", "PyramidDiffusionMMDiT",
-           (("text_encoder", "tokenizer", CLIP_PROJECTED), ("text_encoder_2", "tokenizer_2", CLIP_PROJECTED),
-            ("text_encoder_3", "tokenizer_3", T5))),
-)}  # fmt: skip
-RELEASES = {release.name: release for release in (
-    Release("miniflux", "miniflux", "rain1011/pyramid-flow-miniflux",
-            "see the model card at https://huggingface.co/rain1011/pyramid-flow-miniflux"),
-    Release("sd3", "sd3", "rain1011/pyramid-flow-sd3",
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            "miniflux",
+            "PyramidFluxTransformer",
+            (("text_encoder", "tokenizer", CLIP), ("text_encoder_2", "tokenizer_2", T5)),
+        ),
+        Family(
+            "sd3",
+            "PyramidDiffusionMMDiT",
+            (
+                ("text_encoder", "tokenizer", CLIP_PROJECTED),
+                ("text_encoder_2", "tokenizer_2", CLIP_PROJECTED),
+                ("text_encoder_3", "tokenizer_3", T5),
+            ),
+        ),
+    )
+}
+RELEASES = {
+    release.name: release
+    for release in (
+        Release(
+            "miniflux",
+            "miniflux",
+            "rain1011/pyramid-flow-miniflux",
+            "see the model card at https://huggingface.co/rain1011/pyramid-flow-miniflux",
+        ),
+        Release(
+            "sd3",
+            "sd3",
+            "rain1011/pyramid-flow-sd3",
             "see the model card at https://huggingface.co/rain1011/pyramid-flow-sd3 "
-            "(trained from Stable Diffusion 3 Medium)"),
-)}  # fmt: skip
+            "(trained from Stable Diffusion 3 Medium)",
+        ),
+    )
+}
 
 
-# ------------------------------------------------------------------------------------------------- finding
+# -- finding
 @dataclass(frozen=True)
 class Checkpoint:
     """One variant of a model on this machine: where its parts are, and what it was trained for."""
@@ -123,7 +147,9 @@ class Checkpoint:
 
     @property
     def has_text(self) -> bool:
-        """False when no text encoder is there, and only embeddings can be used; a part of them is an error."""
+        """False when no text encoder is there, and only embeddings can be used;
+        a part of them is an error.
+        """
         return any((self.folder / encoder).is_dir() for encoder, _, _ in self.family.text)
 
     @property
@@ -155,11 +181,14 @@ def find(model: str | Path = "embedded", variant: str | None = None) -> Checkpoi
         raise CheckpointError(_no_variant(model, folder, chosen, variants))
     release = release_of(model)
     return Checkpoint(
-        folder, detect_family(folder / (PREFIX + chosen)), chosen,
+        folder,
+        detect_family(folder / (PREFIX + chosen)),
+        chosen,
         name=details.get("name") or (release.name if release else folder.name),
         defaults=defaults_of(chosen, folder, details),
-        licence=details.get("licence") or (release.licence if release else ""), details=details,
-    )  # fmt: skip
+        licence=details.get("licence") or (release.licence if release else ""),
+        details=details,
+    )
 
 
 def _no_variant(model: str | Path, folder: Path, variant: str, variants: list[str]) -> str:
@@ -186,13 +215,17 @@ def locate(model: str | Path) -> Path:
     if release is None and path.is_dir():
         return path.resolve()
     if release is None and not looks_like_repository(str(model)):
-        raise CheckpointError(f"there is neither a folder nor a model {str(model)!r}: "
-                              f"give a folder or one of {', '.join(MODELS)}")  # fmt: skip
+        raise CheckpointError(
+            f"there is neither a folder nor a model {str(model)!r}: "
+            f"give a folder or one of {', '.join(MODELS)}"
+        )
     repository = release.repository if release else str(model)
     folder = _downloaded(repository)
     if folder is None:
-        raise CheckpointError(f"{repository} is not on this machine: get it with python -m pyramid download "
-                              f"{model}, or give the folder it lies in")  # fmt: skip
+        raise CheckpointError(
+            f"{repository} is not on this machine: get it with python -m pyramid download "
+            f"{model}, or give the folder it lies in"
+        )
     return folder
 
 
@@ -226,7 +259,9 @@ def read_details(folder: Path) -> dict[str, Any]:
 
 
 def defaults_of(variant: str, folder: Path, details: dict[str, Any]) -> Variant:
-    """What the variant was trained for, with the checkpoint's own values where it states them. CheckpointError."""
+    """What the variant was trained for, with the checkpoint's own values where it states them.
+    CheckpointError.
+    """
     names = {"max_units": "units", "num_inference_steps": "steps", "video_num_inference_steps": "video_steps"}
     own = {names.get(key, key): value for key, value in details.items() if key not in ("name", "variant")}
     kinds = {spec.name: spec.type for spec in dataclasses.fields(Variant)}
@@ -288,7 +323,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-# ----------------------------------------------------------------------------------------------- verifying
+# -- verifying
 def verify(checkpoint: Checkpoint, *, text: bool = True) -> None:
     """Raises CheckpointError with a list of everything missing, truncated or misplaced; reads headers only.
 
@@ -323,7 +358,9 @@ def check_model(folder: Path, expected: tuple[str | None, ...], key: str = "_cla
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights: one, or an index's shards; safetensors before .bin. CheckpointError."""
+    """The files that hold a folder's weights: one, or an index's shards; safetensors before .bin.
+    CheckpointError.
+    """
     for ending in ("safetensors", "bin"):
         for name in WEIGHTS:
             index = folder / f"{name}.{ending}.index.json"
@@ -387,7 +424,7 @@ def check_tokenizer(folder: Path) -> list[str]:
     return []
 
 
-# ------------------------------------------------------------------------------------------- which weights
+# -- which weights
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
     """Which weights make a result: the model's name, its licence, and hashes of pieces of its files."""
     folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}

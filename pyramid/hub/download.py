@@ -1,15 +1,17 @@
-"""Fetching a published model: only what a variant needs, resumed where it stopped, every file checked by its hash.
+"""Fetching a published model: only what a variant needs, resumed where it stopped,
+every file checked by its hash.
 
     python -m pyramid download miniflux --variant 384p
 
-    listing = look_up("miniflux", "384p")              # asks the Hub: files, sizes, hashes; nothing is written
-    job = Download(listing)                            # in any thread; others read job.done, job.total, job.now
+    listing = look_up("miniflux", "384p")  # asks the Hub: files, sizes, hashes; nothing is written
+    job = Download(listing)  # in any thread; others read job.done, job.total, job.now
     checkpoint = job.run()                             # CheckpointError; Cancelled after job.stop.set()
 
-Files go into the Hub's cache in the Hub's own layout (`blobs/<hash>`, `snapshots/<commit>/<path>`, `refs/main`), so
-that every program that uses the Hub finds them, and two variants share what is the same. The Hub's client starts a
-file anew when a program ends half-way; here the bytes that came stay in `blobs/<hash>.part`, and the next run asks
-for the rest. HF_HOME, HF_ENDPOINT, HF_TOKEN and the proxies of the environment hold as they do for the Hub's client.
+Files go into the Hub's cache in the Hub's own layout (`blobs/<hash>`, `snapshots/<commit>/<path>`,
+`refs/main`), so that every program that uses the Hub finds them, and two variants share what is the same. The
+Hub's client starts a file anew when a program ends half-way; here the bytes that came stay in
+`blobs/<hash>.part`, and the next run asks for the rest. HF_HOME, HF_ENDPOINT, HF_TOKEN and the proxies of the
+environment hold as they do for the Hub's client.
 """
 
 import hashlib
@@ -45,12 +47,14 @@ class Cancelled(Exception):
     """A download was stopped by who asked for it; what came is kept for the next one."""
 
 
-# ----------------------------------------------------------------------------------------------- what is needed
+# -- what is needed
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository. `digest`: SHA-256 of a large file (64 digits), Git's SHA-1 of a small one (40)."""
+    """A file of a repository. `digest`: SHA-256 of a large file (64 digits),
+    Git's SHA-1 of a small one (40).
+    """
 
     path: str
     size: int
@@ -99,7 +103,9 @@ class Listing:
         return self.storage / "snapshots" / self.commit / file.path
 
     def held(self, file: RemoteFile) -> Path | None:
-        """The whole file on this machine; where links are not allowed (Windows) it lies in the snapshot itself."""
+        """The whole file on this machine; where links are not allowed (Windows) it lies in the snapshot
+        itself.
+        """
         return next((path for path in (self.blob(file), self.link(file)) if path.is_file()), None)
 
     def here(self, file: RemoteFile) -> int:
@@ -131,8 +137,8 @@ def needed_files(files: Iterable[str], family: Family, variant: str) -> list[str
 def look_up(model: str, variant: str | None = None) -> Listing:
     """Ask the Hub what a variant needs: files, sizes, hashes. Nothing is written.
 
-    Raises CheckpointError for a name that is no repository, no connection, a model that wants a login, a variant
-    that the repository does not have, a server that states no hashes.
+    Raises CheckpointError for a name that is no repository, no connection, a model that wants a login, a
+    variant that the repository does not have, a server that states no hashes.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
@@ -149,17 +155,30 @@ def look_up(model: str, variant: str | None = None) -> Listing:
     family = FAMILIES[release.family if release else "sd3" if has_three else "miniflux"]
     files = tuple(_remote(known[path], repository) for path in needed_files(known, family, variant))
     return Listing(
-        str(model), repository, variant, str(info.sha), str((info.card_data or {}).get("license") or ""), files,
-        Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model"))  # fmt: skip
+        str(model),
+        repository,
+        variant,
+        str(info.sha),
+        str((info.card_data or {}).get("license") or ""),
+        files,
+        Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model"),
+    )
 
 
 def _remote(item, repository: str) -> RemoteFile:
-    """A file as the Hub describes it. CheckpointError for one without size and hash, which nothing could check."""
+    """A file as the Hub describes it. CheckpointError for one without size and hash,
+    which nothing could check.
+    """
     digest = item.lfs.sha256 if item.lfs else item.blob_id
     wanted = 64 if item.lfs else 40
     if item.size is None or not digest or len(digest) != wanted or set(digest) - set("0123456789abcdef"):
-        raise CheckpointError(f"the server states no size and hash of {item.rfilename} in {repository}: "
-                              "use https://huggingface.co or a mirror that gives its files' metadata")  # fmt: skip
+        raise CheckpointError(
+            f"the server states no size and hash of {item.rfilename} in {repository}: "
+            "use https://huggingface.co "
+            "or a "
+            "mirror that "
+            "gives its files' metadata"
+        )
     if ".." in Path(item.rfilename).parts:
         raise CheckpointError(f"{repository} names a file outside itself: {item.rfilename!r}")
     return RemoteFile(item.rfilename, item.size, digest)
@@ -179,8 +198,10 @@ def told(repository: str):
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
-            say = ("there is no such repository, or it wants a login: accept its licence at "
-                   f"https://huggingface.co/{repository}, then run hf auth login")  # fmt: skip
+            say = (
+                "there is no such repository, or it wants a login: accept its licence at "
+                f"https://huggingface.co/{repository}, then run hf auth login"
+            )
         else:
             say = "there is no such repository" if status == 404 else f"the server answers {status}. {again}"
         raise CheckpointError(start + say) from error
@@ -188,11 +209,13 @@ def told(repository: str):
         raise CheckpointError(f"{start}{error or type(error).__name__}. {again}") from error
 
 
-# ------------------------------------------------------------------------------------------------- downloading
+# -- downloading
 
 
 class Download:
-    """One variant on its way to this machine. `run` in one thread; any other may read the rest, or set `stop`."""
+    """One variant on its way to this machine. `run` in one thread;
+    any other may read the rest, or set `stop`.
+    """
 
     def __init__(self, listing: Listing):
         self.listing = listing
@@ -204,8 +227,8 @@ class Download:
     def run(self) -> Checkpoint:
         """Fetch what is missing or damaged, check all of it by size and hash, and return the checkpoint.
 
-        Raises CheckpointError: a full disk, a connection that stays broken, a file whose hash is wrong twice, another
-        program at the same model. Raises Cancelled after `stop`.
+        Raises CheckpointError: a full disk, a connection that stays broken, a file whose hash is wrong twice,
+        another program at the same model. Raises Cancelled after `stop`.
         """
         from huggingface_hub.utils import WeakFileLock
 
@@ -243,11 +266,18 @@ class Download:
             # The bytes are wrong: a part from a damaged disk or proxy. Once more, from the start.
             self.listing.part(file).unlink()
             self.now = f"{file.path} came damaged; fetching it again" if attempt == 0 else ""
-        raise CheckpointError(f"{file.path} of {self.listing.repository} arrived twice with a wrong hash: try another "
-                              "connection or proxy")  # fmt: skip
+        raise CheckpointError(
+            f"{file.path} of {self.listing.repository} "
+            "arrived twice "
+            "with a wrong hash: "
+            "try another "
+            "connection or proxy"
+        )
 
     def _fetch(self, file: RemoteFile) -> bool:
-        """Bring the rest of a file over the network; whether its hash is right, and it is now in its place."""
+        """Bring the rest of a file over the network; whether its hash is right,
+        and it is now in its place.
+        """
         from huggingface_hub.errors import HTTPError
 
         part, failures = self.listing.part(file), 0
@@ -318,7 +348,9 @@ class Download:
 
 
 def place(listing: Listing, file: RemoteFile) -> None:
-    """Let the snapshot's path lead to a file's content: by a link, or where links are not allowed, as the file."""
+    """Let the snapshot's path lead to a file's content: by a link, or where links are not allowed,
+    as the file.
+    """
     blob, link = listing.blob(file), listing.link(file)
     link.parent.mkdir(parents=True, exist_ok=True)
     if not blob.is_file():
@@ -346,8 +378,15 @@ def check_space(folder: Path, needed: int) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed and needed + SPARE > free:
-        raise CheckpointError(f"{size_text(needed)} more are needed, {existing} has {size_text(free)} free: make room, "
-                              "or set HF_HOME to a folder on a larger disk")  # fmt: skip
+        raise CheckpointError(
+            f"{size_text(needed)} more "
+            "are "
+            "needed, "
+            f"{existing} has "
+            f"{size_text(free)} "
+            "free: make room, "
+            "or set HF_HOME to a folder on a larger disk"
+        )
 
 
 def size_text(count: int) -> str:
@@ -364,8 +403,15 @@ def download(model: str, variant: str | None = None, *, log: Callable[[str], Non
     Raises CheckpointError, see there.
     """
     listing = look_up(model, variant)
-    log(f"{listing.repository}, variant {listing.variant}: {size_text(listing.total)} in {len(listing.files)} files, "
-        f"{size_text(listing.missing)} of it to come")  # fmt: skip
+    log(
+        f"{listing.repository}, "
+        "variant "
+        f"{listing.variant}: "
+        f"{size_text(listing.total)} "
+        f"in {len(listing.files)} "
+        "files, "
+        f"{size_text(listing.missing)} of it to come"
+    )
     job, ended = Download(listing), threading.Event()
 
     def tell() -> None:

@@ -1,4 +1,5 @@
-"""Jobs that belong to the server: what was asked for, by whom, and what became of it, kept in one SQLite file.
+"""Jobs that belong to the server: what was asked for, by whom, and what became of it,
+kept in one SQLite file.
 
     store = JobStore(Path("outputs"))                       # outputs/.pyramid/jobs.sqlite
     job = store.add(settings, owner="local")                # validated, the seed drawn, the picture copied
@@ -6,11 +7,13 @@
     store.finish(job.id, State.DONE, path=path)
     store.history("local", search="red ball")
 
-The queue and the history outlive the program: `recover()` marks what was running when it died. `worker.Worker` does
-the work. A store may be used by any thread; `version` grows with every change, so looking for news costs nothing.
+The queue and the history outlive the program: `recover()` marks what was running when it died.
+`worker.Worker` does the work. A store may be used by any thread; `version` grows with every change, so
+looking for news costs nothing.
 
-Owners see and change only their own jobs: for another's, as for one that is not there, KeyError is raised. No path is
-kept in a job's settings: its picture or video lies in `.pyramid/inputs/<id>/` (`input_of`), there is only its name.
+Owners see and change only their own jobs: for another's, as for one that is not there, KeyError is raised. No
+path is kept in a job's settings: its picture or video lies in `.pyramid/inputs/<id>/` (`input_of`), there is
+only its name.
 """
 
 import json
@@ -39,7 +42,8 @@ SCHEMA = (  # one script a version: a file of version n gets those from n on
         id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, position REAL NOT NULL,
         settings TEXT NOT NULL, output TEXT NOT NULL, words TEXT NOT NULL,
         created REAL NOT NULL, started REAL, ended REAL, path TEXT, error TEXT NOT NULL DEFAULT '',
-        notes TEXT NOT NULL DEFAULT '[]', units_done INTEGER NOT NULL DEFAULT 0, favourite INTEGER NOT NULL DEFAULT 0,
+        notes TEXT NOT NULL DEFAULT '[]', units_done INTEGER NOT NULL DEFAULT 0,
+        favourite INTEGER NOT NULL DEFAULT 0,
         timings TEXT NOT NULL DEFAULT '{}', parent TEXT, decode_only INTEGER NOT NULL DEFAULT 0);
     CREATE INDEX by_state ON jobs (state, position);
     CREATE INDEX by_owner ON jobs (owner, ended);
@@ -63,13 +67,20 @@ class JobStore(Database):
     # -- what an owner asks for
 
     def add(
-        self, settings: Settings, *, owner: str, output: Output | None = None, image: bytes | Path | None = None,
-        image_name: str = "", video: bytes | Path | None = None, parent: str | None = None,
-    ) -> Job:  # fmt: skip
+        self,
+        settings: Settings,
+        *,
+        owner: str,
+        output: Output | None = None,
+        image: bytes | Path | None = None,
+        image_name: str = "",
+        video: bytes | Path | None = None,
+        parent: str | None = None,
+    ) -> Job:
         """Put a job at the end of the queue. Raises SettingsError.
 
-        `image`, or `video`, is what it starts from; it is copied. Without either, one that the settings name is taken
-        from the job `parent`, which must be the owner's.
+        `image`, or `video`, is what it starts from; it is copied. Without either, one that the settings name
+        is taken from the job `parent`, which must be the owner's.
         """
         source = self._source(settings, owner, image, image_name, video, parent)
         settings = self._checked(settings, source).resolved()
@@ -82,26 +93,47 @@ class JobStore(Database):
                 with self.change() as db:
                     last = db.execute("SELECT max(position) FROM jobs").fetchone()[0] or 0
                     db.execute(
-                        "INSERT INTO jobs (id, owner, state, position, settings, output, words, created, parent)"
+                        "INSERT INTO jobs (id, "
+                        "owner, "
+                        "state, "
+                        "position, settings, "
+                        "output, words, created, "
+                        "parent)"
                         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        (job_id, owner, State.QUEUED, last + 1, _json(settings.to_dict()),
-                         _json(asdict(output or Output())), search_words(settings), time.time(), parent),
-                    )  # fmt: skip
+                        (
+                            job_id,
+                            owner,
+                            State.QUEUED,
+                            last + 1,
+                            _json(settings.to_dict()),
+                            _json(asdict(output or Output())),
+                            search_words(settings),
+                            time.time(),
+                            parent,
+                        ),
+                    )
             except BaseException:
                 shutil.rmtree(self.private / "inputs" / job_id, ignore_errors=True)
                 raise
             return self.get(job_id)
 
     def add_many(
-        self, settings: Settings, *, owner: str, count: int = 1, images: Sequence[tuple[str, bytes | Path]] = (),
-        output: Output | None = None, video: bytes | Path | None = None, parent: str | None = None,
-    ) -> list[Job]:  # fmt: skip
+        self,
+        settings: Settings,
+        *,
+        owner: str,
+        count: int = 1,
+        images: Sequence[tuple[str, bytes | Path]] = (),
+        output: Output | None = None,
+        video: bytes | Path | None = None,
+        parent: str | None = None,
+    ) -> list[Job]:
         """`count` seeds of each picture (name, content), all or none of them. Raises SettingsError.
 
         The seeds are the settings', or one that is drawn, and those that follow it.
         """
         total = count * max(1, len(images))
-        if not 1 <= count or total > MAX_MANY:
+        if not count >= 1 or total > MAX_MANY:
             raise SettingsError("count", f"{total} jobs at once: 1 to {MAX_MANY} can be added")
         first, jobs = settings.resolved().seed, []
         seeds = [(first + i) % (MAX_SEED + 1) for i in range(count)]
@@ -110,9 +142,17 @@ class JobStore(Database):
             try:
                 for name, content in images or (("", None),):
                     for seed in seeds:
-                        jobs.append(self.add(
-                            replace(settings, seed=seed), owner=owner, output=output, image=content, image_name=name,
-                            video=video, parent=parent))  # fmt: skip
+                        jobs.append(
+                            self.add(
+                                replace(settings, seed=seed),
+                                owner=owner,
+                                output=output,
+                                image=content,
+                                image_name=name,
+                                video=video,
+                                parent=parent,
+                            )
+                        )
             except BaseException:
                 for job in jobs:
                     self.remove(job.id, owner)
@@ -120,9 +160,16 @@ class JobStore(Database):
         return jobs
 
     def edit(
-        self, job_id: str, owner: str, settings: Settings, *, output: Output | None = None,
-        image: bytes | Path | None = None, image_name: str = "", video: bytes | Path | None = None,
-    ) -> Job:  # fmt: skip
+        self,
+        job_id: str,
+        owner: str,
+        settings: Settings,
+        *,
+        output: Output | None = None,
+        image: bytes | Path | None = None,
+        image_name: str = "",
+        video: bytes | Path | None = None,
+    ) -> Job:
         """Change what a waiting job will make. What it starts from stays, where the settings still name it.
 
         Raises SettingsError, and ValueError once it has begun.
@@ -147,12 +194,16 @@ class JobStore(Database):
             return self.get(job_id)
 
     def duplicate(self, job_id: str, owner: str, **changes: Any) -> Job:
-        """The same again at the end of the queue, with `changes` of its settings; `seed=None` draws a new seed."""
+        """The same again at the end of the queue, with `changes` of its settings;
+        `seed=None` draws a new seed.
+        """
         job = self.get(job_id, owner)
         return self.add(replace(job.settings, **changes), owner=owner, output=job.output, parent=job_id)
 
     def move(self, job_id: str, owner: str, by: int) -> None:
-        """Move a waiting job by so many places, up (negative) or down, among its owner's: no other's turn changes."""
+        """Move a waiting job by so many places, up (negative) or down, among its owner's:
+        no other's turn changes.
+        """
         with self.lock:
             self._waiting(job_id, owner)
             own = [job for job in self.queue(owner) if job.waiting]
@@ -176,7 +227,9 @@ class JobStore(Database):
             self._set(job_id, favourite=int(on))
 
     def delete(self, job_id: str, owner: str) -> None:
-        """Delete an ended job: the result, what lies beside it, its inputs and units. ValueError while it runs."""
+        """Delete an ended job: the result, what lies beside it, its inputs and units.
+        ValueError while it runs.
+        """
         with self.lock:
             job = self.get(job_id, owner)
             if job.state is State.RUNNING:
@@ -205,7 +258,9 @@ class JobStore(Database):
         return self._jobs(where, [] if owner is None else [owner], order)
 
     def place(self, job_id: str) -> int:
-        """How many jobs, anybody's, come before this one; 0 when it runs, is next with nothing running, or is over."""
+        """How many jobs, anybody's, come before this one; 0 when it runs, is next with nothing running,
+        or is over.
+        """
         ids = [job.id for job in self.queue()]
         return ids.index(job_id) if job_id in ids else 0
 
@@ -229,7 +284,9 @@ class JobStore(Database):
         return path if path and path.is_file() else None
 
     def units_of(self, job: Job) -> Path:
-        """The folder of a job's finished units (`pyramid.jobs.recovery`) and clean estimates; it may not exist."""
+        """The folder of a job's finished units (`pyramid.jobs.recovery`) and clean estimates;
+        it may not exist.
+        """
         return self.private / "units" / job.id
 
     def target_of(self, job: Job) -> Path:
@@ -240,23 +297,37 @@ class JobStore(Database):
     # -- what the worker does
 
     def claim(self) -> Job | None:
-        """The first waiting job, which runs from now on; None when none waits. No two callers get the same."""
+        """The first waiting job, which runs from now on; None when none waits.
+        No two callers get the same.
+        """
         if not self._jobs("state = 'queued'", order="LIMIT 1"):
             return None  # nothing changes, and nobody is told so
         with self.change() as db:
             row = db.execute(
                 "UPDATE jobs SET state = 'running', started = ?, ended = NULL, error = '' WHERE id = ("
-                "SELECT id FROM jobs WHERE state = 'queued' ORDER BY position LIMIT 1) RETURNING *", [time.time()],
-            ).fetchone()  # fmt: skip
+                "SELECT id FROM jobs WHERE "
+                "state = "
+                "'queued' ORDER "
+                "BY position LIMIT 1) "
+                "RETURNING *",
+                [time.time()],
+            ).fetchone()
         return self._job(row) if row else None
 
     def progress(self, job_id: str, units_done: int) -> None:
         self._set(job_id, units_done=units_done)
 
     def finish(
-        self, job_id: str, state: State, *, path: Path | None = None, error: str = "", notes: Sequence[str] = (),
-        timings: dict[str, float] | None = None, units_done: int | None = None,
-    ) -> Job:  # fmt: skip
+        self,
+        job_id: str,
+        state: State,
+        *,
+        path: Path | None = None,
+        error: str = "",
+        notes: Sequence[str] = (),
+        timings: dict[str, float] | None = None,
+        units_done: int | None = None,
+    ) -> Job:
         """A job ended."""
         if path is not None and path.is_relative_to(self.folder):
             path = path.relative_to(self.folder)  # so the folder may be moved
@@ -270,7 +341,8 @@ class JobStore(Database):
     def resume(self, job_id: str, owner: str | None = None) -> Job:
         """Put a job that ended early at the end of the queue again: it goes on from its saved units.
 
-        One that has a video of its finished units keeps it, and a copy goes on. ValueError for one that is complete.
+        One that has a video of its finished units keeps it, and a copy goes on. ValueError for one that is
+        complete.
         """
         with self.lock:
             job = self.get(job_id, owner)
@@ -285,7 +357,8 @@ class JobStore(Database):
             return copy
 
     def decode_finished(self, job_id: str, owner: str | None = None) -> Job:
-        """Put a job that ended early at the end of the queue: its finished units become a video, no new ones are made.
+        """Put a job that ended early at the end of the queue:
+        its finished units become a video, no new ones are made.
 
         ValueError when it has a video, or no unit was finished.
         """
@@ -303,21 +376,32 @@ class JobStore(Database):
         with self.change() as db:
             last = db.execute("SELECT max(position) FROM jobs").fetchone()[0]
             db.execute(
-                "UPDATE jobs SET state = 'queued', position = ?, ended = NULL, path = NULL, error = '', decode_only = ?"
-                " WHERE id = ?", (last + 1, int(decode_only), job_id),
-            )  # fmt: skip
+                "UPDATE jobs SET state = "
+                "'queued', "
+                "position "
+                "= ?, ended = NULL, "
+                "path = NULL, error "
+                "= '', decode_only = ?"
+                " WHERE id = ?",
+                (last + 1, int(decode_only), job_id),
+            )
         return self.get(job_id)
 
     def recover(self) -> list[Job]:
         """At the start: what was running when the program ended is INTERRUPTED. Returns those jobs.
 
-        One whose result had just been published has that. Folders of no job, and clips that were growing, are removed.
+        One whose result had just been published has that. Folders of no job, and clips that were growing, are
+        removed.
         """
         with self.change() as db:
             rows = db.execute(
-                "UPDATE jobs SET state = 'interrupted', ended = ?, error = ? WHERE state = 'running' RETURNING *",
+                "UPDATE jobs SET state = "
+                "'interrupted', "
+                "ended = ?, error "
+                "= ? WHERE state = "
+                "'running' RETURNING *",
                 (time.time(), "The program ended while this was being made."),
-            ).fetchall()  # fmt: skip
+            ).fetchall()
             known = {row["id"] for row in db.execute("SELECT id FROM jobs")}
         for name in ("inputs", "units", "live"):
             for folder in (self.private / name).iterdir():
@@ -336,8 +420,14 @@ class JobStore(Database):
         state, done = (
             (State.PARTIAL, job.units_done) if told.get("partial") else (State.DONE, job.settings.units)
         )
-        return self.finish(job.id, state, path=path, notes=told.get("notes", ()), timings=told.get("timings"),
-                           units_done=done)  # fmt: skip
+        return self.finish(
+            job.id,
+            state,
+            path=path,
+            notes=told.get("notes", ()),
+            timings=told.get("timings"),
+            units_done=done,
+        )
 
     def _set(self, job_id: str, **values: Any) -> None:
         with self.change() as db:
@@ -373,8 +463,10 @@ class JobStore(Database):
     def _check_room(self, owner: str, number: int) -> None:
         limit, waiting = self.limits.max_queue_per_owner, len(self.queue(owner))
         if limit is not None and waiting + number > limit:
-            raise SettingsError("queue", f"{waiting} of your jobs wait or run, {limit} may: wait for one to end, "
-                                         "or remove one")  # fmt: skip
+            raise SettingsError(
+                "queue",
+                f"{waiting} of your jobs wait or run, {limit} may: wait for one to end, or remove one",
+            )
 
     def _checked(self, settings: Settings, source: "Source | None") -> Settings:
         """`settings` with the source's name, if they can be run and what they start from can be read."""

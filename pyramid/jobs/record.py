@@ -99,12 +99,19 @@ class Limits:
                 "num_frames", f"{seconds:g} s of video: at most {self.max_seconds:g} s are allowed"
             )
         if self.max_pixels is not None and s.width * s.height > self.max_pixels:
-            raise SettingsError("width", f"{s.width}×{s.height} are {s.width * s.height:,} pixels: at most "
-                                         f"{self.max_pixels:,} are allowed, so choose a smaller size")  # fmt: skip
+            raise SettingsError(
+                "width",
+                f"{s.width}×{s.height} are {s.width * s.height:,} pixels: at most "
+                f"{self.max_pixels:,} are "
+                "allowed, so "
+                "choose a smaller size",
+            )
         for name in ("num_inference_steps", "video_num_inference_steps"):
             if self.max_steps is not None and (most := max(getattr(s, name))) > self.max_steps:
-                raise SettingsError(name, f"{name} = {most}: at most {self.max_steps} steps a stage are allowed, so "
-                                          "ask for fewer")  # fmt: skip
+                raise SettingsError(
+                    name,
+                    f"{name} = {most}: at most {self.max_steps} steps a stage are allowed, so ask for fewer",
+                )
 
 
 def search_words(settings: Settings) -> str:

@@ -110,7 +110,10 @@ class Loaded:
     @property
     def speed_key(self) -> str:
         p = self.pipeline
-        return f"{self.identity['identity']} {p._execution_device} {str(p.transformer.dtype).removeprefix('torch.')}"
+        return (
+            f"{self.identity['identity']} {p._execution_device} "
+            f"{str(p.transformer.dtype).removeprefix('torch.')}"
+        )
 
 
 class Nothing(Exception):
@@ -157,8 +160,15 @@ class Run:
             state, error = State.FAILED, self._sentence(caught)
         job, live = replace(self.job, state=state, error=error), self.live
         try:
-            job = self.store.finish(job.id, state, path=self._path, error=error, notes=live.notes,
-                                    timings=self._timings, units_done=live.units_done)  # fmt: skip
+            job = self.store.finish(
+                job.id,
+                state,
+                path=self._path,
+                error=error,
+                notes=live.notes,
+                timings=self._timings,
+                units_done=live.units_done,
+            )
         finally:
             if self._units:
                 let_go(self._units.path / "lock")
@@ -186,11 +196,14 @@ class Run:
             self._make_video(events, target)
 
     def _make_video(self, events: Iterator[Any], target: Path) -> None:
-        """The frames as a video. An error keeps what is finished, as a stop does, and is raised after that."""
+        """The frames as a video. An error keeps what is finished, as a stop does,
+        and is raised after that.
+        """
         s, output = self.job.settings, self.job.output
         path = target.with_name(target.name + KINDS[output.format][0])
-        with open_writer(path, s.fps, (s.width, s.height), self._metadata(), quality=output.quality,
-                         keep=output.metadata) as writer:  # fmt: skip
+        with open_writer(
+            path, s.fps, (s.width, s.height), self._metadata(), quality=output.quality, keep=output.metadata
+        ) as writer:
             error = self._consume(events, writer.write)
             if not self._made or (self.stop.is_set() and not self.keep):
                 raise error or Nothing
@@ -213,7 +226,8 @@ class Run:
         return self.live.units_done < self.job.settings.units
 
     def _begun(self) -> dict[str, Any]:
-        """What a run that ended early leaves to go on from: its units, and what it started from where they lack that.
+        """What a run that ended early leaves to go on from: its units,
+        and what it started from where they lack that.
 
         A job that only decodes asks for no more than its units.
         """
@@ -308,14 +322,19 @@ class Run:
             self._show(notes=(*self.live.notes, sentence))
 
     def _keep(self, unit: Unit) -> None:
-        """Save a finished unit, and what its stages looked like: what is lost of a run that dies is its last unit."""
+        """Save a finished unit, and what its stages looked like:
+        what is lost of a run that dies is its last unit.
+        """
         if unit.index < self._saved:
             return
         self._saving(lambda: self._units.save(unit))
         for (index, stage), picture in self.live.estimates.items():
             if index == unit.index:
-                self._saving(lambda stage=stage, picture=picture: save_estimate(
-                    self._units.path, unit.index, stage, picture))  # fmt: skip
+                self._saving(
+                    lambda stage=stage, picture=picture: save_estimate(
+                        self._units.path, unit.index, stage, picture
+                    )
+                )
 
     def _saving(self, save: Callable[[], Any]) -> None:
         """Save something. A disk that is full ends no run: it is only not to be resumed."""
@@ -395,7 +414,8 @@ class Run:
 
 
 def _settle(event: Any) -> None:
-    """Wait for a graphics card to finish a step that is about to be shown: its time is the step's, not the preview's.
+    """Wait for a graphics card to finish a step that is about to be shown:
+    its time is the step's, not the preview's.
 
     Where nothing is shown nobody waits, and what a step took is not known.
     """

@@ -4,13 +4,15 @@
     folder.begin(settings, identity(checkpoint))
     for event in pipeline.stream(…):
         if isinstance(event, Unit): folder.save(event)          # whole and on the disk, or not there
-    folder.remove()                                             # the video is there: it is not needed any more
+    folder.remove()                                             # the video is there: it is not needed any
+    more
 
     settings, units = UnitsFolder(path).load()
     pipeline.stream(settings.prompt, …, finished=units)         # exactly what the run would have made
 
-A unit depends on the seed, the settings and the units before it, and nothing else: so `run.json` (settings, weights)
-and a file of float32 latents a unit are all there is to keep. At 1280×768 a unit has 983,040 bytes of latents.
+A unit depends on the seed, the settings and the units before it, and nothing else: so `run.json` (settings,
+weights) and a file of float32 latents a unit are all there is to keep. At 1280×768 a unit has 983,040 bytes
+of latents.
 """
 
 import json
@@ -32,7 +34,9 @@ ENDING = ".units"
 
 
 class UnitsFolder:
-    """A folder with the finished units of one run. Written by one process, which holds its lock while it works."""
+    """A folder with the finished units of one run. Written by one process,
+    which holds its lock while it works.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -46,7 +50,8 @@ class UnitsFolder:
     ) -> None:
         """Make the folder, in place of what may be there. OSError when it cannot be written.
 
-        `identity`: which weights (`checkpoints.identity`), `inputs`: whatever else is to be kept, in JSON's types.
+        `identity`: which weights (`checkpoints.identity`), `inputs`: whatever else is to be kept, in JSON's
+        types.
         """
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
@@ -77,7 +82,9 @@ class UnitsFolder:
         return True
 
     def save(self, unit: Unit) -> None:
-        """Add a unit: (b, c, 1, h, w), as float32 whatever the models compute in. OSError when the disk is full."""
+        """Add a unit: (b, c, 1, h, w), as float32 whatever the models compute in.
+        OSError when the disk is full.
+        """
         from safetensors.torch import save
 
         latents = unit.latents.detach().float().cpu().contiguous()
@@ -92,8 +99,8 @@ class UnitsFolder:
     def load(self) -> tuple[Settings, list[Unit]]:
         """The settings, and the units as far as they are whole. ValueError when this is no such folder.
 
-        Units made of a picture or a clip count once a sampled one follows: before that it is not certain that they
-        are all there, and nothing is lost by making them again.
+        Units made of a picture or a clip count once a sampled one follows: before that it is not certain that
+        they are all there, and nothing is lost by making them again.
         """
         settings = Settings.from_dict(self.about()["settings"])
         units = []
@@ -114,7 +121,9 @@ class UnitsFolder:
             raise ValueError(f"{self._about} cannot be read: {error}") from None
 
     def result(self) -> Path | None:
-        """The whole video of this run, where it is there already: killed between publishing it and `remove`."""
+        """The whole video of this run, where it is there already:
+        killed between publishing it and `remove`.
+        """
         inputs = self.about()["inputs"]
         if "run" not in inputs:
             return None

@@ -1,11 +1,13 @@
-"""How fast this machine is: seconds by step, measured while jobs run, kept in a file for the estimates of the next.
+"""How fast this machine is: seconds by step, measured while jobs run,
+kept in a file for the estimates of the next.
 
     speeds = Speeds(folder / "speed.json")
     speeds.step("embedded/128p cpu float32", tokens=400, seconds=0.02)      # one step took so long
     speeds.estimate("embedded/128p cpu float32", settings)                  # seconds of a whole run, or None
 
-A step costs what its tokens cost: the text, the unit in work and its history (arXiv 2410.05954, section 3.2), twice
-with guidance. Seconds are a line through what was measured: a fixed part for each step and one for each token.
+A step costs what its tokens cost: the text, the unit in work and its history (arXiv 2410.05954, section 3.2),
+twice with guidance. Seconds are a line through what was measured: a fixed part for each step and one for each
+token.
 """
 
 import json
@@ -43,8 +45,11 @@ def steps_of(settings: Settings, given: int = 0) -> list[tuple[int, int]]:
 def counted(settings: Settings, given: int = 0) -> list[tuple[int, int, int]]:
     """(unit, stage, how many steps) in turn: short, however many steps are asked for."""
     counts = settings.num_inference_steps, settings.video_num_inference_steps
-    return [(unit, stage, steps) for unit in range(given, settings.units)
-            for stage, steps in enumerate(counts[unit > 0])]  # fmt: skip
+    return [
+        (unit, stage, steps)
+        for unit in range(given, settings.units)
+        for stage, steps in enumerate(counts[unit > 0])
+    ]
 
 
 def cost(settings: Settings, unit: int, stage: int) -> int:
@@ -99,8 +104,10 @@ class Speeds:
         if not known.get("steps"):
             return None
         fixed, each = _line(known["steps"])
-        steps = sum(count * (fixed + each * cost(settings, unit, stage))
-                    for unit, stage, count in counted(settings, given))  # fmt: skip
+        steps = sum(
+            count * (fixed + each * cost(settings, unit, stage))
+            for unit, stage, count in counted(settings, given)
+        )
         pixel = known.get("decode", {}).get("pixel", (0, 0.0))[1]
         start = known.get("start", {}).get("run", (0, 0.0))[1]
         return start + steps + pixel * settings.width * settings.height * settings.num_frames

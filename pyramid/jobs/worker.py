@@ -1,14 +1,15 @@
 """The device thread: it loads the model and works through the queue, one job at a time, whoever is watching.
 
-    worker = Worker(store, model="embedded")          # loads in the background; CheckpointError when it is not there
+    worker = Worker(store, model="embedded")  # loads in the background; CheckpointError when it is not there
     job = store.add(replace(worker.start_from, prompt="a red ball moves to the right"), owner="local")
     while not store.get(job.id).over:
         store.wait(store.version, 1)
-    worker.live                                       # what is being made, or was last: a snapshot, from any thread
-    worker.stop(job.id)                               # within a step; what is finished becomes a video
+    worker.live                                       # what is being made, or was last: a snapshot, from any
+    thread worker.stop(job.id)                               # within a step; what is finished becomes a video
     worker.close()
 
-A job brings its own model: where that is another one than the last job's, the old one is freed and it is loaded.
+A job brings its own model: where that is another one than the last job's, the old one is freed and it is
+loaded.
 """
 
 import gc
@@ -35,14 +36,22 @@ ASKED_EVERY = 1.0  # seconds: what another process put into the queue is found n
 class Worker:
     """One thread that owns the device.
 
-    Raises CheckpointError (a ValueError) for a model that is not there, ValueError while another program works through
-    the same queue.
+    Raises CheckpointError (a ValueError) for a model that is not there, ValueError while another program
+    works through the same queue.
     """
 
     def __init__(
-        self, store: JobStore, *, model: str = "embedded", variant: str | None = None, dtype: str = "auto",
-        quantise: str = "none", device: str = "auto", memory: str = "auto", begin: threading.Event | None = None,
-    ):  # fmt: skip
+        self,
+        store: JobStore,
+        *,
+        model: str = "embedded",
+        variant: str | None = None,
+        dtype: str = "auto",
+        quantise: str = "none",
+        device: str = "auto",
+        memory: str = "auto",
+        begin: threading.Event | None = None,
+    ):
         self.store, self.speeds = store, Speeds(store.private / "speed.json")
         self.loaded, self.error = threading.Event(), ""
         self._lock_file = (
@@ -57,8 +66,15 @@ class Worker:
         )
         self._aim(model, variant, {"dtype": dtype, "quantise": quantise, "device": device, "memory": memory})
         if not hold(self._lock_file):
-            raise ValueError(f"another program makes videos into {store.folder} already: use that one, or choose "
-                             "another folder with --output-dir")  # fmt: skip
+            raise ValueError(
+                "another program makes "
+                "videos "
+                "into "
+                f"{store.folder} "
+                "already: use that "
+                "one, or choose "
+                "another folder with --output-dir"
+            )
         store.recover()
         sweep(store.folder)
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
@@ -119,7 +135,9 @@ class Worker:
 
     @property
     def step_seconds(self) -> float | None:
-        """Seconds of one step of the present model for each token it reads; None before anything was measured."""
+        """Seconds of one step of the present model for each token it reads;
+        None before anything was measured.
+        """
         loaded = self._model
         seconds = self.speeds.step_seconds(loaded.speed_key, 10_000) if loaded else None
         return None if seconds is None else seconds / 10_000
@@ -183,7 +201,9 @@ class Worker:
         shutil.rmtree(self.store.private / "live" / run.job.id, ignore_errors=True)
 
     def _prepare(self) -> None:
-        """Load what was asked for; what goes wrong is kept in `error`, for the page and the jobs that need it."""
+        """Load what was asked for; what goes wrong is kept in `error`,
+        for the page and the jobs that need it.
+        """
         self._wanted.clear()
         try:
             self._load(self.start_from, log.info)

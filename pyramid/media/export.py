@@ -1,8 +1,9 @@
-"""A finished result in other forms: another format or quality, pictures, its last frame, its stages side by side.
+"""A finished result in other forms: another format or quality, pictures, its last frame,
+its stages side by side.
 
     export(Path("outputs/a-ball-7.mp4"), "gif")                       # outputs/a-ball-7.gif
-    export(path, "mp4", quality=28, keep="none")                      # smaller, and says nothing of how it was made
-    export(path, "stages", estimates=load_estimates(folder))          # a clip: each stage's estimate, then the result
+    export(path, "mp4", quality=28, keep="none")  # smaller, and says nothing of how it was made
+    export(path, "stages", estimates=load_estimates(folder))  # a clip: each stage's estimate, then the result
 
 Also directly from frames, as they are made:
 
@@ -11,7 +12,8 @@ Also directly from frames, as they are made:
 
 On the command line: python -m pyramid export outputs/a-ball-7.mp4 --format gif
 
-All follow the rules of `pyramid.media.files`: a name that is taken is never replaced, and what has a name is complete.
+All follow the rules of `pyramid.media.files`: a name that is taken is never replaced, and what has a name is
+complete.
 """
 
 import argparse
@@ -56,9 +58,9 @@ def export(
 ) -> Path:
     """Write the result `source` as `kind` (of KINDS) and return the new file's path; `source` stays as it is.
 
-    `target`: the wanted name, by default `source`'s own with the kind's ending. `quality`: H.264's CRF, 1 to 51;
-    None copies an mp4 as it is, without loss. `keep`: where the settings go, see `files.KEEPS`. `estimates` by
-    (unit, stage): what "stages" shows. Raises ValueError for what cannot be made, or read.
+    `target`: the wanted name, by default `source`'s own with the kind's ending. `quality`: H.264's CRF, 1 to
+    51; None copies an mp4 as it is, without loss. `keep`: where the settings go, see `files.KEEPS`.
+    `estimates` by (unit, stage): what "stages" shows. Raises ValueError for what cannot be made, or read.
     """
     if kind not in KINDS:
         raise SettingsError("format", f"unknown format {kind!r}: choose from {', '.join(KINDS)}")
@@ -123,7 +125,9 @@ def copy_video(source: Path, target: Path, metadata: dict[str, Any], keep: str) 
 
 
 def frames_of_result(source: Path) -> Iterator[Image.Image]:
-    """The frames of a video, or the pictures of a zip that `PicturesWriter` wrote, as RGB. ValueError otherwise."""
+    """The frames of a video, or the pictures of a zip that `PicturesWriter` wrote, as RGB.
+    ValueError otherwise.
+    """
     if source.suffix.lower() != ".zip":
         yield from read_frames(source)
         return
@@ -139,7 +143,9 @@ def frames_of_result(source: Path) -> Iterator[Image.Image]:
 
 
 def _fps(source: Path, metadata: dict[str, Any]) -> float:
-    """Frames a second: as the settings say, for a GIF rounds it; else as the file says. ValueError without either."""
+    """Frames a second: as the settings say, for a GIF rounds it; else as the file says.
+    ValueError without either.
+    """
     if fps := metadata.get("settings", {}).get("fps"):
         return fps
     found = re.search(r"([\d.]+) (?:fps|tbr)", probe(source))
@@ -148,7 +154,7 @@ def _fps(source: Path, metadata: dict[str, Any]) -> float:
     return float(found[1])
 
 
-# --------------------------------------------------------------------------------------------- command line
+# -- command line
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("file", type=Path, help="a result of this program, or another video")
@@ -171,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-# -------------------------------------------------------------------------------------------------- writers
+# -- writers
 def open_writer(
     path: str | Path,
     fps: float,
@@ -181,14 +187,17 @@ def open_writer(
     quality: int = QUALITY,
     keep: str = "embed",
 ) -> "VideoWriter | PicturesWriter":
-    """A writer for frames by the name's ending: .mp4, .webm and .gif, or .zip for pictures. See `VideoWriter`."""
+    """A writer for frames by the name's ending: .mp4, .webm and .gif, or .zip for pictures.
+    See `VideoWriter`.
+    """
     if Path(path).suffix.lower() == ".zip":
         return PicturesWriter(path, fps, size, metadata, keep=keep)
     return VideoWriter(path, fps, size, metadata, quality=quality, keep=keep)
 
 
 class PicturesWriter:
-    """A zip of PNGs, 0001.png and so on, as frames arrive; used as `VideoWriter` is. `settings.json` says the rest.
+    """A zip of PNGs, 0001.png and so on, as frames arrive; used as `VideoWriter` is.
+    `settings.json` says the rest.
 
     Raises ValueError for frames of another size, OSError when the file cannot be written.
     """
@@ -238,7 +247,7 @@ class PicturesWriter:
             self._part.unlink(missing_ok=True)
 
 
-# --------------------------------------------------------------------------------------------------- stages
+# -- stages
 def write_stages(
     target: Path,
     source: Path,
@@ -249,8 +258,8 @@ def write_stages(
 ) -> Path:
     """A clip that shows, side by side, the last clean estimate of each stage and the result, in step.
 
-    A unit is 8 frames and has one estimate a stage. Where a unit was given (a picture or a clip to begin with) its
-    stages show the result in their size. ValueError when there are no estimates at all.
+    A unit is 8 frames and has one estimate a stage. Where a unit was given (a picture or a clip to begin
+    with) its stages show the result in their size. ValueError when there are no estimates at all.
     """
     if not estimates:
         raise SettingsError(

@@ -1,10 +1,10 @@
 """Names of results, which never overwrite each other, and what is written into them.
 
     name = file_name("{date}/{prompt}-{seed}", settings)         # "2026-11-22/a-red-ball-7", checked strictly
-    part, path = reserve(folder / f"{name}.mp4")                 # a hidden file to fill, and the first free name
-    path = publish(part, path)                                   # now it is there, complete, or not at all
-    metadata = describe(settings, {"identity": …})
-    read_metadata(path) == metadata                              # of mp4, webm, gif, png, zip, or the .json beside
+    part, path = reserve(folder / f"{name}.mp4")                 # a hidden file to fill, and the first free
+    name path = publish(part, path)                                   # now it is there, complete, or not at
+    all metadata = describe(settings, {"identity": …})
+    read_metadata(path) == metadata  # of mp4, webm, gif, png, zip, or the .json beside
 
 A result says how it was made: inside itself, in a `.json` beside it, or not at all (KEEPS).
 """
@@ -46,13 +46,15 @@ _claims = threading.RLock()  # of its threads, one at a time changes what is hel
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)  # no names of files on Windows
 
 
-# -------------------------------------------------------------------------------------------------- patterns
+# -- patterns
 def file_name(pattern: str, settings: Settings, *, index: int = 1, when: datetime | None = None) -> str:
-    """The name, without its ending, that `pattern` gives a result; "/" leads to folders inside the output folder.
+    """The name, without its ending, that `pattern` gives a result;
+    "/" leads to folders inside the output folder.
 
-    Fields: {prompt} {seed} {date} {time} {index} {model} {variant} {preset} {width} {height} {frames} {seconds},
-    with Python's formats ({index:03}, {prompt:.20}). Raises SettingsError("pattern", …) for unknown fields, for
-    formats that do not fit, and for names that would leave the folder, be hidden or not work on every system.
+    Fields: {prompt} {seed} {date} {time} {index} {model} {variant} {preset} {width} {height} {frames}
+    {seconds}, with Python's formats ({index:03}, {prompt:.20}). Raises SettingsError("pattern", …) for
+    unknown fields, for formats that do not fit, and for names that would leave the folder, be hidden or not
+    work on every system.
     """
     when = when or datetime.now()
     s = settings
@@ -131,12 +133,14 @@ def _refused(pattern: str, why: str) -> SettingsError:
 
 
 def _words(text: str) -> str:
-    """Text as a piece of a name: words joined by dashes, at most MAX_WORDS characters and twice as many bytes."""
+    """Text as a piece of a name: words joined by dashes, at most MAX_WORDS characters and twice as many
+    bytes.
+    """
     text = re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:MAX_WORDS]
     return text.encode()[: 2 * MAX_WORDS].decode(errors="ignore").strip("-")
 
 
-# ---------------------------------------------------------------------------------------------------- names
+# -- names
 def unique_path(path: str | Path) -> Path:
     """`path`, or the first of `name-2.mp4`, `name-3.mp4`, … that is free. Writers look again at the end."""
     return next(name for name in _names(Path(path)) if not _taken(name) and not _part_of(name).exists())
@@ -217,9 +221,9 @@ def sweep(folder: Path) -> None:
 
 
 def hold(path: Path) -> bool:
-    """Claim a file for this process, until `let_go`, or until the process or the file is gone. False when another,
-    or this one already, has it. The system gives it back however a process ends; where it has no such locks
-    (Windows, some network drives) every claim succeeds.
+    """Claim a file for this process, until `let_go`, or until the process or the file is gone.
+    False when another, or this one already, has it. The system gives it back however a process ends; where it
+    has no such locks (Windows, some network drives) every claim succeeds.
     """
     with _claims:
         for gone in [held for held, handle in _held.items() if not _is_of(handle, held)]:
@@ -273,7 +277,7 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.stem}.part{path.suffix}")
 
 
-# --------------------------------------------------------------------------------------------------- ffmpeg
+# -- ffmpeg
 def ffmpeg() -> str:
     """The ffmpeg that came with imageio-ffmpeg, or the one that IMAGEIO_FFMPEG_EXE names."""
     import imageio_ffmpeg  # here, for a page and a command line that open at once
@@ -294,7 +298,7 @@ def no_interrupts():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# ------------------------------------------------------------------------------------------------- metadata
+# -- metadata
 def describe(settings: Settings, model: dict[str, Any], **more: Any) -> dict[str, Any]:
     """What is kept with a result: the settings with the seed that was used, the model, and `more`."""
     return {"program": PROGRAM, "settings": settings.to_dict(), "model": model, **more}
@@ -350,7 +354,9 @@ def _container_comment(path: Path) -> str | None:
 
 
 def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
-    """Copy a video as it is, its index in front for browsers, with `metadata` as its only comment (None: without)."""
+    """Copy a video as it is, its index in front for browsers, with `metadata` as its only comment (None:
+    without).
+    """
     if target.suffix.lower() == ".gif":
         target.write_bytes(_gif_with(source.read_bytes(), metadata))
         return
@@ -386,7 +392,9 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
 
 
 def _gif_with(data: bytes, metadata: dict[str, Any] | None) -> bytes:
-    """A GIF with `metadata` as its comment, before its first picture: ffmpeg writes none, Pillow re-colours."""
+    """A GIF with `metadata` as its comment, before its first picture:
+    ffmpeg writes none, Pillow re-colours.
+    """
     if metadata is None:
         return data
     flags = data[10]

@@ -1,10 +1,13 @@
-"""A clip that can be played while it is made: after each unit a new mp4 of all frames so far, at full quality.
+"""A clip that can be played while it is made: after each unit a new mp4 of all frames so far,
+at full quality.
 
     with GrowingClip(folder, fps=24, size=(640, 384), told=show) as clip:
-        clip.add(frames)                      # returns at once; `show(path)` is called when the new clip is there
+        clip.add(frames)                      # returns at once; `show(path)` is called when the new clip is
+        there
 
-Every unit is encoded once, as a piece that begins with a key frame; a new clip is the pieces put together, which
-encodes nothing. Players may still read the clip before the latest, so that one stays; older ones are removed.
+Every unit is encoded once, as a piece that begins with a key frame; a new clip is the pieces put together,
+which encodes nothing. Players may still read the clip before the latest, so that one stays; older ones are
+removed.
 """
 
 import logging
@@ -34,7 +37,9 @@ PIECE = [
 
 
 class GrowingClip:
-    """Encodes in a thread of its own: the device never waits for it. An encoder that fails ends only the clip."""
+    """Encodes in a thread of its own: the device never waits for it.
+    An encoder that fails ends only the clip.
+    """
 
     def __init__(
         self,
@@ -76,8 +81,21 @@ class GrowingClip:
             file.write(self._encode(frames))
         path = self.folder / f"clip-{len(self._clips) + 1:03d}.mp4"
         part = path.with_suffix(".part.mp4")
-        _run(["-f", "h264", "-framerate", str(self.fps), "-i", str(stream), "-c", "copy", "-movflags", "+faststart",
-              str(part)])  # fmt: skip
+        _run(
+            [
+                "-f",
+                "h264",
+                "-framerate",
+                str(self.fps),
+                "-i",
+                str(stream),
+                "-c",
+                "copy",
+                "-movflags",
+                "+faststart",
+                str(part),
+            ]
+        )
         os.replace(part, path)
         self._clips.append(path)
         self.told(path)
@@ -91,8 +109,26 @@ class GrowingClip:
         """A piece of H.264 that begins with a key frame."""
         width, height = self.size
         codec, options = encoding(".mp4", self.quality)
-        return _run(["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self.fps), "-i", "-",
-                     "-c:v", codec, *options, *PIECE, "-"], frames.tobytes())  # fmt: skip
+        return _run(
+            [
+                "-f",
+                "rawvideo",
+                "-pix_fmt",
+                "rgb24",
+                "-s",
+                f"{width}x{height}",
+                "-r",
+                str(self.fps),
+                "-i",
+                "-",
+                "-c:v",
+                codec,
+                *options,
+                *PIECE,
+                "-",
+            ],
+            frames.tobytes(),
+        )
 
 
 def _run(arguments: list[str], data: bytes = b"") -> bytes:
@@ -100,8 +136,10 @@ def _run(arguments: list[str], data: bytes = b"") -> bytes:
     with no_interrupts():
         process = subprocess.Popen(
             [ffmpeg(), "-v", "error", "-y", *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
     written, words = process.communicate(data)
     if process.returncode:
         raise OSError(words.decode(errors="replace").strip() or f"ffmpeg ended with {process.returncode}")

@@ -1,12 +1,12 @@
 """What latents look like: a small picture from a clean estimate, by one matrix product.
 
-    colours = latent_colours(pipe.vae)                       # once a model: fitted on pictures that it encodes
+    colours = latent_colours(pipe.vae)  # once a model: fitted on pictures that it encodes
     latent_preview(vae_latents, colours, first=True)         # uint8 (…, t, 4·h, 4·w, 3): 4×4 pixels a latent
     save_estimate(folder, unit, stage, picture)              # of a finished stage, for `export` to show later
     load_estimates(folder)[unit, stage]
 
-A latent stands for 8×8 pixels, and says where edges lie among them: seen as 4×4 a preview is as sharp as the stage
-is. The latents of the first unit (one frame) and of later ones (eight frames) are read differently.
+A latent stands for 8×8 pixels, and says where edges lie among them: seen as 4×4 a preview is as sharp as the
+stage is. The latents of the first unit (one frame) and of later ones (eight frames) are read differently.
 """
 
 import os
@@ -38,9 +38,11 @@ class LatentColours:
 
 
 def latent_preview(vae_latents, colours: LatentColours, *, first: bool) -> np.ndarray:
-    """Latents (…, c, t, h, w) in the autoencoder's space, tensor or array, as uint8 pictures (…, t, 4·h, 4·w, 3).
+    """Latents (…, c, t, h, w) in the autoencoder's space, tensor or array, as uint8 pictures (…, t, 4·h,
+    4·w, 3).
 
-    first: whether they are the first unit's. One small matrix product, so that a preview costs nothing beside a step.
+    first: whether they are the first unit's. One small matrix product, so that a preview costs nothing beside
+    a step.
     """
     if hasattr(vae_latents, "detach"):
         vae_latents = vae_latents.detach().float().cpu().numpy()
@@ -64,7 +66,9 @@ def fit_colours(vae_latents: np.ndarray, pictures: np.ndarray) -> Colours:
 
 
 def latent_colours(vae, clips: int = 12, side: int = 64) -> LatentColours:
-    """The colours of a CausalVideoVAE's latents, fitted on `clips` made-up clips of `side` pixels that it encodes."""
+    """The colours of a CausalVideoVAE's latents, fitted on `clips` made-up clips of `side` pixels that it
+    encodes.
+    """
     import torch  # only who has an autoencoder gets here
 
     if getattr(vae, "_hf_hook", None) is not None:  # under model offload: it runs where it will decode
@@ -80,8 +84,8 @@ def latent_colours(vae, clips: int = 12, side: int = 64) -> LatentColours:
 
 
 def random_clips(number: int, side: int) -> np.ndarray:
-    """A window that wanders over made-up pictures, in every third clip it rests: float32 (n, 3, 9, side, side) in ±1,
-    the same each time."""
+    """A window that wanders over made-up pictures, in every third clip it rests:
+    float32 (n, 3, 9, side, side) in ±1, the same each time."""
     random = np.random.default_rng(0)
     clips = np.empty((number, 3, CLIP, side, side), np.float32)
     for index, picture in enumerate(random_pictures(number, 2 * side)):
@@ -106,7 +110,7 @@ def random_pictures(number: int, side: int) -> np.ndarray:
     return pictures
 
 
-# ------------------------------------------------------------------------------------- estimates kept on disk
+# -- estimates kept on disk
 def save_estimate(folder: Path, unit: int, stage: int, picture: Image.Image) -> Path:
     """Keep the last clean estimate of a unit's stage: a PNG."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,8 @@
     writer.path                                                             # out.mp4, or out-2.mp4 if taken
     read_metadata(writer.path) == metadata
 
-Nothing is ever overwritten, and nothing half-written ever carries its final name: `pyramid.media.files` sees to that.
+Nothing is ever overwritten, and nothing half-written ever carries its final name: `pyramid.media.files` sees
+to that.
 """
 
 import io
@@ -19,6 +20,7 @@ import subprocess
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Self
@@ -77,7 +79,7 @@ PALETTE = (
 )
 
 
-# ------------------------------------------------------------------------------------------------- pictures
+# -- pictures
 def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None) -> Image.Image:
     """A picture as RGB, upright, in sRGB, transparency over white. Of an animation, the first frame.
 
@@ -198,9 +200,10 @@ def write_picture(
     return path
 
 
-# --------------------------------------------------------------------------------------------------- videos
+# -- videos
 def read_given(settings: Settings, path: str | Path | None = None) -> dict[str, Any]:
-    """The picture or the end of the video that `settings` start from, as the pipeline's argument; none: empty.
+    """The picture or the end of the video that `settings` start from, as the pipeline's argument; none:
+    empty.
 
     `path`: where it lies, when not where the settings say. Raises ValueError when it cannot be read.
     """
@@ -243,7 +246,8 @@ def read_video(
 def read_frames(
     path: str | Path, *, fps: float | None = None, last: float | None = None
 ) -> Iterator[Image.Image]:
-    """The frames of a video as RGB pictures, one at a time, upright; at `fps`, only the `last` seconds, if given.
+    """The frames of a video as RGB pictures, one at a time, upright;
+    at `fps`, only the `last` seconds, if given.
 
     Raises ValueError when the file is missing, or no video can be read from it.
     """
@@ -345,12 +349,13 @@ def encoding(suffix: str, quality: int) -> tuple[str, list[str]]:
 
 
 class VideoWriter:
-    """A video that grows as frames arrive: mp4 (H.264, yuv420p, BT.709), webm (VP9) or gif, by its name's ending.
+    """A video that grows as frames arrive: mp4 (H.264, yuv420p, BT.709), webm (VP9) or gif,
+    by its name's ending.
 
-    A context manager. It is written under a hidden temporary name. Leaving the context without an exception keeps
-    `metadata` (which may be changed until then) as `keep` says, see `files.KEEPS`, and gives the file its final
-    name, `path`: the asked one, or the next free `name-2.mp4`. After an exception, or without a frame, nothing
-    stays. With `partial` set, the name ends in `-partial` and the metadata says so.
+    A context manager. It is written under a hidden temporary name. Leaving the context without an exception
+    keeps `metadata` (which may be changed until then) as `keep` says, see `files.KEEPS`, and gives the file
+    its final name, `path`: the asked one, or the next free `name-2.mp4`. After an exception, or without a
+    frame, nothing stays. With `partial` set, the name ends in `-partial` and the metadata says so.
 
     Raises ValueError for odd sizes, other endings and frames of another size; OSError when ffmpeg fails.
     """
@@ -434,10 +439,8 @@ class VideoWriter:
             return
         if kill:
             process.kill()
-        try:
+        with suppress(OSError):  # it died before: the return code tells
             process.stdin.close()
-        except OSError:
-            pass  # it died before: the return code tells
         words = "" if process.stderr.closed else process.stderr.read().decode(errors="replace").strip()
         self._writer.close()
         if process.returncode and not kill:

@@ -1,15 +1,15 @@
 """What a run needs, before it is started: bytes of weights, of activations, of the VAE's caches, and seconds.
 
-    sizes = component_sizes(checkpoint)                     # parameters and stored bytes, from the files' headers
+    sizes = component_sizes(checkpoint)  # parameters and stored bytes, from the files' headers
     shape = Shape.of(checkpoint, settings)
     shape.sampling(bytes_each=2), shape.decoding(2, tile=256)   # activations at their peak, in the last unit
 
 The numbers follow the code of `pyramid.models` tensor by tensor, at the moment when most are alive;
-tests/memory/test_memory.py holds them against the tensors that are really alive. What a library keeps beside its tensors
-is measured, and stands in the constants below.
+tests/memory/test_memory.py holds them against the tensors that are really alive. What a library keeps beside
+its tensors is measured, and stands in the constants below.
 
-Sampling peaks in the last unit, whose history is the longest: `tokens` grows by a unit at a coarser level with each
-unit (arXiv 2410.05954, §3.3). Decoding peaks in the second unit already and stays there.
+Sampling peaks in the last unit, whose history is the longest: `tokens` grows by a unit at a coarser level
+with each unit (arXiv 2410.05954, §3.3). Decoding peaks in the second unit already and stays there.
 """
 
 import json
@@ -53,7 +53,9 @@ class Size:
 
 
 def component_sizes(checkpoint: Checkpoint) -> dict[str, Size]:
-    """The size of each component: "transformer", "vae", and each text encoder by its folder. Reads headers only."""
+    """The size of each component: "transformer", "vae", and each text encoder by its folder.
+    Reads headers only.
+    """
     folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}
     folders |= {
         name: checkpoint.folder / name for name, _, _ in checkpoint.family.text if checkpoint.has_text
@@ -95,7 +97,7 @@ def _pickled(path: Path) -> dict[str, tuple[int, int]]:
     return {name: (t.numel(), t.element_size()) for name, t in tensors.items() if isinstance(t, torch.Tensor)}
 
 
-# ------------------------------------------------------------------------------------------------- activations
+# -- activations
 
 
 @dataclass(frozen=True)
@@ -145,15 +147,17 @@ class Shape:
             self.rows * (tokens - current) * self.dim * bytes_each + tokens * self.head_dim * 4
         )  # history, rotations
         past = self.units * 16 * (self.width // 8) * (self.height // 8) * 4 * 2
-        # In bfloat16 queries and keys pass through float32 and complex64 on the way: two tensors of twice the size.
+        # In bfloat16 queries and keys pass through float32 and complex64 on the way: two tensors of twice the
+        # size.
         wide = (PEAK_CPU if cpu else PEAK_GPU) + (1 if bytes_each == 2 else -1)
         return int(one * wide + kept + past)
 
     def decoding(self, bytes_each: int, tile: int | None = None, *, window: int = 1) -> int:
-        """Most bytes of tensors alive while a unit becomes frames, in tiles of `tile` pixels (None: whole frames).
+        """Most bytes of tensors alive while a unit becomes frames, in tiles of `tile` pixels (None:
+        whole frames).
 
-        window 1: every unit is decoded when it is there, so each tile keeps its own cache. window 0: all units of
-        one tile, then the next tile: one cache, and the frames wait in main memory.
+        window 1: every unit is decoded when it is there, so each tile keeps its own cache. window 0: all
+        units of one tile, then the next tile: one cache, and the frames wait in main memory.
         """
         sizes = tile_sizes(self.width, self.height, tile)
         largest = max(sizes, key=lambda size: size[0] * size[1])
@@ -164,12 +168,16 @@ class Shape:
         return int((work + frames) * bytes_each) + self.kept(bytes_each, tile)
 
     def kept(self, bytes_each: int, tile: int | None = None) -> int:
-        """Bytes that the VAE keeps from unit to unit, and so while the next one is sampled: a cache for each tile."""
+        """Bytes that the VAE keeps from unit to unit, and so while the next one is sampled:
+        a cache for each tile.
+        """
         sizes = tile_sizes(self.width, self.height, tile)
         return int(sum(decoder_elements(self.vae, *size)[0] for size in sizes) * bytes_each)
 
     def flops(self) -> tuple[list[float], float]:
-        """Floating point operations in the last unit: of one forward at each stage, and of decoding the unit."""
+        """Floating point operations in the last unit: of one forward at each stage,
+        and of decoding the unit.
+        """
         forwards = []
         for stage in range(self.stages):
             back = self.stages - 1 - stage

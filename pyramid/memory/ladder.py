@@ -1,12 +1,14 @@
-"""When memory runs out: let go of what can be spared, change the plan a little, go on from the last finished unit.
+"""When memory runs out: let go of what can be spared, change the plan a little,
+go on from the last finished unit.
 
-    for event in stream(pipe, settings.prompt, seed=7, …):     # as pipe.stream, and it does not end for want of memory
+    for event in stream(pipe, settings.prompt, seed=7, …):  # as pipe.stream, and it does not end for want of
+    memory
         ...                                                     # Status("memory", …) tells each change
     pipe, note = load(loaded.load_for, settings)                # the same while a model is loaded
 
-`tighten` is the ladder: for the phase that failed it takes the first rung that is still to be had. Rungs change how
-a video is computed, not what is asked for: after one, the run equals a run with the tighter pipeline from the last
-finished unit on. Where there is none left, DoesNotFit says what to do.
+`tighten` is the ladder: for the phase that failed it takes the first rung that is still to be had. Rungs
+change how a video is computed, not what is asked for: after one, the run equals a run with the tighter
+pipeline from the last finished unit on. Where there is none left, DoesNotFit says what to do.
 """
 
 import gc
@@ -38,7 +40,9 @@ class DoesNotFit(ValueError):
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out: torch's, the CPU allocator's, Python's, the system's, or an error because of those."""
+    """Whether memory ran out: torch's, the CPU allocator's, Python's, the system's,
+    or an error because of those.
+    """
     if error is None:
         return False
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -52,8 +56,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 def stream(pipe, prompt: str, **request) -> Iterator[Any]:
     """The events of `pipe.stream(prompt, **request)`, each once, however often memory runs out on the way.
 
-    `request` needs a seed, as what is made again has to be the same. Raises DoesNotFit when no rung is left, and
-    whatever else `pipe.stream` raises.
+    `request` needs a seed, as what is made again has to be the same. Raises DoesNotFit when no rung is left,
+    and whatever else `pipe.stream` raises.
     """
     assert request.get("seed") is not None, "the seed is resolved before sampling"
     pipe.stream(prompt, **request)  # what is wrong with the request is told here, not at the first `next`
@@ -188,7 +192,9 @@ def _split_guidance(pipe, request) -> str | None:
 
 
 def _smaller_tiles(pipe, request) -> str | None:
-    """At most half the side, a power of two, down to SMALLEST_TILE; the frame itself counts as the first tile."""
+    """At most half the side, a power of two, down to SMALLEST_TILE;
+    the frame itself counts as the first tile.
+    """
     vae, size = pipe.vae, (request.get("width"), request.get("height"))
     side = max(value or default for value, default in zip(size, pipe.defaults.sizes[0], strict=True))
     now = min(vae.tile_size, side) if vae.use_tiling else side
@@ -262,7 +268,9 @@ def _narrow(model, name: str) -> str | None:
 
 
 def _hooked(model) -> bool:
-    """Whether others hold this model's weights: diffusers' group offload, or bitsandbytes. They must not be moved."""
+    """Whether others hold this model's weights: diffusers' group offload, or bitsandbytes.
+    They must not be moved.
+    """
     if getattr(model, "hf_quantizer", None) is not None:
         return True
     registries = (getattr(part, "_diffusers_hook", None) for part in model.modules())
@@ -292,10 +300,11 @@ RUNGS: dict[str, tuple[Callable[[Any, dict], str | None], ...]] = {
 
 
 def load(loader: Callable[[Any, str], Any], settings, memory: str = "auto") -> tuple[Any, str]:
-    """`loader(settings, memory)`, and where that does not fit with what needs less; with a sentence on it, or "".
+    """`loader(settings, memory)`, and where that does not fit with what needs less;
+    with a sentence on it, or "".
 
-    First bfloat16 in place of float32, then, on a card, one tighter plan after the other. Raises DoesNotFit when
-    none of them fits either.
+    First bfloat16 in place of float32, then, on a card, one tighter plan after the other. Raises DoesNotFit
+    when none of them fits either.
     """
     tried, less = (settings, memory, ""), None
     while tried:

@@ -4,9 +4,9 @@
     pipe = PyramidFlowPipeline(transformer, vae, text, checkpoint=checkpoint)
     place(pipe, plan)                     # and again with another plan, whenever memory turns out to be short
 
-Weights whose file has the dtype that is asked for are used as they lie in the file: their pages come when they are
-needed and the system may drop them again. Others are converted tensor by tensor. Text encoders are read when a
-prompt first needs them and go after it, so that the peak is that of the largest component.
+Weights whose file has the dtype that is asked for are used as they lie in the file: their pages come when
+they are needed and the system may drop them again. Others are converted tensor by tensor. Text encoders are
+read when a prompt first needs them and go after it, so that the peak is that of the largest component.
 
 What diffusers, accelerate and bitsandbytes do is theirs; here is only what is called when.
 """
@@ -26,7 +26,8 @@ from pyramid.text.encoders import Part as Encoder
 from pyramid.text.encoders import TextEncoders, find_parts, load_encoder
 
 TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
-# Bytes a parameter; in bfloat16 stay: T5's embeddings and one layer in eight, 28 % of miniFLUX and 36 % of SD3 (norms).
+# Bytes a parameter; in bfloat16 stay: T5's embeddings and one layer in eight, 28 % of miniFLUX and 36 % of
+# SD3 (norms).
 TEXT_BYTES = {"int8": 1.2, "nf4": 0.8}
 TRANSFORMER_BYTES = {"int8": 1.36, "nf4": 1.06, "fp8": 1.36}
 SKIP = [
@@ -43,7 +44,9 @@ SKIP = [
 
 
 def load(checkpoint, plan):
-    """(transformer, vae, text or None) of a checkpoint, on the CPU, in the plan's dtypes. Raises ValueError."""
+    """(transformer, vae, text or None) of a checkpoint, on the CPU, in the plan's dtypes.
+    Raises ValueError.
+    """
     cls = TRANSFORMERS[checkpoint.transformer_class]
     transformer = cls.from_pretrained(
         checkpoint.transformer,
@@ -87,7 +90,8 @@ def _encoder(encoder: Encoder, part, quantised: str):
     model = load_encoder(encoder, dtype)
     if part.offload != "leaf":
         return model.to(device)
-    # The order that a stream traces has to have every layer in it: T5's second name for its embedding never runs.
+    # The order that a stream traces has to have every layer in it: T5's second name for its embedding never
+    # runs.
     apply_group_offloading(
         model.encoder if encoder.is_t5 else model,
         onload_device=device,
@@ -121,7 +125,9 @@ def _quantiser(part) -> dict:
 
 
 def place(pipe, plan) -> None:
-    """Put the models of `pipe` where `plan` wants them, whatever was done before. Text encoders are left alone."""
+    """Put the models of `pipe` where `plan` wants them, whatever was done before.
+    Text encoders are left alone.
+    """
     lift(pipe)
     if plan.tile:
         pipe.vae.enable_tiling(plan.tile)
@@ -182,8 +188,9 @@ def place_model(module, part) -> None:
 def fetch_ahead(blocks) -> None:
     """Let each group-offloaded block fetch the next one while it computes.
 
-    diffusers (0.42.1) finds the order out in the first call of the model's `forward`, which `prepare` and `denoise` go
-    past. Without an order, and with a stream, nothing would wait for weights that are still on their way.
+    diffusers (0.42.1) finds the order out in the first call of the model's `forward`, which `prepare` and
+    `denoise` go past. Without an order, and with a stream, nothing would wait for weights that are still on
+    their way.
     """
     hooks = [block._diffusers_hook.get_hook("group_offloading") for block in blocks]
     for hook, following in itertools.pairwise(hooks):

@@ -30,7 +30,9 @@ class Machine:
 
     @classmethod
     def here(cls, device: str = "auto") -> "Machine":
-        """This machine, with the card `device` ("auto": the first). ValueError for a card that torch cannot use."""
+        """This machine, with the card `device` ("auto": the first).
+        ValueError for a card that torch cannot use.
+        """
         import importlib.util
 
         import torch
@@ -87,7 +89,9 @@ def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
 
 
 def ram() -> tuple[int, int]:
-    """Main memory that this process may use, what it holds included, and all there is; under a container's limit."""
+    """Main memory that this process may use, what it holds included, and all there is;
+    under a container's limit.
+    """
     import psutil
 
     memory, held = psutil.virtual_memory(), psutil.Process().memory_info()
@@ -100,7 +104,9 @@ def ram() -> tuple[int, int]:
 
 
 def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")):
-    """(limit, used) bytes of each control group around this process that has a limit. Files' pages are not used."""
+    """(limit, used) bytes of each control group around this process that has a limit.
+    Files' pages are not used.
+    """
     try:
         groups = [line.split(":", 2) for line in of.read_text().splitlines()]
     except OSError:  # not Linux
@@ -152,8 +158,8 @@ def cpu_dtype():
 def keep_freed_memory() -> None:
     """Let the C library keep large freed blocks instead of returning them to the system (Linux with glibc).
 
-    By default each large tensor is mapped and unmapped anew, and a step on a CPU spends a quarter of its time in the
-    page faults of that.
+    By default each large tensor is mapped and unmapped anew, and a step on a CPU spends a quarter of its time
+    in the page faults of that.
     """
     if sys.platform != "linux":
         return

@@ -5,12 +5,12 @@
     place(pipe, "cuda:0", "cuda:1")   # one process: the transformer here, text encoders and VAE there
     join(pipe)                        # each of several processes, after begin(): they make one video together
 
-Joined processes share the transformer's tokens by diffusers' context parallelism (Ulysses, arXiv 2309.14509: the
-ranks hold a part of the tokens each, and inside attention a part of the heads each). Prefix attention calls it once
-a unit, so the parts are of every unit and of every text, not of the whole sequence: each rank then runs the model as
-it is on a layout of its own parts. Keys arrive ordered by rank, which attention without a mask does not notice.
-Weights are not split: every card holds the transformer. Rank 0 alone reads the prompt and given pictures, decodes
-and writes.
+Joined processes share the transformer's tokens by diffusers' context parallelism (Ulysses, arXiv 2309.14509:
+the ranks hold a part of the tokens each, and inside attention a part of the heads each). Prefix attention
+calls it once a unit, so the parts are of every unit and of every text, not of the whole sequence: each rank
+then runs the model as it is on a layout of its own parts. Keys arrive ordered by rank, which attention
+without a mask does not notice. Weights are not split: every card holds the transformer. Rank 0 alone reads
+the prompt and given pictures, decodes and writes.
 """
 
 import os
@@ -27,11 +27,12 @@ from pyramid.models.attention import Bucket, Layout
 from pyramid.models.flux import PATCH, StageContext, unit_sizes
 
 
-# ------------------------------------------------------------------------------------------- one process, two devices
+# -- one process, two devices
 def place(pipe, transformer: str | torch.device, others: str | torch.device):
     """The transformer on one device, text encoders and VAE on another, to stay there; returns `pipe`.
 
-    What goes between them is small: embeddings, and a unit's latents. ValueError for a device that is not there.
+    What goes between them is small: embeddings, and a unit's latents. ValueError for a device that is not
+    there.
     """
     for device in map(torch.device, (transformer, others)):
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -46,9 +47,10 @@ def place(pipe, transformer: str | torch.device, others: str | torch.device):
     return pipe
 
 
-# ----------------------------------------------------------------------------------------------- several processes
+# -- several processes
 def begin(device: str = "auto") -> str:
-    """Meet the other processes that the launcher started; returns this one's device, such as "cuda:1" or "cpu".
+    """Meet the other processes that the launcher started; returns this one's device,
+    such as "cuda:1" or "cpu".
 
     ValueError where there are more processes here than cards, or a card is asked for by its number.
     """
@@ -122,7 +124,9 @@ def _to(result: Any, device: str | torch.device) -> Any:
 
 
 class AnyStop:
-    """Set once it is set on any rank: asked before each step by all of them, so that all end at the same step."""
+    """Set once it is set on any rank: asked before each step by all of them,
+    so that all end at the same step.
+    """
 
     def __init__(self, own):
         self.own = own
@@ -133,7 +137,7 @@ class AnyStop:
         return bool(wanted)
 
 
-# --------------------------------------------------------------------------------------------- the transformer, shared
+# -- the transformer, shared
 def share_transformer(transformer) -> None:
     """Let the joined processes share each call of `transformer`: diffusers' hooks, and contexts of parts.
 

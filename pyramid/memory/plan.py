@@ -5,8 +5,8 @@
     for plan in plans(checkpoint, settings, machine): ...    # all of them, fastest first, each with `fits`
     pipe = generate.loaded.load_pipeline(checkpoint, plan)   # one floor up
 
-A plan says for each component where it lives, in which precision, how it comes and goes, how the VAE cuts frames,
-and what that needs at its peak, which is in the last unit. `python -m pyramid plan` prints them all.
+A plan says for each component where it lives, in which precision, how it comes and goes, how the VAE cuts
+frames, and what that needs at its peak, which is in the last unit. `python -m pyramid plan` prints them all.
 
     max        everything stays on the card
     balanced   the text encoders pass through the card layer by layer and go; the other models stay
@@ -24,9 +24,9 @@ from pyramid.settings import Settings, SettingsError
 
 NAMES = ("max", "balanced", "low", "tiny", "cpu")
 BITSANDBYTES = ("int8", "nf4")
-# Measured on Linux x86-64, torch 2.13 for CPUs: the process with all its libraries, and what one run adds besides its
-# tensors; then the ratio of what the process grows to the bytes of tensors alive, as the C library hands out memory
-# and oneDNN keeps blocked copies.
+# Measured on Linux x86-64, torch 2.13 for CPUs: the process with all its libraries, and what one run adds
+# besides its tensors; then the ratio of what the process grows to the bytes of tensors alive, as the C
+# library hands out memory and oneDNN keeps blocked copies.
 BASE_RAM = 555 * 2**20
 GROWTH = {"sampling": 1.3, "decoding": 1.8}
 FLOAT32_LEAST = 900e6  # measured: what decoding small frames in float32 takes, from 0.5 to 1.2 GB by chance
@@ -39,14 +39,14 @@ RESERVE = 0.95  # of what is free: the rest is for others
 MATMUL_SHARE, CONV_SHARE = 0.55, 0.25  # of the rate of a large matrix product, reached in the models
 
 
-# -------------------------------------------------------------------------------------------------- the plans
+# -- the plans
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where a component lives and how. offload: "" stays, "free" goes after use, "model" comes as a whole, "block"
-    or "leaf" comes layer by layer. quantised: "", "int8" or "nf4" (bitsandbytes), "fp8" (layerwise casting: stored in
-    8 bit, computed in `dtype`)."""
+    """Where a component lives and how. offload: "" stays, "free" goes after use, "model" comes as a whole,
+    "block" or "leaf" comes layer by layer. quantised: "", "int8" or "nf4" (bitsandbytes), "fp8" (layerwise
+    casting: stored in 8 bit, computed in `dtype`)."""
 
     device: str
     dtype: str
@@ -56,8 +56,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Peaks in bytes, and seconds of the last unit with its decode. file: the part of `ram` that is mapped from files
-    and which the system may drop and read again."""
+    """Peaks in bytes, and seconds of the last unit with its decode.
+    file: the part of `ram` that is mapped from files and which the system may drop and read again."""
 
     vram: int
     ram: int
@@ -67,8 +67,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a generation uses the machine. `window` 1: units are decoded as they come; 0: after sampling, all units of
-    one tile, then the next tile (with whole frames: one after another all the same)."""
+    """How a generation uses the machine. `window` 1: units are decoded as they come; 0:
+    after sampling, all units of one tile, then the next tile (with whole frames:
+    one after another all the same)."""
 
     name: str
     text: Part
@@ -259,7 +260,9 @@ def _weights(size: Size, part: Part) -> int:
 
 
 def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
-    """Peak on the card. Not measured where this was written: the weights and tensors are counted, the rest assumed."""
+    """Peak on the card. Not measured where this was written: the weights and tensors are counted,
+    the rest assumed.
+    """
     text = _text_bytes(plan, sizes)
     transformer, vae = _weights(sizes["transformer"], plan.transformer), _weights(sizes["vae"], plan.vae)
     sampling = shape.sampling(_item(plan.transformer), cpu=False)
@@ -312,7 +315,8 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
         decoding = max(decoding, FLOAT32_LEAST)
     if plan.window == 0:
         decoding += _frames(plan, shape)
-    # Weights in files are not read before they are used: what is not converted costs nothing while texts are read.
+    # Weights in files are not read before they are used: what is not converted costs nothing while texts are
+    # read.
     reading, working = text + both - file, both + max(sampling, decoding)
     return (int(BASE_RAM + reading), text_file) if reading > working else (int(BASE_RAM + working), file)
 
@@ -345,7 +349,7 @@ def _tiles(plan: Plan, shape: Shape) -> list[tuple[int, int]]:
     return tile_sizes(shape.width, shape.height, plan.tile)
 
 
-# ------------------------------------------------------------------------------------------------ showing, doing
+# -- showing, doing
 
 
 def _gb(size: float) -> str:

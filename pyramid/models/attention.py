@@ -120,8 +120,8 @@ def prefix_attention(query, key, value, layout, *, backend=None, parallel=None):
 
     query, key, value: pairs (text, image), text packed (T, heads, d) and image (b, n, heads, d). When the
     query's text is None, only the current clip asks and the query's image holds only that clip.
-    Returns the pair (text, image) in the queries' shapes; the text is None when it was. backend, parallel: the
-    kernel and the context parallelism, as diffusers' dispatcher takes them.
+    Returns the pair (text, image) in the queries' shapes; the text is None when it was. backend, parallel:
+    the kernel and the context parallelism, as diffusers' dispatcher takes them.
     """
     texts, images = [], []
     current_only = query[0] is None
@@ -145,7 +145,9 @@ def prefix_attention(query, key, value, layout, *, backend=None, parallel=None):
 
 
 class Backend:
-    """Which attention kernel to use, on how many devices; diffusers writes it here, when it is asked for either."""
+    """Which attention kernel to use, on how many devices; diffusers writes it here,
+    when it is asked for either.
+    """
 
     _attention_backend = None
     _parallel_config = None

@@ -1,9 +1,10 @@
 """Causal 3-D building blocks of the video VAE: convolutions that never look ahead, and what is made of them.
 
-Every block takes and returns `(b, c, t, h, w)` and works in two ways with one code path. With `cache=None` the tensor
-is a whole video and time is padded with zeros in front. With a `FrameCache` the tensor is the next piece of a video:
-each convolution keeps the frames that the piece after it will look back on, so piece by piece gives what the whole
-gives. Parameter names are those of the released checkpoints (`conv.weight` inside each convolution).
+Every block takes and returns `(b, c, t, h, w)` and works in two ways with one code path. With `cache=None`
+the tensor is a whole video and time is padded with zeros in front. With a `FrameCache` the tensor is the next
+piece of a video: each convolution keeps the frames that the piece after it will look back on, so piece by
+piece gives what the whole gives. Parameter names are those of the released checkpoints (`conv.weight` inside
+each convolution).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class FrameCache(dict):
 
 
 class CausalConv3d(nn.Module):
-    """A 3-D convolution whose output at frame t depends on frames ≤ t (zeros stand before the first frame)."""
+    """A 3-D convolution whose output at frame t depends on frames ≤ t (zeros stand before the first
+    frame).
+    """
 
     def __init__(
         self,
@@ -58,13 +61,17 @@ class CausalConv3d(nn.Module):
         return y
 
     def _first_frame(self, x: Tensor) -> Tensor:
-        """One frame with nothing before it meets only the last time tap: a third of the work, the same result."""
+        """One frame with nothing before it meets only the last time tap:
+        a third of the work, the same result.
+        """
         weight = self.conv.weight[:, :, -1:]
         stride = (1, *self.conv.stride[1:])
         return F.conv3d(x, weight, self.conv.bias, stride=stride, padding=self.conv.padding)
 
     def _remember(self, x: Tensor, past: Tensor | None) -> Tensor:
-        """The frames the next piece looks back on: two, or one where time is halved (its windows step by two)."""
+        """The frames the next piece looks back on: two, or one where time is halved (its windows step by
+        two).
+        """
         keep = self.look_back + 1 - self.conv.stride[0]
         if x.shape[2] >= keep:
             return x[:, :, -keep:].clone()

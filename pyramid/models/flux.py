@@ -256,7 +256,7 @@ class PyramidFluxTransformer(StageTransformer):
     )
 
     @register_to_config
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the keys of the published configuration
         self,
         in_channels: int = 64,
         num_layers: int = 8,

@@ -82,7 +82,7 @@ class PyramidDiffusionMMDiT(StageTransformer):
     )
 
     @register_to_config
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the keys of the published configuration
         self,
         sample_size: int = 128,
         patch_size: int = 2,

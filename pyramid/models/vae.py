@@ -1,15 +1,16 @@
 """CausalVideoVAE: pixels to latents and back, 8× smaller in height, width and time, causal in time.
 
     vae = CausalVideoVAE.from_pretrained("…/causal_video_vae")
-    latents = vae.encode(video).latent_dist.mode()     # (b, 3, 1 + 8k, h, w) in [-1, 1] -> (b, 16, 1 + k, h/8, w/8)
-    video = vae.decode(latents).sample                 # and back
+    latents = vae.encode(video).latent_dist.mode()  # (b, 3, 1 + 8k, h, w) in [-1, 1] -> (b, 16, 1 + k, h/8,
+    w/8) video = vae.decode(latents).sample                 # and back
     stream = vae.stream()                              # unit by unit: 1 frame, then 8 frames each
     frames = stream(latents[:, :, :1])
 
-Decoding always runs unit by unit (arXiv 2410.05954, section 3.4: a causal VAE), so `decode` and `stream` are one
-computation and the peak memory of a decode does not grow with the length of the video. With tiles, `stream` keeps the
-caches of all of them, `decode` one: it takes all units of a tile before the next, and its frames wait on the CPU.
-The latents are those of the VAE; `pyramid.generate.latents` holds the law between them and what the transformer sees.
+Decoding always runs unit by unit (arXiv 2410.05954, section 3.4: a causal VAE), so `decode` and `stream` are
+one computation and the peak memory of a decode does not grow with the length of the video. With tiles,
+`stream` keeps the caches of all of them, `decode` one: it takes all units of a tile before the next, and its
+frames wait on the CPU. The latents are those of the VAE; `pyramid.generate.latents` holds the law between
+them and what the transformer sees.
 """
 
 from __future__ import annotations
@@ -90,9 +91,10 @@ class Decoder(nn.Module):
 class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     """The causal video VAE of the released checkpoints, with their configuration keys and parameter names.
 
-    `image_shift`, `image_scale`, `video_shift` and `video_scale` are ours: a checkpoint whose latents have other
-    scales than the published models' carries them here (see `pyramid.generate.latents.LatentScales`).
-    `latent_rgb_factors` (16 × 3) and `latent_rgb_bias` (3) are a linear map from latents to colours for previews.
+    `image_shift`, `image_scale`, `video_shift` and `video_scale` are ours: a checkpoint whose latents have
+    other scales than the published models' carries them here (see `pyramid.generate.latents.LatentScales`).
+    `latent_rgb_factors` (16 × 3) and `latent_rgb_bias` (3) are a linear map from latents to colours for
+    previews.
     """
 
     _supports_gradient_checkpointing = False
@@ -106,7 +108,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     _group_offload_block_modules = ["encoder", "decoder", "quant_conv", "post_quant_conv"]
 
     @register_to_config
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the keys of the published configuration
         self,
         encoder_in_channels: int = 3,
         encoder_out_channels: int = 16,
@@ -139,21 +141,23 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         self.use_slicing = False
         self.disable_tiling()
 
-    # -- tiling ------------------------------------------------------------------------------------------------
+    # -- tiling
+    # ------------------------------------------------------------------------------------------------
 
     def enable_tiling(self, tile_size: int | None = None, overlap: float = 0.25) -> None:
         """Encode and decode in square tiles of `tile_size` pixels that overlap by a share of their size.
 
-        Tiles bound the memory by their size instead of the frame's; the overlaps are cross-faded. A frame that fits
-        into one tile is not cut. `tile_size` (default: the configured `sample_size`) is a multiple of 8 pixels times
-        a length that `overlap` (0 ≤ overlap < 1) divides evenly; otherwise ValueError.
+        Tiles bound the memory by their size instead of the frame's; the overlaps are cross-faded. A frame
+        that fits into one tile is not cut. `tile_size` (default: the configured `sample_size`) is a multiple
+        of 8 pixels times a length that `overlap` (0 ≤ overlap < 1) divides evenly; otherwise ValueError.
         """
         tile_size = self.config.sample_size if tile_size is None else tile_size
         scale = self.config.downsample_scale
         step = tile_size * overlap / scale
         if tile_size < scale or tile_size % scale or not 0 <= overlap < 1 or step != int(step):
             raise ValueError(
-                f"tile_size={tile_size} with overlap={overlap} does not fall on the latent grid: the tile must be a "
+                f"tile_size={tile_size} with overlap={overlap} does not fall "
+                "on the latent grid: the tile must be a "
                 f"multiple of {scale} pixels and tile_size·overlap too. Try tile_size=256, overlap=0.25."
             )
         self.use_tiling, self.tile_size, self.tile_overlap = True, tile_size, int(tile_size * overlap)
@@ -186,19 +190,21 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         ]  # tiles go as they are joined
         return _join(joined, -2, size_out - fade_out)
 
-    # -- pixels to latents -------------------------------------------------------------------------------------
+    # -- pixels to latents
+    # -------------------------------------------------------------------------------------
 
     def encode(self, video: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
         """Video `(b, 3, 1 + 8k, h, w)` in [-1, 1] to the posterior of its latents `(b, 16, 1 + k, h/8, w/8)`.
 
-        The first frame stands alone, then each 8 frames make one unit; a picture is a video of one frame. Runs unit
-        by unit unless gradients are asked for. ValueError for a frame count or size off the grid.
+        The first frame stands alone, then each 8 frames make one unit; a picture is a video of one frame.
+        Runs unit by unit unless gradients are asked for. ValueError for a frame count or size off the grid.
         """
         frames, (height, width) = video.shape[2], video.shape[-2:]
         scale = self.config.downsample_scale
         if (frames - 1) % scale or height % scale or width % scale:
             raise ValueError(
-                f"A video of {frames} frames, {width}×{height}, does not fit the VAE: frames must be 1 + {scale}·k "
+                f"A video of {frames} frames, {width}×{height}, does not fit "
+                f"the VAE: frames must be 1 + {scale}·k "
                 f"and both sides multiples of {scale}. Crop or pad it first (pyramid.media.video does)."
             )
         moments = self._in_tiles(video, lambda tile, _: self._encode(tile), encode=True)
@@ -212,10 +218,13 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         pieces = [video[:, :, :1], *video[:, :, 1:].split(scale, dim=2)] if video.shape[2] > 1 else [video]
         return torch.cat([self.quant_conv(self.encoder(piece, cache)) for piece in pieces], dim=2)
 
-    # -- latents to pixels -------------------------------------------------------------------------------------
+    # -- latents to pixels
+    # -------------------------------------------------------------------------------------
 
     def decode(self, latents: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
-        """Latents `(b, 16, 1 + k, h, w)` of the VAE to video `(b, 3, 1 + 8k, 8h, 8w)`, about [-1, 1], not clamped."""
+        """Latents `(b, 16, 1 + k, h, w)` of the VAE to video `(b, 3, 1 + 8k, 8h, 8w)`, about [-1, 1],
+        not clamped.
+        """
         if torch.is_grad_enabled() and self.training:
             video = self.decoder(self.post_quant_conv(latents))
         else:
@@ -223,7 +232,8 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     def _decode_tile(self, latents: Tensor, _key: tuple[int, int]) -> Tensor:
-        """All units of one tile before the next tile: one cache at a time, which for large frames outweighs the rest.
+        """All units of one tile before the next tile: one cache at a time,
+        which for large frames outweighs the rest.
 
         Finished tiles of several wait in main memory.
         """
@@ -245,8 +255,8 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
 class DecoderStream:
     """Decodes one video as its units come: `(b, 16, n, h, w)` in, the new frames `(b, 3, ·, 8h, 8w)` out.
 
-    The first unit gives 1 frame, each later one 8. Every unit is decoded once; with tiling each tile has its own
-    cache. Feeding units one by one or several at a time gives the same frames.
+    The first unit gives 1 frame, each later one 8. Every unit is decoded once; with tiling each tile has its
+    own cache. Feeding units one by one or several at a time gives the same frames.
     """
 
     def __init__(self, vae: CausalVideoVAE):

@@ -101,8 +101,8 @@ class TextEncoders:
 
     `keep=True` leaves them in memory between calls, `False` lets them go after each, None keeps small ones:
     so prompt and negative prompt are best encoded in one call.
-    `load(part)` returns an encoder where it is to run, in place of `load_encoder`; `precision` then names what it did
-    to the weights, so that embeddings made otherwise are not taken from the cache.
+    `load(part)` returns an encoder where it is to run, in place of `load_encoder`; `precision` then names
+    what it did to the weights, so that embeddings made otherwise are not taken from the cache.
     `cache=None` is `cache_folder()`. May be used from several threads.
     """
 
@@ -189,7 +189,9 @@ class TextEncoders:
         return {label: len(tokens(prompt, verbose=False).input_ids) for label, tokens in tokenizers.items()}
 
     def measure(self, prompt: str) -> dict[str, tuple[int, int, str]]:
-        """{encoder: (tokens, the most that it reads, the end that it does not read)}; loads tokenizers only."""
+        """{encoder: (tokens, the most that it reads, the end that it does not read)};
+        loads tokenizers only.
+        """
         counts, measured = self.count_tokens(prompt), {}
         for part in self.parts:
             tokenizer, limit = self._tokenizer(part), T5_TOKENS
@@ -282,7 +284,9 @@ class TextEncoders:
 
 
 def load_encoder(part: Part, dtype: torch.dtype, **options) -> torch.nn.Module:
-    """One encoder from its folder; `options` go to transformers. CheckpointError when its files do not fit."""
+    """One encoder from its folder; `options` go to transformers.
+    CheckpointError when its files do not fit.
+    """
     import transformers
 
     with quiet_loading(), usable(part.encoder):
@@ -310,7 +314,9 @@ def load_encoder(part: Part, dtype: torch.dtype, **options) -> torch.nn.Module:
 
 @contextmanager
 def usable(folder: Path):
-    """Whatever a loader of transformers raises about its files becomes a CheckpointError that names their folder."""
+    """Whatever a loader of transformers raises about its files becomes a CheckpointError that names their
+    folder.
+    """
     try:
         yield
     except Exception as error:
@@ -336,7 +342,9 @@ def cut_text(tokenizer, prompt: str, limit: int) -> str:
 
 @contextmanager
 def quiet_loading():
-    """Without transformers' progress bars, which only flicker, and its reports: the caller tells what is wrong."""
+    """Without transformers' progress bars, which only flicker, and its reports:
+    the caller tells what is wrong.
+    """
     from transformers.utils import logging as transformers_logging
 
     shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
@@ -350,7 +358,7 @@ def quiet_loading():
             transformers_logging.enable_progress_bar()
 
 
-# ------------------------------------------------------------------------------------------------------ cache
+# -- cache
 
 
 def cache_folder() -> Path:

@@ -1,7 +1,8 @@
 """`python -m pyramid train text|vae|dit|embedded --config presets/training/….toml [--output runs/NAME]`.
 
-`embedded` trains everything from nothing, one part after the other, and puts the finished checkpoint together. A part
-that is finished is not trained again, so an interrupted command goes on where it was when it is given again.
+`embedded` trains everything from nothing, one part after the other, and puts the finished checkpoint
+together. A part that is finished is not trained again, so an interrupted command goes on where it was when it
+is given again.
 """
 
 from __future__ import annotations

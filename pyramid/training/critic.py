@@ -4,10 +4,10 @@
     loss = loss + weight * adversary.judge(made, video, last_layer=…, pixels=…)   # for the VAE
     adversary.learn(made.detach(), video)                                          # for the critic itself
 
-Hinge losses with a weight that balances the gradients at the decoder's last layer, and agreement with the original in
-the critic's own features: what a perceptual network's features are to a VAE trained with one, without its weights
-(losses: arXiv 2410.05954, appendix B; the balance: VQGAN, arXiv 2012.09841, equation 7; the features: pix2pixHD,
-arXiv 1711.11585, equation 4).
+Hinge losses with a weight that balances the gradients at the decoder's last layer, and agreement with the
+original in the critic's own features: what a perceptual network's features are to a VAE trained with one,
+without its weights (losses: arXiv 2410.05954, appendix B; the balance: VQGAN, arXiv 2012.09841, equation 7;
+the features: pix2pixHD, arXiv 1711.11585, equation 4).
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def hinge(real: Tensor, made: Tensor) -> Tensor:
 
 
 def balance(pixels: Tensor, adversarial: Tensor, last_layer: Tensor, *, most: float = 100.0) -> Tensor:
-    """The factor that gives the adversarial loss as long a gradient at `last_layer` as the pixels' loss has."""
+    """The factor that gives the adversarial loss as long a gradient at `last_layer` as the pixels' loss
+    has.
+    """
     one, two = (torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (pixels, adversarial))
     return (one.norm() / (two.norm() + 1e-6)).clamp(max=most).detach()
 
@@ -61,7 +63,9 @@ class Adversary:
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=learning_rate, betas=(0.5, 0.9))
 
     def judge(self, made: Tensor, video: Tensor, *, pixels: Tensor, last_layer: Tensor) -> dict[str, Tensor]:
-        """What the VAE is to lower for a reconstruction: `adversarial`, balanced against `pixels`, and `features`."""
+        """What the VAE is to lower for a reconstruction: `adversarial`, balanced against `pixels`,
+        and `features`.
+        """
         self.critic.requires_grad_(False)
         score, features = self.critic(made)
         with torch.no_grad():

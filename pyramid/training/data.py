@@ -1,6 +1,7 @@
 """Where training gets its clips: a pool rendered once, and the same clips as latents with their captions.
 
-Rendering is cheap beside training, so clips are drawn anew for each run from its seed and nothing is stored on disk.
+Rendering is cheap beside training, so clips are drawn anew for each run from its seed and nothing is stored
+on disk.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class ClipPool:
         return clip[start : start + frames, top : top + size, left : left + size]
 
     def held_out_videos(self, count: int = 12) -> dict[str, Tensor]:
-        """Whole clips that training never sees, always the same: `toy`, `photo` (camera moves) and `still`."""
+        """Whole clips that training never sees, always the same:
+        `toy`, `photo` (camera moves) and `still`.
+        """
         rng = np.random.default_rng(0)
         scenes = self.world.held_out_scenes()
         toys = [self.world.render(scenes[i], rng) for i in rng.permutation(len(scenes))[:count]]

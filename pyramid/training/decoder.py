@@ -1,8 +1,9 @@
-"""Trains the decoder of a finished VAE on, with the latents as they are: the end of `python -m pyramid train vae`.
+"""Trains the decoder of a finished VAE on, with the latents as they are:
+the end of `python -m pyramid train vae`.
 
-The encoder, and so every transformer trained on its latents, stays what it was. The decoder learns on whole frames, and
-on latents with a little noise added, because those that a transformer samples are not quite those of any clip either
-(noise-augmented decoding, arXiv 2510.11690).
+The encoder, and so every transformer trained on its latents, stays what it was. The decoder learns on whole
+frames, and on latents with a little noise added, because those that a transformer samples are not quite those
+of any clip either (noise-augmented decoding, arXiv 2510.11690).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Training of the transformer: `python -m pyramid train dit --config presets/training/….toml`.
 
-Both pyramids as published (arXiv 2410.05954): every step trains each stage once, on the last unit of a prefix of the
-clip, with a history that grows coarser into the past and carries noise. The VAE and the text encoders are frozen, so
-clips become latents and captions become embeddings once, before the first step.
+Both pyramids as published (arXiv 2410.05954): every step trains each stage once, on the last unit of a prefix
+of the clip, with a history that grows coarser into the past and carries noise. The VAE and the text encoders
+are frozen, so clips become latents and captions become embeddings once, before the first step.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class LatentClips:
         self.nothing = captions([""])
 
     def batch(self, count: int, text_dropout: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents `(count, c, units, h, w)` and the text arguments of the transformer, some of them dropped."""
+        """Latents `(count, c, units, h, w)` and the text arguments of the transformer,
+        some of them dropped.
+        """
         length = list(self.by_length)[self.rng.choice(len(self.by_length), p=self.length_share)]
         rows = self.by_length[length]
         rows = rows[torch.from_numpy(self.rng.integers(len(rows), size=count))]
@@ -176,7 +178,8 @@ def make_transformer(recipe: Recipe, text_dim: int, pooled_dim: int) -> PyramidF
 
 
 def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
-    """Train from nothing (or the last checkpoint in `folder`); `parts` holds the VAE, text encoders, tokenizers.
+    """Train from nothing (or the last checkpoint in `folder`);
+    `parts` holds the VAE, text encoders, tokenizers.
 
     Writes `folder/diffusion_transformer`.
     """

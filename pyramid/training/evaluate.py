@@ -1,8 +1,10 @@
-"""`python -m pyramid evaluate`: a model of the synthetic world measured on what it has never seen, as a table.
+"""`python -m pyramid evaluate`: a model of the synthetic world measured on what it has never seen,
+as a table.
 
-Videos of held-out combinations of words with fixed seeds are judged by `pyramid.training.judge`; the VAE is measured on
-held-out clips and photographs, image-to-video on how well it keeps its first frame. Shares come with 95 % intervals
-(Wilson). Exit code 0 whatever the figures are: they are for reading, and for deciding whether new weights are better.
+Videos of held-out combinations of words with fixed seeds are judged by `pyramid.training.judge`; the VAE is
+measured on held-out clips and photographs, image-to-video on how well it keeps its first frame. Shares come
+with 95 % intervals (Wilson). Exit code 0 whatever the figures are: they are for reading, and for deciding
+whether new weights are better.
 """
 
 from __future__ import annotations
@@ -76,11 +78,14 @@ def psnr(made: np.ndarray | Tensor, wanted: np.ndarray | Tensor, peak: float) ->
 
 
 def world_of(pipe) -> World:
-    """The world a checkpoint was trained on, as its pyramid.json says; ValueError when it says nothing usable."""
+    """The world a checkpoint was trained on, as its pyramid.json says;
+    ValueError when it says nothing usable.
+    """
     trained = pipe.checkpoint.details.get("trained_on") if pipe.checkpoint else None
     if not isinstance(trained, dict):
         raise ValueError(
-            "This model's pyramid.json does not say which world it was trained on (trained_on): only models made by "
+            "This model's pyramid.json does not say which world it was "
+            "trained on (trained_on): only models made by "
             "`python -m pyramid train` can be evaluated."
         )
     missing = [name for name in ("shapes", "colours", "backgrounds", "motions") if name not in trained]

@@ -2,9 +2,10 @@
 
     verdict = judge(clip, World())        # Verdict(colour="red", motion="right", shape="ball", present=1.0)
 
-Backgrounds are constant along each row, so what differs from its row's median is the object. Its colour is the nearest
-one of the palette at any brightness, its motion comes from the path of its centre and its size, its shape is the
-template of greatest overlap. `camera_move` says how the camera moved in a clip of a photograph.
+Backgrounds are constant along each row, so what differs from its row's median is the object. Its colour is
+the nearest one of the palette at any brightness, its motion comes from the path of its centre and its size,
+its shape is the template of greatest overlap. `camera_move` says how the camera moved in a clip of a
+photograph.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def object_masks(clip: np.ndarray) -> np.ndarray:
 
 
 def _largest(spots: np.ndarray) -> np.ndarray:
-    """The largest connected spot of a mask, small holes filled; nothing when it is too small for an object."""
+    """The largest connected spot of a mask, small holes filled;
+    nothing when it is too small for an object.
+    """
     labels, count = ndimage.label(spots)
     areas = np.bincount(labels.ravel(), minlength=2)[1:]
     if count == 0 or areas.max() < LEAST_AREA * spots.size:
@@ -165,7 +168,8 @@ def _normalised(mask: np.ndarray) -> np.ndarray:
 def camera_move(clip: np.ndarray) -> str | None:
     """How the camera moves: "zoom in", "zoom out", "pan left", "pan right", or None when it stands still.
 
-    The last frame is compared with windows of the first at several scales and places, and the other way round.
+    The last frame is compared with windows of the first at several scales and places, and the other way
+    round.
     """
     first, last = (_grey(frame) for frame in (clip[0], clip[-1]))
     zooms = np.exp(np.linspace(0, 0.7, 8))  # 1 … 2

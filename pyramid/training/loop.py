@@ -3,9 +3,9 @@
     loop = Loop(folder, model, make_optimizers, budget=Budget(minutes=30), ema_decay=0.99)
     loop.run(lambda progress: {"loss": …, "kl": …})
 
-`step_fn(progress)` gets how far the run is (0 to 1) and returns its losses; "loss" is what is minimised, the rest is
-logged. A run that was interrupted goes on from its last checkpoint: weights, EMA, optimisers, random state and the
-time already spent.
+`step_fn(progress)` gets how far the run is (0 to 1) and returns its losses; "loss" is what is minimised, the
+rest is logged. A run that was interrupted goes on from its last checkpoint: weights, EMA, optimisers, random
+state and the time already spent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What the transformer is trained on: noisy inputs, targets, corrupted history (arXiv 2410.05954, section 3 and B).
+"""What the transformer is trained on: noisy inputs, targets, corrupted history (arXiv 2410.05954,
+section 3 and B).
 
     noisy, target, timestep = noised_stage(units, noise, stages, stage=1, generator=g)
     past = corrupted_history(previous_units, stage=1, stages=3, strongest=1/3, generator=g)
@@ -49,8 +50,8 @@ def corrupted_history(
 ) -> list[Tensor]:
     """The history clips of `pyramid.generate.latents.history` with Gaussian noise on them.
 
-    One level a sample, uniform in [0, strongest], fresh noise for each clip: the model learns to bear the errors
-    of the units it made itself.
+    One level a sample, uniform in [0, strongest], fresh noise for each clip: the model learns to bear the
+    errors of the units it made itself.
     """
     if not units:
         return []
@@ -60,7 +61,8 @@ def corrupted_history(
 
 
 def prefix_length(step: int, longest: int, *, finest: bool) -> int:
-    """Units of the clip that a step trains on: the finest stage sweeps 1…longest, the others take what is left.
+    """Units of the clip that a step trains on: the finest stage sweeps 1…longest,
+    the others take what is left.
 
     So a step costs about the same whatever the length (the reference's balancing of long and short prefixes).
     """

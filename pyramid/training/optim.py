@@ -11,7 +11,9 @@ from torch import nn
 
 
 class FlatMuon(torch.optim.Muon):
-    """`torch.optim.Muon` over parameters of two or more dimensions, each seen as the matrix `(out, all else)`."""
+    """`torch.optim.Muon` over parameters of two or more dimensions, each seen as the matrix `(out,
+    all else)`.
+    """
 
     def __init__(self, parameters, **options):
         self._weights = list(parameters)
@@ -31,9 +33,11 @@ class FlatMuon(torch.optim.Muon):
 
 
 def make_optimizers(model: nn.Module, learning_rate: float, *, matrices: str) -> list[torch.optim.Optimizer]:
-    """Muon for the weights of two or more dimensions whose name contains one of the words in `matrices`, AdamW else.
+    """Muon for the weights of two or more dimensions whose name contains one of the words in `matrices`,
+    AdamW else.
 
-    `matrices` is a space-separated list, such as "blocks conv"; embeddings and output layers are better left to AdamW.
+    `matrices` is a space-separated list, such as "blocks conv"; embeddings and output layers are better left
+    to AdamW.
     """
     words = matrices.split()
     muon, adamw = [], []

@@ -1,7 +1,8 @@
 """Photographs to train and judge with, all freely licensed, from packages that can be installed.
 
-scikit-image and scikit-learn bundle most of them. Debian's `lomiri-wallpapers-16.04` adds ten more where it is
-installed, or where a recipe's `photo_folders` names the folder they were unpacked to. `HELD_OUT` is never trained on.
+scikit-image and scikit-learn bundle most of them. Debian's `lomiri-wallpapers-16.04` adds ten more where it
+is installed, or where a recipe's `photo_folders` names the folder they were unpacked to. `HELD_OUT` is never
+trained on.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Photo:
 
 
 def photographs(split: str, extra: Iterable[str] = ()) -> list[Photo]:
-    """The photographs of a split, "train" or "held_out", as far as they are installed; `extra` are more folders."""
+    """The photographs of a split, "train" or "held_out", as far as they are installed;
+    `extra` are more folders.
+    """
     if split not in ("train", "held_out"):
         raise ValueError(f"split={split!r}: choose 'train' or 'held_out'.")
     found = []
@@ -104,8 +107,8 @@ def crop(photo: Photo, rng: np.random.Generator, size: int) -> np.ndarray:
 def camera_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: int, frames: int) -> np.ndarray:
     """The photograph seen by a moving camera, uint8 `(frames, size, size, 3)`.
 
-    "zoom in" and "zoom out" change the view by a factor of about 1.6, "pan left" and "pan right" move it by about
-    a third of its width (to the left: the picture travels right). ValueError for another camera.
+    "zoom in" and "zoom out" change the view by a factor of about 1.6, "pan left" and "pan right" move it by
+    about a third of its width (to the left: the picture travels right). ValueError for another camera.
     """
     height, width = photo.image.shape[:2]
     side = min(height, width) * rng.uniform(0.7, 0.95)
@@ -130,7 +133,9 @@ def camera_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: in
 
 
 def _window(image: np.ndarray, x: float, y: float, side: float, size: int) -> np.ndarray:
-    """The square of `side` around (x, y), resampled to `size`, free of aliasing; sub-pixel places are kept."""
+    """The square of `side` around (x, y), resampled to `size`, free of aliasing;
+    sub-pixel places are kept.
+    """
     height, width = image.shape[:2]
     left, right = max(x - side / 2, 0), min(x + side / 2, width)
     top, bottom = max(y - side / 2, 0), min(y + side / 2, height)

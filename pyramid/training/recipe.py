@@ -1,7 +1,8 @@
 """Recipes: the TOML files in presets/training, read strictly.
 
-A recipe holds the world, and one table for each thing that is trained: `[text]`, `[vae]`, `[decoder]`, `[dit]`. Budgets
-are in minutes (on a shared or slow machine) or in steps (to repeat a run exactly); give one of the two.
+A recipe holds the world, and one table for each thing that is trained: `[text]`, `[vae]`, `[decoder]`,
+`[dit]`. Budgets are in minutes (on a shared or slow machine) or in steps (to repeat a run exactly); give one
+of the two.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class TextRecipe:
 class Phase:
     """A part of the VAE's training: clips of `frames` (1: pictures) at `size` pixels, `batch` at a time.
 
-    A share `photos` of them is photographs, the rest is the synthetic world. A share `pictures` of the steps trains on
-    single pictures instead, half as many as the clips have frames and mostly photographs: without them, clips crowd
-    out what the model had learned of photographs.
+    A share `photos` of them is photographs, the rest is the synthetic world. A share `pictures` of the steps
+    trains on single pictures instead, half as many as the clips have frames and mostly photographs: without
+    them, clips crowd out what the model had learned of photographs.
     """
 
     share: float
@@ -43,8 +44,8 @@ class Phase:
 class VAERecipe:
     """The VAE and how it is trained. `phases` divide the budget by their shares, in order.
 
-    `adversarial_weight` or `feature_weight` above 0 brings in a critic (`pyramid.training.critic`) after the share
-    `adversary_from` of the run: sharper textures, at the price of some PSNR.
+    `adversarial_weight` or `feature_weight` above 0 brings in a critic (`pyramid.training.critic`) after the
+    share `adversary_from` of the run: sharper textures, at the price of some PSNR.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 64)
@@ -84,7 +85,9 @@ class DecoderRecipe:
 
 @dataclass(frozen=True)
 class DiTRecipe:
-    """The transformer and how it is trained. `batch` is the number of samples a step for each stage, 0 first."""
+    """The transformer and how it is trained. `batch` is the number of samples a step for each stage,
+    0 first.
+    """
 
     layers: int = 2
     single_layers: int = 6

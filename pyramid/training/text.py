@@ -48,7 +48,7 @@ WIDTH, LAYERS, HEADS = 128, 2, 4
 CHECKED = 512  # prompts of a kind, to measure accuracy
 
 
-# ------------------------------------------------------------------------------------------------ tokenizers
+# -- tokenizers
 
 
 def lowercase_charsmap() -> bytes:
@@ -148,28 +148,43 @@ def split_word(word: str, merges: Sequence[tuple[str, str]]) -> list[str]:
     return pieces
 
 
-# -------------------------------------------------------------------------------------------------- encoders
+# -- encoders
 
 
 def build_t5(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int) -> T5EncoderModel:
     """A T5 v1.1 encoder (gated GELU)."""
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=width, d_kv=width // heads, d_ff=2 * width, num_layers=layers,
-        num_heads=heads, feed_forward_proj="gated-gelu", dropout_rate=0.0, relative_attention_max_distance=64,
-        tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=width // heads,
+        d_ff=2 * width,
+        num_layers=layers,
+        num_heads=heads,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        relative_attention_max_distance=64,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     return T5EncoderModel(config)
 
 
 def build_clip(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int) -> CLIPTextModel:
     """A CLIP text model; it pools at the first end token, whose number must be in the configuration."""
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, projection_dim=width,
-        num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=CLIP_TOKENS,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=CLIP_TOKENS,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+    )
     return CLIPTextModel(config)
 
 
@@ -215,7 +230,7 @@ class Code(nn.Module):
         return torch.stack(right).all(0)
 
 
-# -------------------------------------------------------------------------------------------------- training
+# -- training
 
 
 @dataclass
@@ -303,8 +318,14 @@ def one_thread():
 
 
 @one_thread()
-def train_text(recipe: TextRecipe, folder: Path, seed: int = 0, *, world: World | None = None,
-               log: Callable[[str], None] = print) -> dict[str, dict[str, float]]:  # fmt: skip
+def train_text(
+    recipe: TextRecipe,
+    folder: Path,
+    seed: int = 0,
+    *,
+    world: World | None = None,
+    log: Callable[[str], None] = print,
+) -> dict[str, dict[str, float]]:
     """Trains both encoders on all of `world` (default: every name there is) and writes them below `folder`.
 
     Text is cheap, so the default world is the whole one whatever the transformer will learn of it. Returns

@@ -1,11 +1,11 @@
 """Training of the causal video VAE: `python -m pyramid train vae --config presets/training/….toml`.
 
-Pictures first, with the one-frame path of the causal convolutions, then clips (arXiv 2410.05954, appendix B: images
-and 17-frame videos mixed). Loss: L1 + L2 + gradient differences, KL, a critic's where the recipe wants one, and
-agreement at half size: latents averaged 2×2 must decode to the clip at half its size, because the coarse stages of
-the pyramid are made of just such latents (the idea of EQ-VAE, arXiv 2502.09509). After training the latents are
-whitened; the whitening is folded into `quant_conv` and `post_quant_conv`, so that the checkpoint has the released
-layout and the transformer sees unit variance.
+Pictures first, with the one-frame path of the causal convolutions, then clips (arXiv 2410.05954, appendix B:
+images and 17-frame videos mixed). Loss: L1 + L2 + gradient differences, KL, a critic's where the recipe wants
+one, and agreement at half size: latents averaged 2×2 must decode to the clip at half its size, because the
+coarse stages of the pyramid are made of just such latents (the idea of EQ-VAE, arXiv 2502.09509). After
+training the latents are whitened; the whitening is folded into `quant_conv` and `post_quant_conv`, so that
+the checkpoint has the released layout and the transformer sees unit variance.
 """
 
 from __future__ import annotations
@@ -133,17 +133,14 @@ def initialise(model: CausalVideoVAE) -> None:
             weight.normal_(std=fan_in**-0.5)
             weight[:, :, :-1] *= 0.05  # time enters slowly
             module.conv.bias.zero_()
+    repeats = {Downsample: 1, SpatialUpsample: 4, TemporalUpsample: 2}
     for module in model.modules():
         if isinstance(module, CausalResnetBlock):
             module.conv2.conv.weight *= 0.3
             if module.conv_shortcut is not None:
                 _pass_through(module.conv_shortcut, 1, noise=0.0)
-        elif isinstance(module, Downsample):
-            _pass_through(module.conv, 1)
-        elif isinstance(module, SpatialUpsample):
-            _pass_through(module.conv, 4)
-        elif isinstance(module, TemporalUpsample):
-            _pass_through(module.conv, 2)
+        elif type(module) in repeats:
+            _pass_through(module.conv, repeats[type(module)])
     for end in (model.encoder.conv_in, model.encoder.conv_out, model.decoder.conv_in, model.decoder.conv_out):
         _pass_through(end, 1)
     for point in (model.quant_conv, model.post_quant_conv):
@@ -155,7 +152,9 @@ def initialise(model: CausalVideoVAE) -> None:
 
 
 def _pass_through(conv: CausalConv3d, repeat: int, noise: float = 0.2) -> None:
-    """Centre tap orthogonal (each output channel `repeat` times, for pixel shuffles), other taps damped noise."""
+    """Centre tap orthogonal (each output channel `repeat` times, for pixel shuffles),
+    other taps damped noise.
+    """
     weight = conv.conv.weight
     weight *= noise
     out, into = weight.shape[0] // repeat, weight.shape[1]
@@ -166,7 +165,9 @@ def _pass_through(conv: CausalConv3d, repeat: int, noise: float = 0.2) -> None:
 
 @torch.no_grad()
 def inflate(model: CausalVideoVAE) -> None:
-    """From pictures to clips: pictures never train the first half of a temporal upsampler, so it copies the second."""
+    """From pictures to clips: pictures never train the first half of a temporal upsampler,
+    so it copies the second.
+    """
     for module in model.modules():
         if isinstance(module, TemporalUpsample):
             module.conv.conv.weight[0::2] = module.conv.conv.weight[1::2]
@@ -176,7 +177,9 @@ def inflate(model: CausalVideoVAE) -> None:
 def vae_losses(
     model: nn.Module, video: Tensor, recipe: Recipe, adversary: Adversary | None = None
 ) -> dict[str, Tensor]:
-    """The losses of one batch `(b, 3, t, h, w)`: `loss` to minimise, its parts to log. The adversary learns too."""
+    """The losses of one batch `(b, 3, t, h, w)`: `loss` to minimise, its parts to log.
+    The adversary learns too.
+    """
     posterior, reconstruction = model(video)
     pixels = reconstruction_loss(reconstruction.float(), video)
     kl = (
@@ -212,10 +215,12 @@ def reconstruction_loss(made: Tensor, video: Tensor) -> Tensor:
 
 @torch.no_grad()
 def whiten(model: CausalVideoVAE, latents: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Make the latents zero-mean and uncorrelated, exactly undone at decoding; returns the scales for the config.
+    """Make the latents zero-mean and uncorrelated, exactly undone at decoding;
+    returns the scales for the config.
 
-    `latents` are samples of first units and of later units, each `(n, 16)`. The map `W (z − μ)` goes into `quant_conv`
-    and its inverse into `post_quant_conv`. A ridge keeps directions of next to no variance from being blown up.
+    `latents` are samples of first units and of later units, each `(n, 16)`. The map `W (z − μ)` goes into
+    `quant_conv` and its inverse into `post_quant_conv`. A ridge keeps directions of next to no variance from
+    being blown up.
     """
     both = torch.cat([half[torch.randperm(len(half))[: min(map(len, latents))]] for half in latents]).double()
     mean = both.mean(0)
@@ -243,7 +248,9 @@ def whiten(model: CausalVideoVAE, latents: tuple[Tensor, Tensor]) -> dict[str, f
 
 @torch.no_grad()
 def fit_preview(model: CausalVideoVAE, pool: ClipPool, rng: np.random.Generator) -> dict:
-    """A linear map from latents to colours, by least squares on pictures of the pool: what previews are made with."""
+    """A linear map from latents to colours, by least squares on pictures of the pool:
+    what previews are made with.
+    """
     video = pool.batch(32, 128, 1, rng, photos=0.5)
     latents = rearrange(model.encode(video).latent_dist.mode().float(), "b c 1 h w -> (b h w) c")
     colours = rearrange(F.avg_pool2d(video[:, :, 0], 8), "b c h w -> (b h w) c")
@@ -259,7 +266,9 @@ def psnr(made: Tensor, video: Tensor) -> float:
 
 @torch.no_grad()
 def save_samples(model: CausalVideoVAE, pool: ClipPool, path: Path) -> None:
-    """Held-out clips and photographs above their reconstructions, and their PSNR beside the picture as JSON."""
+    """Held-out clips and photographs above their reconstructions,
+    and their PSNR beside the picture as JSON.
+    """
     rows, scores = [], {}
     for name, video in pool.held_out_videos().items():
         device = next(model.parameters()).device

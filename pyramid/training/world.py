@@ -84,11 +84,17 @@ MOTION_WORDS = {
 CAMERA_WORDS = {
     f"{verb} {way}": tuple(
         template.format(verb=verb, way=way)
-        for template in ("the camera slowly {verb}s {way}", "the camera {verb}s {way}", "slowly {verb} {way}",
-                         "{verb} {way}", "a slow {verb} {way}", "a photo , the camera {verb}s {way}")
+        for template in (
+            "the camera slowly {verb}s {way}",
+            "the camera {verb}s {way}",
+            "slowly {verb} {way}",
+            "{verb} {way}",
+            "a slow {verb} {way}",
+            "a photo , the camera {verb}s {way}",
+        )
     )
     for verb, way in (("zoom", "in"), ("zoom", "out"), ("pan", "left"), ("pan", "right"))
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ CPU_WORLD = World(
 )
 
 
-# -------------------------------------------------------------------------------------------- sentences
+# -- sentences
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -197,7 +203,7 @@ def camera_caption(camera: str, rng: np.random.Generator) -> str:
     return wordings[int(rng.integers(len(wordings)))]
 
 
-# --------------------------------------------------------------------------------------------- pictures
+# -- pictures
 
 
 def background(name: str, size: int) -> np.ndarray:
@@ -279,8 +285,13 @@ def render(
     between clips, `background_jitter` is the range of the background's brightness; 0 and 0 give one clip.
     """
     track = path(scene.motion, frames)
-    across = np.array([0.02 if scene.motion in ("right", "left") else 0.04,
-                       0.02 if scene.motion in ("up", "down", "bounce") else 0.04], np.float32)  # fmt: skip
+    across = np.array(
+        [
+            0.02 if scene.motion in ("right", "left") else 0.04,
+            0.02 if scene.motion in ("up", "down", "bounce") else 0.04,
+        ],
+        np.float32,
+    )
     track[:, :2] += jitter * across * rng.uniform(-1, 1, 2).astype(np.float32)
     track[:, 2] *= 1 + jitter * 0.05 * np.float32(rng.uniform(-1, 1))
     track[:, :3] *= size

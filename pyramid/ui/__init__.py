@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["QUIET", "App", "Limits"]
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-"""For every event of the page: no endpoint of the API, no spinner over a part, and nobody waits for another."""
+"""For every event of the page: no endpoint of the API, no spinner over a part,
+and nobody waits for another.
+"""
 PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+")
 
 
 @dataclass(frozen=True)
 class App:
-    """What all parts of the page share. `local`: served to this machine only, so everybody is the same owner."""
+    """What all parts of the page share. `local`: served to this machine only,
+    so everybody is the same owner.
+    """
 
     store: JobStore
     worker: "Worker"

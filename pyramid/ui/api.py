@@ -1,13 +1,15 @@
-"""The page's interface for programs: six named endpoints, over HTTP, through `gradio_client`, and as MCP tools.
+"""The page's interface for programs: six named endpoints, over HTTP, through `gradio_client`,
+and as MCP tools.
 
     from gradio_client import Client, handle_file
-    client = Client("http://127.0.0.1:7860")                    # auth=("ana", "a password") where there are accounts
+    client = Client("http://127.0.0.1:7860")  # auth=("ana", "a password") where there are accounts
     job = client.predict("a red ball moves to the right", api_name="/generate")
     client.predict(job["id"], api_name="/status")["result"]     # the file, fetched, once state is "done"
 
 `generate`, `status`, `stop`, `history`, `presets`, `models`. A picture or video to begin with is uploaded
-(`handle_file`); a path on the server is never taken. Everybody sees their own jobs only: by their login, or, on a
-page without accounts, by `token`, a secret of at least 16 characters that a program makes up and sends each time.
+(`handle_file`); a path on the server is never taken. Everybody sees their own jobs only: by their login, or,
+on a page without accounts, by `token`, a secret of at least 16 characters that a program makes up and sends
+each time.
 """
 
 import dataclasses
@@ -46,11 +48,18 @@ class Endpoints:
     def __init__(self, app: App):
         self.app = app
 
-    def generate(
-        self, prompt: str, image: FileData | None = None, video: FileData | None = None, seed: int | None = None,
-        seconds: float | None = None, preset: str | None = None, settings: dict | None = None, token: str = "",
+    def generate(  # noqa: PLR0913 - the arguments of the endpoint
+        self,
+        prompt: str,
+        image: FileData | None = None,
+        video: FileData | None = None,
+        seed: int | None = None,
+        seconds: float | None = None,
+        preset: str | None = None,
+        settings: dict | None = None,
+        token: str = "",
         request: gr.Request = None,
-    ) -> dict:  # fmt: skip
+    ) -> dict:
         """Put a video, or a picture (settings {"num_frames": 1}), into the queue. Returns the job at once.
 
         Args:
@@ -69,8 +78,12 @@ class Endpoints:
             picture, clip = self.upload(image, "image"), self.upload(video, "video")
             asked = dataclasses.replace(asked, image=picture and picture[1], video=clip and clip[1])
             job = self.app.store.add(
-                asked, owner=owner, image=picture and picture[0], image_name=picture[1] if picture else "",
-                video=clip and clip[0])  # fmt: skip
+                asked,
+                owner=owner,
+                image=picture and picture[0],
+                image_name=picture[1] if picture else "",
+                video=clip and clip[0],
+            )
         except ValueError as error:
             raise self.told(error) from error
         return self.describe(job)
@@ -85,7 +98,8 @@ class Endpoints:
         return self.describe(self.job(job_id, token, request))
 
     def stop(self, job_id: str, token: str = "", request: gr.Request = None) -> dict:
-        """End a job within one step; what is finished of it becomes a video. Ask `status` for what came of it.
+        """End a job within one step; what is finished of it becomes a video.
+        Ask `status` for what came of it.
 
         Args:
             job_id: the "id" that `generate` returned.
@@ -96,9 +110,14 @@ class Endpoints:
         return self.describe(self.app.store.get(job.id))
 
     def history(
-        self, search: str = "", favourites: bool = False, limit: int = 20, offset: int = 0, token: str = "",
+        self,
+        search: str = "",
+        favourites: bool = False,
+        limit: int = 20,
+        offset: int = 0,
+        token: str = "",
         request: gr.Request = None,
-    ) -> list[dict]:  # fmt: skip
+    ) -> list[dict]:
         """Your jobs that have ended, the latest first.
 
         Args:
@@ -132,11 +151,21 @@ class Endpoints:
         return [{"name": p.name, "description": p.description, "settings": p.values} for p in found]
 
     def models(self) -> list[dict]:
-        """The models: what each is good for, its licence and size, whether it is here, and which one is loaded."""
-        return [{
-            "model": entry.title, "variant": entry.variant, "good_for": entry.good_for, "licence": entry.licence,
-            "size": entry.size, "here": entry.here, "loaded": entry.loaded,
-        } for entry in entries(self.app)]  # fmt: skip
+        """The models: what each is good for, its licence and size, whether it is here,
+        and which one is loaded.
+        """
+        return [
+            {
+                "model": entry.title,
+                "variant": entry.variant,
+                "good_for": entry.good_for,
+                "licence": entry.licence,
+                "size": entry.size,
+                "here": entry.here,
+                "loaded": entry.loaded,
+            }
+            for entry in entries(self.app)
+        ]
 
     # -- inside
 
@@ -194,7 +223,9 @@ class Endpoints:
         return asked
 
     def upload(self, file: Any, what: str) -> tuple[Path, str] | None:
-        """The file that was uploaded, and its name. ValueError for anything else, such as a path on this machine."""
+        """The file that was uploaded, and its name. ValueError for anything else,
+        such as a path on this machine.
+        """
         if file is None:
             return None
         path = file.get("path") if isinstance(file, dict) else None
@@ -212,16 +243,32 @@ class Endpoints:
         store, live, s = self.app.store, self.app.worker.live, job.settings
         settings = s.to_dict() | {"model": title_of(s.model)}
         told = {
-            "id": job.id, "state": job.state.value, "prompt": s.prompt, "seed": s.seed, "settings": settings,
-            "created": job.created, "started": job.started, "ended": job.ended, "place": store.place(job.id),
-            "units": s.units, "units_done": job.units_done, "notes": [self.app.shown(note) for note in job.notes],
-            "error": self.app.shown(job.error), "favourite": job.favourite, "timings": job.timings,
-            "result": result(job), "address": address_of(job),
-        }  # fmt: skip
+            "id": job.id,
+            "state": job.state.value,
+            "prompt": s.prompt,
+            "seed": s.seed,
+            "settings": settings,
+            "created": job.created,
+            "started": job.started,
+            "ended": job.ended,
+            "place": store.place(job.id),
+            "units": s.units,
+            "units_done": job.units_done,
+            "notes": [self.app.shown(note) for note in job.notes],
+            "error": self.app.shown(job.error),
+            "favourite": job.favourite,
+            "timings": job.timings,
+            "result": result(job),
+            "address": address_of(job),
+        }
         if job.state is State.RUNNING and live and live.job.id == job.id:
             at = live.at
-            told |= {"phase": live.phase, "seconds_left": live.left, "units_done": live.units_done,
-                     "progress": at.done / at.total if at else 0.0}  # fmt: skip
+            told |= {
+                "phase": live.phase,
+                "seconds_left": live.left,
+                "units_done": live.units_done,
+                "progress": at.done / at.total if at else 0.0,
+            }
             told |= (
                 {name: getattr(at, name) for name in ("unit", "stage", "stages", "step", "steps")}
                 if at
@@ -234,7 +281,9 @@ class Endpoints:
 
 
 def result(job: Job) -> Any:
-    """A job's file as Gradio's clients fetch it; the pictures of a folder, in order; None without a result."""
+    """A job's file as Gradio's clients fetch it; the pictures of a folder, in order;
+    None without a result.
+    """
     if job.path is None or not job.path.exists():
         return None
     if job.path.is_dir():

@@ -1,6 +1,8 @@
-"""Results as HTML: a card for each in the grid, and the one that is opened, with its settings and what to do with it.
+"""Results as HTML: a card for each in the grid, and the one that is opened,
+with its settings and what to do with it.
 
-What a button does is told by `data-action`; assets/results.js sends it with the job's id, `results.py` does it.
+What a button does is told by `data-action`; assets/results.js sends it with the job's id, `results.py` does
+it.
 """
 
 from datetime import datetime
@@ -27,8 +29,12 @@ ICONS = {  # paths of 16 × 16 pictures
     "compare": "M2 3h5v10H2zm1.4 1.4v7.2h2.2V4.4zM9 3h5v10H9zm1.4 1.4v7.2h2.2V4.4z",
     "delete": "M6 2h4l.6 1H14v1.5H2V3h3.4zM3.2 5.5h9.6L12 14H4zm1.7 1.5l.5 5.5h5.2l.5-5.5z",
 }
-STATES = {State.PARTIAL: "stopped early", State.STOPPED: "stopped", State.FAILED: "failed",
-          State.INTERRUPTED: "interrupted"}  # fmt: skip
+STATES = {
+    State.PARTIAL: "stopped early",
+    State.STOPPED: "stopped",
+    State.FAILED: "failed",
+    State.INTERRUPTED: "interrupted",
+}
 HIDDEN = ("prompt", "model", "variant", *MACHINE)  # said elsewhere, or of no use here
 KEEP_WORDS = {"embed": "in the file", "sidecar": "beside it, as .json", "none": "nowhere (a clean copy)"}
 
@@ -57,9 +63,11 @@ def card(job: Job, view: "View") -> str:
     opened = " open" if job.id == view.opened else ""
     return (
         f'<article class="card {job.state}{opened}" role="listitem" data-job="{job.id}">'
-        f'<button type="button" class="media" data-action="open" data-job="{job.id}" aria-label="Open: {words}">'
+        '<button type="button" class="media" data-action="open" '
+        f'data-job="{job.id}" aria-label="Open: {words}">'
         f"{_media(job)}{state}</button>"
-        f'<p class="prompt">{prompt}</p><p class="facts">{facts(job)}</p><div class="tools">{tools}</div></article>'
+        f'<p class="prompt">{prompt}</p><p class="facts">{facts(job)}</p><div '
+        f'class="tools">{tools}</div></article>'
     )
 
 
@@ -68,7 +76,8 @@ def _tool(action: str, job: Job, label: str, pressed: bool | None = None) -> str
     return (
         f'<button type="button" data-action="{action}" data-job="{job.id}" aria-label="{label}" '
         f'title="{label.split(":")[0]}"{state}>'
-        f'<svg viewBox="0 0 16 16" aria-hidden="true"><path fill-rule="evenodd" d="{ICONS[action]}"/></svg></button>'
+        '<svg viewBox="0 0 16 16" aria-hidden="true"><path fill-rule="evenodd" '
+        f'd="{ICONS[action]}"/></svg></button>'
     )
 
 
@@ -150,7 +159,8 @@ def _actions(job: Job, file: bool) -> str:
     if file and job.path.suffix.lower() == ".png":
         buttons.append(("animate", "Animate this picture", False))
     inside = "".join(
-        f'<button type="button" data-action="{action}" data-job="{job.id}"{" class=first" * first}>{label}</button>'
+        f'<button type="button" data-action="{action}" '
+        f'data-job="{job.id}"{" class=first" * first}>{label}</button>'
         for action, label, first in buttons
     )
     if file:
@@ -187,18 +197,22 @@ def _longer(app: App, job: Job, view: "View") -> str:
         return ""
     unit = 8 / job.settings.fps
     choices = {units: f"{units * unit:g} s" for units in (1, 2, 4, 8, 16)}
-    options = "".join(f'<option value="{units}"{" selected" * (units == 2)}>{words}</option>'
-                      for units, words in choices.items())  # fmt: skip
+    options = "".join(
+        f'<option value="{units}"{" selected" * (units == 2)}>{words}</option>'
+        for units, words in choices.items()
+    )
     wrong = (
         f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong_with == "longer" else ""
     )
     return (
-        f'<details{" open" if wrong else ""} data-tries="{view.tries}"><summary>Make it longer</summary><form>'
+        f'<details{" open" if wrong else ""} data-tries="{view.tries}"><summary>Make '
+        "it longer</summary><form>"
         f'<label class="wide">What happens then<input type="text" name="prompt" maxlength="2000" '
         f'value="{escape(job.settings.prompt, quote=True)}"></label>'
         f'<label>Longer by<select name="units">{options}</select></label>'
         f'<button type="button" data-action="longer" data-job="{job.id}">Go on</button></form>{wrong}'
-        "<p>A new result: this one, and what follows it. It goes on from the latents, so nothing is lost.</p></details>"
+        "<p>A new result: this one, and what follows it. It goes on from "
+        "the latents, so nothing is lost.</p></details>"
     )
 
 
@@ -213,7 +227,8 @@ def _export(app: App, job: Job, view: "View") -> str:
     keeps = "".join(f'<option value="{keep}">{text}</option>' for keep, text in KEEP_WORDS.items())
     least = job.output.quality
     files = "".join(
-        f'<li><a href="{escape(export_address(job, path), quote=True)}" download="{escape(path.name, quote=True)}">'
+        f'<li><a href="{escape(export_address(job, path), quote=True)}" '
+        f'download="{escape(path.name, quote=True)}">'
         f"{escape(path.name)}</a> · {size_words(path)}</li>"
         for path in written(app, job)
     )
@@ -225,9 +240,11 @@ def _export(app: App, job: Job, view: "View") -> str:
         f'<form data-kind="{kinds[0]}">'
         f'<label>Format<select name="kind">{options}</select></label>'
         f'<label>Settings are kept<select name="keep">{keeps}</select></label>'
-        f'<label class="quality"><span>CRF <output>{least}</output>: {least} is as it is, more is smaller</span>'
+        f'<label class="quality"><span>CRF <output>{least}</output>: '
+        f"{least} is as it is, more is smaller</span>"
         f'<input type="range" name="quality" min="{least}" max="45" value="{least}"></label>'
-        f'<label class="wide"><span>Name; {{date}}, {{seed}} and the like are filled in</span><input type="text" '
+        f'<label class="wide"><span>Name; {{date}}, {{seed}} and the '
+        'like are filled in</span><input type="text" '
         f'name="pattern" value="{escape(_name_of(job), quote=True)}" spellcheck="false"></label>'
         f'<button type="button" data-action="export" data-job="{job.id}">Make the file</button></form>{wrong}'
         f'<ul class="files" aria-label="Exported files">{files}</ul></details>'
@@ -270,4 +287,7 @@ def size_words(path: Path) -> str:
 def notes_html(title: str, notes: tuple[str, ...], *, bad: bool = False) -> str:
     """A sentence, and one for each thing that is not as it was."""
     more = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
-    return f'<div class="notes{" failed" * bad}" role="{"alert" if bad else "status"}">{escape(title)}{more}</div>'
+    return (
+        f'<div class="notes{" failed" * bad}" '
+        f'role="{"alert" if bad else "status"}">{escape(title)}{more}</div>'
+    )

@@ -3,8 +3,8 @@
     compare = gr.HTML("", js_on_load=STEP, css_template=CSS)
     compare_html(left, right)               # two jobs; the script keeps the players together
 
-The longer one leads and the other follows it; the shorter one waits on its last frame. Drawn over each other, a line
-that can be moved divides them.
+The longer one leads and the other follows it; the shorter one waits on its last frame. Drawn over each other,
+a line that can be moved divides them.
 """
 
 from html import escape
@@ -14,9 +14,15 @@ from pyramid.jobs.queue import Job
 from pyramid.settings import FIELDS
 from pyramid.ui.serve import address_of
 
-WORDS = {"num_inference_steps": "steps, first frame", "video_num_inference_steps": "steps, later units",
-         "guidance_scale": "guidance, first frame", "video_guidance_scale": "guidance, later units",
-         "num_frames": "frames", "prompt_suffix": "suffix", "min_guidance_scale": "least guidance"}  # fmt: skip
+WORDS = {
+    "num_inference_steps": "steps, first frame",
+    "video_num_inference_steps": "steps, later units",
+    "guidance_scale": "guidance, first frame",
+    "video_guidance_scale": "guidance, later units",
+    "num_frames": "frames",
+    "prompt_suffix": "suffix",
+    "min_guidance_scale": "least guidance",
+}
 PLAYABLE = (".mp4", ".webm")
 COMPARED = (*PLAYABLE, ".png")  # a GIF keeps its own time, and a zip of pictures shows nothing
 
@@ -40,7 +46,8 @@ def compare_html(left: Job | None, right: Job | None) -> str:
         '<button type="button" class="over" aria-pressed="false">Over each other</button>'
         '<button type="button" data-action="uncompare" autofocus>Close</button></header>'
         f'<div class="pair">{_player(left, "Left")}{_player(right, "Right")}'
-        '<input class="line" type="range" min="0" max="100" value="50" aria-label="Where the two are divided"></div>'
+        '<input class="line" type="range" min="0" max="100" value="50" '
+        'aria-label="Where the two are divided"></div>'
         f"{controls}{differences(left, right)}</section></dialog>"
     )
 

@@ -1,7 +1,7 @@
 """What to make: the form's fields, from settings and back.
 
     form = build_form(app)               # inside gr.Blocks
-    settings = form.read(*values)        # values in the order of form.components; SettingsError names the field
+    settings = form.read(*values)  # values in the order of form.components; SettingsError names the field
     updates = form.fill(settings)        # one gr.update for each of form.components
 
 What the fields mean together (counts, limits, what cannot run) is `pyramid.ui.guards`.
@@ -25,7 +25,7 @@ from pyramid.settings import (
     frames_of,
     seconds_of,
     size_grid,
-)  # fmt: skip
+)
 from pyramid.ui import App
 from pyramid.ui.markup import html
 from pyramid.ui.presets import holds
@@ -118,25 +118,40 @@ class Form:
         else:
             width, height = map(int, v["size"].split("x"))
         asked = replace(
-            start, prompt=v["prompt"], negative_prompt=v["negative"],
+            start,
+            prompt=v["prompt"],
+            negative_prompt=v["negative"],
             prompt_suffix=v["suffix"] if v["use_suffix"] else "",
-            image=Path(picture).name if picture else None, video=Path(clip).name if clip else None, fit=v["fit"],
-            num_frames=1 if mode == "still" else frames_for_seconds(v["seconds"], fps), fps=fps,
-            width=width, height=height,
+            image=Path(picture).name if picture else None,
+            video=Path(clip).name if clip else None,
+            fit=v["fit"],
+            num_frames=1 if mode == "still" else frames_for_seconds(v["seconds"], fps),
+            fps=fps,
+            width=width,
+            height=height,
             num_inference_steps=tuple(whole(v[f"first{n}"], "num_inference_steps") for n in range(stages)),
-            video_num_inference_steps=tuple(whole(v[f"rest{n}"], "video_num_inference_steps") for n in range(stages)),
-            guidance_scale=v["guidance"], video_guidance_scale=v["video_guidance"], guidance_decay=v["decay"],
-            min_guidance_scale=v["least"], seed=None if v["random"] else whole(v["seed"], "seed"),
-        )  # fmt: skip
+            video_num_inference_steps=tuple(
+                whole(v[f"rest{n}"], "video_num_inference_steps") for n in range(stages)
+            ),
+            guidance_scale=v["guidance"],
+            video_guidance_scale=v["video_guidance"],
+            guidance_decay=v["decay"],
+            min_guidance_scale=v["least"],
+            seed=None if v["random"] else whole(v["seed"], "seed"),
+        )
         return replace(asked, preset=v["preset"]) if holds(self.app, v["preset"], asked) else asked
 
     def basis(self, *values) -> Settings:
-        """The settings without a source: what presets change and keep, whether a picture is there yet or not."""
+        """The settings without a source: what presets change and keep,
+        whether a picture is there yet or not.
+        """
         v = self.values(*values)
         return self.read(*(v | {"mode": "still" if v["mode"] == "still" else "text"}).values())
 
     def put(self, settings: Settings, *values) -> list[dict]:
-        """`fill` with the sources that are in the form; its mode stays, unless a still becomes a video or back."""
+        """`fill` with the sources that are in the form; its mode stays,
+        unless a still becomes a video or back.
+        """
         v, updates = self.values(*values), dict(zip(self.fields, self.fill(settings), strict=True))
         updates |= {"picture": gr.skip(), "clip": gr.skip(), "mode": gr.skip()}
         if (settings.num_frames == 1) != (v["mode"] == "still"):
@@ -158,20 +173,38 @@ class Form:
         lists = len(settings.num_inference_steps), len(settings.video_num_inference_steps)
         if lists[0] != lists[1] or not 1 <= lists[0] <= MAX_STAGES or settings.fps < 1:
             raise gr.Error(
-                f"num_inference_steps has {lists[0]} numbers (stages), video_num_inference_steps {lists[1]}, fps is "
+                "num_inference_steps has "
+                f"{lists[0]} "
+                "numbers (stages), "
+                "video_num_inference_steps "
+                f"{lists[1]}, fps is "
                 f"{settings.fps}: give equally many numbers, 1 to {MAX_STAGES}, and 1 frame a second or more",
-                title="Nothing was changed", print_exception=False)  # fmt: skip
+                title="Nothing was changed",
+                print_exception=False,
+            )
         s, known = settings, size_choices(self.expects.sizes, settings.stages, self.app.limits.max_pixels)
         mode = "image" if picture else "video" if video else "still" if s.num_frames == 1 else "text"
         size = f"{s.width}x{s.height}"
         new = {
-            "mode": mode, "prompt": s.prompt, "negative": s.negative_prompt, "fit": s.fit,
-            "picture": str(picture) if picture else None, "clip": str(video) if video else None,
-            "use_suffix": bool(s.prompt_suffix), "suffix": s.prompt_suffix or self.expects.prompt_suffix,
-            "fps": s.fps, "width": s.width, "height": s.height, "stages": s.stages,
-            "guidance": s.guidance_scale, "video_guidance": s.video_guidance_scale, "decay": s.guidance_decay,
-            "least": s.min_guidance_scale, "random": s.seed is None, "preset": s.preset or "",
-        }  # fmt: skip
+            "mode": mode,
+            "prompt": s.prompt,
+            "negative": s.negative_prompt,
+            "fit": s.fit,
+            "picture": str(picture) if picture else None,
+            "clip": str(video) if video else None,
+            "use_suffix": bool(s.prompt_suffix),
+            "suffix": s.prompt_suffix or self.expects.prompt_suffix,
+            "fps": s.fps,
+            "width": s.width,
+            "height": s.height,
+            "stages": s.stages,
+            "guidance": s.guidance_scale,
+            "video_guidance": s.video_guidance_scale,
+            "decay": s.guidance_decay,
+            "least": s.min_guidance_scale,
+            "random": s.seed is None,
+            "preset": s.preset or "",
+        }
         if s.num_frames > 1:
             new["seconds"] = s.seconds
         if s.seed is not None:
@@ -205,8 +238,13 @@ class Form:
     def output(self, *extras) -> tuple[Output, int, list[str]]:
         """How the results are kept, how many seeds are wanted, and the further pictures' files."""
         v = dict(zip(self.extra, extras, strict=True))
-        kept = Output(format=v["format"], quality=whole(v["quality"], "quality"), metadata=v["metadata"],
-                      pattern=v["pattern"], previews=v["previews"])  # fmt: skip
+        kept = Output(
+            format=v["format"],
+            quality=whole(v["quality"], "quality"),
+            metadata=v["metadata"],
+            pattern=v["pattern"],
+            previews=v["previews"],
+        )
         return kept, whole(v["count"], "number of seeds"), list(v["pictures"] or [])
 
 
@@ -237,8 +275,13 @@ def build_form(app: App) -> Form:
     f["mode"] = gr.Radio(
         modes_of(v), value="text" if v.units > 1 else "still", label="What to make", elem_id="mode"
     )
-    f["prompt"] = gr.Textbox(label="Prompt", lines=3, max_lines=8, elem_id="prompt",
-                             placeholder="a red ball moves to the right over a meadow")  # fmt: skip
+    f["prompt"] = gr.Textbox(
+        label="Prompt",
+        lines=3,
+        max_lines=8,
+        elem_id="prompt",
+        placeholder="a red ball moves to the right over a meadow",
+    )
     return form
 
 
@@ -246,9 +289,15 @@ def build_sources(form: Form) -> None:
     """The picture or the clip that a video begins with, and how it is brought to size."""
     f = form.fields
     f["picture"] = PictureFile(
-        label="Picture to begin with", type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"],
-        height=170, buttons=[], elem_id="picture", visible=False,
-    )  # fmt: skip
+        label="Picture to begin with",
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard", "webcam"],
+        height=170,
+        buttons=[],
+        elem_id="picture",
+        visible=False,
+    )
     f["clip"] = gr.Video(
         label="Clip to continue", sources=["upload"], height=190, buttons=[], elem_id="clip", visible=False
     )
@@ -268,8 +317,8 @@ component_meta.create_or_modify_pyi = lambda *_: (
 
 
 class PictureFile(gr.Image):
-    """A gr.Image whose value is the uploaded file as it is: `pyramid.media.video` minds rotation, transparency and depth, and
-    says what it cannot read.
+    """A gr.Image whose value is the uploaded file as it is: `pyramid.media.video` minds rotation,
+    transparency and depth, and says what it cannot read.
     """
 
     is_template = True  # in the browser it is an Image
@@ -279,8 +328,8 @@ class PictureFile(gr.Image):
 
 
 class Slider(gr.Slider):
-    """A gr.Slider that passes on what was typed beside it: `Form.read` and `Settings.validate` say what is wrong with
-    it, by name.
+    """A gr.Slider that passes on what was typed beside it: `Form.read` and `Settings.validate` say what is
+    wrong with it, by name.
     """
 
     is_template = True
@@ -297,8 +346,15 @@ def build_size(form: Form) -> None:
     f, start, v = form.fields, form.app.worker.start_from, form.expects
     unit = unit_seconds(v)
     with gr.Row(elem_classes="pair"):
-        f["seconds"] = Slider(unit, longest_seconds(form.app), start.seconds or unit, step=unit, label="Seconds",
-                              buttons=[], elem_id="seconds")  # fmt: skip
+        f["seconds"] = Slider(
+            unit,
+            longest_seconds(form.app),
+            start.seconds or unit,
+            step=unit,
+            label="Seconds",
+            buttons=[],
+            elem_id="seconds",
+        )
         choices = size_choices(v.sizes, start.stages, form.app.limits.max_pixels)
         f["size"] = gr.Dropdown(
             choices, value=f"{start.width}x{start.height}", label="Size", filterable=False, elem_id="size"
@@ -321,16 +377,22 @@ def build_steps(form: Form) -> None:
     f["stages"] = gr.Radio(
         list(range(1, MAX_STAGES + 1)), value=start.stages, label="Stages", elem_id="stages"
     )
-    for key, title, steps in (("first", "Steps for the first frame", start.num_inference_steps),
-                              ("rest", "Steps for each later unit", start.video_num_inference_steps)):  # fmt: skip
+    for key, title, steps in (
+        ("first", "Steps for the first frame", start.num_inference_steps),
+        ("rest", "Steps for each later unit", start.video_num_inference_steps),
+    ):
         html(f'<span class="title">{title}</span>')
         with gr.Row(elem_classes="steps"):
             for n in range(MAX_STAGES):
                 known = steps[n] if n < len(steps) else steps[-1]
                 f[f"{key}{n}"] = gr.Number(
-                    known, label=f"{title}, stage {n + 1}", min_width=0,
-                    elem_id=f"{key}-{n + 1}", elem_classes="bare", visible=n < len(steps),
-                )  # fmt: skip
+                    known,
+                    label=f"{title}, stage {n + 1}",
+                    min_width=0,
+                    elem_id=f"{key}-{n + 1}",
+                    elem_classes="bare",
+                    visible=n < len(steps),
+                )
 
 
 def build_advanced(form: Form) -> None:
@@ -341,18 +403,29 @@ def build_advanced(form: Form) -> None:
     f["use_suffix"] = gr.Checkbox(
         bool(start.prompt_suffix), label="Add these words to the prompt", elem_id="use-suffix"
     )
-    f["suffix"] = gr.Textbox(v.prompt_suffix, label="Quality words", show_label=False, elem_id="suffix",
-                             placeholder="such as: , hyper quality, Ultra HD, 8K")  # fmt: skip
+    f["suffix"] = gr.Textbox(
+        v.prompt_suffix,
+        label="Quality words",
+        show_label=False,
+        elem_id="suffix",
+        placeholder="such as: , hyper quality, Ultra HD, 8K",
+    )
     for title, sliders in (
-        ("Guidance: how closely the words are followed", (
-            ("guidance", "First frame", 1, 30, 0.5, start.guidance_scale),
-            ("video_guidance", "Later units", 1, 30, 0.5, start.video_guidance_scale),
-        )),
-        ("Guidance of later units, falling in a line", (
-            ("decay", "By, each unit", 0, 10, 0.05, start.guidance_decay),
-            ("least", "Not below", 1, 30, 0.5, start.min_guidance_scale),
-        )),
-    ):  # fmt: skip
+        (
+            "Guidance: how closely the words are followed",
+            (
+                ("guidance", "First frame", 1, 30, 0.5, start.guidance_scale),
+                ("video_guidance", "Later units", 1, 30, 0.5, start.video_guidance_scale),
+            ),
+        ),
+        (
+            "Guidance of later units, falling in a line",
+            (
+                ("decay", "By, each unit", 0, 10, 0.05, start.guidance_decay),
+                ("least", "Not below", 1, 30, 0.5, start.min_guidance_scale),
+            ),
+        ),
+    ):
         html(f'<span class="title">{title}</span>')
         with gr.Row(elem_classes="pair"):
             for key, label, low, high, step, value in sliders:
@@ -366,8 +439,13 @@ def build_extras(form: Form) -> None:
     """How many, and how they are kept. The pattern's names are `Output`'s."""
     e, kept = form.extra, Output()
     e["count"] = gr.Number(1, label="Videos, each with the next seed", elem_id="count")
-    e["pictures"] = gr.File(label="More pictures: a video from each", file_count="multiple", file_types=["image"],
-                            elem_id="pictures", height=90)  # fmt: skip
+    e["pictures"] = gr.File(
+        label="More pictures: a video from each",
+        file_count="multiple",
+        file_types=["image"],
+        elem_id="pictures",
+        height=90,
+    )
     with gr.Row(elem_classes="pair"):
         e["format"] = gr.Dropdown(
             [(label, name) for name, label in FORMATS.items()],
@@ -378,8 +456,12 @@ def build_extras(form: Form) -> None:
         )
         e["quality"] = Slider(1, 51, kept.quality, step=1, label="Quality (CRF: 1 is best)", buttons=[])
     with gr.Row(elem_classes="pair"):
-        e["metadata"] = gr.Dropdown([("In the file", "embed"), ("Beside it", "sidecar"), ("None", "none")],
-                                    value=kept.metadata, label="Settings kept", filterable=False)  # fmt: skip
+        e["metadata"] = gr.Dropdown(
+            [("In the file", "embed"), ("Beside it", "sidecar"), ("None", "none")],
+            value=kept.metadata,
+            label="Settings kept",
+            filterable=False,
+        )
         e["pattern"] = gr.Textbox(kept.pattern, label="Name pattern", max_lines=1, elem_id="pattern")
     e["previews"] = gr.Checkbox(kept.previews, label="Show what each step makes of it", elem_id="previews")
 

@@ -1,7 +1,8 @@
 """What the form's values mean together, said before anything is started.
 
     look = Look(app, form)
-    look.outputs, look(*values)        # counts under the prompt, the length in frames, the drawing, the verdict
+    look.outputs, look(*values)        # counts under the prompt, the length in frames, the drawing, the
+    verdict
 
 Nothing is corrected: what cannot run is said in the words of the error that it would be, and what the weights
 were not trained for is marked.
@@ -28,7 +29,9 @@ class Counter:
         self.app, self._of, self._encoders, self._lock = app, None, None, threading.Lock()
 
     def measure(self, text: str) -> dict[str, tuple[int, int, str]]:
-        """{encoder: (tokens, how many it reads, what is cut)}; empty while the model loads or without encoders."""
+        """{encoder: (tokens, how many it reads, what is cut)};
+        empty while the model loads or without encoders.
+        """
         worker = self.app.worker
         if not worker.loaded.is_set() or worker.error or not worker.checkpoint.has_text:
             return {}
@@ -73,9 +76,18 @@ class Look:
         f = self.form.fields
         steps = [f[f"{which}{n}"] for which in ("first", "rest") for n in range(MAX_STAGES)]
         return [
-            self.counts, self.negative_counts, self.length, self.drawing, self.verdict,
-            self.form.other_size, f["picture"], f["clip"], f["fit"], f["seconds"], *steps,
-        ]  # fmt: skip
+            self.counts,
+            self.negative_counts,
+            self.length,
+            self.drawing,
+            self.verdict,
+            self.form.other_size,
+            f["picture"],
+            f["clip"],
+            f["fit"],
+            f["seconds"],
+            *steps,
+        ]
 
     def __call__(self, *values) -> list:
         v = self.form.values(*values)
@@ -84,12 +96,18 @@ class Look:
         settings, verdict = self.judge(*values)
         shown = [gr.update(visible=n < int(v["stages"])) for _ in range(2) for n in range(MAX_STAGES)]
         return [
-            self.counter.html(v["prompt"] + suffix), self.counter.html(v["negative"]),
-            length_words(settings) if settings else gr.skip(), self.draw(settings) if settings else gr.skip(), verdict,
-            gr.update(visible=v["size"] == OTHER), gr.update(visible=mode == "image"),
-            gr.update(visible=mode == "video"), gr.update(visible=mode in ("image", "video")),
-            gr.update(interactive=not still), *shown,
-        ]  # fmt: skip
+            self.counter.html(v["prompt"] + suffix),
+            self.counter.html(v["negative"]),
+            length_words(settings) if settings else gr.skip(),
+            self.draw(settings) if settings else gr.skip(),
+            verdict,
+            gr.update(visible=v["size"] == OTHER),
+            gr.update(visible=mode == "image"),
+            gr.update(visible=mode == "video"),
+            gr.update(visible=mode in ("image", "video")),
+            gr.update(interactive=not still),
+            *shown,
+        ]
 
     def start(self) -> list:
         """What the parts show before anything was changed: the settings that the model starts with."""
@@ -118,7 +136,9 @@ class Look:
 
 
 def drawable(settings: Settings) -> bool:
-    """Whether what is drawn and counted is within the limits, whatever else is wrong: beyond them it costs too much."""
+    """Whether what is drawn and counted is within the limits, whatever else is wrong:
+    beyond them it costs too much.
+    """
     try:
         Settings(prompt="x", **{name: getattr(settings, name) for name in SHAPE}).validate()
     except SettingsError:
@@ -142,13 +162,16 @@ def length_words(settings: Settings) -> str:
         else ""
     )
     return (
-        f'<p class="note"><b>{settings.seconds:g} s</b> · {settings.num_frames} frames at {settings.fps} a second · '
+        f'<p class="note"><b>{settings.seconds:g} s</b> · {settings.num_frames} '
+        f"frames at {settings.fps} a second · "
         f"{settings.units} units{given}</p>"
     )
 
 
 def ready_words(app: App, settings: Settings) -> str:
-    """How long it will take, in how much memory, and what lies outside of what the weights were trained for."""
+    """How long it will take, in how much memory, and what lies outside of what the weights were trained
+    for.
+    """
     seconds = app.worker.estimate(settings)
     if app.worker.error:
         return f'<p class="problem">{escape(app.shown(app.worker.error))}</p>'

@@ -1,8 +1,8 @@
 """The making: what each stage makes of the unit in work, the units that are finished, the clip that grows.
 
     live = build_live(app)                       # inside gr.Blocks
-    live.outputs, live.show(owner)               # what they become now, for one owner; cheap when nothing changed
-    live.wire(visitor)                           # Stop, and the stages of a finished unit
+    live.outputs, live.show(owner)               # what they become now, for one owner; cheap when nothing
+    changed live.wire(visitor)                           # Stop, and the stages of a finished unit
 
 A picture is drawn once, however many pages watch: pages share what was made for the same moment of a run.
 """
@@ -32,7 +32,9 @@ CLICKS = """element.addEventListener("click", (event) => {
 
 # A clip that has grown goes on where it was.
 GOES_ON = """let at = 0;
-element.addEventListener("timeupdate", ({target}) => { if (target.currentTime > 0) at = target.currentTime; }, true);
+element.addEventListener("timeupdate", ({target}) => {
+  if (target.currentTime > 0) at = target.currentTime;
+}, true);
 element.addEventListener("loadedmetadata", ({target}) => {
   if (at < target.duration - 0.1) target.currentTime = at;
 }, true);"""
@@ -74,7 +76,8 @@ def tiles(live: Live | None, settings: Settings) -> str:
         now = " now" if at and live.busy and at.stage == stage else ""
         words = f"step {taken} of {steps}" if taken else f"{steps} step{'s' * (steps > 1)}"
         cells.append(
-            f'<figure class="tile{now}"><div class="pane">{estimate(live, at.unit, stage) if at else ""}</div>'
+            f'<figure class="tile{now}"><div '
+            f'class="pane">{estimate(live, at.unit, stage) if at else ""}</div>'
             f"<figcaption><b>Stage {stage + 1}</b><span>{words}</span>"
             f"<span>{settings.width // scale} × {settings.height // scale} px</span></figcaption></figure>"
         )
@@ -102,7 +105,10 @@ def screen(live: Live | None, settings: Settings, waiting: int = 0) -> str:
     elif live and live.busy:
         inside = f'<div class="invitation busy">{GLYPH}<p>{escape(live.phase)}</p></div>'
     elif waiting:
-        inside = f'<div class="invitation busy">{GLYPH}<p>Somebody else’s video is being made.<br>{ahead(waiting)}</p></div>'
+        inside = (
+            f'<div class="invitation busy">{GLYPH}<p>Somebody else’s video '
+            f"is being made.<br>{ahead(waiting)}</p></div>"
+        )
     else:
         words = "Say what you want to see,<br>and watch it take shape."
         inside = f'<div class="invitation">{GLYPH}<p>{words}</p></div>'
@@ -126,7 +132,9 @@ def ahead(waiting: int) -> str:
 
 
 def still(live: Live) -> str:
-    """What was made where it is no video that a browser plays: a picture, or a GIF's frames as a moving one."""
+    """What was made where it is no video that a browser plays:
+    a picture, or a GIF's frames as a moving one.
+    """
 
     def draw(frames) -> str:
         pictures = [Image.fromarray(frame) for frame in frames]
@@ -155,13 +163,17 @@ def timeline(live: Live | None, settings: Settings, chosen: int | None = None) -
             look = any((unit, stage) in live.estimates for stage in range(settings.stages))
             marks.append(
                 f'<button type="button" class="unit done" data-unit="{unit}" {"" if look else "disabled"} '
-                f'aria-label="Unit {unit + 1}, finished: show its stages">{picture}<span>{unit + 1}</span></button>'
+                f'aria-label="Unit {unit + 1}, finished: show its '
+                f'stages">{picture}<span>{unit + 1}</span></button>'
             )
         else:
             state = "now" if unit == at and live.busy else ""
             marks.append(f'<span class="unit {state}"><span>{unit + 1}</span></span>')
     many = " many" if settings.units > 12 else ""
-    return f'<div class="timeline{many}" role="group" aria-label="Units" style="{ratio(settings)}">{"".join(marks)}</div>'
+    return (
+        f'<div class="timeline{many}" role="group" aria-label="Units" '
+        f'style="{ratio(settings)}">{"".join(marks)}</div>'
+    )
 
 
 def unit_stages(live: Live | None, unit: int | None) -> str:
@@ -172,7 +184,8 @@ def unit_stages(live: Live | None, unit: int | None) -> str:
     for stage in range(s.stages):
         if picture := estimate(live, unit, stage):
             cells.append(
-                f'<figure><div class="pane">{picture}</div><figcaption>Stage {stage + 1}</figcaption></figure>'
+                f'<figure><div class="pane">{picture}</div><figcaption>Stage '
+                f"{stage + 1}</figcaption></figure>"
             )
     if 8 * unit < len(live.frames):
         frame = once(
@@ -206,7 +219,10 @@ def line(app: App, live: Live | None, waiting: int = 0) -> str:
     failed = not waiting and (live.job.state is State.FAILED if live else bool(app.worker.error))
     busy = bool(live and live.busy)
     values = f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0%}"'.replace("%", "")
-    bar = f'<div class="bar" role="progressbar" aria-label="Progress" {values}><b style="width: {share:.1%}"></b></div>'
+    bar = (
+        '<div class="bar" role="progressbar" aria-label="Progress" '
+        f'{values}><b style="width: {share:.1%}"></b></div>'
+    )
     role = "alert" if failed else "status"
     kind = "failed" if failed else "busy" if busy else "idle"
     said = f'<p role="{role}">{words}</p><p class="step">{step}</p>'
@@ -273,7 +289,9 @@ class LivePart:
         return [self.large, self.strip, self.units, self.status]
 
     def of(self, owner: str) -> tuple[Live | None, int]:
-        """The run that an owner sees, and how many jobs come before the first of his that waits (0: none waits)."""
+        """The run that an owner sees, and how many jobs come before the first of his that waits (0:
+        none waits).
+        """
         live = self.app.worker.live
         if live and live.job.owner == owner:
             return live, 0
@@ -285,9 +303,11 @@ class LivePart:
         live, waiting = self.of(owner)
         settings = live.job.settings if live else self.app.worker.start_from
         return [
-            screen(live, settings, waiting), tiles(live, settings), timeline(live, settings),
+            screen(live, settings, waiting),
+            tiles(live, settings),
+            timeline(live, settings),
             line(self.app, live, waiting),
-        ]  # fmt: skip
+        ]
 
     def wire(self, visitor: gr.BrowserState) -> None:
         app = self.app

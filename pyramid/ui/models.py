@@ -3,8 +3,8 @@
     build_models(app)                     # inside gr.Blocks
     entries(app)                          # the list, for programs
 
-A download belongs to the server: it goes on when the page is closed, and every page shows it. Visitors see the
-list; to fetch, add and switch is for the owner of the machine, at the machine.
+A download belongs to the server: it goes on when the page is closed, and every page shows it. Visitors see
+the list; to fetch, add and switch is for the owner of the machine, at the machine.
 """
 
 import json
@@ -52,7 +52,7 @@ GOOD_FOR = {
 }
 
 
-# -------------------------------------------------------------------------------------------------- the list
+# -- the list
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ class Entry:
 
 
 def entries(app: App) -> list[Entry]:
-    """The embedded model, the published ones, and the folders that were added; also the one that is loaded."""
+    """The embedded model, the published ones, and the folders that were added;
+    also the one that is loaded.
+    """
     names = [*MODELS, *read_folders(app)]
     now = app.worker.start_from
     if now.model not in names and not (release_of(now.model) and release_of(now.model).name in names):
@@ -96,7 +98,8 @@ def variants_of(model: str) -> list[str]:
 def entry(app: App, model: str, variant: str) -> Entry:
     now, release = app.worker.start_from, RELEASES.get(model)
     loaded = (model, variant) == (now.model, now.variant) or (
-        release is not None and (release.repository, variant) == (now.model, now.variant))  # fmt: skip
+        release is not None and (release.repository, variant) == (now.model, now.variant)
+    )
     licence = release.licence if release else ""
     good_for = GOOD_FOR.get((model, variant), "A model of your own.")
     size = f"{WEIGHTS[model]:.1f} billion weights" if model in WEIGHTS else ""
@@ -176,7 +179,7 @@ def add_folder(app: App, typed: str) -> str:
     return checkpoint.name
 
 
-# ------------------------------------------------------------------------------------------------- downloads
+# -- downloads
 
 
 class Downloads:
@@ -194,7 +197,9 @@ class Downloads:
         return self.thread is not None and self.thread.is_alive()
 
     def start(self, model: str, variant: str) -> None:
-        """Look a variant up and fetch it in the background. CheckpointError at once for what can be known at once."""
+        """Look a variant up and fetch it in the background. CheckpointError at once for what can be known at
+        once.
+        """
         with self._lock:
             if self.busy:
                 raise CheckpointError("another model is being downloaded: wait for it, or cancel it first")
@@ -229,11 +234,13 @@ class Downloads:
             said, state = escape(self.error), "failed"
         else:
             said, state = f"complete, {size_text(job.total)}, all hashes right", "done"
-        return (f'<div class="download {state}"><progress max="1" value="{share:.4f}" aria-label="Download">'
-                f'</progress><p role="status"><b>{name}</b>: {said}</p></div>')  # fmt: skip
+        return (
+            f'<div class="download {state}"><progress max="1" value="{share:.4f}" aria-label="Download">'
+            f'</progress><p role="status"><b>{name}</b>: {said}</p></div>'
+        )
 
 
-# --------------------------------------------------------------------------------------------------- the panel
+# -- the panel
 
 
 def build_models(app: App, pulse: gr.Textbox | None = None) -> None:
@@ -257,8 +264,13 @@ def build_models(app: App, pulse: gr.Textbox | None = None) -> None:
         cancel = gr.Button("Cancel", elem_id="models-cancel", visible=False, scale=1)
     line = gr.HTML(elem_id="models-line")
     with gr.Row(elem_id="models-own"):
-        folder = gr.Textbox(label="A folder of your own", max_lines=1, scale=3, elem_id="models-folder",
-                            placeholder="the folder that holds causal_video_vae")  # fmt: skip
+        folder = gr.Textbox(
+            label="A folder of your own",
+            max_lines=1,
+            scale=3,
+            elem_id="models-folder",
+            placeholder="the folder that holds causal_video_vae",
+        )
         add = gr.Button("Add it", elem_id="models-add", scale=1)
     timer = gr.Timer(POLL, active=False)
     gr.on(events, lambda *now: news(app, *now), [seen, choice], [seen, table, choice], **last)
@@ -266,7 +278,8 @@ def build_models(app: App, pulse: gr.Textbox | None = None) -> None:
 
 
 def news(app: App, seen: tuple | None, picked: str | None = None) -> list:
-    """What an open page shows of the models: all of it when they are others than it has seen, or another is in use.
+    """What an open page shows of the models: all of it when they are others than it has seen,
+    or another is in use.
 
     What was picked stays where it is the one in use: the list may be open already.
     """
@@ -347,13 +360,15 @@ def table_of(app: App) -> str:
     """The list as a table."""
     rows = "".join(
         f"<tr><th scope=row>{escape(e.title)}</th><td>{escape(e.variant)}</td><td>{escape(e.good_for)}</td>"
-        f"<td>{escape(e.size)}</td><td>{licence_of(e)}</td><td>{state_of(e)}</td></tr>" for e in entries(app)
-    )  # fmt: skip
+        f"<td>{escape(e.size)}</td><td>{licence_of(e)}</td><td>{state_of(e)}</td></tr>"
+        for e in entries(app)
+    )
     head = "".join(
         f"<th scope=col>{name}</th>" for name in ("Model", "Variant", "Good for", "Size", "Licence", "")
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<div class="models" role="region" aria-label="Models" tabindex="0">{table}</div>'  # it scrolls on phones
+    # it scrolls on phones
+    return f'<div class="models" role="region" aria-label="Models" tabindex="0">{table}</div>'
 
 
 def licence_of(e: Entry) -> str:

@@ -47,7 +47,8 @@ KEPT = (
 UPDATES = 6  # a second, over all open pages: many who watch see a job less often, and do not slow it
 AGAIN_EVERY = 1.0  # seconds until a page whose watcher was cut asks for a new one
 NEW_VISITOR = """(token) => token ||
-  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("")"""
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0"))
+    .join("")"""
 TO_THE_VIDEO = """(...all) => {
   if (innerWidth < 900) document.querySelector("#show").scrollIntoView({behavior: "smooth"});
   return all;
@@ -126,19 +127,21 @@ def head_words(app: App) -> str:
     )
 
 
-def watcher(app: App, live: LivePart, queue: Queue):
-    """The generator that yields what is shown, when it changed, at most every PAGE_EVERY seconds, while a page is open.
+def watcher(app: App, live: LivePart, queue: Queue):  # noqa: C901
+    """The generator that yields what is shown, when it changed, at most every PAGE_EVERY seconds,
+    while a page is open.
 
-    Each part is a word, and all are yielded each time: Gradio sends only those that are others than the last time. For
-    a `gr.update` or `gr.skip` it would make the part anew, in Python, for every page: that slows a job that is watched.
+    Each part is a word, and all are yielded each time: Gradio sends only those that are others than the last
+    time. For a `gr.update` or `gr.skip` it would make the part anew, in Python, for every page: that slows a
+    job that is watched.
     """
     ended, count = Ended(app.store), len(live.outputs) + 5
     pages: set[object] = set()  # that are open
     drawn: dict[str, tuple[float, tuple, list[str]]] = {}  # for an owner, when, and of what moment
 
     def parts(owner: str, moment: tuple) -> list[str]:
-        """What an owner's pages show: drawn once for all of them. A run is another at each step, so while one is busy
-        a drawing is good for a while.
+        """What an owner's pages show: drawn once for all of them.
+        A run is another at each step, so while one is busy a drawing is good for a while.
         """
         at, of, shown = drawn.get(owner, (0.0, (None, None, None), []))
         same, run = of[:2] == moment[:2], moment[2]
@@ -199,7 +202,9 @@ def watcher(app: App, live: LivePart, queue: Queue):
 
 
 class Ended:
-    """A word that is another one whenever an owner's ended jobs are others; read once for each version of the store."""
+    """A word that is another one whenever an owner's ended jobs are others;
+    read once for each version of the store.
+    """
 
     def __init__(self, store: JobStore):
         self.store, self.version, self.keys = store, -1, {}
@@ -238,14 +243,32 @@ class Left:
     def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.Textbox, model: gr.Textbox) -> None:
         form, look = self.form, self.look
         asked = [visitor, *form.components, *form.extras]
-        gr.on([self.generate.click, form.fields["prompt"].submit], self.begin, asked, form.fields["seed"],
-              js=TO_THE_VIDEO, **QUIET)  # fmt: skip
+        gr.on(
+            [self.generate.click, form.fields["prompt"].submit],
+            self.begin,
+            asked,
+            form.fields["seed"],
+            js=TO_THE_VIDEO,
+            **QUIET,
+        )
         changes = [field.change for field in form.components]
-        gr.on([page.load, pulse.change, *changes], look, form.components, look.outputs,
-              trigger_mode="always_last", **QUIET)  # fmt: skip
+        gr.on(
+            [page.load, pulse.change, *changes],
+            look,
+            form.components,
+            look.outputs,
+            trigger_mode="always_last",
+            **QUIET,
+        )
         model.change(form.for_model, None, form.components, **QUIET)
-        gr.on([page.load, form.fields["mode"].change], for_mode, form.fields["mode"],
-              [form.extra["pictures"], form.extra["format"]], trigger_mode="always_last", **QUIET)  # fmt: skip
+        gr.on(
+            [page.load, form.fields["mode"].change],
+            for_mode,
+            form.fields["mode"],
+            [form.extra["pictures"], form.extra["format"]],
+            trigger_mode="always_last",
+            **QUIET,
+        )
         self.plan.wire(page, form, pulse)
         wire_sight(form, self.sight)
         wire_examples(form, self.examples)
@@ -263,9 +286,13 @@ class Left:
             given = self.given(*fields)
             pictures = [given["image"], *map(Path, more)] if given["image"] else []
             jobs = self.app.store.add_many(
-                self.form.read(*fields), owner=self.owner(request, token), count=many, output=output,
-                images=[(path.name, path) for path in pictures], video=given["video"],
-            )  # fmt: skip
+                self.form.read(*fields),
+                owner=self.owner(request, token),
+                count=many,
+                output=output,
+                images=[(path.name, path) for path in pictures],
+                video=given["video"],
+            )
         except (ValueError, OSError) as error:
             raise refusal(error, "Nothing was started") from error
         if len(jobs) > 1:
@@ -293,7 +320,9 @@ class Left:
         return {"image": Path(picture) if picture else None, "video": Path(clip) if clip else None}
 
     def owner(self, request: gr.Request, token: str | None) -> str:
-        """Whose job it becomes. SettingsError for a browser that keeps no token, and so could not find it again."""
+        """Whose job it becomes. SettingsError for a browser that keeps no token,
+        and so could not find it again.
+        """
         if owner := self.app.owner(request, token):
             return owner
         raise SettingsError(

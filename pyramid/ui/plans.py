@@ -59,7 +59,9 @@ class PlanPart:
         self.app, self.choice, self.quantise = app, None, None
 
     def wire(self, page: gr.Blocks, form: Form, pulse: gr.Textbox) -> None:
-        """Apart from the rest of the form: what is free is measured each time, and the form does not wait for it."""
+        """Apart from the rest of the form: what is free is measured each time,
+        and the form does not wait for it.
+        """
 
         def look(*values) -> str:
             try:
@@ -88,8 +90,8 @@ class PlanPart:
     def choose(self, name: str | None = None, quantise: str | None = None) -> tuple[str, str]:
         """Load the model anew by another plan; the running job ends first, by the one that it began with.
 
-        What is not given stays as it is, whatever an open page shows. Returns what holds then: a choice that this
-        machine cannot follow is taken back, and it is said why.
+        What is not given stays as it is, whatever an open page shows. Returns what holds then: a choice that
+        this machine cannot follow is taken back, and it is said why.
         """
         app, before = self.app, self.chosen()
         name, quantise = name or before[0], quantise or before[1]
@@ -115,7 +117,8 @@ def build_plan(app: App) -> PlanPart:
             choices, value=app.worker.memory, label="Memory", filterable=False, elem_id="memory"
         )
         kinds = [(BITS[name], name) for name in QUANTISE]
-        part.quantise = gr.Dropdown(kinds, value=app.worker.start_from.quantise, label="Weights", filterable=False,
-                                    elem_id="quantise")  # fmt: skip
+        part.quantise = gr.Dropdown(
+            kinds, value=app.worker.start_from.quantise, label="Weights", filterable=False, elem_id="quantise"
+        )
     part.words = html("", elem_id="plan")
     return part

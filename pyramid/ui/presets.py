@@ -1,6 +1,6 @@
 """Presets and examples: settings with a name, and prompts to begin with.
 
-    build_presets(form); wire_presets(form)      # a choice for each file of presets/ and of the user's own folder
+    build_presets(form); wire_presets(form)  # a choice for each file of presets/ and of the user's own folder
 
 Adding a TOML file adds a choice, with the next page that is opened.
 """
@@ -45,7 +45,9 @@ NAMED = {
 
 
 def find_preset(app: App, name: str) -> Preset:
-    """A preset of the program or of the user's own folder, by name. SettingsError says what is wrong with it."""
+    """A preset of the program or of the user's own folder, by name.
+    SettingsError says what is wrong with it.
+    """
     own = app.presets_folder
     return load_preset(name, own) if name in preset_names(own) else load_preset(name)
 
@@ -151,7 +153,8 @@ def examples_html(app: App) -> str:
             data = base64.b64encode((EXAMPLE_PICTURES / picture).read_bytes()).decode()
             inside = f'<img src="data:image/png;base64,{data}" alt="">'
         chips.append(
-            f'<button type="button" class="chip" data-example="{name}">{inside}<span>{escape(prompt)}</span></button>'
+            '<button type="button" class="chip" '
+            f'data-example="{name}">{inside}<span>{escape(prompt)}</span></button>'
         )
     return f'<div class="chips" role="group" aria-label="Examples">{"".join(chips)}</div>'
 

@@ -3,7 +3,8 @@
     costs = stage_costs(settings)             # one StageCost a stage, coarsest first; the shares add up to 1
     drawing(settings, seconds=12.0)           # an SVG: planes of tokens with pixels, latents, share, seconds
 
-What a step costs is `speed.cost`: its tokens, the unit's own and those of its history (arXiv 2410.05954, section 3.3).
+What a step costs is `speed.cost`: its tokens, the unit's own and those of its history (arXiv 2410.05954,
+section 3.3).
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ LATENT = 8  # pixels a latent is wide
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage: pixels, latents and tokens of one unit in it, its most history, and its share of all the work."""
+    """One stage: pixels, latents and tokens of one unit in it, its most history,
+    and its share of all the work.
+    """
 
     width: int
     height: int
@@ -87,7 +90,8 @@ def _plane(width: float, y: float, cost: StageCost) -> str:
             lines.append(f"M{px:.1f} {py:.1f} l{ox:.1f} {oy:.1f}")
     return (
         f'<polygon class="plane" style="--share: {cost.share:.3f}" '
-        f'points="{left:g},{y} {x},{top:g} {right:g},{y} {x},{bottom:g}"/><path class="grid" d="{" ".join(lines)}"/>'
+        f'points="{left:g},{y} {x},{top:g} {right:g},{y} {x},{bottom:g}"/><path '
+        f'class="grid" d="{" ".join(lines)}"/>'
     )
 
 
@@ -99,7 +103,8 @@ def _words(stage: int, y: float, cost: StageCost, took: str) -> str:
         f" {cost.width} × {cost.height} px</text>"
         f'<text x="{x}" y="{y + 3}">{w} × {h} latents · {many}</text>'
         f'<rect class="track" x="{x}" y="{y + 11}" width="{BAR}" height="5" rx="2.5"/>'
-        f'<rect class="share" x="{x}" y="{y + 11}" width="{max(5, BAR * cost.share):.1f}" height="5" rx="2.5"/>'
+        f'<rect class="share" x="{x}" y="{y + 11}" '
+        f'width="{max(5, BAR * cost.share):.1f}" height="5" rx="2.5"/>'
         f'<text x="{x + BAR + 8}" y="{y + 18}" class="cost">{cost.share:.0%}{took}</text>'
     )
 

@@ -42,7 +42,8 @@ def row(job: Job, place: int, count: int) -> str:
         buttons = "".join(
             f'<button type="button" data-act="{act}" data-job="{job.id}" title="{label}" '
             f'aria-label="{label}: {escape(s.prompt[:60])}" {"disabled" if off.get(act) else ""}>'
-            f'<svg viewBox="0 0 16 16" aria-hidden="true"><path fill-rule="evenodd" d="{path}"/></svg></button>'
+            '<svg viewBox="0 0 16 16" aria-hidden="true"><path '
+            f'fill-rule="evenodd" d="{path}"/></svg></button>'
             for act, (label, path) in ICONS.items()
         )
     return (
@@ -63,7 +64,10 @@ class Queue:
         if not waiting:
             return ""
         items = [row(job, waiting.index(job) if job.waiting else -1, len(waiting)) for job in jobs]
-        return f'<section class="queue"><h2>Queue <span>{len(waiting)}</span></h2><ol>{"".join(items)}</ol></section>'
+        return (
+            '<section class="queue"><h2>Queue '
+            f"<span>{len(waiting)}</span></h2><ol>{''.join(items)}</ol></section>"
+        )
 
     def wire(self, form: Form, visitor: gr.BrowserState) -> None:
         """`editing` holds the id of the job that is changed in the form; `banner` says so."""
@@ -115,7 +119,9 @@ class Queue:
 
 
 def kept_as(form: Form, output: Output) -> list[dict]:
-    """What brings a job's format, name pattern and the like into the form, an update for each of its extras."""
+    """What brings a job's format, name pattern and the like into the form,
+    an update for each of its extras.
+    """
     known = {field.name for field in fields(output)}
     return [gr.update(value=getattr(output, name)) if name in known else gr.skip() for name in form.extra]
 

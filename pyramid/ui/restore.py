@@ -1,7 +1,8 @@
-"""From a file that this program made back to the settings it was made with, and what could not be brought back.
+"""From a file that this program made back to the settings it was made with,
+and what could not be brought back.
 
-    found = restore(Path("a-ball-7.mp4"), app, owner)     # a result, its .json, a settings .json or a preset .toml
-    found.settings, found.picture, found.video            # for `form.fill`
+    found = restore(Path("a-ball-7.mp4"), app, owner)  # a result, its .json, a settings .json or a preset
+    .toml found.settings, found.picture, found.video            # for `form.fill`
     found.notes                                           # a sentence for each thing that is not as it was
 
 Nothing is guessed: what is unknown, not here, or not of the loaded model is named in the notes.
@@ -25,7 +26,9 @@ STAYS = "Format and name pattern are not in a file: they stay as the form has th
 
 @dataclass(frozen=True)
 class Restored:
-    """Settings for the form, the files that they began with where those are here, and what is not as it was."""
+    """Settings for the form, the files that they began with where those are here,
+    and what is not as it was.
+    """
 
     settings: Settings
     notes: tuple[str, ...] = ()
@@ -166,7 +169,9 @@ def _preset(settings: Settings, app: App, notes: list[str]) -> Settings:
 def _source(
     settings: Settings, metadata: dict[str, Any], app: App, owner: str, notes: list[str]
 ) -> tuple[Settings, Path | None, Path | None]:
-    """The picture or video that it began with, if one of the owner's own jobs has it; else the note says so."""
+    """The picture or video that it began with, if one of the owner's own jobs has it;
+    else the note says so.
+    """
     if not (name := settings.image or settings.video):
         return settings, None, None
     kind = "picture" if settings.image else "video"

@@ -3,8 +3,8 @@
     results = build_results(app)                      # inside gr.Blocks
     results.wire(page, visitor, pulse, form)          # `pulse` changes when the owner's results do
 
-A visitor sees and touches only their own: each action asks the store as its owner. Files are served by an address that
-names the job, never a folder (`serve.address_of`).
+A visitor sees and touches only their own: each action asks the store as its owner. Files are served by an
+address that names the job, never a folder (`serve.address_of`).
 """
 
 import json
@@ -149,15 +149,32 @@ class Results:
             words = f"The settings of {Path(path).name} are in the form."
             return [None, notes_html(words, (*found.notes, STAYS)), *fill(form, found)]
 
-        gr.on([page.load, visitor.change, pulse.change, self.search.change, self.favourites.change], look,
-              [*state, self.search, self.favourites], shown, trigger_mode="always_last", **QUIET)  # fmt: skip
-        gr.on([self.grid.click, self.detail.click, self.compare.click, self.notes.click], act, state,
-              [*shown, self.notes, *form.components, *form.extras], **QUIET)  # fmt: skip
+        gr.on(
+            [page.load, visitor.change, pulse.change, self.search.change, self.favourites.change],
+            look,
+            [*state, self.search, self.favourites],
+            shown,
+            trigger_mode="always_last",
+            **QUIET,
+        )
+        gr.on(
+            [self.grid.click, self.detail.click, self.compare.click, self.notes.click],
+            act,
+            state,
+            [*shown, self.notes, *form.components, *form.extras],
+            **QUIET,
+        )
         self.file.upload(drop, [self.file, visitor], [self.file, self.notes, *form.components], **QUIET)
 
         pattern = form.extra["pattern"]
-        gr.on([page.load, pattern.change], lambda words, *values: gr.update(info=name_words(form, words, *values)),
-              [pattern, *form.components], pattern, trigger_mode="always_last", **QUIET)  # fmt: skip
+        gr.on(
+            [page.load, pattern.change],
+            lambda words, *values: gr.update(info=name_words(form, words, *values)),
+            [pattern, *form.components],
+            pattern,
+            trigger_mode="always_last",
+            **QUIET,
+        )
 
     def own(self, job_id: str, owner: str) -> Job:
         """The owner's ended job; ValueError when there is none."""
@@ -267,7 +284,9 @@ def decode(results: Results, job: Job, view: View, value: str) -> View:
 
 
 def write_export(results: Results, job: Job, view: View, value: str) -> View:
-    """Make the file that the export form asks for; it is listed there, ready to be fetched, or what is wrong is."""
+    """Make the file that the export form asks for; it is listed there, ready to be fetched,
+    or what is wrong is.
+    """
     try:
         make_export(results.app, job, json.loads(value))
     except (ValueError, OSError) as error:
@@ -329,13 +348,20 @@ LOOKS = {
     "more": lambda view, job_id: replace(view, limit=view.limit + SHOWN),
 }
 SAID = {
-    "reuse": "The settings are in the form.", "seed": "The seed is in the form.",
+    "reuse": "The settings are in the form.",
+    "seed": "The seed is in the form.",
     "continue": "The form goes on from this clip: say what happens next.",
     "animate": "The form begins with this picture: say what moves.",
-}  # fmt: skip
+}
 FORM = {"reuse": reuse, "seed": reuse_seed, "continue": go_on, "animate": animate}
-DEEDS = {"favourite": favourite, "delete": delete, "resume": resume, "decode": decode, "longer": longer,
-         "export": write_export}  # fmt: skip
+DEEDS = {
+    "favourite": favourite,
+    "delete": delete,
+    "resume": resume,
+    "decode": decode,
+    "longer": longer,
+    "export": write_export,
+}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -347,16 +373,29 @@ def build_results(app: App) -> Results:
     with gr.Column(elem_id="results", min_width=0):
         gr.HTML("<h2>Results</h2>", elem_id="results-title", apply_default_css=False)
         with gr.Row(elem_id="results-head"):
-            part.search = gr.Textbox(label="Search the results", show_label=False, placeholder="Search", max_lines=1,
-                                     min_width=120, scale=2, elem_id="results-search")  # fmt: skip
-            part.favourites = gr.Checkbox(False, label="Favourites", min_width=110, scale=1,
-                                          elem_id="results-favourites")  # fmt: skip
-        part.file = gr.File(label="Drop a result or a settings file: its settings come back", file_types=RESTORABLE,
-                            height=56, elem_id="restore")  # fmt: skip
+            part.search = gr.Textbox(
+                label="Search the results",
+                show_label=False,
+                placeholder="Search",
+                max_lines=1,
+                min_width=120,
+                scale=2,
+                elem_id="results-search",
+            )
+            part.favourites = gr.Checkbox(
+                False, label="Favourites", min_width=110, scale=1, elem_id="results-favourites"
+            )
+        part.file = gr.File(
+            label="Drop a result or a settings file: its settings come back",
+            file_types=RESTORABLE,
+            height=56,
+            elem_id="restore",
+        )
         look = {"js_on_load": GRID_JS, "css_template": GRID_CSS, "apply_default_css": False}
         part.notes = gr.HTML("", elem_id="results-notes", **look)
-        part.compare = gr.HTML("", elem_id="results-compare", js_on_load=STEP, css_template=CSS,
-                               apply_default_css=False)  # fmt: skip
+        part.compare = gr.HTML(
+            "", elem_id="results-compare", js_on_load=STEP, css_template=CSS, apply_default_css=False
+        )
         part.detail = gr.HTML("", elem_id="results-detail", **look)
         part.grid = gr.HTML(grid_html([], View(), more=False), elem_id="results-grid", **look)
         part.view, part.sent = gr.State(View()), gr.State(None)

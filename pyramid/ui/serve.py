@@ -4,8 +4,9 @@
     page.launch(auth=accounts.check, app_kwargs={"middleware": [guard(app)]}, …)
     print(hashed_line("ana", "a password"))              # a line for the file that does not show the password
 
-The accounts' file has a line `name:password` for each person, or `name:scrypt$…` as `hashed_line` makes it; empty
-lines and those that begin with # are left out. Results leave by an address that names the job, not the machine's
+The accounts' file has a line `name:password` for each person, or `name:scrypt$…` as `hashed_line` makes it;
+empty lines and those that begin with # are left out. Results leave by an address that names the job, not the
+machine's
 folders: `results/<job id>/<file name>`; the guard finds the file. Job ids cannot be guessed.
 """
 
@@ -31,7 +32,7 @@ FILE = "/file="  # what the address of a file begins with, in Gradio's interface
 LOCAL = ("127.0.0.1", "::1")
 
 
-# ---------------------------------------------------------------------------------------------------- accounts
+# -- accounts
 
 
 class Accounts:
@@ -106,7 +107,7 @@ def hashed_line(name: str, password: str) -> str:
 UNKNOWN = f"scrypt${'$'.join(map(str, SCRYPT.values()))}${'00' * 16}${'00' * 32}"
 
 
-# ------------------------------------------------------------------------------------------------------- doors
+# -- doors
 
 
 def check_door(listen: str, *, share: bool, public: bool, auth_file: Path | None) -> bool:
@@ -118,8 +119,10 @@ def check_door(listen: str, *, share: bool, public: bool, auth_file: Path | None
         raise ValueError("--public says who may come in by --share or --listen: give one of those too")
     if open_by and not public and not auth_file:
         raise ValueError(
-            f"{open_by} lets others reach this page, and whoever finds its address could use this machine: give "
-            "--auth-file FILE, with a line name:password for each person, or --public if everybody may come in"
+            f"{open_by} lets others reach this page, and whoever finds "
+            "its address could use this machine: give "
+            "--auth-file FILE, with a line name:password for each person, "
+            "or --public if everybody may come in"
         )
     return bool(open_by)
 
@@ -135,15 +138,21 @@ def doors(app: App, accounts: Accounts | None) -> dict:
     return {
         "auth": accounts.check if accounts else None,
         "allowed_paths": [str(app.folder)],
-        "blocked_paths": [str(app.store.private / name) for name in ("jobs.sqlite", "jobs.sqlite-wal", "units")],
+        "blocked_paths": [
+            str(app.store.private / name) for name in ("jobs.sqlite", "jobs.sqlite-wal", "units")
+        ],
         "max_file_size": int(limit * 1e6) if limit is not None else None,
         "app_kwargs": {"middleware": [(Guard, (), {"app_of_page": app})]},
-        "footer_links": ["api"], "run_history": False, "enable_monitoring": False, "ssr_mode": False,
-        "strict_cors": True, "show_error": False,
-    }  # fmt: skip
+        "footer_links": ["api"],
+        "run_history": False,
+        "enable_monitoring": False,
+        "ssr_mode": False,
+        "strict_cors": True,
+        "show_error": False,
+    }
 
 
-# --------------------------------------------------------------------------------------------------- addresses
+# -- addresses
 
 
 def address_of(job) -> str | None:
@@ -171,8 +180,9 @@ def notices(local: str, public: str | None, *, share: bool, listen: str) -> list
 
 
 class Guard:
-    """In front of everything that is served: finds results by their job, keeps the rest of the output folder in, and
-    lets an address that gives wrong passwords wait. An ASGI application around another.
+    """In front of everything that is served: finds results by their job,
+    keeps the rest of the output folder in, and lets an address that gives wrong passwords wait. An ASGI
+    application around another.
 
     By its path a result is served to the owner of the machine only; the app's own records are to nobody.
     """
@@ -230,7 +240,9 @@ class Guard:
         return path if path and parts == [live.job.id, path.name] and path.is_file() else None
 
     def may_leave(self, wanted: str) -> bool:
-        """Whether a file named by its path may be served, as far as the output folder goes; Gradio knows the rest."""
+        """Whether a file named by its path may be served, as far as the output folder goes;
+        Gradio knows the rest.
+        """
         path, folder = Path(os.path.realpath(wanted)), Path(os.path.realpath(self.page.folder))
         within = [part.casefold() for part in path.parts[: len(folder.parts)]]
         if within != [part.casefold() for part in folder.parts]:
@@ -276,7 +288,9 @@ class WrongPasswords:
 
 
 def address_behind(scope) -> str:
-    """Who asks. Only a program on this machine (the share link's) is believed when it says for whom it asks."""
+    """Who asks. Only a program on this machine (the share link's) is believed when it says for whom it
+    asks.
+    """
     peer = (scope.get("client") or ("unknown",))[0]
     forwarded = dict(scope["headers"]).get(b"x-forwarded-for", b"").decode("latin-1")
     return forwarded.split(",")[-1].strip() if peer in LOCAL and forwarded else peer

@@ -24,10 +24,22 @@ def build_sight() -> gr.HTML:
 
 
 def check_frame(app: App, width: int, height: int, stages: int, fps: int) -> None:
-    """Raises SettingsError for a size or rate that cannot be made, or not by this visitor, before it takes memory."""
+    """Raises SettingsError for a size or rate that cannot be made, or not by this visitor,
+    before it takes memory.
+    """
     steps = (1,) * stages
-    check(app, Settings(prompt="x", width=width, height=height, fps=fps, num_frames=1, num_inference_steps=steps,
-                        video_num_inference_steps=steps))  # fmt: skip
+    check(
+        app,
+        Settings(
+            prompt="x",
+            width=width,
+            height=height,
+            fps=fps,
+            num_frames=1,
+            num_inference_steps=steps,
+            video_num_inference_steps=steps,
+        ),
+    )
 
 
 def wire_sight(form: Form, sight: gr.HTML) -> None:
@@ -36,7 +48,7 @@ def wire_sight(form: Form, sight: gr.HTML) -> None:
         f[name] for name in ("mode", "picture", "clip", "fit", "size", "width", "height", "stages", "fps")
     ]
 
-    def look(mode, picture, clip, fit, size, width, height, stages, fps) -> str:
+    def look(mode, picture, clip, fit, size, width, height, stages, fps) -> str:  # noqa: PLR0913 - one a field of the form
         path = picture if mode == "image" else clip if mode == "video" else None
         if not path:
             return ""

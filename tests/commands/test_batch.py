@@ -1,4 +1,6 @@
-"""Lists of prompts: strict reading, a journal that survives anything, retries, and a local Ray of two workers."""
+"""Lists of prompts: strict reading, a journal that survives anything, retries,
+and a local Ray of two workers.
+"""
 
 import json
 import os
@@ -68,7 +70,7 @@ def results(folder):
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-# --------------------------------------------------------------------------------------------------- the list
+# -- the list
 def test_items_have_their_models_settings_the_presets_and_their_own(listed, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     path = listed({"prompt": "one", "id": "a", "seed": 3}, "", {"prompt": "two", "image": "red.png"})
@@ -151,7 +153,7 @@ def test_flags_and_folders_are_checked(listed, run, tmp_path):
     assert code == 2 and "nothing can be written" in err
 
 
-# ------------------------------------------------------------------------------------------------- the journal
+# -- the journal
 def item(key="k", **changes):
     return Item(key, 1, Settings(prompt="x", **changes), digest(changes))
 
@@ -198,9 +200,16 @@ def test_failures_are_tried_again_as_often_as_asked_and_end_the_batch_or_not(tmp
     with Journal(tmp_path / "1") as journal:
         ended = batch.work(items, Script("e", "e", "a.mp4", "bad"), journal, retries=2)
     assert [outcome.path and outcome.path.name for outcome in ended] == ["a.mp4", None]
-    assert [
-        e["event"] for e in events(tmp_path / "1")
-    ] == "begun failed begun failed begun done begun failed".split()
+    assert [e["event"] for e in events(tmp_path / "1")] == [
+        "begun",
+        "failed",
+        "begun",
+        "failed",
+        "begun",
+        "done",
+        "begun",
+        "failed",
+    ]
     with Journal(tmp_path / "2") as journal:
         ended = batch.work(
             items, Script("e", "b.mp4", "e", "c.mp4", capacity=2), journal, retries=0, continue_on_error=True
@@ -208,7 +217,7 @@ def test_failures_are_tried_again_as_often_as_asked_and_end_the_batch_or_not(tmp
     assert [bool(outcome.path) for outcome in ended] == [False, True, False]
 
 
-# -------------------------------------------------------------------------------------------------- whole runs
+# -- whole runs
 def test_a_batch_makes_what_is_listed_once(listed, run, tmp_path):
     path = listed(
         {"prompt": "a red ball", "seed": 5},
@@ -301,7 +310,7 @@ def test_what_was_changed_on_the_way_is_told_and_noted(listed, run, monkeypatch,
     assert read_metadata(out[0])["notes"] == ["Loaded in bfloat16.", "Memory ran out: smaller tiles."]
 
 
-# --------------------------------------------------------------------------------------------------------- Ray
+# -- Ray
 def test_a_worker_needs_no_picture_on_its_own_disk(listed, tmp_path):
     from pyramid.commands.cluster import Worker
 

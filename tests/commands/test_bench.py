@@ -1,4 +1,6 @@
-"""The benchmark counts what it should and runs from end to end.   Run: python -m pytest tests/commands/test_bench.py"""
+"""The benchmark counts what it should and runs from end to end.
+Run: python -m pytest tests/commands/test_bench.py
+"""
 
 import argparse
 

@@ -24,7 +24,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def generate(tiny_checkpoint, tmp_path, capfd):
-    """Runs `generate` with the tiny checkpoint: exit code, stdout, stderr and the files in the output folder."""
+    """Runs `generate` with the tiny checkpoint: exit code, stdout,
+    stderr and the files in the output folder.
+    """
 
     def run(*flags, prompt="a red ball", output=tmp_path / "out", model=tiny_checkpoint):
         capfd.readouterr()
@@ -43,7 +45,7 @@ def photo(tmp_path):
     return path
 
 
-# -------------------------------------------------------------------------------------------- what it makes
+# -- what it makes
 def test_a_prompt_becomes_a_video_that_knows_its_settings(generate):
     code, out, err, files = generate("--seed", 3, "--steps", "2,1,1", "--video-steps", 1, "--guidance", 2)
     assert code == 0 and [str(path) for path in files] == [out.strip()]
@@ -110,7 +112,7 @@ def test_what_is_outside_training_is_noted(generate):
     assert "note: 2 stages" in err and "note: 96×96" in err
 
 
-# ------------------------------------------------------------------------------------------ what it refuses
+# -- what it refuses
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -197,14 +199,17 @@ def test_from_a_shell_too(tiny_checkpoint, tmp_path):
 
 
 def test_help_is_fast_because_it_imports_no_torch():
-    code = "import sys; from pyramid.commands.cli import parser; parser('').format_help(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from pyramid.commands.cli import parser; "
+        "parser('').format_help(); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     with pytest.raises(SystemExit) as ended:
         cli.main(["generate", "--help"])
     assert ended.value.code == 0
 
 
-# ------------------------------------------------------------------------------------------- interruptions
+# -- interruptions
 def when_decoded(monkeypatch, unit, act):
     """Calls `act` when the frames of `unit` are shown."""
     show = console.Display.show
@@ -262,7 +267,7 @@ def test_an_error_on_the_way_keeps_the_finished_units(generate, monkeypatch, tmp
     assert names == {"a-red-ball-1-partial.mp4", ".a-red-ball-1.units"}
 
 
-# ---------------------------------------------------------------------------------- settings from everywhere
+# -- settings from everywhere
 def settings_from(words, start=None, preset=None):
     args = cli.parser("generate").parse_args(["generate", *words])
     return cli.settings_of(args, start or Settings.for_model(args.model or "embedded", args.variant), preset)

@@ -1,4 +1,5 @@
-"""What goes wrong outside of the program: each fault has its one sentence, exit code 2, and leaves nothing behind.
+"""What goes wrong outside of the program: each fault has its one sentence, exit code 2,
+and leaves nothing behind.
 
 python -m pytest tests/commands/test_faults.py
 """

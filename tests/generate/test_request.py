@@ -88,10 +88,15 @@ def test_checkpoints_that_cannot_be_used_are_refused(tmp_path, tiny_checkpoint):
         PyramidFlowPipeline.from_pretrained(tiny_checkpoint, "768p")
 
 
-@pytest.mark.parametrize(("picture", "grey"), [
-    (np.full((8, 8, 3), 65535, np.uint16), 255), (np.ones((8, 8, 3), bool), 255), (np.full((8, 8, 3), 200), 200),
-    (torch.full((3, 8, 8), 0.5, dtype=torch.bfloat16), 128),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("picture", "grey"),
+    [
+        (np.full((8, 8, 3), 65535, np.uint16), 255),
+        (np.ones((8, 8, 3), bool), 255),
+        (np.full((8, 8, 3), 200), 200),
+        (torch.full((3, 8, 8), 0.5, dtype=torch.bfloat16), 128),
+    ],
+)
 def test_pictures_of_other_types_keep_their_brightness(picture, grey):
     assert _picture(picture).getpixel((4, 4)) == (grey, grey, grey)
 

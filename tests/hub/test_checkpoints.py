@@ -89,12 +89,15 @@ def test_values_of_the_wrong_kind_in_pyramid_json_are_refused(copy, changes):
         find(copy)
 
 
-@pytest.mark.parametrize(("model", "says"), [
-    ("/no/such/folder", "neither a folder nor a model"),
-    ("minifluxx", "give a folder or one of embedded, miniflux, sd3"),
-    ("miniflux", "python -m pyramid download miniflux"),
-    ("someone/finetune", "python -m pyramid download someone/finetune"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("/no/such/folder", "neither a folder nor a model"),
+        ("minifluxx", "give a folder or one of embedded, miniflux, sd3"),
+        ("miniflux", "python -m pyramid download miniflux"),
+        ("someone/finetune", "python -m pyramid download someone/finetune"),
+    ],
+)
 def test_what_cannot_be_found_says_the_way_out(model, says, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=says):
@@ -119,7 +122,7 @@ def test_a_download_in_the_hubs_cache_is_found_by_name(tiny_checkpoint, monkeypa
         find("miniflux", "768p")
 
 
-# ---------------------------------------------------------------------------------------------------- verifying
+# -- verifying
 
 
 def truncate(path: Path, size: int) -> None:
@@ -139,19 +142,28 @@ DAMAGES = {
     "empty": (lambda c: truncate(c / WEIGHTS, 0), "truncated"),
     "one byte too many": (lambda c: (c / WEIGHTS).open("ab").write(b"x"), "damaged"),
     "spoilt header": (lambda c: spoil_header(c / WEIGHTS), "header cannot be read"),
-    "pointer": (lambda c: (c / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    "pointer": (
+        lambda c: (c / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "git lfs pull",
+    ),
     "no vae": (lambda c: shutil.rmtree(c / "causal_video_vae"), "folder causal_video_vae is missing"),
     "no config": (lambda c: (c / "causal_video_vae/config.json").unlink(), "config.json is missing"),
     "no JSON": (lambda c: (c / "causal_video_vae/config.json").write_text("{"), "config.json cannot be read"),
-    "other VAE": (lambda c: edit_json(c / "causal_video_vae/config.json", _class_name="AutoencoderKL"),
-                  "AutoencoderKL, where a CausalVideoVAE"),
+    "other VAE": (
+        lambda c: edit_json(c / "causal_video_vae/config.json", _class_name="AutoencoderKL"),
+        "AutoencoderKL, where a CausalVideoVAE",
+    ),
     "no tokenizer": (lambda c: shutil.rmtree(c / "tokenizer_2"), "folder tokenizer_2 is missing"),
     "no vocabulary": (lambda c: (c / "tokenizer/tokenizer.json").unlink(), "tokenizer has none of"),
-    "spoilt tokenizer": (lambda c: truncate(c / "tokenizer/tokenizer.json", 99), "tokenizer.json cannot be read"),
-    "SD3's texts": (lambda c: edit_json(c / "text_encoder_2/config.json",
-                                        architectures=["CLIPTextModelWithProjection"]),
-                    "CLIPTextModelWithProjection, where a T5EncoderModel"),
-}  # fmt: skip
+    "spoilt tokenizer": (
+        lambda c: truncate(c / "tokenizer/tokenizer.json", 99),
+        "tokenizer.json cannot be read",
+    ),
+    "SD3's texts": (
+        lambda c: edit_json(c / "text_encoder_2/config.json", architectures=["CLIPTextModelWithProjection"]),
+        "CLIPTextModelWithProjection, where a T5EncoderModel",
+    ),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -43,8 +43,15 @@ class Hub(ThreadingHTTPServer):
 
     def listing(self) -> dict:
         files = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
-        return {"id": "someone/tiny", "modelId": "someone/tiny", "sha": COMMIT, "private": False, "tags": [],
-                "cardData": {"license": "apache-2.0"}, "siblings": [self.entry(path) for path in files]}  # fmt: skip
+        return {
+            "id": "someone/tiny",
+            "modelId": "someone/tiny",
+            "sha": COMMIT,
+            "private": False,
+            "tags": [],
+            "cardData": {"license": "apache-2.0"},
+            "siblings": [self.entry(path) for path in files],
+        }
 
     def entry(self, path: Path) -> dict:
         data, name = path.read_bytes(), path.relative_to(self.folder).as_posix()
@@ -108,8 +115,9 @@ def hub(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
-                        server.address + "/{repo_id}/resolve/{revision}/{filename}")  # fmt: skip
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr(module, "PAUSE", 0.01)
     with serving(server):
         yield server
@@ -292,17 +300,29 @@ def test_the_command_downloads_and_prints_the_folder(hub, tmp_path):
 
 
 LISTING = [
-    ".gitattributes", "README.md", "teaser.gif",
-    "causal_video_vae/config.json", "causal_video_vae/diffusion_pytorch_model.bin",
-    "diffusion_transformer_384p/config.json", "diffusion_transformer_384p/diffusion_pytorch_model.safetensors",
+    ".gitattributes",
+    "README.md",
+    "teaser.gif",
+    "causal_video_vae/config.json",
+    "causal_video_vae/diffusion_pytorch_model.bin",
+    "diffusion_transformer_384p/config.json",
+    "diffusion_transformer_384p/diffusion_pytorch_model.safetensors",
     "diffusion_transformer_384p/diffusion_pytorch_model.bin",
     "diffusion_transformer_384p/diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_transformer_768p/config.json", "diffusion_transformer_768p/diffusion_pytorch_model.safetensors",
-    "text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder/pytorch_model.bin",
-    "text_encoder_2/config.json", "text_encoder_2/model.safetensors.index.json",
-    "text_encoder_2/model-00001-of-00002.safetensors", "text_encoder_2/model-00002-of-00002.safetensors",
-    "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer_2/spiece.model", "tokenizer_2/tokenizer.json",
-]  # fmt: skip
+    "diffusion_transformer_768p/config.json",
+    "diffusion_transformer_768p/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "text_encoder/pytorch_model.bin",
+    "text_encoder_2/config.json",
+    "text_encoder_2/model.safetensors.index.json",
+    "text_encoder_2/model-00001-of-00002.safetensors",
+    "text_encoder_2/model-00002-of-00002.safetensors",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "tokenizer_2/spiece.model",
+    "tokenizer_2/tokenizer.json",
+]
 
 
 def test_only_what_a_variant_needs_is_downloaded():
@@ -336,7 +356,11 @@ def test_a_full_disk_is_told_before_the_download(tmp_path):
 
 def test_sizes_read_well():
     assert [size_text(n) for n in (830_000, 2_500_000, 9_500_000_000, 25 * 10**9)] == [
-        "830 kB", "2.5 MB", "9.5 GB", "25 GB"]  # fmt: skip
+        "830 kB",
+        "2.5 MB",
+        "9.5 GB",
+        "25 GB",
+    ]
 
 
 def test_the_published_models_have_their_variants():

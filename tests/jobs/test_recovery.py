@@ -337,12 +337,15 @@ def test_resume_says_what_is_wrong(tmp_path, folder, capsys):
 
 
 def test_killed_after_publishing_nothing_is_made_twice(tiny_checkpoint, tmp_path, capsys):
-    """A kill between the video's name and the removal of its units: the process ends where `remove` is called."""
+    """A kill between the video's name and the removal of its units:
+    the process ends where `remove` is called.
+    """
     output = tmp_path / "ball [1].mp4"
     output.write_text("somebody else's")  # the name becomes the next free one
     program = (
         "import os, sys\nfrom pyramid import cli, recovery\n"
-        "recovery.UnitsFolder.remove = lambda units: os.kill(os.getpid(), 9)\nsys.exit(cli.main(sys.argv[1:]))"
+        "recovery.UnitsFolder.remove = lambda units: os.kill(os.getpid(), "
+        "9)\nsys.exit(cli.main(sys.argv[1:]))"
     )
     words = [
         "generate",
@@ -355,8 +358,11 @@ def test_killed_after_publishing_nothing_is_made_twice(tiny_checkpoint, tmp_path
         "--output",
         str(output),
     ]
-    killed = subprocess.run([sys.executable, "-c", program, *words, "--num-frames", "9", "--steps", "1",
-                             "--video-steps", "1"], cwd=ROOT, capture_output=True)  # fmt: skip
+    killed = subprocess.run(
+        [sys.executable, "-c", program, *words, "--num-frames", "9", "--steps", "1", "--video-steps", "1"],
+        cwd=ROOT,
+        capture_output=True,
+    )
     made = tmp_path / "ball [1]-2.mp4"
     assert killed.returncode == -9 and (tmp_path / ".ball [1]-2.units" / "unit-001.safetensors").exists()
     before = made.read_bytes()

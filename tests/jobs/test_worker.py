@@ -1,4 +1,6 @@
-"""The device thread, on a real tiny model: to the end, stopped, failed, killed, and watched from other threads."""
+"""The device thread, on a real tiny model: to the end, stopped, failed, killed,
+and watched from other threads.
+"""
 
 import gc
 import os
@@ -410,7 +412,9 @@ def test_the_finished_units_of_an_ended_job_become_a_video(worker):
 
 
 def after_a_kill(worker: Worker, job: Job) -> Job:
-    """What a start makes of an ended job, had the program been killed between publishing its result and noting it."""
+    """What a start makes of an ended job, had the program been killed between publishing its result and
+    noting it.
+    """
     with worker.store.change() as db:
         db.execute("UPDATE jobs SET state = 'running', path = NULL, timings = '{}' WHERE id = ?", [job.id])
     return worker.store.recover()[0]

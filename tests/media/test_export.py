@@ -1,4 +1,6 @@
-"""Exports: every format from one result, where its settings go, name patterns; nothing overwritten or half-written."""
+"""Exports: every format from one result, where its settings go, name patterns;
+nothing overwritten or half-written.
+"""
 
 import json
 from datetime import datetime
@@ -45,7 +47,7 @@ def here(result, tmp_path):
     return path
 
 
-# --------------------------------------------------------------------------------------------------- formats
+# -- formats
 @pytest.mark.parametrize(
     "kind, says", [("mp4", "Video: h264"), ("webm", "Video: vp9"), ("gif", "Video: gif")]
 )
@@ -135,7 +137,7 @@ def test_the_stages_are_shown_side_by_side_in_step(here, tmp_path):
         export(here, "stages")
 
 
-# -------------------------------------------------------------------------------------------------- metadata
+# -- metadata
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "stages"])
 @pytest.mark.parametrize("keep", KEEPS)
 def test_settings_lie_inside_beside_or_nowhere(here, kind, keep, capsys):
@@ -177,7 +179,7 @@ def test_nothing_is_overwritten_and_nothing_stays_of_a_failure(here):
     assert set(here.parent.iterdir()) == before | {here.with_name("text.mp4")}
 
 
-# -------------------------------------------------------------------------------------------------- patterns
+# -- patterns
 WHEN = datetime(2026, 11, 22, 20, 5, 9)
 
 
@@ -190,7 +192,7 @@ WHEN = datetime(2026, 11, 22, 20, 5, 9)
         ("{prompt:.3}", "grö"),
         ("plain {{text}}", "plain {text}"),
     ],
-)  # fmt: skip
+)
 def test_a_pattern_names_a_file(pattern, name):
     assert file_name(pattern, SETTINGS, index=12, when=WHEN) == name
     assert check_pattern(pattern) == pattern
@@ -215,7 +217,7 @@ def test_a_pattern_names_a_file(pattern, name):
         ("x" * 201, "more than 200"),
         ("{seed:500}", "begins or ends"),
     ],
-)  # fmt: skip
+)
 def test_a_pattern_that_makes_no_name_is_refused_with_the_reason(pattern, words):
     with pytest.raises(SettingsError, match="pattern") as caught:
         check_pattern(pattern)
@@ -228,7 +230,7 @@ def test_long_prompts_of_any_script_make_short_names():
         assert 0 < len(name.encode()) <= 124 and name.endswith("-1")
 
 
-# ------------------------------------------------------------------------------------------------ command line
+# -- command line
 def test_the_command_line_exports_and_prints_where(here, capsys):
     assert main(["export", str(here), "--format", "gif", "--metadata", "sidecar"]) == 0
     path = here.with_suffix(".gif")

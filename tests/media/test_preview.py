@@ -1,4 +1,6 @@
-"""Previews: a linear reading is found back, and says more of a trained autoencoder's latents than their mean."""
+"""Previews: a linear reading is found back, and says more of a trained autoencoder's latents than their
+mean.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""Files: odd pictures, fitting, H.264 as frames arrive, names that never overwrite, metadata, latent previews."""
+"""Files: odd pictures, fitting, H.264 as frames arrive, names that never overwrite, metadata,
+latent previews.
+"""
 
 import json
 import os
@@ -48,7 +50,7 @@ def save_clip(path, video, fps=8, metadata=METADATA):
     return writer.path
 
 
-# -------------------------------------------------------------------------------------------------- pictures
+# -- pictures
 def corners(image):
     """Top left and bottom right pixel."""
     return image.getpixel((0, 0)), image.getpixel((image.width - 1, image.height - 1))
@@ -170,7 +172,7 @@ def test_crop_cuts_both_sides_fit_and_pad_show_all():
         fit_picture(image, 60, 60, "squeeze")
 
 
-# ---------------------------------------------------------------------------------------------------- videos
+# -- videos
 def test_a_video_is_h264_yuv420p_with_every_frame_and_its_colours(tmp_path):
     video = clip(25)
     path = save_clip(tmp_path / "out.mp4", video)
@@ -282,7 +284,7 @@ def test_what_is_no_video_is_refused(tmp_path):
             read_video(tmp_path / name, 64, 64, fps=8, num_frames=9)
 
 
-# ----------------------------------------------------------------------------------------------------- names
+# -- names
 def test_names_never_overwrite(tmp_path):
     paths = [save_clip(tmp_path / "out.mp4", clip()) for _ in range(3)]
     assert [path.name for path in paths] == ["out.mp4", "out-2.mp4", "out-3.mp4"]
@@ -324,7 +326,7 @@ def test_a_name_taken_meanwhile_is_not_replaced(tmp_path):
     assert (tmp_path / "out.mp4").read_text() == "somebody was faster"
 
 
-# -------------------------------------------------------------------------------------------------- metadata
+# -- metadata
 def test_settings_come_back_from_a_video_and_from_a_still(tmp_path):
     for path in (
         save_clip(tmp_path / "out.mp4", clip()),

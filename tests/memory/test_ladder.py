@@ -46,7 +46,9 @@ def pipe(tiny_checkpoint):
 
 @pytest.fixture
 def limit():
-    """Lets a module fail for want of memory where a condition on it and its first input with a batch is true."""
+    """Lets a module fail for want of memory where a condition on it and its first input with a batch is
+    true.
+    """
     hooks = []
 
     def add(module, too_much):
@@ -313,7 +315,9 @@ def test_generate_ends_with_a_sentence_where_nothing_helps(generate):
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of this kind work on Linux only")
 @pytest.mark.parametrize("megabytes", [150, 300, 450])
 def test_a_real_limit_of_the_process(tiny_checkpoint, megabytes):
-    """RLIMIT_AS a little above what is in use: decoding 512×512 whole does not fit, in tiles it does, or it says so."""
+    """RLIMIT_AS a little above what is in use: decoding 512×512 whole does not fit, in tiles it does,
+    or it says so.
+    """
     assert resource.RLIMIT_AS
     script = textwrap.dedent(f"""
         import resource, torch

@@ -1,4 +1,6 @@
-"""Plans: what they estimate is what is alive, the fastest that fits is chosen, and following one changes no result."""
+"""Plans: what they estimate is what is alive, the fastest that fits is chosen,
+and following one changes no result.
+"""
 
 import weakref
 from dataclasses import replace
@@ -142,7 +144,7 @@ def test_all_units_of_a_tile_first_is_the_same_as_unit_by_unit():
     assert torch.equal(vae.decode(latents).sample, streamed)
 
 
-# ---------------------------------------------------------------------------------------------------- machines
+# -- machines
 
 
 def card(vram: float, ram: float = 64, **known) -> Machine:
@@ -152,7 +154,9 @@ def card(vram: float, ram: float = 64, **known) -> Machine:
 
 @pytest.fixture
 def published(monkeypatch, tiny_checkpoint):
-    """Plans for the published miniFLUX without its files. Rates are this machine's: only their order matters."""
+    """Plans for the published miniFLUX without its files. Rates are this machine's:
+    only their order matters.
+    """
     from pyramid.memory import plan as memory
 
     monkeypatch.setattr(memory, "component_sizes", lambda checkpoint: PUBLISHED)
@@ -253,11 +257,14 @@ def test_fewer_bits_need_less_of_a_card(published, kind, names):
     assert every[-1].transformer.quantised == ("fp8" if kind == "fp8" else "")
 
 
-@pytest.mark.parametrize(("machine", "changes", "says"), [
-    (card(0, quantises=False), dict(quantise="int8"), "needs bitsandbytes.*fp8"),
-    (replace(card(24), device="mps"), dict(quantise="fp8"), "not on mps: choose none"),
-    (Machine(), dict(dtype="float16"), "processor.*bfloat16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("machine", "changes", "says"),
+    [
+        (card(0, quantises=False), dict(quantise="int8"), "needs bitsandbytes.*fp8"),
+        (replace(card(24), device="mps"), dict(quantise="fp8"), "not on mps: choose none"),
+        (Machine(), dict(dtype="float16"), "processor.*bfloat16"),
+    ],
+)
 def test_a_precision_that_gains_nothing_is_refused(published, machine, changes, says):
     settings = Settings.for_model("miniflux", "768p", prompt="x", **changes)
     with pytest.raises(SettingsError, match=says):
@@ -316,7 +323,7 @@ def test_sizes_are_read_from_headers(tiny_checkpoint):
     assert sizes["transformer"].itemsize == 4
 
 
-# --------------------------------------------------------------------------------------------- following plans
+# -- following plans
 
 RUN = dict(
     num_frames=9,
@@ -369,7 +376,9 @@ def test_blocks_that_fetch_the_next_one_make_the_same(tiny_checkpoint):
 
 
 def test_hooks_that_never_ran_go_as_well(tiny_checkpoint):
-    """diffusers' tracing hooks, which only a stream brings, and which go by themselves after the first call only."""
+    """diffusers' tracing hooks, which only a stream brings, and which go by themselves after the first call
+    only.
+    """
     pipe = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     registry = HookRegistry.check_if_exists_or_initialize(pipe.transformer.transformer_blocks[0])
     registry.register_hook(LazyPrefetchGroupOffloadingHook(), "lazy_prefetch_group_offloading")

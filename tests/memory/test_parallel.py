@@ -1,4 +1,6 @@
-"""Several devices: two joined processes (gloo) make what one makes; parts of contexts; what cannot be shared."""
+"""Several devices: two joined processes (gloo) make what one makes; parts of contexts;
+what cannot be shared.
+"""
 
 import json
 import os
@@ -22,7 +24,9 @@ LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--npro
 
 
 def launch(*words, **more):
-    """Run a command by torchrun as two processes; what it printed. They see neither cards nor each other's cache."""
+    """Run a command by torchrun as two processes; what it printed.
+    They see neither cards nor each other's cache.
+    """
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*LAUNCH, *map(str, words)],
@@ -75,7 +79,7 @@ def test_generate_by_torchrun_writes_one_file_that_one_process_makes_again(tiny_
     json.dumps(read_metadata(files[0]))
 
 
-# ---------------------------------------------------------------------------------------- parts of a context
+# -- parts of a context
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_parts_of_a_context_are_the_whole(world):
     model = randomize(make_transformer("miniflux"))
@@ -110,7 +114,7 @@ def ordered(rows):
     return torch.tensor(sorted(values.flatten(1).tolist()))
 
 
-# ------------------------------------------------------------------------------------------ refusals, placing
+# -- refusals, placing
 def test_what_cannot_be_shared_is_refused_with_a_way_out(monkeypatch):
     with pytest.raises(ValueError, match="cuda:1.*use auto"):
         parallel.begin("cuda:1")

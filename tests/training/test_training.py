@@ -50,7 +50,9 @@ def test_an_exact_velocity_walks_from_noise_to_the_clean_latents(batch, count):
 
 
 def test_the_path_joins_up_at_the_jumps(batch):
-    """The mean of the jump equals the training path's start, up to noise: 1 - start = keep·(1 - end before)."""
+    """The mean of the jump equals the training path's start, up to noise:
+    1 - start = keep·(1 - end before).
+    """
     clean, noise = batch
     stages = make_stages(3)
     for stage in (1, 2):
@@ -106,8 +108,15 @@ def test_learning_rate_warms_up_holds_and_ends_at_zero():
 def _loop(folder, steps):
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
-    return model, Loop(folder, model, lambda m: [torch.optim.SGD(m.parameters(), lr=0.1)], budget=Budget(steps=steps),
-                       ema_decay=0.9, constant_share=1.0, mixed_precision="no")  # fmt: skip
+    return model, Loop(
+        folder,
+        model,
+        lambda m: [torch.optim.SGD(m.parameters(), lr=0.1)],
+        budget=Budget(steps=steps),
+        ema_decay=0.9,
+        constant_share=1.0,
+        mixed_precision="no",
+    )
 
 
 def test_a_run_resumes_from_its_checkpoint(tmp_path):
@@ -218,7 +227,9 @@ def test_the_balance_makes_both_gradients_equally_long():
 
 
 def test_an_adversary_learns_and_the_decoder_answers_to_it():
-    """It tells stripes from grey within a few steps, and its losses reach the decoder and never its own weights."""
+    """It tells stripes from grey within a few steps, and its losses reach the decoder and never its own
+    weights.
+    """
     torch.manual_seed(0)
     recipe = Recipe("tiny", vae=VAERecipe(channels=(4, 4, 4, 4), adversarial_weight=0.1, feature_weight=0.1))
     adversary = Adversary(width=4, learning_rate=1e-2, device=torch.device("cpu"))

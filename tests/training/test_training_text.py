@@ -21,8 +21,13 @@ from pyramid.training.text import (
 )
 from pyramid.training.world import World, canonical_caption, caption
 
-SMALL = World(shapes=("ball", "star"), colours=("red", "blue"), backgrounds=("sky", "meadow"),
-              motions=("right", "left"), photo_cameras=("zoom in",))  # fmt: skip
+SMALL = World(
+    shapes=("ball", "star"),
+    colours=("red", "blue"),
+    backgrounds=("sky", "meadow"),
+    motions=("right", "left"),
+    photo_cameras=("zoom in",),
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +95,10 @@ def test_held_out_combinations_are_never_drawn_for_training():
     world, rng = World(), np.random.default_rng(0)
     held_out = {(s.shape, s.colour, s.background, s.motion) for s in world.held_out_scenes()}
     captions = Captions(world)
-    drawn = [tuple(labels.get(name) for name in captions.values)
-             for _, labels in (captions.draw_training(rng) for _ in range(2000))]  # fmt: skip
+    drawn = [
+        tuple(labels.get(name) for name in captions.values)
+        for _, labels in (captions.draw_training(rng) for _ in range(2000))
+    ]
     assert not held_out & set(drawn) and (None,) * 4 in drawn
     asked = [tuple(captions.draw(rng, held_out=True)[1].values()) for _ in range(50)]
     assert set(asked) <= held_out

@@ -16,7 +16,7 @@ from pyramid.training.world import (
     camera_caption,
     canonical_caption,
     caption,
-)  # fmt: skip
+)
 
 SHOWCASE = Scene("ball", "red", "meadow", "right")
 
@@ -79,7 +79,9 @@ def test_a_clip_is_the_same_for_the_same_draw_and_differs_for_another():
 
 @pytest.mark.parametrize("motion", World().motions)
 def test_objects_stay_wholly_in_the_picture(motion):
-    """A pixel's width around the picture shows the background alone, for every shape at the limits of the jitter."""
+    """A pixel's width around the picture shows the background alone,
+    for every shape at the limits of the jitter.
+    """
     for shape, corner in zip(World().shapes, (-1, 1) * 5, strict=False):
         clip = World().render(Scene(shape, "red", "snow", motion), Limits(corner), frames=13).astype(int)
         rows = background("snow", 128) * (1 + 0.02 * corner)

@@ -1,5 +1,5 @@
-"""The interface for programs, used as programs use it: through `gradio_client`, and through plain HTTP for what is
-not meant to work.
+"""The interface for programs, used as programs use it: through `gradio_client`,
+and through plain HTTP for what is not meant to work.
 """
 
 import ast
@@ -122,7 +122,8 @@ def test_a_path_of_the_server_is_no_upload(home):
             answer = call(home[0], "generate", ["waves", given, None, None, None, None, QUICK, ""])
             assert "event: error" in answer, answer
         assert "upload a file" in answer and "was not uploaded" in call(
-            home[0], "generate", ["waves", {"path": path}, None, None, None, None, QUICK, ""])  # fmt: skip
+            home[0], "generate", ["waves", {"path": path}, None, None, None, None, QUICK, ""]
+        )
     for name in ("image", "video", "model", "device"):
         answer = call(home[0], "generate", ["waves", None, None, None, None, None, {name: str(secret)}, ""])
         assert f"{name} is no setting of this call" in answer, answer
@@ -136,27 +137,33 @@ def call(page, name: str, data: list) -> str:
     return httpx.get(f"{url}/{event}", timeout=60).text
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    ({"prompt": " "}, "the prompt is empty"),
-    ({"prompt": "a", "preset": "../../etc/passwd"}, "there is no preset"),
-    ({"prompt": "a", "settings": {"width": 100}}, "width = 100 is not a multiple of 64"),
-    ({"prompt": "a", "settings": {"heigth": 64}}, "did you mean 'height'"),
-    ({"prompt": "a", "seed": -1}, "seed = -1 is outside"),
-    ({"prompt": "a", "seconds": -1.0}, "must be greater than 0"),
-    ({"prompt": "a", "seconds": "abc"}, "seconds = 'abc': a number is expected"),
-    ({"prompt": "a", "settings": [1]}, "settings: a table such as {'fps': 8} is expected, not list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"prompt": " "}, "the prompt is empty"),
+        ({"prompt": "a", "preset": "../../etc/passwd"}, "there is no preset"),
+        ({"prompt": "a", "settings": {"width": 100}}, "width = 100 is not a multiple of 64"),
+        ({"prompt": "a", "settings": {"heigth": 64}}, "did you mean 'height'"),
+        ({"prompt": "a", "seed": -1}, "seed = -1 is outside"),
+        ({"prompt": "a", "seconds": -1.0}, "must be greater than 0"),
+        ({"prompt": "a", "seconds": "abc"}, "seconds = 'abc': a number is expected"),
+        ({"prompt": "a", "settings": [1]}, "settings: a table such as {'fps': 8} is expected, not list"),
+    ],
+)
 def test_what_is_wrong_is_said_in_a_sentence(client, arguments, says):
     with pytest.raises(AppError, match=says):
         client.predict(**arguments, api_name="/generate")
 
 
-@pytest.mark.parametrize(("asked", "says"), [
-    ({"limit": "x"}, "limit = 'x' and offset = 0: 1 to 100"),
-    ({"limit": 101}, "limit = 101"),
-    ({"offset": 2**64}, "0 or more"),
-    ({"search": 5}, "search = 5: text is expected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"limit": "x"}, "limit = 'x' and offset = 0: 1 to 100"),
+        ({"limit": 101}, "limit = 101"),
+        ({"offset": 2**64}, "0 or more"),
+        ({"search": 5}, "search = 5: text is expected"),
+    ],
+)
 def test_what_is_wrong_with_a_question_is_said_in_a_sentence(client, asked, says):
     with pytest.raises(AppError, match=says):
         client.predict(**asked, api_name="/history")
@@ -205,14 +212,16 @@ def test_language_models_use_the_same_as_tools(tiny_checkpoint, tmp_path):
     page, app = serve(tmp_path, tiny_checkpoint, local=True, mcp=True)
 
     async def use() -> tuple[set[str], dict]:
-        async with streamablehttp_client(f"{page.local_url}gradio_api/mcp/") as (read, write, *_):
-            async with ClientSession(read, write) as session:
-                await session.initialize()
-                tools = await session.list_tools()
-                asked = {"prompt": "a red ball", "seed": 7, "settings": QUICK}
-                answer = await session.call_tool("generate", asked)
-                assert not answer.isError, answer
-                return {tool.name for tool in tools.tools}, ast.literal_eval(answer.content[0].text)
+        async with (
+            streamablehttp_client(f"{page.local_url}gradio_api/mcp/") as (read, write, *_),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = await session.list_tools()
+            asked = {"prompt": "a red ball", "seed": 7, "settings": QUICK}
+            answer = await session.call_tool("generate", asked)
+            assert not answer.isError, answer
+            return {tool.name for tool in tools.tools}, ast.literal_eval(answer.content[0].text)
 
     try:
         names, job = asyncio.run(use())
@@ -223,7 +232,7 @@ def test_language_models_use_the_same_as_tools(tiny_checkpoint, tmp_path):
         close(page, app)
 
 
-# ------------------------------------------------------------------------------------------------------- visitors
+# -- visitors
 
 
 def test_visitors_see_and_stop_their_own_jobs_only(open_house):
@@ -255,8 +264,10 @@ def test_visitors_have_limits(open_house, tmp_path):
         SettingsError, match="at most 4,096 are allowed"
     ):  # and the page says so before it is pressed
         check(app, replace(app.worker.start_from, prompt="large", num_frames=9, width=128))
-    jobs = [client.predict("a", settings=SLOW | {"num_frames": 9}, token=TOKENS[0], api_name="/generate")
-            for _ in range(2)]  # fmt: skip
+    jobs = [
+        client.predict("a", settings=SLOW | {"num_frames": 9}, token=TOKENS[0], api_name="/generate")
+        for _ in range(2)
+    ]
     with pytest.raises(AppError, match="2"):
         client.predict("a", settings=QUICK, token=TOKENS[0], api_name="/generate")
     for job in reversed(jobs):
@@ -303,12 +314,17 @@ def test_results_leave_by_their_job_and_nothing_else_does(open_house):
     part = httpx.get(page.local_url + job["address"], headers={"Range": "bytes=0-99"})
     assert part.status_code == 206 and part.content == served.content[:100]
     refused = [
-        f"file={result}", f"file={app.store.private / 'jobs.sqlite'}",
+        f"file={result}",
+        f"file={app.store.private / 'jobs.sqlite'}",
         f"file={app.store.private}/../.pyramid/jobs.sqlite",
-        f"file=results/{job['id']}/jobs.sqlite", f"file=results/{job['id']}/..%2F.pyramid%2Fjobs.sqlite",
-        "file=results/", f"file=results/{'0' * 32}/{result.name}", "file=/etc/passwd", "file=live/x/y.mp4",
+        f"file=results/{job['id']}/jobs.sqlite",
+        f"file=results/{job['id']}/..%2F.pyramid%2Fjobs.sqlite",
+        "file=results/",
+        f"file=results/{'0' * 32}/{result.name}",
+        "file=/etc/passwd",
+        "file=live/x/y.mp4",
         f"file={Path(__file__).parent.parent.parent / 'app.py'}",
-    ]  # fmt: skip
+    ]
     answers = {path: httpx.get(f"{page.local_url}gradio_api/{path}").status_code for path in refused}
     assert set(answers.values()) <= {403, 404}, answers
 

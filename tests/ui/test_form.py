@@ -1,4 +1,6 @@
-"""What the form's values become: settings, or a sentence that names the field. The page itself is in test_page.py."""
+"""What the form's values become: settings, or a sentence that names the field.
+The page itself is in test_page.py.
+"""
 
 import threading
 from dataclasses import replace
@@ -34,12 +36,16 @@ def left(app):
 
 
 def values(left, **changes) -> list:
-    """What the fields hold when the page opens, and what was changed of it; Number and Slider as Gradio reads them."""
+    """What the fields hold when the page opens, and what was changed of it;
+    Number and Slider as Gradio reads them.
+    """
     held = {name: part.value for name, part in left.form.fields.items()} | {"prompt": ""} | changes
     assert held.keys() == left.form.fields.keys()
     kinds = gr.Number, gr.Slider
-    return [part.preprocess(held[name]) if isinstance(part, kinds) else held[name]
-            for name, part in left.form.fields.items()]  # fmt: skip
+    return [
+        part.preprocess(held[name]) if isinstance(part, kinds) else held[name]
+        for name, part in left.form.fields.items()
+    ]
 
 
 def handler(blocks: gr.Blocks, name: str):
@@ -47,25 +53,28 @@ def handler(blocks: gr.Blocks, name: str):
     return next(at.fn for at in blocks.fns.values() if getattr(at.fn, "__name__", "") == name)
 
 
-# ------------------------------------------------------------------------------------------------------- the verdict
+# -- the verdict
 
 
 @pytest.mark.parametrize("prompt", ["", "a red ball", "ball " * 1000])
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"size": form.OTHER, "width": 100}, "width = 100"),
-    ({"size": form.OTHER, "height": 0}, "height = 0"),
-    ({"size": form.OTHER, "width": None}, "width is empty"),
-    ({"first0": 500}, "num_inference_steps = 500"),
-    ({"first0": 10**12, "rest0": 10**12}, "num_inference_steps = 1000000000000"),
-    ({"rest1": 2.5}, "video_num_inference_steps = 2.5: a whole number"),
-    ({"first1": float("inf")}, "num_inference_steps = inf: a whole number"),
-    ({"fps": 0}, "fps = 0"),
-    ({"fps": -8}, "fps = -8"),
-    ({"fps": None}, "fps is empty"),
-    ({"seconds": None}, "seconds is empty"),
-    ({"seconds": 10**6}, "seconds = 1e+06: at most"),
-    ({"guidance": 99}, "guidance_scale = 99"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": form.OTHER, "width": 100}, "width = 100"),
+        ({"size": form.OTHER, "height": 0}, "height = 0"),
+        ({"size": form.OTHER, "width": None}, "width is empty"),
+        ({"first0": 500}, "num_inference_steps = 500"),
+        ({"first0": 10**12, "rest0": 10**12}, "num_inference_steps = 1000000000000"),
+        ({"rest1": 2.5}, "video_num_inference_steps = 2.5: a whole number"),
+        ({"first1": float("inf")}, "num_inference_steps = inf: a whole number"),
+        ({"fps": 0}, "fps = 0"),
+        ({"fps": -8}, "fps = -8"),
+        ({"fps": None}, "fps is empty"),
+        ({"seconds": None}, "seconds is empty"),
+        ({"seconds": 10**6}, "seconds = 1e+06: at most"),
+        ({"guidance": 99}, "guidance_scale = 99"),
+    ],
+)
 def test_what_is_wrong_is_said_with_and_without_a_prompt(left, changes, words, prompt):
     shown, verdict = left.look.judge(*values(left, prompt=prompt, **changes))
     assert 'class="problem"' in verdict
@@ -81,33 +90,46 @@ def test_a_blank_prompt_alone_is_no_problem(left):
     assert "at most 50 steps" in left.look.judge(*values(left, first0=60))[1]  # a visitor's limit
 
 
-# -------------------------------------------------------------------------------------------------------- the sight
+# -- the sight
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"width": 9000, "height": 9000}, "width = 9000 is outside"),
-    ({"width": 1024, "height": 1024}, "at most 16,384 are allowed"),
-    ({"width": None}, "width is empty"),
-    ({"width": 0}, "width = 0"),
-    ({"mode": "video", "fps": None}, "fps is empty"),
-    ({"mode": "video", "fps": 0}, "fps = 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"width": 9000, "height": 9000}, "width = 9000 is outside"),
+        ({"width": 1024, "height": 1024}, "at most 16,384 are allowed"),
+        ({"width": None}, "width is empty"),
+        ({"width": 0}, "width = 0"),
+        ({"mode": "video", "fps": None}, "fps is empty"),
+        ({"mode": "video", "fps": 0}, "fps = 0"),
+    ],
+)
 def test_a_picture_is_not_brought_to_a_size_that_cannot_be_made(left, tmp_path, changes, words, monkeypatch):
     Image.new("RGB", (80, 60), "teal").save(path := tmp_path / "sea.png")
     with gr.Blocks(analytics_enabled=False) as blocks:
         at = page.build_left(left.app)
         wire_sight(at.form, build_sight())
     look = handler(blocks, "look")
-    asked = {"mode": "image", "picture": str(path), "clip": str(path), "fit": "crop", "size": form.OTHER,
-             "width": 64, "height": 64, "stages": 3, "fps": 8}  # fmt: skip
-    assert "64 × 64 px" in look(*asked.values()) and "16 × 48 px" in look(*(asked | {
-        "width": 16, "height": 48, "stages": 1, "fps": None}).values())  # fmt: skip
+    asked = {
+        "mode": "image",
+        "picture": str(path),
+        "clip": str(path),
+        "fit": "crop",
+        "size": form.OTHER,
+        "width": 64,
+        "height": 64,
+        "stages": 3,
+        "fps": 8,
+    }
+    assert "64 × 64 px" in look(*asked.values()) and "16 × 48 px" in look(
+        *(asked | {"width": 16, "height": 48, "stages": 1, "fps": None}).values()
+    )
     monkeypatch.setattr("pyramid.ui.sight.read_picture", lambda *_: pytest.fail("it was read"))
     said = look(*(asked | changes).values())
     assert 'class="problem"' in said and words in said
 
 
-# -------------------------------------------------------------------------------------------------------- the fields
+# -- the fields
 
 
 def test_the_forms_formats_are_those_of_a_result():
@@ -129,7 +151,7 @@ def test_settings_with_unequal_steps_do_not_fill_the_form(left):
         left.form.fill(Settings(prompt="x", fps=0))
 
 
-# ------------------------------------------------------------------------------------------------------- the presets
+# -- the presets
 
 
 def test_a_preset_brings_both_lists_of_steps_to_its_stages(left):
@@ -146,7 +168,7 @@ def test_the_settings_name_the_preset_that_they_still_are(left):
     assert left.form.read(*values(left)).preset is None
 
 
-# ------------------------------------------------------------------------------------------------------ the examples
+# -- the examples
 
 
 def test_an_example_is_the_one_that_was_clicked_whatever_model_is_loaded(app, monkeypatch):

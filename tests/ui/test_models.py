@@ -56,9 +56,14 @@ def test_a_damaged_model_is_shown_as_damaged(app, tiny_checkpoint, tmp_path):
     assert "copy" not in [entry.title for entry in entries(app)]
 
 
-@pytest.mark.parametrize(("typed", "says"), [
-    (" ", "give the folder"), ("/no/such/folder", "there is no folder"), (".", "is not a Pyramid Flow checkpoint"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (" ", "give the folder"),
+        ("/no/such/folder", "there is no folder"),
+        (".", "is not a Pyramid Flow checkpoint"),
+    ],
+)
 def test_a_folder_without_a_model_is_told(app, typed, says, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=says):

@@ -1,4 +1,5 @@
-"""Results in a browser: history, search, favourites, comparing, deleting, reusing, exporting, restoring from a file.
+"""Results in a browser: history, search, favourites, comparing, deleting, reusing, exporting,
+restoring from a file.
 
 The page is served in this process over a folder of ready results, so that nothing has to be generated first.
 """
@@ -70,8 +71,13 @@ def add_result(
                 writer.write(frames(colour, settings.num_frames))
                 writer.partial = state is State.PARTIAL
             path = writer.path
-    return store.finish(job.id, state, path=path, units_done=settings.units if state is State.DONE else 1,
-                        timings={"total": 2.5})  # fmt: skip
+    return store.finish(
+        job.id,
+        state,
+        path=path,
+        units_done=settings.units if state is State.DONE else 1,
+        timings={"total": 2.5},
+    )
 
 
 class Served:
@@ -153,7 +159,7 @@ def open_result(page: Page, words: str):
     return page.locator(".detail")
 
 
-# --------------------------------------------------------------------------------------------------- history
+# -- history
 def test_the_history_shows_the_owners_jobs_as_they_ended_and_plays_what_is_pointed_at(page, served):
     expect(page.get_by_text("somebody else's kite")).to_have_count(0)
     for words, tag in (("quoted", "stopped early"), ("went wrong", "failed"), ("cut off", "interrupted")):
@@ -220,7 +226,10 @@ def test_two_results_play_in_step(page):
     part.get_by_role("button", name="Pause").click()
     expect(part.get_by_role("button", name="Play")).to_be_visible()
     part.get_by_label("Where both are").fill("0.5")
-    at = "(part, t) => [...part.querySelectorAll('video')].every((video) => Math.abs(video.currentTime - t) < 0.07)"
+    at = (
+        "(part, t) => [...part.querySelectorAll('video')].every((video) "
+        "=> Math.abs(video.currentTime - t) < 0.07)"
+    )
     page.wait_for_function(f"(part) => ({at})(part, 25 / 8 / 2)", arg=part.element_handle())
     part.get_by_role("button", name="One frame on").click()
     page.wait_for_function(f"(part) => ({at})(part, 25 / 8 / 2 + 1 / 8)", arg=part.element_handle())
@@ -239,7 +248,7 @@ def test_two_results_play_in_step(page):
     expect(card(page, "blue ball").get_by_role("button", name="Compare")).to_be_focused()
 
 
-# ------------------------------------------------------------------------------------------------ into the form
+# -- into the form
 def test_settings_come_back_into_the_form_or_only_the_seed(page):
     open_result(page, "blue ball").get_by_role("button", name="Only the seed").click()
     expect(page.locator("#results-notes")).to_contain_text("The seed is in the form.")
@@ -291,7 +300,7 @@ def test_what_was_cut_off_goes_on(page, served):
     assert served.store.history("local", search="cut off")[0].state is State.DONE
 
 
-# ----------------------------------------------------------------------------------------------------- exports
+# -- exports
 def test_exports_are_made_and_fetched(page, served):
     detail = open_result(page, "red ball")
     detail.locator("summary", has_text="Export").click()
@@ -299,8 +308,13 @@ def test_exports_are_made_and_fetched(page, served):
     detail.get_by_label("Name").fill("{prompt:.5}_{nothing}")
     detail.get_by_role("button", name="Make the file").click()
     expect(detail.get_by_role("alert")).to_contain_text("there is no {nothing}")
-    for kind, keep, name in (("gif", "embed", "a-red.gif"), ("mp4", "none", "a-red.mp4"), ("png", "embed", "a-red.zip"),
-                             ("stages", "embed", "a-red-stages.mp4"), ("gif", "embed", "a-red-2.gif")):  # fmt: skip
+    for kind, keep, name in (
+        ("gif", "embed", "a-red.gif"),
+        ("mp4", "none", "a-red.mp4"),
+        ("png", "embed", "a-red.zip"),
+        ("stages", "embed", "a-red-stages.mp4"),
+        ("gif", "embed", "a-red-2.gif"),
+    ):
         detail.get_by_label("Name").fill("{prompt:.5}")
         detail.get_by_label("Format").select_option(kind)
         detail.get_by_label("Settings are kept").select_option(keep)
@@ -333,7 +347,7 @@ def test_the_name_pattern_says_what_it_makes(page):
     expect(pattern).to_contain_text("there is no {sed}")
 
 
-# ----------------------------------------------------------------------------------------------------- restore
+# -- restore
 def drop(page: Page, *paths: Path) -> None:
     page.set_input_files("#restore input[type=file]", paths)
 
@@ -343,8 +357,15 @@ def test_a_dropped_file_brings_its_settings_back_and_says_what_it_cannot(page, s
     notes = page.locator("#results-notes")
     expect(notes).to_contain_text("The settings of blue-12.mp4 are in the form.")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue ball falls into the sea")
-    settings = replace(served.start, prompt="as if by magic", seed=99, image="gone.png", preset="mine",
-                       model="miniflux", variant="384p")  # fmt: skip
+    settings = replace(
+        served.start,
+        prompt="as if by magic",
+        seed=99,
+        image="gone.png",
+        preset="mine",
+        model="miniflux",
+        variant="384p",
+    )
     (tmp_path / "settings.json").write_text(json.dumps(settings.to_dict()))
     drop(page, tmp_path / "settings.json")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("as if by magic")
@@ -419,7 +440,7 @@ def test_the_output_settings_of_a_job_come_into_the_form(served):
     assert kept["count"] == kept["pictures"] == gr.skip() and for_mode("still")[1]["info"]
 
 
-# ---------------------------------------------------------------------------------------------------- visitors
+# -- visitors
 def test_an_owner_reaches_only_their_own_results(served):
     results, kite = Results(served.app), served.store.history("visitor:other")[0]
     opened = View(opened=kite.id, pair=(kite.id, kite.id))

@@ -40,7 +40,7 @@ def accounts_file(folder: Path, text: str) -> Path:
     return path
 
 
-# --------------------------------------------------------------------------------------------------------- doors
+# -- doors
 
 
 @pytest.mark.parametrize("flags", [["--share"], ["--listen"], ["--listen", "192.168.0.7"]])
@@ -55,20 +55,23 @@ def test_nobody_is_let_in_without_a_word_on_who(flags, tmp_path):
     assert not any(tmp_path.iterdir()), "nothing is begun"
 
 
-@pytest.mark.parametrize(("flags", "says"), [
-    (["--public"], "--public says who may come in"),
-    (["--public", "--share", "--auth-file", "a"], "give one of them"),
-    (["--auth-file", "none.txt"], "none.txt cannot be read: No such file"),
-    (["--model", "minifluxx"], "neither a folder nor a model 'minifluxx'"),
-    (["--variant", "768p"], "no variant '768p', only 128p"),
-    (["--max-seconds", "0"], "--max-seconds 0"),
-    (["--max-pixels", "0"], "--max-pixels 0"),
-    (["--prot", "8000"], "--prot"),
-    (["--port", "99999"], "--port 99999: give 1 to 65535"),
-    (["--port", "0"], "--port 0: give 1 to 65535"),
-    (["--memory", "foo"], "unknown --memory 'foo'; choose from auto, max, balanced, low, tiny, cpu"),
-    (["--device", "foo"], "--device = 'foo': use auto, cpu, mps, xpu, cuda"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--public"], "--public says who may come in"),
+        (["--public", "--share", "--auth-file", "a"], "give one of them"),
+        (["--auth-file", "none.txt"], "none.txt cannot be read: No such file"),
+        (["--model", "minifluxx"], "neither a folder nor a model 'minifluxx'"),
+        (["--variant", "768p"], "no variant '768p', only 128p"),
+        (["--max-seconds", "0"], "--max-seconds 0"),
+        (["--max-pixels", "0"], "--max-pixels 0"),
+        (["--prot", "8000"], "--prot"),
+        (["--port", "99999"], "--port 99999: give 1 to 65535"),
+        (["--port", "0"], "--port 0: give 1 to 65535"),
+        (["--memory", "foo"], "unknown --memory 'foo'; choose from auto, max, balanced, low, tiny, cpu"),
+        (["--device", "foo"], "--device = 'foo': use auto, cpu, mps, xpu, cuda"),
+    ],
+)
 def test_what_cannot_be_served_is_told_in_one_line(flags, says, tmp_path):
     done = run_app(*flags, folder=tmp_path)
     assert done.returncode == 2, done.stderr
@@ -84,7 +87,8 @@ def test_mcp_without_its_extra_says_how_to_get_it(tmp_path):
 def test_visitors_have_limits_and_the_owner_of_the_machine_those_that_are_given():
     assert limits_of(parse([]), True) == Limits()
     assert limits_of(parse(["--max-steps", "20", "--max-queue", "3"]), True) == Limits(
-        max_steps=20, max_queue_per_owner=3)  # fmt: skip
+        max_steps=20, max_queue_per_owner=3
+    )
     limits = limits_of(parse([]), False)
     assert limits == Limits(50.0, 10.0, 5, max_pixels=128 * 128, max_steps=50)
     assert limits_of(parse(["--max-pixels", "4096"]), False).max_pixels == 4096
@@ -110,8 +114,9 @@ def test_doors():
     assert not check_door("127.0.0.1", share=False, public=False, auth_file=None)
     assert check_door("127.0.0.1", share=True, public=True, auth_file=None)
     assert check_door("0.0.0.0", share=False, public=False, auth_file=Path("a"))
-    assert [is_local(a) for a in ("127.0.0.1", "127.1.2.3", "localhost", "::1", "0.0.0.0", "10.0.0.1", "::")] == [
-        True, True, True, True, False, False, False]  # fmt: skip
+    assert [
+        is_local(a) for a in ("127.0.0.1", "127.1.2.3", "localhost", "::1", "0.0.0.0", "10.0.0.1", "::")
+    ] == [True, True, True, True, False, False, False]
 
 
 def test_a_share_link_that_fails_is_a_notice():
@@ -120,7 +125,7 @@ def test_a_share_link_that_fails_is_a_notice():
     assert len(notices("http://127.0.0.1:7860/", None, share=False, listen="127.0.0.1")) == 1
 
 
-# ------------------------------------------------------------------------------------------------------ accounts
+# -- accounts
 
 
 def test_accounts_with_words_and_with_hashes(tmp_path):
@@ -134,15 +139,18 @@ def test_accounts_with_words_and_with_hashes(tmp_path):
     assert asyncio.run(accounts.check("ben", "stone:bridge"))
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("", "holds no account"),
-    ("# nobody\n", "holds no account"),
-    ("ana:river\nben\n", "line 2 is not name:password"),
-    (":river", "line 1 is not name:password"),
-    ("ana: ", "line 1 is not name:password"),
-    ("ana:river\nana:stone", "line 2 names 'ana' a second time"),
-    ("ana:scrypt$16384$8$1$00$11", "line 1 holds a damaged hash"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no account"),
+        ("# nobody\n", "holds no account"),
+        ("ana:river\nben\n", "line 2 is not name:password"),
+        (":river", "line 1 is not name:password"),
+        ("ana: ", "line 1 is not name:password"),
+        ("ana:river\nana:stone", "line 2 names 'ana' a second time"),
+        ("ana:scrypt$16384$8$1$00$11", "line 1 holds a damaged hash"),
+    ],
+)
 def test_lines_that_are_no_accounts_are_told_by_number(text, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         read_accounts(accounts_file(tmp_path, text))
@@ -162,7 +170,7 @@ def test_a_line_is_made_by_the_command(tmp_path):
     assert read_accounts(accounts_file(tmp_path, done.stdout)).matches("ana", "a river")
 
 
-# -------------------------------------------------------------------------------------------------- wrong passwords
+# -- wrong passwords
 
 
 def test_who_gives_wrong_passwords_has_to_wait_longer_each_time():
@@ -195,7 +203,7 @@ def test_only_this_machine_may_say_for_whom_it_asks():
     assert asks("9.9.9.9", "1.2.3.4") == "9.9.9.9"
 
 
-# ------------------------------------------------------------------------------------------------------ the program
+# -- the program
 
 
 def test_a_second_program_at_the_same_folder_is_told(tiny_checkpoint, tmp_path):
