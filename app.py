@@ -21,7 +21,7 @@ import threading
 from pathlib import Path
 
 from pyramid.commands.cli import Parser
-from pyramid.settings import DTYPES, MACHINE, MODELS, QUANTISE, Settings, check_choice
+from pyramid.settings import DTYPES, MACHINE, MODELS, QUANTIZE, Settings, check_choice
 
 ROOT = Path(__file__).resolve().parent
 # Limits where others can come in; None: the pixels of the largest size that the model was trained for.
@@ -38,7 +38,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--variant", help="which transformer of the model, such as 384p")
     add("--dtype", default="auto", choices=DTYPES, help="precision (default: what suits the device)")
-    add("--quantise", default="none", choices=QUANTISE, help="weights in fewer bits: see generate --help")
+    add("--quantize", default="none", choices=QUANTIZE, help="weights in fewer bits: see generate --help")
+    add("--quantise", dest="quantize", choices=QUANTIZE, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add(
         "--memory",

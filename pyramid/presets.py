@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError, check_choice, check_known
+from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError, check_choice, check_known, renamed
 
 PRESETS_FOLDER = Path(__file__).resolve().parent.parent / "presets"
 KEPT_OVER_MODELS = ("prompt", "image", "video", "fit", "seed", *MACHINE)
@@ -61,6 +61,7 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
         path = folder / f"{name}.toml"
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = renamed(values)
         check_known(values, "key", ("description", *PRESET_FIELDS))
         description = values.pop("description", None)
         if not isinstance(description, str) or not description.strip():

@@ -29,13 +29,16 @@ MAX_UNITS = 256
 MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-QUANTISE = ("none", "int8", "nf4", "fp8")  # see `memory.Part`
-MACHINE = ("dtype", "quantise", "device")  # settings that are chosen for a machine, not for a video
+QUANTIZE = ("none", "int8", "nf4", "fp8")  # see `memory.Part`
+MACHINE = ("dtype", "quantize", "device")  # settings that are chosen for a machine, not for a video
 RELEASED_SUFFIX = ", hyper quality, Ultra HD, 8K"
 RELEASED_NEGATIVE = (
     "cartoon style, worst quality, low quality, blurry, absolute black, absolute white, low res, "
     "extra limbs, extra digits, misplaced objects, mutated anatomy, monochrome, horror"
 )
+
+
+FORMER_NAMES = {"quantise": "quantize"}  # in records, presets and lists of earlier versions
 
 
 class SettingsError(ValueError):
@@ -153,7 +156,7 @@ class Settings:
     model: str = "embedded"
     variant: str = "128p"
     dtype: str = "auto"
-    quantise: str = "none"
+    quantize: str = "none"
     device: str = "auto"
     preset: str | None = None
 
@@ -274,7 +277,7 @@ class Settings:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.variant):
             raise SettingsError("variant", f"variant = {self.variant!r}: a name like 384p is expected")
         check_choice("dtype", self.dtype, DTYPES)
-        check_choice("quantise", self.quantise, QUANTISE)
+        check_choice("quantize", self.quantize, QUANTIZE)
         if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", self.device):
             raise SettingsError("device", f"device = {self.device!r}: use auto, cpu, mps, xpu, cuda, cuda:1")
 
@@ -313,7 +316,7 @@ class Settings:
         """Settings from `to_dict`'s result; left out means default. Raises SettingsError on unknown names."""
         if not isinstance(values, dict):
             raise SettingsError("version", f"settings must be a table of names, not {type(values).__name__}")
-        values = dict(values)
+        values = renamed(values)
         version = values.pop("version", FORMAT_VERSION)
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise SettingsError(
@@ -379,6 +382,11 @@ def check_choice(name: str, value: str, choices: tuple[str, ...], of: str = "") 
 def _nearest(name: str, choices) -> str:
     close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with today's names in place of former ones."""
+    return {FORMER_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def check_known(values: dict[str, Any], what: str, allowed: tuple[str, ...] | None = None) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_the_defaults_are_the_embedded_models():
         (dict(variant="384p"), "variant", ["'embedded'", "128p"]),
         (dict(model="someone/else", variant="../up"), "variant", ["../up"]),
         (dict(dtype="fp16"), "dtype", ["did you mean 'float16'", "bfloat16"]),
-        (dict(quantise="int4"), "quantise", ["int4", "nf4"]),
+        (dict(quantize="int4"), "quantize", ["int4", "nf4"]),
         (dict(dtype="bf16"), "dtype", ["bfloat16"]),
         (dict(device="gpu0"), "device", ["gpu0", "cuda"]),
     ],
@@ -164,3 +164,7 @@ def test_a_photo_is_an_experiment_for_a_model_of_drawn_scenes():
     assert ["photographs" in note for note in settings.experimental(drawn)] == [True]
     assert settings.experimental(moved) == settings.experimental(defaults_of("128p", Path("x"), {})) == []
     assert dataclasses.replace(settings, image=None).experimental(drawn) == []
+
+
+def test_former_names_are_read():
+    assert Settings.from_dict({"prompt": "a red ball", "quantise": "int8"}).quantize == "int8"

@@ -54,7 +54,7 @@ FLAGS = {  # settings that have a flag of their own name, or of the one given he
     "min_guidance_scale": "min_guidance",
     "seed": None,
     "dtype": None,
-    "quantise": None,
+    "quantize": None,
     "device": None,
 }
 
@@ -162,12 +162,13 @@ def _generate_arguments(sub: argparse.ArgumentParser) -> None:
     add("--variant", help="which of the model's transformers, such as 384p (default: its first)")
     add("--dtype", help=f"precision: {', '.join(DTYPES)} (default: what suits the device)")
     add(
-        "--quantise",
+        "--quantize",
         metavar="HOW",
         help="weights in fewer bits: int8 or nf4 (bitsandbytes: T5 where it is loaded "
         "whole, on a CUDA card the transformer), fp8 (storage of the transformer), "
         "none (default)",
     )
+    add("--quantise", dest="quantize", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add(
         "--second-device",

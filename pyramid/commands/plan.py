@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pyramid.settings import DTYPES, MODELS, QUANTISE, Settings, frames_for_seconds
+from pyramid.settings import DTYPES, MODELS, QUANTIZE, Settings, frames_for_seconds
 
 PROMPT = "a red ball moves to the right over a green meadow"
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-frames", type=int, help="1 + 8k frames")
     add("--seconds", type=float, help="length, in place of --num-frames")
     add("--dtype", choices=DTYPES, default="auto")
-    add("--quantise", choices=QUANTISE, default="none")
+    add("--quantize", choices=QUANTIZE, default="none")
     add("--device", default="auto")
     add("--memory", default="auto", help="the plan to choose: auto, max, balanced, low, tiny, cpu")
     add("--measure", action="store_true", help="run the chosen plan in a new process, one step a stage")
@@ -57,7 +57,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         prompt=PROMPT,
         seed=1,
         dtype=args.dtype,
-        quantise=args.quantise,
+        quantize=args.quantize,
         device=args.device,
     )
     changes = {name: getattr(args, name) for name in ("width", "height", "num_frames") if getattr(args, name)}
@@ -173,7 +173,7 @@ def words(part) -> str:
         "block": "comes by blocks",
         "leaf": "comes by layers",
     }[part.offload]
-    return f"{part.device} {how}" + (f", {part.quantised}" if part.quantised else "")
+    return f"{part.device} {how}" + (f", {part.quantized}" if part.quantized else "")
 
 
 # -- peak memory
@@ -287,11 +287,11 @@ class Means:
 
 MEANS = (
     Means("float32", {key: {"dtype": "float32"} for key in ("text", "transformer", "vae")}),
-    Means("text int8", {"text": {"quantised": "int8"}}),
-    Means("text nf4", {"text": {"quantised": "nf4"}}),
-    Means("transformer fp8 storage", {"transformer": {"quantised": "fp8"}}),
-    Means("transformer int8", {"transformer": {"quantised": "int8"}}, card=True),
-    Means("transformer nf4", {"transformer": {"quantised": "nf4"}}, card=True),
+    Means("text int8", {"text": {"quantized": "int8"}}),
+    Means("text nf4", {"text": {"quantized": "nf4"}}),
+    Means("transformer fp8 storage", {"transformer": {"quantized": "fp8"}}),
+    Means("transformer int8", {"transformer": {"quantized": "int8"}}, card=True),
+    Means("transformer nf4", {"transformer": {"quantized": "nf4"}}, card=True),
     Means("VAE tiles, as units come", {"tile": 0, "window": 1}),
     Means("VAE tiles, after sampling", {"tile": 0, "window": 0}),
     Means("model offload", {"transformer": {"offload": "model"}, "vae": {"offload": "model"}}, card=True),
@@ -378,7 +378,7 @@ def means_table(settings: Settings, plan):
     from pyramid.hub.checkpoints import find
 
     checkpoint, card = find(settings.model, settings.variant), plan.transformer.device != "cpu"
-    plain = replace(plan, tile=None, window=1, text=replace(plan.text, quantised=""))
+    plain = replace(plan, tile=None, window=1, text=replace(plan.text, quantized=""))
     settings = replace(settings, num_frames=min(settings.num_frames, 17))
     measure(settings, plain, checkpoint)  # what is slow the first time only
     base = measure(settings, plain, checkpoint)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.presets import load_preset
-from pyramid.settings import FIELDS, MAX_SEED, Settings, SettingsError
+from pyramid.settings import FIELDS, MAX_SEED, Settings, SettingsError, renamed
 
 SHOWN_PROBLEMS = 20
 
@@ -42,7 +42,7 @@ class Item:
     @property
     def model(self) -> tuple[str, ...]:
         s = self.settings
-        return s.model, s.variant, s.dtype, s.quantise, s.device
+        return s.model, s.variant, s.dtype, s.quantize, s.device
 
 
 def result_path(folder: Path, item: Item) -> Path:
@@ -156,6 +156,7 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
     """
     from pyramid.media.video import read_given
 
+    asked_for, table = table, renamed(table)
     unknown = sorted(set(table) - set(FIELDS))
     if unknown:
         Settings.from_dict({unknown[0]: None})  # raises, with the nearest known name
@@ -163,7 +164,7 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
         if not isinstance(table.get(name, ""), str | None):
             raise SettingsError(name, f"{name} = {table[name]!r}: text is expected")
     asked = load_preset(table.get("preset") or preset) if table.get("preset") or preset else None
-    short = digest({"line": table, "preset": asked.values if asked else {}})
+    short = digest({"line": asked_for, "preset": asked.values if asked else {}})
     table = {name: value for name, value in table.items() if name != "preset"}
     for name in ("image", "video"):
         if isinstance(table.get(name), str):

@@ -47,7 +47,7 @@ class Worker:
         model: str = "embedded",
         variant: str | None = None,
         dtype: str = "auto",
-        quantise: str = "none",
+        quantize: str = "none",
         device: str = "auto",
         memory: str = "auto",
         begin: threading.Event | None = None,
@@ -64,7 +64,7 @@ class Worker:
         self._begin = (
             begin  # until it is set nothing is loaded: importing torch would hold up the page's start
         )
-        self._aim(model, variant, {"dtype": dtype, "quantise": quantise, "device": device, "memory": memory})
+        self._aim(model, variant, {"dtype": dtype, "quantize": quantize, "device": device, "memory": memory})
         if not hold(self._lock_file):
             raise ValueError(
                 "another program makes "
@@ -123,7 +123,7 @@ class Worker:
     def switch(self, model: str, variant: str | None = None, **options: str) -> None:
         """Start from another model: it is loaded when the running job has ended, after the old one is freed.
 
-        `options`: dtype, quantise, device, memory. Raises CheckpointError at once when it is not there.
+        `options`: dtype, quantize, device, memory. Raises CheckpointError at once when it is not there.
         """
         self._aim(model, variant, self._options | options)
         self.store.touch()

@@ -40,7 +40,7 @@ SKIP = [
     "norm1_context",
     "norm",
     "pos_embed",
-]  # small, or what quantisation hurts most
+]  # small, or what quantization hurts most
 
 
 def load(checkpoint, plan):
@@ -51,7 +51,7 @@ def load(checkpoint, plan):
     transformer = cls.from_pretrained(
         checkpoint.transformer,
         torch_dtype=getattr(torch, plan.transformer.dtype),
-        **_quantiser(plan.transformer),
+        **_quantizer(plan.transformer),
     )
     vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=getattr(torch, plan.vae.dtype))
     text = load_text(checkpoint.folder, plan.text) if checkpoint.has_text else None
@@ -65,7 +65,7 @@ def load_text(folder, part) -> TextEncoders:
         here = replace(part, dtype=str(text.dtype).removeprefix("torch."))
         if text.device != torch.device(part.device):  # moved since, as nothing else was left to give up
             here = replace(here, device=str(text.device), offload="")
-        return _encoder(encoder, here, here.quantised if encoder.is_t5 else "")  # CLIP is small
+        return _encoder(encoder, here, here.quantized if encoder.is_t5 else "")  # CLIP is small
 
     text = TextEncoders(
         find_parts(folder),
@@ -73,18 +73,18 @@ def load_text(folder, part) -> TextEncoders:
         part.device,
         load=read,
         keep={"leaf": False, "": True}.get(part.offload),
-        precision=part.quantised,
+        precision=part.quantized,
     )
     return text
 
 
-def _encoder(encoder: Encoder, part, quantised: str):
+def _encoder(encoder: Encoder, part, quantized: str):
     """One text encoder, where it runs."""
     dtype, device = getattr(torch, part.dtype), torch.device(part.device)
-    if quantised:
+    if quantized:
         import transformers
 
-        config = transformers.BitsAndBytesConfig(**_bits(quantised, dtype))
+        config = transformers.BitsAndBytesConfig(**_bits(quantized, dtype))
         where = {"device_map": {"": device}} if device.type != "cpu" else {}
         return load_encoder(encoder, dtype, quantization_config=config, **where)
     model = load_encoder(encoder, dtype)
@@ -109,18 +109,18 @@ def _bits(kind: str, dtype: torch.dtype) -> dict:
     return {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
 
 
-def _quantiser(part) -> dict:
+def _quantizer(part) -> dict:
     """Arguments of `from_pretrained` for bitsandbytes, which diffusers allows on a card only."""
-    if part.quantised not in ("int8", "nf4"):
+    if part.quantized not in ("int8", "nf4"):
         return {}
     if part.device == "cpu":
         raise ValueError(
-            f"{part.quantised} transformers need a CUDA card: diffusers refuses bitsandbytes without one"
+            f"{part.quantized} transformers need a CUDA card: diffusers refuses bitsandbytes without one"
         )
     import diffusers
 
-    bits = _bits(part.quantised, getattr(torch, part.dtype))
-    bits["llm_int8_skip_modules"] = SKIP  # which the 4 bit quantiser reads too
+    bits = _bits(part.quantized, getattr(torch, part.dtype))
+    bits["llm_int8_skip_modules"] = SKIP  # which the 4 bit quantizer reads too
     return {"quantization_config": diffusers.BitsAndBytesConfig(**bits), "device_map": {"": part.device}}
 
 
@@ -133,7 +133,7 @@ def place(pipe, plan) -> None:
         pipe.vae.enable_tiling(plan.tile)
     else:
         pipe.vae.disable_tiling()
-    if plan.transformer.quantised == "fp8" and not is_cast(pipe.transformer):
+    if plan.transformer.quantized == "fp8" and not is_cast(pipe.transformer):
         pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, plan.transformer.dtype))
     if plan.transformer.offload == "model":
         pipe.enable_model_cpu_offload(device=plan.transformer.device)
@@ -165,7 +165,7 @@ def lift(pipe) -> None:
 def place_model(module, part) -> None:
     """Put one model, which no hook moves about, where a plan's `part` wants it."""
     device = torch.device(part.device)
-    if part.quantised in ("int8", "nf4"):
+    if part.quantized in ("int8", "nf4"):
         return  # bitsandbytes has put it on its card
     if part.offload not in ("block", "leaf"):
         module.to(device)

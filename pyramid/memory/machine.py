@@ -26,7 +26,7 @@ class Machine:
     total_ram: int = 0
     capability: tuple[int, int] | None = None  # of a CUDA card
     bfloat16: bool = False  # whether the device computes in it at full speed
-    quantises: bool = False  # whether bitsandbytes is installed
+    quantizes: bool = False  # whether bitsandbytes is installed
 
     @classmethod
     def here(cls, device: str = "auto") -> "Machine":
@@ -39,7 +39,7 @@ class Machine:
 
         free, total = ram()
         known = dict(
-            free_ram=free, total_ram=total, quantises=importlib.util.find_spec("bitsandbytes") is not None
+            free_ram=free, total_ram=total, quantizes=importlib.util.find_spec("bitsandbytes") is not None
         )
         index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else 0
         if torch.cuda.is_available() and index >= torch.cuda.device_count():

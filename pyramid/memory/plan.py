@@ -45,13 +45,13 @@ MATMUL_SHARE, CONV_SHARE = 0.55, 0.25  # of the rate of a large matrix product, 
 @dataclass(frozen=True)
 class Part:
     """Where a component lives and how. offload: "" stays, "free" goes after use, "model" comes as a whole,
-    "block" or "leaf" comes layer by layer. quantised: "", "int8" or "nf4" (bitsandbytes), "fp8" (layerwise
+    "block" or "leaf" comes layer by layer. quantized: "", "int8" or "nf4" (bitsandbytes), "fp8" (layerwise
     casting: stored in 8 bit, computed in `dtype`)."""
 
     device: str
     dtype: str
     offload: str = ""
-    quantised: str = ""
+    quantized: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = 
     check_precision(settings, machine if card else replace(machine, device="cpu"))
     sizes, shape = component_sizes(checkpoint), Shape.of(checkpoint, settings)
     # What bitsandbytes has put on a card stays there.
-    names = ("max", "balanced", "cpu") if settings.quantise in BITSANDBYTES else NAMES
+    names = ("max", "balanced", "cpu") if settings.quantize in BITSANDBYTES else NAMES
     found = []
     for name in names if card else ("cpu",):
         variants = [
@@ -145,8 +145,8 @@ def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = 
 
 
 def check_precision(settings: Settings, machine: Machine) -> None:
-    """Raises SettingsError where `machine` cannot compute or quantise in this way, or gains nothing by it."""
-    kind = settings.quantise
+    """Raises SettingsError where `machine` cannot compute or quantize in this way, or gains nothing by it."""
+    kind = settings.quantize
     if settings.dtype == "float16" and machine.device == "cpu":
         raise SettingsError(
             "dtype",
@@ -156,19 +156,19 @@ def check_precision(settings: Settings, machine: Machine) -> None:
     if settings.dtype == "float16" and kind != "none":
         raise SettingsError(
             "dtype",
-            f"dtype = 'float16' with quantise = {kind!r}: a step that overflows could not be "
+            f"dtype = 'float16' with quantize = {kind!r}: a step that overflows could not be "
             "taken again in float32, so use auto, bfloat16 or float32",
         )
-    if kind in BITSANDBYTES and not machine.quantises:
+    if kind in BITSANDBYTES and not machine.quantizes:
         raise SettingsError(
-            "quantise",
-            f"quantise = {kind!r} needs bitsandbytes, which is not installed: "
+            "quantize",
+            f"quantize = {kind!r} needs bitsandbytes, which is not installed: "
             "pip install bitsandbytes, or choose fp8",
         )
     if kind != "none" and machine.device.startswith(("mps", "xpu")):
         raise SettingsError(
-            "quantise",
-            f"quantise = {kind!r} runs on CUDA cards and processors, not on "
+            "quantize",
+            f"quantize = {kind!r} runs on CUDA cards and processors, not on "
             f"{machine.device}: choose none, or --device cpu",
         )
 
@@ -182,7 +182,7 @@ def _variants(name: str, settings: Settings, machine: Machine):
             if name != "cpu" or machine.device == "cpu"
             else str(cpu_dtype()).removeprefix("torch.")
         )
-    kept_whole = name != "tiny" and settings.quantise == "none"
+    kept_whole = name != "tiny" and settings.quantize == "none"
     if settings.dtype == "auto" and dtype == "float16" and not kept_whole:
         dtype = "float32"  # a step that overflows could not be taken again in it
     # T5 overflows in float16; one prompt in a bfloat16 that a card does not have at full speed costs little.
@@ -196,8 +196,8 @@ def _variants(name: str, settings: Settings, machine: Machine):
         "tiny": ("leaf", "block", "leaf"),
         "cpu": ("free", "", ""),
     }[name]
-    bits = settings.quantise if settings.quantise in BITSANDBYTES else ""
-    stored = "fp8" if settings.quantise == "fp8" else "" if name == "cpu" else bits
+    bits = settings.quantize if settings.quantize in BITSANDBYTES else ""
+    stored = "fp8" if settings.quantize == "fp8" else "" if name == "cpu" else bits
     whole = "" if offload[0] == "leaf" else bits  # what comes layer by layer is as it lies in its file
     plan = Plan(
         name,
@@ -209,9 +209,9 @@ def _variants(name: str, settings: Settings, machine: Machine):
     for window in windows:
         for tile in (None,) if name == "max" else (None, 512, 256, 128):
             yield replace(plan, tile=tile, window=window)
-    if name == "cpu" and machine.quantises and not bits:  # when main memory is short of T5 as it is
+    if name == "cpu" and machine.quantizes and not bits:  # when main memory is short of T5 as it is
         for kind in BITSANDBYTES:
-            yield replace(plan, text=replace(plan.text, quantised=kind), tile=128, window=0)
+            yield replace(plan, text=replace(plan.text, quantized=kind), tile=128, window=0)
 
 
 def _dtype(machine: Machine) -> str:
@@ -235,8 +235,8 @@ def judge(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings, 
     if plan.guard:
         why = "this card has no bfloat16: " if machine.capability and not machine.bfloat16 else ""
         reasons.append(f"{why}float16, every step checked for overflow")
-    if settings.quantise in BITSANDBYTES and not card:
-        reasons.append("bitsandbytes quantises the transformer on CUDA cards only")
+    if settings.quantize in BITSANDBYTES and not card:
+        reasons.append("bitsandbytes quantizes the transformer on CUDA cards only")
     over = vram > machine.free_vram * RESERVE or ram_needed - file > machine.free_ram * RESERVE
     return replace(plan, estimate=estimate, fits=not over, reasons=tuple(reasons))
 
@@ -248,7 +248,7 @@ def _item(part: Part) -> int:
 def _text_bytes(plan: Plan, sizes: dict[str, Size]) -> int:
     from pyramid.memory.loading import TEXT_BYTES
 
-    each = TEXT_BYTES.get(plan.text.quantised, _item(plan.text))
+    each = TEXT_BYTES.get(plan.text.quantized, _item(plan.text))
     return sum(int(size.parameters * each) for name, size in sizes.items() if name.startswith("text_encoder"))
 
 
@@ -256,7 +256,7 @@ def _weights(size: Size, part: Part) -> int:
     """Bytes of the transformer or the VAE."""
     from pyramid.memory.loading import TRANSFORMER_BYTES
 
-    return size.bytes_in(TRANSFORMER_BYTES.get(part.quantised, _item(part)))
+    return size.bytes_in(TRANSFORMER_BYTES.get(part.quantized, _item(part)))
 
 
 def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
@@ -284,7 +284,7 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
     """Peak of the process, and how much of it is files' pages."""
 
     def mapped(size: Size, part: Part) -> bool:  # used as it lies in the file, or read into memory of its own
-        return size.itemsize == _item(part) and not part.quantised
+        return size.itemsize == _item(part) and not part.quantized
 
     def weights(name: str, part: Part) -> int:
         return _weights(sizes[name], part)
@@ -366,7 +366,7 @@ def _need(plan: Plan) -> str:
 def describe(plan: Plan) -> str:
     """One line for people: name, precision, what it needs, why."""
     parts = ("T5", plan.text), ("the transformer", plan.transformer)
-    bits = "".join(f", {name} in {part.quantised}" for name, part in parts if part.quantised)
+    bits = "".join(f", {name} in {part.quantized}" for name, part in parts if part.quantized)
     return (
         f"plan {plan.name}, {plan.transformer.dtype} on {plan.transformer.device}{bits}: about {_need(plan)} "
         f"({'; '.join(plan.reasons) or 'fits'}){_since(plan)}"

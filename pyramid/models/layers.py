@@ -73,7 +73,7 @@ def fused(linear, x):
     """Whether oneDNN's linear may stand in for `linear(x)`: float32 on a CPU, no autograd, a plain layer.
 
     On CPUs it is a tenth faster than torch's default, and applies the GELU on the way out. A layer that
-    something has wrapped or hooked (LoRA, quantisation, offloading) must be called as a module.
+    something has wrapped or hooked (LoRA, quantization, offloading) must be called as a module.
     """
     plain = type(linear) is Linear and type(linear.weight) is nn.Parameter and "forward" not in vars(linear)
     return (

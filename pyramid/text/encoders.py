@@ -144,7 +144,7 @@ class TextEncoders:
     def to(self, device: str | torch.device) -> "TextEncoders":
         """Where the encoders run from now on. What is loaded moves."""
         with self._lock:
-            if self.device == torch.device(device):  # what is offloaded or quantised must not be moved
+            if self.device == torch.device(device):  # what is offloaded or quantized must not be moved
                 return self
             self.device = torch.device(device)
             for model in self._models.values():

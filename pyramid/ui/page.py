@@ -160,7 +160,7 @@ def watcher(app: App, live: LivePart, queue: Queue):  # noqa: C901
             (worker.start_from.model, worker.start_from.variant)
         )  # may be a folder, which is not shown
         loaded = (
-            f"{worker.loaded.is_set()} {worker.memory} {worker.start_from.quantise} {model} {worker.error}"
+            f"{worker.loaded.is_set()} {worker.memory} {worker.start_from.quantize} {model} {worker.error}"
         )
         return [
             queue.rows(owner),

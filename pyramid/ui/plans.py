@@ -10,7 +10,7 @@ from html import escape
 import gradio as gr
 
 from pyramid.memory.plan import NAMES, Plan, describe, make_plan
-from pyramid.settings import QUANTISE, Settings, SettingsError
+from pyramid.settings import QUANTIZE, Settings, SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form
 from pyramid.ui.markup import html
@@ -56,7 +56,7 @@ class PlanPart:
     """The choice, for the owner of the machine, and what it means, for everybody."""
 
     def __init__(self, app: App):
-        self.app, self.choice, self.quantise = app, None, None
+        self.app, self.choice, self.quantize = app, None, None
 
     def wire(self, page: gr.Blocks, form: Form, pulse: gr.Textbox) -> None:
         """Apart from the rest of the form: what is free is measured each time,
@@ -75,38 +75,38 @@ class PlanPart:
         events = [page.load, pulse.change, *decisive]
         gr.on(events, look, form.components, self.words, trigger_mode="always_last", **QUIET)
         if self.choice is not None:
-            both = [self.choice, self.quantise]
+            both = [self.choice, self.quantize]
             gr.on([page.load, pulse.change], self.chosen, None, both, trigger_mode="always_last", **QUIET)
             for part, act in (
                 (self.choice, self.choose),
-                (self.quantise, lambda kind: self.choose(quantise=kind)),
+                (self.quantize, lambda kind: self.choose(quantize=kind)),
             ):
                 part.input(act, part, both, trigger_mode="always_last", **QUIET)
 
     def chosen(self) -> tuple[str, str]:
         """What holds now, whoever chose it."""
-        return self.app.worker.memory, self.app.worker.start_from.quantise
+        return self.app.worker.memory, self.app.worker.start_from.quantize
 
-    def choose(self, name: str | None = None, quantise: str | None = None) -> tuple[str, str]:
+    def choose(self, name: str | None = None, quantize: str | None = None) -> tuple[str, str]:
         """Load the model anew by another plan; the running job ends first, by the one that it began with.
 
         What is not given stays as it is, whatever an open page shows. Returns what holds then: a choice that
         this machine cannot follow is taken back, and it is said why.
         """
         app, before = self.app, self.chosen()
-        name, quantise = name or before[0], quantise or before[1]
-        start = replace(app.worker.start_from, quantise=quantise)
-        if (name, quantise) == before:
+        name, quantize = name or before[0], quantize or before[1]
+        start = replace(app.worker.start_from, quantize=quantize)
+        if (name, quantize) == before:
             return before  # a choice can be told twice
         try:
             make_plan(app.worker.checkpoint, start, wanted=name)
-            app.worker.switch(start.model, start.variant, memory=name, quantise=quantise)
+            app.worker.switch(start.model, start.variant, memory=name, quantize=quantize)
         except ValueError as error:
             gr.Warning(str(error), title="The plan was not changed")
             return before
         busy = app.worker.live is not None and app.worker.live.busy
         gr.Info(f"The model is loaded anew{', when the running job has ended' * busy}.", title="Memory")
-        return name, quantise
+        return name, quantize
 
 
 def build_plan(app: App) -> PlanPart:
@@ -116,9 +116,9 @@ def build_plan(app: App) -> PlanPart:
         part.choice = gr.Dropdown(
             choices, value=app.worker.memory, label="Memory", filterable=False, elem_id="memory"
         )
-        kinds = [(BITS[name], name) for name in QUANTISE]
-        part.quantise = gr.Dropdown(
-            kinds, value=app.worker.start_from.quantise, label="Weights", filterable=False, elem_id="quantise"
+        kinds = [(BITS[name], name) for name in QUANTIZE]
+        part.quantize = gr.Dropdown(
+            kinds, value=app.worker.start_from.quantize, label="Weights", filterable=False, elem_id="quantize"
         )
     part.words = html("", elem_id="plan")
     return part

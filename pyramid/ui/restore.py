@@ -17,7 +17,7 @@ from pyramid.hub.checkpoints import identity
 from pyramid.jobs.queue import Job
 from pyramid.media.files import read_metadata
 from pyramid.presets import load_preset, preset_names
-from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError
+from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError, renamed
 from pyramid.ui import App
 
 MAX_TEXT = 5_000_000  # bytes of a settings file
@@ -96,6 +96,7 @@ def _settings_of(values: Any, notes: list[str], name: str) -> Settings:
     """Settings from a file's table; what is unknown or of another type is left out, and said."""
     if not isinstance(values, dict):
         raise ValueError(f"{name} holds no settings")
+    values = renamed(values)
     known = {key: value for key, value in values.items() if key in FIELDS}
     if extra := sorted(str(key) for key in values if key not in FIELDS and key != "version"):
         notes.append(f"Unknown to this version of the program, and left out: {', '.join(extra)}.")

@@ -132,7 +132,7 @@ def test_what_is_outside_training_is_noted(generate):
         (["--preset", "missing.toml"], ["missing.toml"]),
         (["--variant", "384p"], ["384p", "128p"]),
         (["--dtype", "float16", "--device", "cpu"], ["float16", "bfloat16"]),
-        (["--quantise", "int4"], ["did you mean 'int8'"]),
+        (["--quantize", "int4"], ["did you mean 'int8'"]),
         (["--memory", "huge"], ["huge", "cpu"]),
         (["--device", "toaster"], ["toaster"]),
         (["--fit", "squeeze"], ["squeeze"]),
@@ -312,7 +312,7 @@ def test_seconds_and_step_counts_are_spelled_out():
             num_inference_steps=(5, 6),
             video_num_inference_steps=(1, 2),
             dtype="bfloat16",
-            quantise="nf4",
+            quantize="nf4",
             guidance_decay=0.5,
             prompt_suffix="",
             device="cuda:1",
@@ -351,3 +351,11 @@ def test_progress_weighs_steps_by_what_they_cost():
     assert [console.step_cost(settings, 0, stage) for stage in range(3)] == [128 + 60, 128 + 240, 128 + 960]
     assert console.step_cost(settings, 3, 2) == 128 + 960 + 960 + 240 + 60
     assert console.step_cost(settings, 2, 0) == 128 + 60 * 3
+
+
+def test_former_flags_are_understood_and_not_shown(capsys):
+    parsed = cli.parser("generate").parse_args(["generate", "--prompt", "a red ball", "--quantise", "int8"])
+    assert parsed.quantize == "int8"
+    with pytest.raises(SystemExit):
+        cli.parser("generate").parse_args(["generate", "--help"])
+    assert "quantise" not in capsys.readouterr().out

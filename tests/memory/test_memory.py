@@ -148,7 +148,7 @@ def test_all_units_of_a_tile_first_is_the_same_as_unit_by_unit():
 
 
 def card(vram: float, ram: float = 64, **known) -> Machine:
-    known = {"capability": (8, 9), "bfloat16": True, "quantises": True} | known
+    known = {"capability": (8, 9), "bfloat16": True, "quantizes": True} | known
     return Machine("cpu", "made up", int(vram * GB), int(vram * GB), int(ram * GB), int(ram * GB), **known)
 
 
@@ -212,9 +212,9 @@ def test_where_a_step_cannot_be_taken_again_nothing_is_float16(published):
     tiny = chosen(published, card(6.5, **old))
     assert tiny.name == "tiny" and tiny.transformer.dtype == "float32" and not tiny.guard
     machine = replace(card(40, **old), device="cuda:0")
-    settings = Settings.for_model("miniflux", "768p", prompt="x", quantise="fp8")
+    settings = Settings.for_model("miniflux", "768p", prompt="x", quantize="fp8")
     assert not any(plan.guard for plan in plans(published, settings, machine))
-    with pytest.raises(SettingsError, match="float16.*quantise.*auto"):
+    with pytest.raises(SettingsError, match="float16.*quantize.*auto"):
         plans(published, replace(settings, dtype="float16"), machine)
 
 
@@ -246,22 +246,22 @@ def test_processes_that_share_a_transformer_keep_it_where_it_is(published):
 def test_fewer_bits_need_less_of_a_card(published, kind, names):
     settings, machine = Settings.for_model("miniflux", "768p", prompt="x"), replace(card(1), device="cuda:0")
     usual = {plan.name: plan for plan in plans(published, settings, machine)}
-    every = plans(published, replace(settings, quantise=kind), machine)
+    every = plans(published, replace(settings, quantize=kind), machine)
     assert [plan.name for plan in every] == names
     for plan in every[:-1]:
-        assert plan.transformer.quantised == kind and plan.estimate.vram < usual[plan.name].estimate.vram
+        assert plan.transformer.quantized == kind and plan.estimate.vram < usual[plan.name].estimate.vram
         assert (
-            plan.text.quantised == (kind if kind != "fp8" and plan.name == "max" else "")
-            and not plan.vae.quantised
+            plan.text.quantized == (kind if kind != "fp8" and plan.name == "max" else "")
+            and not plan.vae.quantized
         )
-    assert every[-1].transformer.quantised == ("fp8" if kind == "fp8" else "")
+    assert every[-1].transformer.quantized == ("fp8" if kind == "fp8" else "")
 
 
 @pytest.mark.parametrize(
     ("machine", "changes", "says"),
     [
-        (card(0, quantises=False), dict(quantise="int8"), "needs bitsandbytes.*fp8"),
-        (replace(card(24), device="mps"), dict(quantise="fp8"), "not on mps: choose none"),
+        (card(0, quantizes=False), dict(quantize="int8"), "needs bitsandbytes.*fp8"),
+        (replace(card(24), device="mps"), dict(quantize="fp8"), "not on mps: choose none"),
         (Machine(), dict(dtype="float16"), "processor.*bfloat16"),
     ],
 )
@@ -423,7 +423,7 @@ def test_text_is_read_in_8_bit_on_a_processor_too(tiny_checkpoint):
     )
     plan = make_plan(checkpoint, settings)
     plain, packed = (
-        load_pipeline(checkpoint, replace(plan, text=replace(plan.text, quantised=kind)))
+        load_pipeline(checkpoint, replace(plan, text=replace(plan.text, quantized=kind)))
         .text.encode("a red ball")
         .prompt_embeds.float()
         for kind in ("", "int8")
@@ -437,7 +437,7 @@ def test_weights_are_stored_in_8_bit_as_the_settings_say(tiny_checkpoint):
         str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32"
     )
     usual, packed = (
-        load_pipeline(checkpoint, make_plan(checkpoint, replace(settings, quantise=kind)))
+        load_pipeline(checkpoint, make_plan(checkpoint, replace(settings, quantize=kind)))
         for kind in ("none", "fp8")
     )
     place(packed, replace(packed.plan, window=0))  # a second time: cast already
@@ -449,14 +449,14 @@ def test_weights_are_stored_in_8_bit_as_the_settings_say(tiny_checkpoint):
         assert block.ff.net[2].weight.dtype == torch.float8_e4m3fn
 
 
-def test_quantised_transformers_need_a_card(tiny_checkpoint):
+def test_quantized_transformers_need_a_card(tiny_checkpoint):
     checkpoint = find(tiny_checkpoint)
     settings = Settings.for_model(
         str(tiny_checkpoint), "128p", prompt="a red ball", device="cpu", dtype="float32"
     )
     plan = make_plan(checkpoint, settings)
     with pytest.raises(ValueError, match="CUDA card"):
-        load_pipeline(checkpoint, replace(plan, transformer=replace(plan.transformer, quantised="int8")))
+        load_pipeline(checkpoint, replace(plan, transformer=replace(plan.transformer, quantized="int8")))
 
 
 @pytest.mark.gpu

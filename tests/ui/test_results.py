@@ -416,7 +416,7 @@ def test_a_reloaded_page_shows_the_plan_and_the_model_in_use(served, monkeypatch
     part, told = PlanPart(served.app), {}
     monkeypatch.setattr(served.worker, "switch", lambda *_, **options: told.update(options))
     monkeypatch.setattr(served.worker, "_options", served.worker._options | {"memory": "cpu"})
-    assert part.chosen() == ("cpu", "none") and part.choose(quantise="fp8") == ("cpu", "fp8") == tuple(
+    assert part.chosen() == ("cpu", "none") and part.choose(quantize="fp8") == ("cpu", "fp8") == tuple(
         told.values()
     )
     seen, _, choice = news(served.app, None, "another")
