@@ -101,7 +101,7 @@ class Loaded:
     key: tuple  # what it was loaded for, see `worker.key_of`
     plan: Any  # memory.Plan that was wanted; memory may have run out since, see `changes`
     pipeline: Any
-    colours: Any  # preview.LatentColours
+    colors: Any  # preview.LatentColors
     identity: dict[str, Any]  # of the checkpoint, as results carry it
     changes: tuple[
         str, ...
@@ -393,7 +393,7 @@ class Run:
             return {}
         first = event.unit == 0
         vae_latents = denormalize(event.clean[:1], self._loaded.pipeline.scales, first=first)
-        picture = Image.fromarray(latent_preview(vae_latents, self._loaded.colours, first=first)[0, 0])
+        picture = Image.fromarray(latent_preview(vae_latents, self._loaded.colors, first=first)[0, 0])
         shown = {"estimates": self.live.estimates | {(event.unit, event.stage): picture}}
         self._previews += time.perf_counter() - began
         return shown

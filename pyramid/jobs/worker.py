@@ -238,12 +238,12 @@ class Worker:
     def _loaded(self, checkpoint: Checkpoint, settings: Settings, plan: Plan) -> Loaded:
         from pyramid.generate.loaded import load_for
         from pyramid.hub.checkpoints import identity
-        from pyramid.media.preview import latent_colours
+        from pyramid.media.preview import latent_colors
         from pyramid.memory.ladder import load
 
         pipeline, note = load(load_for, settings, self.memory)
-        colours, changes = latent_colours(pipeline.vae), (note,) if note else ()
-        return Loaded(key_of(settings, plan), plan, pipeline, colours, identity(checkpoint), changes)
+        colors, changes = latent_colors(pipeline.vae), (note,) if note else ()
+        return Loaded(key_of(settings, plan), plan, pipeline, colors, identity(checkpoint), changes)
 
     def _free(self) -> None:
         """Let go of the model before another one comes."""

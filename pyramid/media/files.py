@@ -393,12 +393,12 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
 
 def _gif_with(data: bytes, metadata: dict[str, Any] | None) -> bytes:
     """A GIF with `metadata` as its comment, before its first picture:
-    ffmpeg writes none, Pillow re-colours.
+    ffmpeg writes none, Pillow re-colors.
     """
     if metadata is None:
         return data
     flags = data[10]
-    head = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)  # header, screen, its colours
+    head = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)  # header, screen, its colors
     text = json.dumps(metadata, allow_nan=False).encode()
     blocks = b"".join(bytes([len(text[i : i + 255])]) + text[i : i + 255] for i in range(0, len(text), 255))
     return data[:head] + b"!\xfe" + blocks + b"\0" + data[head:]

@@ -1,7 +1,7 @@
 """What latents look like: a small picture from a clean estimate, by one matrix product.
 
-    colours = latent_colours(pipe.vae)  # once a model: fitted on pictures that it encodes
-    latent_preview(vae_latents, colours, first=True)         # uint8 (…, t, 4·h, 4·w, 3): 4×4 pixels a latent
+    colors = latent_colors(pipe.vae)  # once a model: fitted on pictures that it encodes
+    latent_preview(vae_latents, colors, first=True)         # uint8 (…, t, 4·h, 4·w, 3): 4×4 pixels a latent
     save_estimate(folder, unit, stage, picture)              # of a finished stage, for `export` to show later
     load_estimates(folder)[unit, stage]
 
@@ -22,7 +22,7 @@ CLIP = 9  # frames: the first unit and one more
 
 
 @dataclass(frozen=True)
-class Colours:
+class Colors:
     """A linear reading of latents: 4×4 pixels of rgb in [-1, 1] = latent @ factors + bias."""
 
     factors: np.ndarray  # (channels, 4·4·3)
@@ -30,14 +30,14 @@ class Colours:
 
 
 @dataclass(frozen=True)
-class LatentColours:
+class LatentColors:
     """What an autoencoder's latents look like, in the first unit and in later ones."""
 
-    first: Colours
-    later: Colours
+    first: Colors
+    later: Colors
 
 
-def latent_preview(vae_latents, colours: LatentColours, *, first: bool) -> np.ndarray:
+def latent_preview(vae_latents, colors: LatentColors, *, first: bool) -> np.ndarray:
     """Latents (…, c, t, h, w) in the autoencoder's space, tensor or array, as uint8 pictures (…, t, 4·h,
     4·w, 3).
 
@@ -46,7 +46,7 @@ def latent_preview(vae_latents, colours: LatentColours, *, first: bool) -> np.nd
     """
     if hasattr(vae_latents, "detach"):
         vae_latents = vae_latents.detach().float().cpu().numpy()
-    reading = colours.first if first else colours.later
+    reading = colors.first if first else colors.later
     rgb = np.moveaxis(vae_latents, -4, -1) @ reading.factors + reading.bias  # … t h w 48
     pixels = (rgb * 127.5 + 127.5).round().clip(0, 255).astype(np.uint8)
     *before, h, w, _ = pixels.shape
@@ -54,7 +54,7 @@ def latent_preview(vae_latents, colours: LatentColours, *, first: bool) -> np.nd
     return np.swapaxes(patches, -4, -3).reshape(*before, h * PATCH, w * PATCH, 3)
 
 
-def fit_colours(vae_latents: np.ndarray, pictures: np.ndarray) -> Colours:
+def fit_colors(vae_latents: np.ndarray, pictures: np.ndarray) -> Colors:
     """Least squares from latents (n, c, h, w) to pictures (n, 3, h·s, w·s) in ±1, s a multiple of 4."""
     n, channels, h, w = vae_latents.shape
     s = pictures.shape[-1] // w // PATCH
@@ -62,11 +62,11 @@ def fit_colours(vae_latents: np.ndarray, pictures: np.ndarray) -> Colours:
     right = small.reshape(n, 3, h, PATCH, w, PATCH).transpose(0, 2, 4, 3, 5, 1).reshape(n * h * w, -1)
     left = vae_latents.transpose(0, 2, 3, 1).reshape(-1, channels)  # (n h w) c
     solution = np.linalg.lstsq(np.pad(left, ((0, 0), (0, 1)), constant_values=1), right, rcond=1e-5)[0]
-    return Colours(solution[:-1], solution[-1])
+    return Colors(solution[:-1], solution[-1])
 
 
-def latent_colours(vae, clips: int = 12, side: int = 64) -> LatentColours:
-    """The colours of a CausalVideoVAE's latents, fitted on `clips` made-up clips of `side` pixels that it
+def latent_colors(vae, clips: int = 12, side: int = 64) -> LatentColors:
+    """The colors of a CausalVideoVAE's latents, fitted on `clips` made-up clips of `side` pixels that it
     encodes.
     """
     import torch  # only who has an autoencoder gets here
@@ -80,7 +80,7 @@ def latent_colours(vae, clips: int = 12, side: int = 64) -> LatentColours:
             encoded = vae.encode(clip.to(vae.device, vae.dtype)).latent_dist.mode()  # n c 2 h/8 w/8
         latents.append(encoded.float().cpu().numpy())
     first, later = np.moveaxis(np.concatenate(latents), 2, 0)
-    return LatentColours(fit_colours(first, made[:, :, 0]), fit_colours(later, made[:, :, MIDDLE]))
+    return LatentColors(fit_colors(first, made[:, :, 0]), fit_colors(later, made[:, :, MIDDLE]))
 
 
 def random_clips(number: int, side: int) -> np.ndarray:
@@ -97,7 +97,7 @@ def random_clips(number: int, side: int) -> np.ndarray:
 
 
 def random_pictures(number: int, side: int) -> np.ndarray:
-    """Smooth fields of colour with rectangles: float32 (n, 3, side, side) in [-1, 1], the same each time."""
+    """Smooth fields of color with rectangles: float32 (n, 3, side, side) in [-1, 1], the same each time."""
     random = np.random.default_rng(0)
     pictures = np.empty((number, 3, side, side), np.float32)
     for picture in pictures:

@@ -59,7 +59,7 @@ __all__ = [  # files in and out, all by one name: also what files.py holds
 ]
 
 BACKGROUND = "white"  # what shows through transparent parts
-PAD_COLOUR = "black"  # the bars of fit = "pad"
+PAD_COLOR = "black"  # the bars of fit = "pad"
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses files a little above that
 QUALITY = 17  # H.264's CRF: 17 looks like the original, 23 is smaller, 51 is the worst
 BT709 = [
@@ -127,7 +127,7 @@ def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Greyscale of 16 or 32 bits or floating point as 8 bits; the range follows the values that occur."""
+    """Grayscale of 16 or 32 bits or floating point as 8 bits; the range follows the values that occur."""
     values = np.asarray(image, dtype=np.float64)
     top = values.max(initial=0)
     known = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
@@ -140,16 +140,16 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
-        return image  # a broken profile, or one of another colour space: the numbers are taken as they are
+        return image  # a broken profile, or one of another color space: the numbers are taken as they are
 
 
 def fit_picture(
-    image: Image.Image, width: int, height: int, fit: str = "crop", colour: str = PAD_COLOUR
+    image: Image.Image, width: int, height: int, fit: str = "crop", color: str = PAD_COLOR
 ) -> Image.Image:
     """A picture brought to a size without distortion, as RGB.
 
     "crop" fills the size and cuts what stands out, evenly on both sides; "fit" shows the whole picture before
-    a blurred enlargement of itself; "pad" shows the whole picture between bars of `colour`.
+    a blurred enlargement of itself; "pad" shows the whole picture between bars of `color`.
     """
     if fit not in FITS:
         raise ValueError(f"unknown fit {fit!r}; choose from {', '.join(FITS)}")
@@ -161,7 +161,7 @@ def fit_picture(
     scale = min(width / image.width, height / image.height)
     inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if fit == "pad":
-        ground = Image.new("RGB", (width, height), colour)
+        ground = Image.new("RGB", (width, height), color)
     else:
         ground = _cover(image, width, height).filter(ImageFilter.GaussianBlur(min(width, height) / 12))
     ground.paste(

@@ -13,9 +13,9 @@ from pyramid.media.preview import (
     CLIP,
     MIDDLE,
     PATCH,
-    LatentColours,
-    fit_colours,
-    latent_colours,
+    LatentColors,
+    fit_colors,
+    latent_colors,
     latent_preview,
     load_estimates,
     random_clips,
@@ -26,17 +26,17 @@ from pyramid.models.vae import CausalVideoVAE
 EMBEDDED = Path(__file__).parent.parent.parent / "assets" / "embedded" / "causal_video_vae"
 
 
-def test_colours_are_found_back_where_the_autoencoder_is_linear():
+def test_colors_are_found_back_where_the_autoencoder_is_linear():
     random = np.random.default_rng(1)
     factors, bias = random.normal(size=(16, 48)) / 16, random.normal(size=48) / 10
     latents = random.normal(size=(4, 16, 6, 5))
     patches = (np.einsum("nchw,cd->nhwd", latents, factors) + bias).reshape(4, 6, 5, PATCH, PATCH, 3)
     pictures = patches.transpose(0, 5, 1, 3, 2, 4).reshape(4, 3, 6 * PATCH, 5 * PATCH)
-    found = fit_colours(latents, pictures.repeat(2, 2).repeat(2, 3))
+    found = fit_colors(latents, pictures.repeat(2, 2).repeat(2, 3))
     assert np.allclose(found.factors, factors) and np.allclose(found.bias, bias)
-    nothing = fit_colours(latents, np.zeros((4, 3, 48, 40)))
-    for first, colours in ((True, LatentColours(found, nothing)), (False, LatentColours(nothing, found))):
-        preview = latent_preview(torch.from_numpy(latents[:, :, None]), colours, first=first)  # n t 4h 4w 3
+    nothing = fit_colors(latents, np.zeros((4, 3, 48, 40)))
+    for first, colors in ((True, LatentColors(found, nothing)), (False, LatentColors(nothing, found))):
+        preview = latent_preview(torch.from_numpy(latents[:, :, None]), colors, first=first)  # n t 4h 4w 3
         assert preview.shape == (4, 1, 24, 20, 3) and preview.dtype == np.uint8
         expected = (np.moveaxis(pictures, 1, -1) * 127.5 + 127.5).clip(0, 255)
         assert np.abs(preview[:, 0] - expected).max() <= 0.51
@@ -53,11 +53,11 @@ def test_clips_move_or_rest_and_are_the_same_each_time():
 @pytest.mark.skipif(not EMBEDDED.is_dir(), reason="assets/embedded is not there")
 def test_a_preview_shows_what_the_latents_hold():
     vae = CausalVideoVAE.from_pretrained(EMBEDDED)
-    colours, clips = latent_colours(vae), random_clips(16, 64)[12:]  # not those of the fit
+    colors, clips = latent_colors(vae), random_clips(16, 64)[12:]  # not those of the fit
     with torch.no_grad():
         latents = vae.encode(torch.from_numpy(clips)).latent_dist.mode()
     for unit, frame in ((0, 0), (1, MIDDLE)):
-        preview = latent_preview(latents[:, :, unit : unit + 1], colours, first=unit == 0)[:, 0] / 127.5 - 1
+        preview = latent_preview(latents[:, :, unit : unit + 1], colors, first=unit == 0)[:, 0] / 127.5 - 1
         small = clips[:, :, frame].reshape(4, 3, 32, 2, 32, 2).mean((3, 5)).transpose(0, 2, 3, 1)
         assert np.square(preview - small).mean() < 0.2 * small.var((0, 1, 2)).mean()
 

@@ -37,7 +37,7 @@ METADATA = describe(SETTINGS, {"name": "embedded/128p"}, timings={"total": 1.5})
 
 
 def clip(frames=9, width=64, height=48):
-    """Halves of steady colours, one of which brightens from frame to frame."""
+    """Halves of steady colors, one of which brightens from frame to frame."""
     video = np.empty((frames, height, width, 3), np.uint8)
     video[:, :, : width // 2] = 200, 40, 30
     video[:, :, width // 2 :] = (20 + 200 * np.arange(frames) // max(1, frames - 1))[:, None, None, None]
@@ -56,7 +56,7 @@ def corners(image):
     return image.getpixel((0, 0)), image.getpixel((image.width - 1, image.height - 1))
 
 
-def two_colours(mode, first, last, size=(40, 20)):
+def two_colors(mode, first, last, size=(40, 20)):
     image = Image.new(mode, size, first)
     image.paste(last, (0, 10, *size))
     return image
@@ -64,30 +64,30 @@ def two_colours(mode, first, last, size=(40, 20)):
 
 def odd_pictures():
     red, blue = (255, 0, 0), (0, 0, 255)
-    upright = two_colours("RGB", red, blue)
+    upright = two_colors("RGB", red, blue)
     upside_down = upright.rotate(180)
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180°
     grey16 = np.full((20, 40), 65535, np.uint16)
     grey16[:10] = 32896  # 128 · 257
     palette = upright.convert("P", palette=Image.Palette.ADAPTIVE)
-    see_through = two_colours("RGBA", (255, 0, 0, 128), (0, 0, 0, 0))
-    keyed = two_colours("L", 0, 77)
+    see_through = two_colors("RGBA", (255, 0, 0, 128), (0, 0, 0, 0))
+    keyed = two_colors("L", 0, 77)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return {
         "exif.png": (upside_down, {"exif": exif}, (red, blue)),
         "transparent.png": (see_through, {}, ((255, 127, 127), (255, 255, 255))),
         "transparent.webp": (see_through, {"lossless": True}, ((255, 127, 127), (255, 255, 255))),
-        "grey.png": (two_colours("L", 10, 200), {}, ((10,) * 3, (200,) * 3)),
-        "grey-alpha.png": (two_colours("LA", (10, 255), (0, 0)), {}, ((10,) * 3, (255,) * 3)),
+        "grey.png": (two_colors("L", 10, 200), {}, ((10,) * 3, (200,) * 3)),
+        "grey-alpha.png": (two_colors("LA", (10, 255), (0, 0)), {}, ((10,) * 3, (255,) * 3)),
         "colour-key.png": (keyed, {"transparency": 77}, ((0,) * 3, (255,) * 3)),
         "16-bit.png": (Image.fromarray(grey16), {}, ((128,) * 3, (255,) * 3)),
         "16-bit.tif": (Image.fromarray(grey16), {}, ((128,) * 3, (255,) * 3)),
-        "float.tif": (two_colours("F", 0.2, 1.0), {}, ((51,) * 3, (255,) * 3)),
-        "bits.png": (two_colours("1", 0, 1), {}, ((0,) * 3, (255,) * 3)),
+        "float.tif": (two_colors("F", 0.2, 1.0), {}, ((51,) * 3, (255,) * 3)),
+        "bits.png": (two_colors("1", 0, 1), {}, ((0,) * 3, (255,) * 3)),
         "palette.png": (palette, {}, (red, blue)),
         "palette.gif": (palette, {}, (red, blue)),
-        "cmyk.tif": (two_colours("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), {}, (red, blue)),
+        "cmyk.tif": (two_colors("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), {}, (red, blue)),
         "profile.png": (upright, {"icc_profile": srgb}, (red, blue)),
         "broken-profile.png": (upright, {"icc_profile": b"nothing of the kind"}, (red, blue)),
         "tiny.png": (Image.new("RGB", (1, 1), red), {}, (red, red)),
@@ -108,7 +108,7 @@ def test_odd_pictures_are_read_as_they_look(tmp_path, name):
         assert fitted.size == (64, 32) and fitted.mode == "RGB"
 
 
-def test_a_cmyk_jpeg_keeps_its_colours(tmp_path):
+def test_a_cmyk_jpeg_keeps_its_colors(tmp_path):
     Image.new("CMYK", (32, 32), (0, 255, 255, 0)).save(tmp_path / "red.jpg", quality=95)
     red, green, blue = corners(read_picture(tmp_path / "red.jpg"))[0]
     assert red > 200 and green < 60 and blue < 60
@@ -173,7 +173,7 @@ def test_crop_cuts_both_sides_fit_and_pad_show_all():
 
 
 # -- videos
-def test_a_video_is_h264_yuv420p_with_every_frame_and_its_colours(tmp_path):
+def test_a_video_is_h264_yuv420p_with_every_frame_and_its_colors(tmp_path):
     video = clip(25)
     path = save_clip(tmp_path / "out.mp4", video)
     said = probe(path)
@@ -273,8 +273,8 @@ def test_a_turned_video_is_read_upright(tmp_path):
     ]
     subprocess.run(command, check=True)
     read = read_video(tmp_path / "up.mp4", 48, 64, fps=8, num_frames=9)
-    colours = {tuple(read[0, 8, 24] > 128), tuple(read[0, 56, 24] > 128)}
-    assert colours == {(True, False, False), (False, False, False)}  # above each other now
+    colors = {tuple(read[0, 8, 24] > 128), tuple(read[0, 56, 24] > 128)}
+    assert colors == {(True, False, False), (False, False, False)}  # above each other now
 
 
 def test_what_is_no_video_is_refused(tmp_path):
