@@ -1,14 +1,14 @@
 """What a generation tells the world. `PyramidFlowPipeline.stream` yields these; all else consumes them.
 
-    for event in pipe.stream("a red ball moves to the right"):
+    for event in pipe.stream(settings):
         match event:
-            case Status(): print(event.message)
+            case Status() | Notice(): print(event.message)
             case Preview(): print(f"unit {event.unit} of {event.units}, {event.fraction:.0%}")
             case Frames(): writer.write(event.video)
 
-Order: Status …, then for each unit its Previews (one a step), Unit, Frames; at last one Finished, also after
-a stop. All indices count from 0. Latents are in the transformer's space (`latents.denormalize` leads to the
-autoencoder's).
+Order: Status …, then for each unit its Previews (one a step), Unit, Frames; a Notice anywhere; at last one
+Finished, also after a stop. All indices count from 0. Latents are in the transformer's space
+(`latents.denormalize` leads to the autoencoder's).
 """
 
 from dataclasses import dataclass, field
@@ -21,15 +21,23 @@ if TYPE_CHECKING:  # annotations only: an event needs no torch to be printed
 
 @dataclass(frozen=True, eq=False)
 class Status:
-    """A phase began: "text", "encode", "sample" or "decode". `message` is for people.
-
-    Or something was changed on the way, which belongs into the result's notes: "memory", because it ran out
-    (see `ladder`), or "precision", because a step overflowed.
-    """
+    """A phase began: "text", "encode", "sample" or "decode". `message` is for people."""
 
     phase: str
     message: str
     fraction: float | None = None  # of the phase, in [0, 1], where it is known
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that whoever asked should know, and that belongs into the result's notes: one sentence.
+
+    `kind`: "prompt" (its end was cut), "words" (a model does not know them), "precision" (a step was taken in
+    a wider dtype), "memory" (it ran out, and the plan stepped down), "plan" (what loading had to change).
+    """
+
+    kind: str
+    message: str
 
 
 @dataclass(frozen=True, eq=False)

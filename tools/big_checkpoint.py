@@ -181,14 +181,16 @@ def load(place: Path) -> None:
         pipe = load_by(checkpoint, plan)
         peaks["loading"] = dict(most)
         for event in pipe.stream(
-            "a red ball",
-            num_frames=1,
-            width=64,
-            height=64,
-            num_inference_steps=[1, 1, 1],
-            guidance_scale=1,
-            video_guidance_scale=1,
-            seed=1,
+            *pipe.request(
+                "a red ball",
+                num_frames=1,
+                width=64,
+                height=64,
+                num_inference_steps=[1, 1, 1],
+                guidance_scale=1,
+                video_guidance_scale=1,
+                seed=1,
+            )
         ):
             print(
                 type(event).__name__, getattr(event, "message", ""), dict(most), file=sys.stderr, flush=True

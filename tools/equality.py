@@ -88,7 +88,11 @@ def of_pipeline() -> Iterator[tuple[str, np.ndarray]]:
         yield f"{name}/latents", latents.float().numpy()
         yield f"{name}/frames", pipe(prompt, output_type="np", **asked).frames
     stop, units = threading.Event(), []
-    for event in pipe.stream(PROMPT, seed=SEED, stop=stop, **STEPS):
+    asked = {"seed": SEED, "stop": stop, **STEPS}
+    before_inputs = not hasattr(pipe, "request")  # on code in which `stream` took the arguments of a call
+    for event in (
+        pipe.stream(PROMPT, **asked) if before_inputs else pipe.stream(*pipe.request(PROMPT, **asked))
+    ):
         if type(event).__name__ == "Unit":
             units.append(event)
             stop.set() if event.index == 1 else None

@@ -42,7 +42,9 @@ def run(pipe, number: int, request: dict) -> None:
             raise RuntimeError("on purpose")
 
     try:
-        events = list(pipe.stream(PROMPT, seed=number, callback_on_step_end=act, stop=stop, **request))
+        events = list(
+            pipe.stream(*pipe.request(PROMPT, seed=number, callback_on_step_end=act, stop=stop, **request))
+        )
         assert any(isinstance(event, Preview) for event in events)
     except RuntimeError as error:
         assert str(error) == "on purpose"

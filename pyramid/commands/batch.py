@@ -194,12 +194,11 @@ class Maker:
 
     def _events(self, run, item: Item) -> Iterator[Any]:
         """The events of a run; what was changed on the way is told and noted."""
-        from pyramid.commands.console import NOTED
-        from pyramid.events import Status
+        from pyramid.events import Notice
 
         for event in run.events(self.pipeline):
             run.keep(event)
-            if isinstance(event, Status) and event.phase in NOTED:
+            if isinstance(event, Notice):
                 self.tell(f"{name_of(item)}: {event.message}")
             yield event
 

@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pyramid.events import Unit
+from pyramid.generate.guidance import GuidedModel, Prompt
 from pyramid.generate.latents import MINIFLUX, denormalize, history
-from pyramid.generate.sampler import Guidance, Noise, Prompt, sample
+from pyramid.generate.sampler import Noise, Sampling, sample
 from pyramid.memory.machine import Machine, peak_bytes
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.layers import Linear
@@ -236,16 +237,8 @@ def measure_clip(model, prompt, args):
     )
     steps = [args.steps] * args.stages
     noise = Noise((CHANNELS, args.size[1] // 8, args.size[0] // 8), seeds=[0])
-    events = sample(
-        model,
-        positive,
-        negative,
-        noise=noise,
-        units=args.clip_units,
-        steps=steps,
-        video_steps=steps,
-        guidance=Guidance(),
-    )
+    run = Sampling(units=args.clip_units, steps=steps, video_steps=steps)
+    events = sample(GuidedModel(model, positive, negative), noise, run)
     start = time.perf_counter()
     for event in events:
         if isinstance(event, Unit):

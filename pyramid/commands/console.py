@@ -21,8 +21,6 @@ from uuid import uuid4
 
 from pyramid.settings import Settings, SettingsError
 
-NOTED = ("memory", "precision")  # phases of a Status that tells what was changed on the way
-
 
 class Generation:
     """One run: loads the model, shows how far it is, writes frames as they come, keeps what is finished."""
@@ -77,31 +75,14 @@ class Generation:
 
             here = pipeline.plan.transformer.device if pipeline.plan else pipeline.transformer.device
             place(pipeline, here, self.second_device)
-        s = self.settings
-        return self.stream(
-            pipeline,
-            s.prompt,
-            negative_prompt=s.negative_prompt,
-            prompt_suffix=s.prompt_suffix,
-            fit=s.fit,
-            seed=s.seed,
-            num_frames=s.num_frames,
-            width=s.width,
-            height=s.height,
-            num_inference_steps=s.num_inference_steps,
-            video_num_inference_steps=s.video_num_inference_steps,
-            guidance_scale=s.guidance_scale,
-            video_guidance_scale=s.video_guidance_scale,
-            guidance_decay=s.guidance_decay,
-            min_guidance_scale=s.min_guidance_scale,
-            stop=self.stop,
-            **self.given,
-        )
+        from pyramid.generate.request import Inputs
 
-    def stream(self, pipeline, prompt: str, **request) -> Iterator[Any]:
+        return self.stream(pipeline, Inputs(stop=self.stop, **self.given))
+
+    def stream(self, pipeline, inputs) -> Iterator[Any]:
         from pyramid.memory.ladder import stream
 
-        return stream(pipeline, prompt, **request)
+        return stream(pipeline, self.settings, inputs)
 
     def write(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
         """The events as a file: its path, and the last event."""
@@ -166,11 +147,11 @@ class Generation:
 
     def keep(self, event) -> None:
         """Units to the disk, and what was changed on the way to the notes."""
-        from pyramid.events import Status, Unit
+        from pyramid.events import Notice, Unit
 
         if isinstance(event, Unit) and self.units and self.room and not self.partial:
             self.room = self.saving(lambda: self.units.save(event))
-        elif isinstance(event, Status) and event.phase in NOTED:
+        elif isinstance(event, Notice):
             self.notes.append(event.message)
 
     def saving(self, write) -> bool:
@@ -284,12 +265,11 @@ class JointGeneration(Generation):
         finally:
             parallel.end()
 
-    def stream(self, pipeline, prompt: str, **request) -> Iterator[Any]:
+    def stream(self, pipeline, inputs) -> Iterator[Any]:
         from pyramid.memory.parallel import join
 
-        return join(pipeline).stream(
-            prompt, **request
-        )  # no ladder: one process cannot do something else alone
+        # No ladder: one process cannot do something else alone.
+        return join(pipeline).stream(self.settings, inputs)
 
     @contextmanager
     def interruptible(self):
@@ -359,7 +339,7 @@ class Display:
         )
 
         self.settings, self.console = settings, Console(stderr=True)
-        self.known = self.reading = False
+        self.known = False
         self.bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -393,19 +373,14 @@ class Display:
 
     def show(self, event) -> None:
         """Show an event of the pipeline."""
-        from pyramid.events import Preview, Status
+        from pyramid.events import Notice, Preview, Status
 
-        if isinstance(event, Status):
-            if event.phase in NOTED:
-                self.tell(event.message)
-                if event.phase == "memory":  # the unit begins anew
-                    self.bar.reset(self.task, total=None)
-                    self.known = False
-                return
-            if event.phase == "text" and self.reading:  # what was cut of the prompt: it has to stay in sight
-                self.tell(event.message)
-                return
-            self.reading = event.phase == "text"
+        if isinstance(event, Notice):
+            self.tell(event.message)
+            if event.kind == "memory":  # the unit begins anew
+                self.bar.reset(self.task, total=None)
+                self.known = False
+        elif isinstance(event, Status):
             self.phase(event.message)
         elif isinstance(event, Preview):
             s = self.settings

@@ -239,29 +239,13 @@ def run_watched(settings: Settings, memory: str) -> dict[str, float]:
         from pyramid.generate.loaded import load_for
 
         pipe, seconds, began = load_for(settings, memory), 0.0, time.perf_counter()
-        for event in pipe.stream(**request(settings)):
+        for event in pipe.stream(settings):
             if isinstance(event, Unit):
                 seconds, began = time.perf_counter() - began, time.perf_counter()
             elif isinstance(event, Frames):
                 seconds, began = seconds + time.perf_counter() - began, time.perf_counter()
         vram = torch.cuda.max_memory_reserved(pipe.plan.transformer.device) if pipe.plan.estimate.vram else 0
     return {**most, "vram": vram, "last_unit": seconds}
-
-
-def request(settings: Settings) -> dict[str, Any]:
-    """The arguments of `stream`."""
-    s = settings
-    return dict(
-        prompt=s.prompt,
-        num_frames=s.num_frames,
-        width=s.width,
-        height=s.height,
-        seed=s.seed,
-        num_inference_steps=list(s.num_inference_steps),
-        guidance_scale=s.guidance_scale,
-        video_num_inference_steps=list(s.video_num_inference_steps),
-        video_guidance_scale=s.video_guidance_scale,
-    )
 
 
 # -- means of saving memory
@@ -341,7 +325,7 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
         read = pipe.text.load
         pipe.text.load = lambda part: encoders.append(read(part)) or encoders[-1]
         began = time.perf_counter()
-        for event in pipe.stream(**request(settings)):
+        for event in pipe.stream(settings):
             if isinstance(event, Frames):
                 frames.append(event.video)
             elif isinstance(event, Finished):

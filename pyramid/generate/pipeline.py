@@ -2,12 +2,16 @@
 
     pipe = PyramidFlowPipeline.from_pretrained("assets/embedded")
     video = pipe("a red ball moves to the right over a green meadow", seed=1).frames[0]  # PIL pictures
-    for event in pipe.stream("a blue star spins", image=picture, preview_every=1):       # pyramid.events
+    for event in pipe.stream(settings, Inputs(image=picture, preview_every=1)):          # pyramid.events
+        ...
+    for event in pipe.stream(*pipe.request("a blue star spins", seed=1)):                # diffusers'
+    arguments
         ...
 
 `stream` does the work, as a generator: prompt to embeddings, given pictures to latents, then sampling and
-decoding unit by unit. `__call__` consumes it. A pipeline keeps no state of a run, so several may be open at
-once, and one that was stopped, closed or failed leaves nothing behind.
+decoding unit by unit. `__call__` consumes it, for those who know diffusers' pipelines. A pipeline keeps no
+state of a run, so several may be open at once, and one that was stopped, closed or failed leaves nothing
+behind.
 
 `pipe.vae.enable_tiling()` bounds a decode's memory; `pipe.enable_model_cpu_offload()` decodes after sampling.
 
@@ -16,12 +20,11 @@ latent scales are float32.
 """
 
 import dataclasses
-import inspect
 import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,21 +36,24 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
+from pyramid.generate.guidance import GuidedModel, Prompt
 from pyramid.generate.latents import MINIFLUX, SD3, LatentScales, denormalize, normalize
-from pyramid.generate.request import Job, Request, as_list, check, check_dtype, embeddings
-from pyramid.generate.sampler import Noise, Prompt, in_float32, sample
+from pyramid.generate.precision import Guarded
+from pyramid.generate.request import Inputs, Task, check, check_dtype, signature_of, to_request
+from pyramid.generate.sampler import Noise, Sampling, StepCallback, Stop, sample
 from pyramid.hub.checkpoints import FAMILIES, Checkpoint, find, verify
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.mmdit import PyramidDiffusionMMDiT
 from pyramid.models.vae import CausalVideoVAE
-from pyramid.settings import FRAMES_PER_UNIT, Variant, variant_of
+from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, variant_of
 from pyramid.text.encoders import PromptEmbeds, TextEncoders
 
 TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
 SCALES = {"PyramidFluxTransformer": MINIFLUX, "PyramidDiffusionMMDiT": SD3}
 
-Event = Status | Preview | Unit | Frames | Finished
+Event = Status | Notice | Preview | Unit | Frames | Finished
+Prompts = tuple[Prompt | None, Prompt | None]  # the prompt and the negative one
 
 
 @dataclass
@@ -56,12 +62,26 @@ class PyramidFlowPipelineOutput(BaseOutput):
 
     `frames`, by output type: pil, a list of lists; np, (b, f, h, w, 3) and pt, (b, f, 3, h, w), both in [0,
     1]; latent, (b, c, t, h, w). `seed` is the one that was used; `stopped` says that `stop()` ended the run
-    early and only its finished units are here.
+    early and only its finished units are here; `notices` are sentences on what came out otherwise than asked
+    for.
     """
 
     frames: Any
     seed: int | None = None
     stopped: bool = False
+    notices: tuple[str, ...] = ()
+
+
+class Alone:
+    """The executor of a process that works by itself; `memory.parallel.Joined` is that of several."""
+
+    def once(self, function: Callable, *arguments: Any) -> Any:
+        """The result of `function`, which one process computes for all."""
+        return function(*arguments)
+
+    def stop(self, stop: Stop) -> Stop:
+        """What tells all processes to end at the same step."""
+        return stop
 
 
 class PyramidFlowPipeline(DiffusionPipeline):
@@ -94,54 +114,57 @@ class PyramidFlowPipeline(DiffusionPipeline):
         )
         self.tile_first = False  # decode after sampling, all units of a tile before the next tile
         self.text_device = None  # where prompts are read; None: where all else runs
+        self.executor = Alone()
         self.vae_device = None  # where pictures become latents and latents pictures; None: likewise
         self._stops: list[threading.Event] = []  # one for each open run
 
     # -- running
 
-    def __call__(self, prompt: str | list[str] | None = None, *, return_dict: bool = True, **request):
+    def __call__(
+        self, prompt: str | list[str] | None = None, *, return_dict: bool = True, **arguments: Any
+    ) -> PyramidFlowPipelineOutput | tuple:
         """Generate, and return a `PyramidFlowPipelineOutput`, or the tuple `(frames,)` without `return_dict`.
 
-        The arguments are those of `Request`. Raises ValueError, before any work, where one cannot be used.
+        The arguments are those of `Settings` and of `Inputs`, and `generator`: see `to_request`. Raises
+        ValueError, before any work, where one cannot be used.
         """
-        collected, output_type = [], request.get("output_type", "pil")
+        settings, inputs = self.request(prompt, **arguments)
+        frames, notices = [], []
         with self.progress_bar(total=0) as bar:
-            for event in self.stream(prompt, **request):
-                if isinstance(event, Preview):
-                    bar.total = event.total
-                    bar.update(event.done - bar.n)
-                elif isinstance(event, Frames):
-                    collected.append(event)
+            for event in self.stream(settings, inputs):
+                match event:
+                    case Preview():
+                        bar.total = event.total
+                        bar.update(event.done - bar.n)
+                    case Frames():
+                        frames.append(event)
+                    case Notice():
+                        notices.append(event.message)
         # the last event is always Finished
-        frames = event.latents if output_type == "latent" else _assemble(collected, output_type)
-        output = PyramidFlowPipelineOutput(frames, event.seed, event.stopped)
-        return output if return_dict else (frames,)
+        result = event.latents if inputs.output_type == "latent" else _assemble(frames, inputs.output_type)
+        output = PyramidFlowPipelineOutput(result, event.seed, event.stopped, tuple(notices))
+        return output if return_dict else (result,)
 
-    def stream(
-        self,
-        prompt: str | list[str] | None = None,
-        *,
-        preview_every: int = 0,
-        stop: threading.Event | None = None,
-        **request,
-    ) -> Iterator[Event]:
-        """Generate, as an iterator of `pyramid.events`. The arguments are those of `Request`, and two more.
+    def request(self, prompt: str | list[str] | None = None, **arguments: Any) -> tuple[Settings, Inputs]:
+        """The settings and inputs of a call with these arguments: see `to_request`. Raises ValueError."""
+        return to_request(self.defaults, prompt, **arguments)
 
-        `preview_every` n > 0: each n-th step of a stage, and its last, carries a clean estimate. `stop`: ends
-        the run before its next step when set; `pipe.stop()` does so to all open runs. Arguments are checked
-        here, with ValueError; the work begins with the first `next`. Raises FloatingPointError on overflow.
+    def stream(self, settings: Settings, inputs: Inputs | None = None) -> Iterator[Event]:
+        """Generate, as an iterator of `pyramid.events`.
+
+        `inputs`: what is not JSON. `pipe.stop()`, or `inputs.stop`, ends the run before its next step. Both
+        are checked here, with ValueError; the work begins with the first `next`. Raises FloatingPointError on
+        overflow.
         """
-        if preview_every < 0:
-            raise ValueError(f"preview_every = {preview_every}: 0 for none, n for each n-th step of a stage.")
         reads = self.transformer.config
-        job = check(
-            Request(prompt, **request),
-            self.defaults,
+        task = check(
+            settings,
+            inputs or Inputs(),
             channels=self.vae.config.decoder_in_channels,
             text_widths=(reads.joint_attention_dim, reads.pooled_projection_dim),
             has_text=self.text is not None,
         )
-        return self._run(job, preview_every, stop or threading.Event())
+        return self._run(task)
 
     def stop(self) -> None:
         """End all open runs before their next step, from any thread. Later runs are not affected."""
@@ -157,98 +180,125 @@ class PyramidFlowPipeline(DiffusionPipeline):
         if value:  # the way in which callbacks for diffusers' pipelines stop a run
             self.stop()
 
-    def _run(self, job: Job, preview_every: int, stop: threading.Event) -> Iterator[Event]:
+    def _run(self, task: Task) -> Iterator[Event]:
         """The whole run. No gradient mode may be entered around a `yield`: a consumer may change threads."""
-        clock, units, decode = Clock(), [], self._decoder(job)
-        # With model offload one model leaves when the other comes: change once, not twice a unit.
-        late = bool(getattr(self, "_all_hooks", None)) or self.tile_first
+        clock = Clock()
+        units: list[Unit] = []
+        stop = task.inputs.stop or threading.Event()
         self._stops.append(stop)
         try:
-            prompt = negative = None
-            if job.known < job.settings.units:
-                yield Status("text", "Reading the prompt")
-                prompt, negative, notice = clock.timed("text", self._prompts, job)
-                if notice:
-                    yield Status("text", notice)
-            if job.pictures is not None and not any(unit.given for unit in job.finished):
-                yield Status("encode", f"Encoding {len(job.pictures)} given frame{'s' * (job.given > 1)}")
-            given = clock.timed("encode", self._encode, job)
-            if job.known < job.settings.units:
-                yield Status(
-                    "sample", f"Sampling {job.settings.units - job.known} of {job.settings.units} units"
-                )
-                self._bring(self.transformer)
-            events = self._sample(job, prompt, negative, given, preview_every=preview_every, stop=stop)
-            for event in clock.each("sample", events):
+            prompts = yield from self._read(task, clock)
+            given = yield from self._begin(task, clock)
+            decode = self._decoder(task)
+            for event in clock.each("sample", self._sample(task, prompts, given, stop)):
                 yield event
                 if isinstance(event, Unit):
                     units.append(event)
-                    if decode and not late:
+                    if decode and not self._decodes_late:
                         yield from clock.timed("decode", decode, event)
-            if decode and self.tile_first and self.vae.use_tiling and units:
-                yield Status("decode", f"Decoding {len(units)} units, tile by tile")
-                decode = self._decoder(job, clock.timed("decode", self._decode_by_tiles, units))
-            for done, unit in enumerate(units if decode and late else ()):
-                yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
-                self._bring(self.vae)
-                yield from clock.timed("decode", decode, unit)
+            if decode and self._decodes_late:
+                yield from self._decode_late(task, units, decode, clock)
         finally:
             self._stops.remove(stop)
             self.maybe_free_model_hooks()
         # After the clearing up: who has got this event may never ask for another.
         latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
-        yield Finished(latents, clock.total(), job.settings.seed, stopped=len(units) < job.settings.units)
+        yield Finished(latents, clock.total(), task.settings.seed, stopped=len(units) < task.settings.units)
 
-    def _sample(self, job: Job, prompt: Prompt | None, negative: Prompt | None, given: list[Tensor], **how):
-        s, r = job.settings, job.request
+    def _read(self, task: Task, clock: "Clock") -> Generator[Event, None, Prompts]:
+        """The prompts as the transformer reads them; None where nothing is left to sample."""
+        if task.known == task.settings.units:
+            return None, None
+        yield Status("text", "Reading the prompt")
+        prompt, negative, cut = clock.timed("text", self._prompts, task)
+        if cut:
+            yield Notice("prompt", cut)
+        return prompt, negative
+
+    def _begin(self, task: Task, clock: "Clock") -> Generator[Event, None, list[Tensor]]:
+        """The given pictures as units, and the transformer in its place."""
+        if task.pictures is not None and not any(unit.given for unit in task.finished):
+            yield Status("encode", f"Encoding {len(task.pictures)} given frame{'s' * (task.given > 1)}")
+        given = clock.timed("encode", self._encode, task)
+        left = task.settings.units - task.known
+        if left:
+            yield Status("sample", f"Sampling {left} of {task.settings.units} units")
+            self._bring(self.transformer)
+        return given
+
+    def _sample(
+        self, task: Task, prompts: Prompts, given: list[Tensor], stop: Stop
+    ) -> Iterator[Notice | Preview | Unit]:
+        s, inputs = task.settings, task.inputs
+        finished = [unit.latents.to(self._execution_device) for unit in task.finished if not unit.given]
         shape = (self.vae.config.decoder_in_channels, s.height // 8, s.width // 8)
-        finished = [unit.latents.to(self._execution_device) for unit in job.finished if not unit.given]
-        jumps = r.block_noise and r.block_noise[len(finished) * (s.stages - 1) :]
-        noise = Noise(shape, job.seeds, latents=r.latents, jumps=jumps, first=len(given))
-        return sample(
-            self.transformer,
-            prompt,
-            negative,
-            noise=noise,
+        jumps = inputs.block_noise and inputs.block_noise[len(finished) * (s.stages - 1) :]
+        noise = Noise(shape, task.seeds, latents=inputs.latents, jumps=jumps, first=len(given))
+        run = Sampling(
             units=s.units,
             steps=s.num_inference_steps,
             video_steps=s.video_num_inference_steps,
-            guidance=job.guidance,
             given=given,
             finished=finished,
-            on_step_end=self._callback(r),
-            split=self.split_guidance,
-            widen=lambda: in_float32(self.transformer),
-            **how,
+            preview_every=inputs.preview_every,
+            on_step_end=self._callback(inputs),
+            stop=self.executor.stop(stop),
         )
+        told: list[str] = []
+        guided = GuidedModel(self.transformer, *prompts, task.guidance, split=self.split_guidance)
+        for event in sample(Guarded(guided, told.append), noise, run):
+            yield from (Notice("precision", sentence) for sentence in told)
+            told.clear()
+            yield event
 
-    def _callback(self, r: Request) -> Callable | None:
+    @property
+    def _decodes_late(self) -> bool:
+        """Whether frames are made after all sampling. With model offload one model leaves when the other
+        comes: it is changed once then, not twice a unit.
+        """
+        return bool(getattr(self, "_all_hooks", None)) or self.tile_first
+
+    def _decode_late(
+        self, task: Task, units: list[Unit], decode: Callable[[Unit], list[Frames]], clock: "Clock"
+    ) -> Iterator[Status | Frames]:
+        """The frames of all units, after sampling."""
+        if self.tile_first and self.vae.use_tiling and units:
+            yield Status("decode", f"Decoding {len(units)} units, tile by tile")
+            decode = self._decoder(task, clock.timed("decode", self._decode_by_tiles, units))
+        for done, unit in enumerate(units):
+            yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
+            self._bring(self.vae)
+            yield from clock.timed("decode", decode, unit)
+
+    def _callback(self, inputs: Inputs) -> StepCallback | None:
         """The callback of diffusers' form in the sampler's form."""
-        if r.callback_on_step_end is None:
+        if inputs.callback_on_step_end is None:
             return None
         done = 0
 
         def on_step_end(unit, stage, step, timestep, x):
             nonlocal done
-            tensors = {name: x for name in r.callback_on_step_end_tensor_inputs}
-            returned = r.callback_on_step_end(self, done, timestep, tensors) or {}
+            tensors = {name: x for name in inputs.callback_on_step_end_tensor_inputs}
+            returned = inputs.callback_on_step_end(self, done, timestep, tensors) or {}
             done += 1
             return returned.get("latents")
 
         return on_step_end
 
-    @torch.no_grad()
-    def _encode(self, job: Job) -> list[Tensor]:
+    def _encode(self, task: Task) -> list[Tensor]:
         """The given pictures as units (b, c, 1, h, w) in the transformer's space, float32."""
-        before = [unit.latents.to(self._execution_device) for unit in job.finished if unit.given]
-        if before or job.pictures is None:
-            return before
+        before = [unit.latents for unit in task.finished if unit.given]
+        if not before and task.pictures is not None:
+            before = self.executor.once(self._encode_pictures, task)
+        return [latents.to(self._execution_device) for latents in before]
+
+    @torch.no_grad()
+    def _encode_pictures(self, task: Task) -> list[Tensor]:
         self._bring(self.vae)
-        pixels = torch.from_numpy(job.pictures).to(self.vae_device or self._execution_device)
+        pixels = torch.from_numpy(task.pictures).to(self.vae_device or self._execution_device)
         video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # 1 3 f h w
         vae_latents = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
-        latents = normalize(vae_latents.float(), self.scales).expand(len(job.seeds), -1, -1, -1, -1)
-        latents = latents.to(self._execution_device)
+        latents = normalize(vae_latents.float(), self.scales).expand(len(task.seeds), -1, -1, -1, -1)
         return list(latents.split(1, dim=2))
 
     @torch.no_grad()
@@ -260,9 +310,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
         pieces = iter([frames[:, :, :1], *frames[:, :, 1:].split(FRAMES_PER_UNIT, dim=2)])
         return lambda _latents: next(pieces)
 
-    def _decoder(self, job: Job, decoder: Callable | None = None) -> Callable[[Unit], list[Frames]] | None:
+    def _decoder(self, task: Task, decoder: Callable | None = None) -> Callable[[Unit], list[Frames]] | None:
         """From each unit in turn to its new frames, one event a sample; None where latents are wanted."""
-        if job.request.output_type == "latent":
+        if task.inputs.output_type == "latent":
             return None
         decoder = decoder or self.vae.stream()
 
@@ -292,29 +342,29 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
     # -- text
 
-    def _prompts(self, job: Job) -> tuple[Prompt, Prompt | None, str]:
-        """Embeddings of the prompts and, where needed, the negative ones, and a notice of what was cut."""
-        r = job.request
-        suffix = self.defaults.prompt_suffix if r.prompt_suffix is None else r.prompt_suffix
-        texts = [text + suffix for text in as_list(r.prompt or "")]
-        wanted = embeddings(r, "") or self._embed(texts, r.max_sequence_length)
-        if not job.guided:
-            return self._prompt(job, wanted), None, wanted.notice
-        text = self.defaults.negative_prompt if r.negative_prompt is None else r.negative_prompt
+    def _prompts(self, task: Task) -> tuple[Prompt, Prompt | None, str]:
+        """Embeddings of the prompts and, where needed, the negative ones, and a sentence on what was cut."""
+        inputs = task.inputs
+        wanted = inputs.embeddings("") or self._embed(task.texts, inputs.max_sequence_length)
+        if not task.guided:
+            return self._prompt(task, wanted), None, wanted.notice
         length = wanted.prompt_embeds.shape[1]  # both go through the model in one batch
-        unwanted = embeddings(r, "negative_") or self._embed(as_list(text), length)
-        return self._prompt(job, wanted), self._prompt(job, unwanted), wanted.notice or unwanted.notice
+        texts = inputs.negative_prompts or [task.settings.negative_prompt]
+        unwanted = inputs.embeddings("negative_") or self._embed(texts, length)
+        return self._prompt(task, wanted), self._prompt(task, unwanted), wanted.notice or unwanted.notice
 
-    def _embed(self, texts: list[str], length: int) -> PromptEmbeds:
-        return self.text.to(self.text_device or self._execution_device).encode(
-            texts, max_sequence_length=length
-        )
+    def _embed(self, texts: Sequence[str], length: int) -> PromptEmbeds:
+        return self.executor.once(self._encode_text, list(texts), length)
 
-    def _prompt(self, job: Job, embeds: PromptEmbeds) -> Prompt:
+    def _encode_text(self, texts: list[str], length: int) -> PromptEmbeds:
+        device = self.text_device or self._execution_device
+        return self.text.to(device).encode(texts, max_sequence_length=length)
+
+    def _prompt(self, task: Task, embeds: PromptEmbeds) -> Prompt:
         """Embeddings as the transformer reads them: a row for each sample, on its device, in its dtype."""
         tensors = embeds.prompt_embeds, embeds.attention_mask, embeds.pooled
         device, dtype = self._execution_device, self.transformer.dtype
-        states, mask, pooled = (x.to(device).expand(len(job.seeds), *x.shape[1:]) for x in tensors)
+        states, mask, pooled = (x.to(device).expand(len(task.seeds), *x.shape[1:]) for x in tensors)
         return Prompt(states.to(dtype), mask, pooled.to(dtype))
 
     # -- files
@@ -428,12 +478,5 @@ def _assemble(events: list[Frames], output_type: str):
     return array if output_type == "np" else torch.from_numpy(array).permute(0, 1, 4, 2, 3).contiguous()
 
 
-def _list_arguments(*methods: Callable) -> None:
-    """Show the fields of `Request` as the methods' arguments to `help`, editors and `inspect.signature`."""
-    fields = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(Request).parameters.values()][1:]
-    for method in methods:
-        own = [p for p in inspect.signature(method).parameters.values() if p.kind != p.VAR_KEYWORD]
-        method.__signature__ = inspect.Signature([*own, *fields])
-
-
-_list_arguments(PyramidFlowPipeline.__call__, PyramidFlowPipeline.stream)
+for _method in (PyramidFlowPipeline.__call__, PyramidFlowPipeline.request):
+    _method.__signature__ = signature_of(_method)

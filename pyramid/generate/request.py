@@ -1,17 +1,18 @@
-"""What a run is asked for, and the check that turns it into a job with nothing left to default.
+"""What a run is given beside its settings, and the check that leaves nothing to default.
 
-    request = Request("a red ball moves to the right", num_frames=25)
-    job = check(request, variant_of("128p"), channels=16, text_widths=(256, 256), has_text=True)
+    settings, inputs = to_request(variant_of("128p"), "a red ball moves to the right", num_frames=25,
+    image=picture) task = check(settings, inputs, channels=16, text_widths=(256, 256), has_text=True)
 
-`Request` has the arguments of `PyramidFlowPipeline`, `Job` what the pipeline works from. Limits of sizes,
-lengths, steps and guidance are those of `Settings`; here is added what only Python callers can pass:
-embeddings, noise, generators, pictures in memory, callbacks. Whatever is wrong is a ValueError with the
-value, the limit and the way out.
+`Settings` hold all that is JSON and know its limits. `Inputs` is what only Python callers can pass: pictures
+in memory, embeddings, noise, callbacks. `to_request` makes both of the arguments that diffusers' pipelines
+have. Whatever is wrong is a ValueError with the value, the limit and the way out.
 """
 
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from PIL import Image
 from torch import Tensor
 
 from pyramid.events import Unit
-from pyramid.generate.sampler import Guidance
-from pyramid.media.video import fit_picture, read_picture, read_video
+from pyramid.generate.guidance import Guidance
+from pyramid.generate.sampler import Stop
+from pyramid.media.video import fit_picture, read_given, read_picture, read_video
 from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, frames_of, units_of
 from pyramid.text.encoders import PromptEmbeds
 
@@ -33,60 +35,175 @@ MAX_TOKENS = 512  # what T5 was trained on
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
-    """The arguments of `PyramidFlowPipeline`. None means the checkpoint's own default, or none at all."""
+class Inputs:
+    """What is not JSON. None means that the settings say it, or none at all."""
 
-    prompt: str | list[str] | None = None
-    negative_prompt: str | list[str] | None = None
+    prompts: Sequence[str] | None = None  # several samples at once, in place of the settings' prompt
+    negative_prompts: Sequence[str] | None = None  # one each, or one for all
     image: Any = None  # the first frame: a path, PIL, (h, w, 3) array or (3, h, w) tensor
     video: Any = None  # a clip to continue: a path, or a list, array or tensor of frames
-    fit: str = "crop"  # how given pictures come to the size: crop, fit or pad
     history_frames: int | None = None  # of `video`, the last so many, 1 + 8k; None: at most half the result
-    num_frames: int | None = None  # of the result, given frames included: 1 + 8k; 1 is text-to-image
-    height: int | None = None
-    width: int | None = None
-    num_inference_steps: int | list[int] | None = None  # unit 0, for each stage: 1 to 4, trained were 3
-    video_num_inference_steps: int | list[int] | None = None  # later units
-    guidance_scale: float | None = None  # unit 0; 1 is off
-    video_guidance_scale: float | None = None  # later units
-    min_guidance_scale: float = 2.0  # with guidance_decay > 0 unit u gets max(scale - decay * u, minimum)
-    guidance_decay: float = 0.0
-    seed: int | None = None  # sample j of a batch is what seed + j alone gives
-    generator: torch.Generator | list[torch.Generator] | None = None  # draws the seed
+    seeds: Sequence[int] | None = None  # one a sample; None: sample j has the settings' seed + j
     latents: Tensor | None = None  # (b, c, units to sample, h/8, w/8) initial noise at full resolution
     block_noise: list[Tensor] | None = None  # the noise of all jumps in order of use
-    finished: list[Unit | Tensor] | None = (
-        None  # the first units of a run that ended early: not sampled again
-    )
+    finished: Sequence[Unit | Tensor] = ()  # the first units of a run that ended early: not sampled again
     prompt_embeds: Tensor | None = None  # (b, l, d)
     prompt_attention_mask: Tensor | None = None  # (b, l)
     pooled_prompt_embeds: Tensor | None = None  # (b, p)
     negative_prompt_embeds: Tensor | None = None
     negative_prompt_attention_mask: Tensor | None = None
     negative_pooled_prompt_embeds: Tensor | None = None
-    prompt_suffix: str | None = None  # added to every prompt, not to the negative ones
     max_sequence_length: int = 128  # tokens of a prompt that are read
     output_type: str = "pil"  # pil, np, pt, or latent (in the transformer's space)
     callback_on_step_end: Callable | None = None  # (pipe, step, timestep, {"latents": x}) -> dict or None
-    callback_on_step_end_tensor_inputs: tuple[str, ...] = CALLBACK_TENSORS
+    callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS
+    preview_every: int = 0  # n > 0: each n-th step of a stage, and its last, carries a clean estimate
+    stop: Stop | None = None  # ends the run before its next step when set
+
+    def embeddings(self, which: str) -> PromptEmbeds | None:
+        """The embeddings that were passed, `which` = "" or "negative_"; None where there are none."""
+        embeds, mask, pooled = (getattr(self, which + name) for name in EMBEDDINGS)
+        return None if embeds is None else PromptEmbeds(embeds, mask, pooled)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# The arguments of diffusers' pipelines
+
+INPUTS = tuple(field.name for field in dataclasses.fields(Inputs))
+ARGUMENTS = (  # fields of `Settings`
+    "negative_prompt",
+    "prompt_suffix",
+    "fit",
+    "num_frames",
+    "fps",
+    "width",
+    "height",
+    "num_inference_steps",
+    "video_num_inference_steps",
+    "guidance_scale",
+    "video_guidance_scale",
+    "guidance_decay",
+    "min_guidance_scale",
+    "seed",
+)
+
+
+def to_request(
+    defaults: Variant, prompt: str | list[str] | None = None, generator: Any = None, **arguments: Any
+) -> tuple[Settings, Inputs]:
+    """Settings, with a seed, and inputs of a call. What is None is as `defaults` say.
+
+    `arguments`: fields of `Settings` and of `Inputs`. A list of prompts is a batch; one step count stands for
+    all stages; `generator`, a torch.Generator or a list of them, draws the seeds. Raises ValueError, and
+    TypeError for an unknown name.
+    """
+    known = (*ARGUMENTS, *INPUTS)
+    if unknown := next((name for name in arguments if name not in known), None):
+        near = difflib.get_close_matches(unknown, known, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise TypeError(f"unexpected argument {unknown!r}{hint}")
+    inputs = Inputs(**{name: arguments[name] for name in INPUTS if arguments.get(name) is not None})
+    asked = {name: arguments[name] for name in ARGUMENTS if arguments.get(name) is not None}
+    texts = _texts(prompt, inputs)
+    seeds = _seeds(generator, asked.get("seed"), len(texts))
+    if seeds:
+        asked["seed"] = seeds[0]
+    negative = asked.pop("negative_prompt", None)
+    if isinstance(negative, list | tuple):
+        inputs = dataclasses.replace(inputs, negative_prompts=list(negative))
+    elif negative is not None:
+        asked["negative_prompt"] = negative
+    sources = {name: "given" for name in ("image", "video") if getattr(inputs, name) is not None}
+    settings = Settings.for_model(
+        "given", defaults.name, defaults, prompt=texts[0], **sources, **asked | _steps(asked, defaults)
+    )
+    several = texts if isinstance(prompt, list | tuple) else None
+    inputs = dataclasses.replace(inputs, prompts=several, seeds=seeds)
+    _check_negative(negative, inputs, "negative_prompt")
+    return settings.resolved().validate(), inputs
+
+
+def signature_of(function: Callable) -> inspect.Signature:
+    """What `help`, editors and `inspect.signature` are to show of a function that passes **arguments to
+    `to_request`.
+    """
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    settings = [inspect.Parameter(name, kind, default=None) for name in (*ARGUMENTS, "generator")]
+    inputs = [p.replace(kind=kind) for p in inspect.signature(Inputs).parameters.values()]
+    return inspect.Signature([*own, *settings, *inputs])
+
+
+def _texts(prompt: Any, inputs: Inputs) -> list[str]:
+    """The prompts; of embeddings, as many words that stand for them."""
+    if inputs.prompt_embeds is not None:
+        complete = all(getattr(inputs, name) is not None for name in EMBEDDINGS)
+        if prompt is not None and complete:  # `check` tells what is missing
+            raise ValueError("Both prompt and prompt_embeds are given: leave one out.")
+        return ["given as prompt_embeds"] * len(inputs.prompt_embeds)
+    if prompt is None:
+        raise ValueError("There is neither prompt nor prompt_embeds: say what should be seen.")
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"prompt = {prompt!r}: a text is expected, or a list of texts.")
+    return list(texts)
+
+
+def _check_negative(negative: Any, inputs: Inputs, name: str) -> None:
+    if negative is not None and inputs.negative_prompt_embeds is not None:
+        raise ValueError(f"Both {name} and {name}_embeds are given: leave one out.")
+
+
+def _steps(asked: dict[str, Any], defaults: Variant) -> dict[str, tuple[int, ...]]:
+    """Step counts, one a stage; one number stands for as many equal ones as the defaults have.
+
+    With another number of stages than the defaults', later units take as many steps as the first.
+    """
+
+    def per_stage(steps: int | Sequence[int]) -> tuple[int, ...]:
+        return (steps,) * len(defaults.steps) if isinstance(steps, int) else tuple(steps)
+
+    steps = per_stage(asked.get("num_inference_steps", defaults.steps))
+    later = defaults.video_steps if len(defaults.video_steps) == len(steps) else steps
+    later = per_stage(asked.get("video_num_inference_steps", later))
+    return {"num_inference_steps": steps, "video_num_inference_steps": later}
+
+
+def _seeds(generator: Any, seed: int | None, batch: int) -> list[int] | None:
+    """One seed a sample; a generator gives one by being drawn from. None without a generator."""
+    if generator is None:
+        return None
+    if seed is not None:
+        raise ValueError("Both seed and generator are given: leave one out.")
+    generators = list(generator) if isinstance(generator, list | tuple) else [generator]
+    if odd := next((g for g in generators if not isinstance(g, torch.Generator)), None):
+        raise ValueError(
+            f"generator = {odd!r}: a torch.Generator, or a list of them, is expected; a number is a seed."
+        )
+    if len(generators) not in (1, batch):
+        raise ValueError(f"{len(generators)} generators for {batch} prompts: one each, or one.")
+    drawn = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in generators]
+    return drawn if len(drawn) == batch else [drawn[0] + j for j in range(batch)]
+
+
+# ----------------------------------------------------------------------------------------------------------
+# The check
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """A checked request."""
+class Task:
+    """Settings and inputs that were checked, with nothing left to default."""
 
-    request: Request
-    settings: Settings  # sizes, steps, guidance, seed
+    settings: Settings
+    inputs: Inputs
+    texts: tuple[str, ...]  # the prompts, with their suffix
     seeds: tuple[int, ...]  # one a sample
     pictures: np.ndarray | None  # the given frames at the target size, (1 + 8k, h, w, 3) uint8
-    finished: tuple[
-        Unit, ...
-    ] = ()  # of a run that ended early; those made of pictures among them, or none of those
+    finished: tuple[Unit, ...] = ()  # of a run that ended early: all of its given units, or none of them
 
     @property
     def guidance(self) -> Guidance:
-        s = self.settings
-        return Guidance(s.guidance_scale, s.video_guidance_scale, s.min_guidance_scale, s.guidance_decay)
+        return Guidance.of(self.settings)
 
     @property
     def given(self) -> int:
@@ -106,165 +223,92 @@ class Job:
 
 
 def check(
-    request: Request, defaults: Variant, *, channels: int, text_widths: tuple[int, int], has_text: bool
-) -> Job:
-    """The job of a request to a checkpoint. Raises ValueError.
+    settings: Settings, inputs: Inputs, *, channels: int, text_widths: tuple[int, int], has_text: bool
+) -> Task:
+    """The task of a request to a checkpoint. Raises ValueError.
 
-    Of the checkpoint it needs the defaults, the latents' channels, the widths of the text embeddings and of
-    the pooled ones, and whether there are text encoders.
+    Of the checkpoint it needs the latents' channels, the widths of the text embeddings and of the pooled
+    ones, and whether there are text encoders.
     """
-    settings = _settings(request, defaults)
-    if request.output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type = {request.output_type!r}: choose from {', '.join(OUTPUT_TYPES)}.")
-    unknown = sorted(set(request.callback_on_step_end_tensor_inputs) - set(CALLBACK_TENSORS))
+    settings = settings.resolved().validate()
+    _check_options(inputs)
+    texts = tuple(inputs.prompts or [settings.prompt])
+    batch = len(texts) if inputs.prompt_embeds is None else len(inputs.prompt_embeds)
+    seeds = tuple(inputs.seeds or [settings.seed + sample for sample in range(batch)])
+    finished = tuple(u if isinstance(u, Unit) else Unit(0, 0, u) for u in inputs.finished)
+    texts = tuple(text + settings.prompt_suffix for text in texts)
+    task = Task(settings, inputs, texts, seeds, _given_pictures(settings, inputs, finished), finished)
+    for which in ("", "negative_") if task.guided else ("",):
+        _check_text(inputs, which, batch, has_text)
+        _check_embeddings(inputs, which, batch, text_widths)
+    _check_noise(task, channels)
+    _check_finished(task, channels)
+    return task
+
+
+def _check_options(inputs: Inputs) -> None:
+    if inputs.output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type = {inputs.output_type!r}: choose from {', '.join(OUTPUT_TYPES)}.")
+    unknown = sorted(set(inputs.callback_on_step_end_tensor_inputs) - set(CALLBACK_TENSORS))
     if unknown:
         raise ValueError(f"callback_on_step_end_tensor_inputs has {unknown}: only {CALLBACK_TENSORS} exist.")
-    if not 1 <= request.max_sequence_length <= MAX_TOKENS:
+    if not 1 <= inputs.max_sequence_length <= MAX_TOKENS:
         raise ValueError(
-            f"max_sequence_length = {request.max_sequence_length}: 1 to {MAX_TOKENS}, usually 128."
+            f"max_sequence_length = {inputs.max_sequence_length}: 1 to {MAX_TOKENS}, usually 128."
         )
-    batch = _batch_of(request)
-    seed, seeds = _seeds_of(request, batch)
-    finished = tuple(u if isinstance(u, Unit) else Unit(0, 0, u) for u in request.finished or ())
-    job = Job(request, replace(settings, seed=seed), seeds, _given_pictures(request, settings), finished)
-    for which in ("", "negative_") if job.guided else ("",):
-        _check_text(request, which, batch, has_text)
-        _check_embeddings(request, which, batch, text_widths)
-    _check_noise(job, channels)
-    _check_finished(job, channels)
-    return job
-
-
-def _settings(r: Request, d: Variant) -> Settings:
-    """Sizes, lengths, steps and guidance with the defaults filled in, held to the limits of `Settings`."""
-    steps = _per_stage(r.num_inference_steps, d.steps)
-    # With another number of stages than the default's, later units take as many steps as the first.
-    video_default = d.video_steps if len(d.video_steps) == len(steps) else steps
-    asked = dict(
-        num_frames=r.num_frames,
-        height=r.height,
-        width=r.width,
-        guidance_scale=r.guidance_scale,
-        video_guidance_scale=r.video_guidance_scale,
-    )
-    start = dict(
-        num_frames=d.num_frames,
-        width=d.sizes[0][0],
-        height=d.sizes[0][1],
-        fps=d.fps,
-        guidance_scale=d.guidance_scale,
-        video_guidance_scale=d.video_guidance_scale,
-    )
-    return Settings(
-        prompt="checked apart",
-        image=None if r.image is None else "given",
-        video=None if r.video is None else "given",
-        fit=r.fit,
-        seed=r.seed,
-        num_inference_steps=steps,
-        video_num_inference_steps=_per_stage(r.video_num_inference_steps, video_default),
-        min_guidance_scale=r.min_guidance_scale,
-        guidance_decay=r.guidance_decay,
-        **start | {name: value for name, value in asked.items() if value is not None},
-    ).validate()
-
-
-def _per_stage(steps: int | list[int] | None, default: tuple[int, ...]) -> tuple[int, ...]:
-    """Step counts, one a stage; one number stands for as many equal ones as the default has."""
-    if steps is None:
-        return default
-    return (steps,) * len(default) if isinstance(steps, int) else tuple(steps)
-
-
-def as_list(text: str | list[str]) -> list[str]:
-    """A prompt, or several, as a list."""
-    return [text] if isinstance(text, str) else list(text)
-
-
-def _batch_of(r: Request) -> int:
-    """How many samples a request makes."""
-    if r.prompt_embeds is not None:
-        return len(r.prompt_embeds)
-    if r.prompt is None:
-        raise ValueError("There is neither prompt nor prompt_embeds: say what should be seen.")
-    texts = as_list(r.prompt) if isinstance(r.prompt, (str, list, tuple)) else []
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"prompt = {r.prompt!r}: a text is expected, or a list of texts.")
-    return len(texts)
-
-
-def _seeds_of(r: Request, batch: int) -> tuple[int, tuple[int, ...]]:
-    """The seed to report and one for each sample. A generator gives one by being drawn from."""
-    if r.generator is None:
-        seed = secrets.randbelow(2**31) if r.seed is None else r.seed
-        return seed, tuple(seed + sample for sample in range(batch))
-    if r.seed is not None:
-        raise ValueError("Both seed and generator are given: leave one out.")
-    generators = list(r.generator) if isinstance(r.generator, (list, tuple)) else [r.generator]
-    if odd := next((g for g in generators if not isinstance(g, torch.Generator)), None):
+    if inputs.preview_every < 0:
         raise ValueError(
-            f"generator = {odd!r}: a torch.Generator, or a list of them, is expected; a number is a seed."
+            f"preview_every = {inputs.preview_every}: 0 for none, n for each n-th step of a stage."
         )
-    if len(generators) not in (1, batch):
-        raise ValueError(f"{len(generators)} generators for {batch} prompts: one each, or one.")
-    drawn = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in generators]
-    return drawn[0], tuple(drawn) if len(drawn) == batch else tuple(drawn[0] + j for j in range(batch))
 
 
-def _check_text(r: Request, which: str, batch: int, has_text: bool) -> None:
-    """Prompt or embeddings, `which` = "" or "negative_": one of the two, complete, for the whole batch."""
+def _check_text(inputs: Inputs, which: str, batch: int, has_text: bool) -> None:
+    """Texts or embeddings, `which` = "" or "negative_": one of the two, complete, for the whole batch."""
     names = [which + name for name in EMBEDDINGS]
-    text, given = getattr(r, which + "prompt"), [name for name in names if getattr(r, name) is not None]
+    given = [name for name in names if getattr(inputs, name) is not None]
     if given and len(given) < len(names):
         missing = ", ".join(name for name in names if name not in given)
         raise ValueError(f"{given[0]} is given without {missing}: embeddings come as all three.")
-    if given and text is not None:
-        raise ValueError(f"Both {which}prompt and {which}prompt_embeds are given: leave one out.")
     if not given and not has_text:
         way_out = ", or guidance scales of 1, which need no negative prompt." if which else "."
         raise ValueError(f"This checkpoint has no text encoders: pass {', '.join(names)}{way_out}")
-    if text is not None and len(as_list(text)) not in (1, batch):
-        raise ValueError(
-            f"{len(as_list(text))} {which}prompts for a batch of {batch}: one each, or one for all."
-        )
+    texts = inputs.negative_prompts if which else inputs.prompts
+    if texts is not None and len(texts) not in (1, batch):
+        raise ValueError(f"{len(texts)} {which}prompts for a batch of {batch}: one each, or one for all.")
 
 
-def _check_embeddings(r: Request, which: str, batch: int, text_widths: tuple[int, int]) -> None:
+def _check_embeddings(inputs: Inputs, which: str, batch: int, text_widths: tuple[int, int]) -> None:
     """ValueError unless passed embeddings fit each other, the batch,
     the checkpoint and the prompt's length.
     """
-    if getattr(r, which + EMBEDDINGS[0]) is None:
+    if getattr(inputs, which + EMBEDDINGS[0]) is None:
         return
-    shapes = [tuple(getattr(r, which + name).shape) for name in EMBEDDINGS]
+    shapes = [tuple(getattr(inputs, which + name).shape) for name in EMBEDDINGS]
     length = shapes[0][1] if len(shapes[0]) == 3 else 0
     if which:  # both texts go through the model in one batch
-        length = r.max_sequence_length if r.prompt_embeds is None else r.prompt_embeds.shape[1]
+        positive = inputs.prompt_embeds
+        length = inputs.max_sequence_length if positive is None else positive.shape[1]
     wanted = [(length, text_widths[0]), (length,), (text_widths[1],)]
     for name, shape, ending in zip(EMBEDDINGS, shapes, wanted, strict=True):
         if shape[1:] != ending or shape[0] not in (1, batch):
             raise ValueError(f"{which}{name} has shape {shape}: this checkpoint needs {(batch, *ending)}.")
 
 
-def embeddings(r: Request, which: str) -> PromptEmbeds | None:
-    """The embeddings that were passed, `which` = "" or "negative_"; None where there are none."""
-    given = [getattr(r, which + name) for name in EMBEDDINGS]
-    return None if given[0] is None else PromptEmbeds(*given)
-
-
-def _check_noise(job: Job, channels: int) -> None:
+def _check_noise(task: Task, channels: int) -> None:
     """ValueError unless given noise has the shapes that sampling will use."""
-    s, r, sampled = job.settings, job.request, job.settings.units - job.given
-    batch, size = len(job.seeds), (s.height // 8, s.width // 8)
-    if r.latents is not None:
-        shape, wanted = tuple(r.latents.shape), (batch, channels, sampled, *size)
+    s, given = task.settings, task.inputs
+    sampled = s.units - task.given
+    batch, size = len(task.seeds), (s.height // 8, s.width // 8)
+    if given.latents is not None:
+        shape, wanted = tuple(given.latents.shape), (batch, channels, sampled, *size)
         # more frames than needed are welcome: the noise of a text-to-video run serves image-to-video too
         if len(shape) != 5 or shape[2] < sampled or shape[:2] + shape[3:] != wanted[:2] + wanted[3:]:
             raise ValueError(
                 f"latents have shape {shape}: noise of shape {wanted} is needed "
                 "(batch, channels, units to sample, height / 8, width / 8)."
             )
-    if r.block_noise is not None:
-        shapes = [tuple(noise.shape) for noise in r.block_noise]
+    if given.block_noise is not None:
+        shapes = [tuple(noise.shape) for noise in given.block_noise]
         wanted = [(batch, channels, 1, *(side >> k for side in size)) for k in reversed(range(s.stages - 1))]
         if shapes != wanted * sampled:
             raise ValueError(
@@ -272,49 +316,53 @@ def _check_noise(job: Job, channels: int) -> None:
             )
 
 
-def _check_finished(job: Job, channels: int) -> None:
+def _check_finished(task: Task, channels: int) -> None:
     """ValueError unless the units of an earlier run are this run's first ones."""
-    s, pictures = job.settings, 0 if job.pictures is None else units_of(len(job.pictures))
-    wanted = (len(job.seeds), channels, 1, s.height // 8, s.width // 8)
-    for index, unit in enumerate(job.finished):
+    s = task.settings
+    pictures = 0 if task.pictures is None else units_of(len(task.pictures))
+    wanted = (len(task.seeds), channels, 1, s.height // 8, s.width // 8)
+    for index, unit in enumerate(task.finished):
         if tuple(unit.latents.shape) != wanted:
             raise ValueError(
                 f"finished unit {index} has shape {tuple(unit.latents.shape)}: this run's have {wanted}."
             )
         if not torch.isfinite(unit.latents).all():
             raise ValueError(f"finished unit {index} is not finite: leave it out, and those after it.")
-    flags = [unit.given for unit in job.finished]
+    flags = [unit.given for unit in task.finished]
     if pictures and any(flags) and pictures != sum(flags) or flags != sorted(flags, reverse=True):
         raise ValueError(
             f"finished has {sum(flags)} given units, the picture or clip makes {pictures}: given "
             "units come first, as many as there were."
         )
-    if job.known > s.units:
+    if task.known > s.units:
         raise ValueError(
-            f"finished has {job.known} units with the given ones: num_frames = {s.num_frames} are "
+            f"finished has {task.known} units with the given ones: num_frames = {s.num_frames} are "
             f"only {s.units}."
         )
 
 
-def _given_pictures(r: Request, s: Settings) -> np.ndarray | None:
+def _given_pictures(s: Settings, inputs: Inputs, finished: Sequence[Unit]) -> np.ndarray | None:
     """The given first frame, or the given clip's last frames, at the target size: (1 + 8k, h, w, 3) uint8."""
-    size = (s.width, s.height)
-    if r.image is not None:
-        return np.array(fit_picture(_picture(r.image), *size, s.fit))[None]
-    if r.video is None:
+    size, image, video = (s.width, s.height), inputs.image, inputs.video
+    if image is None and video is None and not any(unit.given for unit in finished):
+        read = read_given(s)
+        image, video = read.get("image"), read.get("video")
+    if image is not None:
+        return np.array(fit_picture(_picture(image), *size, s.fit))[None]
+    if video is None:
         return None
     # Half of the result at most: there is a past to see motion in, and room to go on.
-    count = frames_of(max(1, s.units // 2)) if r.history_frames is None else r.history_frames
+    count = frames_of(max(1, s.units // 2)) if inputs.history_frames is None else inputs.history_frames
     if not 1 <= count < s.num_frames or count % FRAMES_PER_UNIT != 1:
         raise ValueError(
             f"history_frames = {count}: 1 + 8k are needed, fewer than the {s.num_frames} of the result."
         )
-    if isinstance(r.video, (str, Path)):
-        return read_video(r.video, *size, fps=s.fps, num_frames=count, fit=s.fit)
-    if len(r.video) == 0:
+    if isinstance(video, str | Path):
+        return read_video(video, *size, fps=s.fps, num_frames=count, fit=s.fit)
+    if len(video) == 0:
         raise ValueError("video has no frames: give at least one.")
-    count = frames_of(units_of(min(count, len(r.video))))
-    return np.stack([np.asarray(fit_picture(_picture(frame), *size, s.fit)) for frame in r.video[-count:]])
+    count = frames_of(units_of(min(count, len(video))))
+    return np.stack([np.asarray(fit_picture(_picture(frame), *size, s.fit)) for frame in video[-count:]])
 
 
 def check_dtype(dtype: torch.dtype | str) -> torch.dtype:

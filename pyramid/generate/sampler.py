@@ -1,55 +1,28 @@
 """The sampler: steps in stages in units, as a generator of events. It calls the model it is given.
 
-    for event in sample(model, prompt, negative, noise=Noise((16, 48, 80), seeds=[7]), units=16,
-                        steps=(20, 20, 20), video_steps=(10, 10, 10), guidance=Guidance(7.0, 5.0)):
+    model = GuidedModel(transformer, prompt, negative, Guidance(7.0, 5.0))
+    run = Sampling(units=16, steps=(20, 20, 20), video_steps=(10, 10, 10))
+    for event in sample(model, Noise((16, 48, 80), seeds=[7]), run):
         ...                                      # Preview, one a step; Unit, one a unit
-
-`model` needs two methods, as the transformers in `pyramid.models` have them: `prepare(history, shape,
-encoder_hidden_states, encoder_attention_mask)` computes once a stage all that its steps share, and
-`denoise(current, timestep, pooled_projections, context)` returns the velocity.
 
 Source: arXiv 2410.05954, sections 3.2 (inference with renoising) and 3.3 (autoregression over units).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pyramid.events import Preview, Status, Unit
+from pyramid.events import Preview, Unit
+from pyramid.generate.guidance import Model
 from pyramid.generate.latents import block_noise, clean_estimate, history, jump, noise_pyramid
-from pyramid.generate.schedule import make_stages
+from pyramid.generate.schedule import Stage, make_stages
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # What a run is given
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """A text as the transformer reads it. The model's inputs take the dtype and device of `embeds`."""
-
-    embeds: Tensor  # (b, l, d)
-    mask: Tensor  # (b, l), 0 where text is padding
-    pooled: Tensor  # (b, p)
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How far to go from the negative prompt's velocity to the prompt's, and past it. 1: the prompt alone."""
-
-    first: float = 7.0  # unit 0
-    video: float = 5.0  # the later units
-    minimum: float = 2.0  # where the linear schedule stops
-    decay: float = 0.0  # above 0, unit u gets `max(scale - decay * u, minimum)`
-
-    def at(self, unit: int) -> float:
-        """The guidance scale of a unit."""
-        scale = self.video if unit else self.first
-        return max(scale - self.decay * unit, self.minimum) if self.decay > 0 else scale
 
 
 class Noise:
@@ -115,166 +88,111 @@ class Stop(Protocol):
 
 # Called after each step with (unit, stage, step, timestep, x); may return other latents to go on with.
 StepCallback = Callable[[int, int, int, float, Tensor], Tensor | None]
-# Brings the model into a wider type while it is entered, which it returns; None where there is no wider one.
-Widen = Callable[[], AbstractContextManager[torch.dtype | None]]
 
-# ------------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """What is to be sampled.
+
+    `steps` (unit 0) and `video_steps` (later units) have one entry a stage: their length is the number of
+    stages.
+    `given`: the first units as clean latents (b, c, 1, h, w), made of pictures. `finished`: the units after
+    those as an earlier run yielded them; they are yielded again and not sampled: as a unit depends on the
+    seed's roles and on the units before it only, the rest is what that run would have made. `preview_every` n
+    > 0: each n-th step of a stage, and its last, carries a clean estimate. `stop` is looked at before each
+    step.
+    """
+
+    units: int
+    steps: Sequence[int]
+    video_steps: Sequence[int]
+    given: Sequence[Tensor] = ()
+    finished: Sequence[Tensor] = ()
+    preview_every: int = 0
+    on_step_end: StepCallback | None = None
+    stop: Stop | None = None
+
+    def __post_init__(self):
+        assert len(self.video_steps) == len(self.steps) and self.known <= self.units
+
+    @property
+    def known(self) -> int:
+        """How many units need no sampling."""
+        return len(self.given) + len(self.finished)
+
+    @property
+    def stopped(self) -> bool:
+        return self.stop is not None and self.stop.is_set()
+
+    def counts(self, unit: int) -> Sequence[int]:
+        """Steps of a unit, one entry a stage."""
+        return self.video_steps if unit else self.steps
+
+    def steps_before(self, unit: int, stage: int = 0) -> int:
+        """How many steps are taken before a stage of a unit."""
+        earlier = sum(sum(self.counts(index)) for index in range(self.known, unit))
+        return earlier + sum(self.counts(unit)[:stage])
+
+    def wants_preview(self, step: int, count: int) -> bool:
+        """Whether a step of a stage of `count` steps carries a clean estimate."""
+        return self.preview_every > 0 and ((step + 1) % self.preview_every == 0 or step + 1 == count)
+
+
+# ----------------------------------------------------------------------------------------------------------
 # The run
 
 
-def sample(  # noqa: PLR0913
-    model,
-    prompt: Prompt | None,
-    negative: Prompt | None = None,
-    *,
-    noise: Noise,
-    units: int,
-    steps: Sequence[int],
-    video_steps: Sequence[int],
-    guidance: Guidance,
-    given: Sequence[Tensor] = (),
-    finished: Sequence[Tensor] = (),
-    stop: Stop | None = None,
-    preview_every: int = 0,
-    on_step_end: StepCallback | None = None,
-    split: bool = False,
-    widen: Widen = lambda: nullcontext(None),
-) -> Iterator[Preview | Status | Unit]:
-    """Sample `units` units, the first `len(given)` of which are given as clean latents (b, c, 1, h, w).
+def sample(model: Model, noise: Noise, run: Sampling) -> Iterator[Preview | Unit]:
+    """Sample the units of a run, one after the other, each from its coarsest stage to its finest.
 
-    `finished`: the units after those as an earlier run yielded them. They are yielded again and not sampled:
-    as a unit depends on the seed's roles and on the units before it only, the rest is what that run would
-    have made. Where nothing is left to sample, `prompt` may be None.
-
-    `steps` (unit 0) and `video_steps` (later units) have one entry a stage: their length is the number of
-    stages. `preview_every` n > 0: each n-th step of a stage, and its last, carries a clean estimate. Latents
-    are float32 throughout; the model gets them in the dtype of `prompt.embeds`. `stop` is looked at before
-    each step: once it is set the generator ends, and the units it has yielded are whole. `split`: the prompt
-    and the negative one go through the model one after the other, which halves the memory of a step. A step
-    that comes out with a NaN or an infinity is taken again in the wider type that `widen` gives, and a Status
-    tells it; FloatingPointError where that does not help.
+    Latents are float32 throughout. Once `run.stop` is set the generator ends, and the units that it has
+    yielded are whole. Raises FloatingPointError for a unit that is not finite.
     """
-    stages = make_stages(len(steps))
-    assert len(video_steps) == len(stages) and len(given) + len(finished) <= units
-    past = [unit.float() for unit in [*given, *finished]]
-    for index, latents in enumerate(past):
-        yield Unit(index, units, latents, given=index < len(given))
-    total = sum(sum(video_steps if unit else steps) for unit in range(len(past), units))
-    done = 0
-
-    for unit in range(len(past), units):
-        counts, scale = (video_steps if unit else steps), guidance.at(unit)
-        texts = _branches(prompt, negative, scale, split)
-        x = noise.initial(unit, len(stages)).to(prompt.embeds.device)
-        for stage, count in zip(stages, counts, strict=True):
-            if stage.index > 0:
-                finer = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
-                x = jump(x, stage, noise.jump(unit, stage.index, finer).to(x.device))
-            clips = history(past, stage.index, len(stages))
-            contexts = [_prepare(model, text, clips, x) for text in texts]
-            timesteps, sigmas = (values.tolist() for values in stage.inference(count))
-            for step in range(count):
-                if stop is not None and stop.is_set():
-                    return
-                velocity = _velocity(model, texts, contexts, x, timesteps[step], scale)
-                if not torch.isfinite(velocity).all():
-                    where = f"Unit {unit + 1}, stage {stage.index + 1}, step {step + 1}"
-                    velocity, told = _retry(model, texts, clips, x, timesteps[step], scale, widen)
-                    yield Status("precision", f"{where}: {told}.")
-                x = x + (sigmas[step + 1] - sigmas[step]) * velocity
-                if on_step_end is not None:
-                    replaced = on_step_end(unit, stage.index, step, timesteps[step], x)
-                    x = x if replaced is None else replaced.float()
-                done += 1
-                wanted = preview_every > 0 and ((step + 1) % preview_every == 0 or step + 1 == count)
-                clean = clean_estimate(x, velocity, sigmas[step + 1], stage) if wanted else None
-                yield Preview(unit, units, stage.index, len(stages), step, count, clean, done, total)
+    stages = make_stages(len(run.steps))
+    past = [latents.float() for latents in [*run.given, *run.finished]]
+    for unit, latents in enumerate(past):
+        yield Unit(unit, run.units, latents, given=unit < len(run.given))
+    for unit in range(len(past), run.units):
+        x: Tensor | None = noise.initial(unit, len(stages)).to(model.device)
+        for stage in stages:
+            x = yield from sample_stage(model, noise, run, past, x, stage)
+            if x is None:
+                return
         if not torch.isfinite(x).all():
             raise FloatingPointError(f"Unit {unit} is not finite: use bfloat16 or float32.")
         past.append(x)
-        yield Unit(unit, units, x)
+        yield Unit(unit, run.units, x)
 
 
-def _branches(prompt: Prompt, negative: Prompt | None, scale: float, split: bool) -> list[Prompt]:
-    """The batches that a step runs: both texts in one, negative first, or one after the other;
-    the prompt alone where the negative's weight would be 0.
+def sample_stage(
+    model: Model, noise: Noise, run: Sampling, past: Sequence[Tensor], x: Tensor, stage: Stage
+) -> Generator[Preview, None, Tensor | None]:
+    """The Euler steps of the unit after `past` at one stage, from `x` as the stage before left it.
+
+    Returns the latents at the end of the stage, or None after a stop.
     """
-    if scale == 1:
-        return [prompt]
-    assert negative is not None, "guidance needs a negative prompt"
-    if split:
-        return [negative, prompt]
-    return [
-        Prompt(
-            torch.cat([negative.embeds, prompt.embeds]),  # 2b l d
-            torch.cat([negative.mask, prompt.mask]),  # 2b l
-            torch.cat([negative.pooled, prompt.pooled]),  # 2b p
-        )
-    ]
+    unit, count = len(past), run.counts(len(past))[stage.index]
+    if stage.index > 0:
+        finer = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
+        x = jump(x, stage, noise.jump(unit, stage.index, finer).to(x.device))
+    velocity_of = model.stage(unit, stage.index, history(past, stage.index, len(run.steps)), x)
+    timesteps, sigmas = (values.tolist() for values in stage.inference(count))
+    for step, timestep in enumerate(timesteps):
+        if run.stopped:
+            return None
+        velocity = velocity_of(x, timestep)
+        x = x + (sigmas[step + 1] - sigmas[step]) * velocity
+        if run.on_step_end is not None:
+            replaced = run.on_step_end(unit, stage.index, step, timestep, x)
+            x = x if replaced is None else replaced.float()
+        clean = None
+        if run.wants_preview(step, count):
+            clean = clean_estimate(x, velocity, sigmas[step + 1], stage)
+        yield _preview(run, unit, stage.index, step, clean)
+    return x
 
 
-# Gradient modes belong to a thread, and a consumer may resume a generator on another one: so each call to the
-# model enters and leaves its own, and none encloses a `yield`.
-
-
-@torch.no_grad()
-def _prepare(model, text: Prompt, past: list[Tensor], x: Tensor):
-    """What all steps of a stage share."""
-    copies = len(text.embeds) // len(x)
-    clips = [clip.to(text.embeds.dtype).repeat(copies, 1, 1, 1, 1) for clip in past]
-    return model.prepare(clips, tuple(x.shape[2:]), text.embeds, text.mask)
-
-
-@torch.no_grad()
-def _velocity(model, texts: list[Prompt], contexts: list, x: Tensor, timestep: float, scale: float) -> Tensor:
-    """The guided velocity in float32: `negative + scale * (positive - negative)`."""
-    parts = []
-    for text, context in zip(texts, contexts, strict=True):
-        copies = len(text.embeds) // len(x)
-        current = x.to(text.embeds.dtype).repeat(copies, 1, 1, 1, 1)
-        timesteps = torch.full((len(current),), timestep, dtype=torch.float32, device=x.device)
-        parts += model.denoise(current, timesteps, text.pooled, context).float().chunk(copies)
-    if len(parts) == 1:
-        return parts[0]
-    negative, positive = parts
-    return negative + scale * (positive - negative)
-
-
-def _retry(
-    model, texts: list[Prompt], clips: list[Tensor], x: Tensor, timestep: float, scale: float, widen: Widen
-) -> tuple[Tensor, str]:
-    """A velocity that overflowed, once more in a wider type, and a sentence on it.
-    FloatingPointError if in vain.
-    """
-    narrow = str(texts[0].embeds.dtype).removeprefix("torch.")
-    with widen() as dtype:
-        if dtype is None:
-            raise FloatingPointError(f"The model overflows in {narrow}: use bfloat16 or float32.")
-        texts = [replace(t, embeds=t.embeds.to(dtype), pooled=t.pooled.to(dtype)) for t in texts]
-        contexts = [_prepare(model, text, clips, x) for text in texts]
-        velocity = _velocity(model, texts, contexts, x, timestep, scale)
-    wide = str(dtype).removeprefix("torch.")
-    if not torch.isfinite(velocity).all():
-        raise FloatingPointError(
-            f"The model overflows in {narrow} and in {wide} too: its weights are damaged."
-        )
-    return velocity, f"{narrow} overflowed, so this step was taken in {wide}"
-
-
-@contextmanager
-def in_float32(model) -> Iterator[torch.dtype | None]:
-    """The model in float32 while this lasts, and exactly as it was after it.
-    None where that cannot be done: it is in float32 already, or its weights are moved about, or packed, by
-    others.
-    """
-    narrow = model.dtype
-    moved = any(
-        getattr(part, "_diffusers_hook", None) and part._diffusers_hook.hooks for part in model.modules()
-    )
-    if narrow == torch.float32 or moved or getattr(model, "is_quantized", False):
-        yield None
-        return
-    try:
-        yield torch.nn.Module.to(model, torch.float32).dtype  # diffusers' own warns of what is meant here
-    finally:
-        torch.nn.Module.to(model, narrow)
+def _preview(run: Sampling, unit: int, stage: int, step: int, clean: Tensor | None) -> Preview:
+    done, total = run.steps_before(unit, stage) + step + 1, run.steps_before(run.units)
+    count = run.counts(unit)[stage]
+    return Preview(unit, run.units, stage, len(run.steps), step, count, clean, done, total)

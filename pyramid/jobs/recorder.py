@@ -12,14 +12,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
 from pyramid.jobs.queue import Job, JobStore, State
 from pyramid.jobs.recovery import UnitsFolder, what_there_is
 from pyramid.jobs.speed import Speeds, cost, steps_of
@@ -29,10 +29,12 @@ from pyramid.media.growing import GrowingClip
 from pyramid.media.preview import latent_preview, save_estimate
 from pyramid.media.video import read_given, write_picture
 from pyramid.memory.ladder import stream
-from pyramid.settings import MACHINE
+from pyramid.settings import Settings
+
+if TYPE_CHECKING:
+    from pyramid.generate.request import Inputs
 
 log = logging.getLogger(__name__)
-OURS = ("model", "variant", *MACHINE, "preset", "image", "video", "fps")  # not the pipeline's arguments
 SHOWN_SIDE = 512  # pixels: frames that are held for showing are no larger
 PREVIEW_BUDGET = 0.02  # of a run's time; above it, only each stage's last step is shown
 
@@ -132,7 +134,7 @@ class Run:
         self._units: UnitsFolder | None = None
         self._saved = 0  # units that lie in the folder already
         self._made = 0  # frames that were not given
-        self._reading = self._unsaved = False
+        self._unsaved = False
         self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began
         self._path: Path | None = None
         self._timings: dict[str, float] = {}
@@ -183,10 +185,8 @@ class Run:
         live = self.store.private / "live" / job.id
         self._show(notes=self._loaded.changes)
         self._units = UnitsFolder(self.store.units_of(job))
-        request = {name: value for name, value in asdict(s).items() if name not in OURS} | self._begun()
-        events = stream(
-            self._loaded.pipeline, **request, stop=self.stop, preview_every=int(job.output.previews)
-        )
+        settings, inputs = self._begun()
+        events = stream(self._loaded.pipeline, settings, inputs)
         if s.num_frames == 1:
             self._make_still(events, target)
             return
@@ -225,12 +225,14 @@ class Run:
     def _partial(self) -> bool:
         return self.live.units_done < self.job.settings.units
 
-    def _begun(self) -> dict[str, Any]:
+    def _begun(self) -> tuple[Settings, "Inputs"]:
         """What a run that ended early leaves to go on from: its units,
         and what it started from where they lack that.
 
         A job that only decodes asks for no more than its units.
         """
+        from pyramid.generate.request import Inputs
+
         job, units, identity = self.job, [], self._loaded.identity
         if (self._units.path / "run.json").is_file():
             units = self._units.load()[1]
@@ -240,14 +242,15 @@ class Run:
                 )
                 units = []
         self._saved = len(units)
+        more = {"finished": units, "stop": self.stop, "preview_every": int(job.output.previews)}
         if job.decode_only:
-            return what_there_is(job.settings, units) | {"finished": units}
+            return replace(job.settings, **what_there_is(job.settings, units)), Inputs(**more)
         if units:
             self._units.hold()
         else:
             self._saving(lambda: self._units.begin(job.settings, identity))
         given = {} if any(unit.given for unit in units) else self._given()
-        return given | {"finished": units}
+        return job.settings, Inputs(**given, **more)
 
     def _given(self) -> dict[str, Any]:
         """The picture, or the end of the video, that the job starts from."""
@@ -288,7 +291,9 @@ class Run:
         """Turn an event, which took so long to come, into what is to be seen and kept."""
         match event:
             case Status():
-                self._status(event)
+                self._show(phase=event.message)
+            case Notice():
+                self._notice(event)
             case Preview():
                 self._step(event, seconds)
             case Unit():
@@ -306,16 +311,10 @@ class Run:
             case Finished():
                 self._timings = event.timings | ({"previews": self._previews} if self._previews else {})
 
-    def _status(self, event: Status) -> None:
-        if event.phase in ("memory", "precision"):
-            self._note(event.message)
-            self._loaded.changes += (event.message,) * (event.phase == "memory")
-            return
-        if event.phase == "text" and self._reading:  # what was cut of the prompt: it has to stay in sight
-            self._note(event.message)
-            return
-        self._reading = event.phase == "text"
-        self._show(phase=event.message)
+    def _notice(self, event: Notice) -> None:
+        self._note(event.message)
+        if event.kind == "memory":
+            self._loaded.changes += (event.message,)
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.live.notes:

@@ -1,10 +1,9 @@
 """When memory runs out: let go of what can be spared, change the plan a little,
 go on from the last finished unit.
 
-    for event in stream(pipe, settings.prompt, seed=7, …):  # as pipe.stream, and it does not end for want of
-    memory
-        ...                                                     # Status("memory", …) tells each change
-    pipe, note = load(loaded.load_for, settings)                # the same while a model is loaded
+    for event in stream(pipe, settings, inputs):    # as pipe.stream, and it does not end for want of memory
+        ...                                          # Notice("memory", …) tells each change
+    pipe, note = load(loaded.load_for, settings)     # the same while a model is loaded
 
 `tighten` is the ladder: for the phase that failed it takes the first rung that is still to be had. Rungs
 change how a video is computed, not what is asked for: after one, the run equals a run with the tighter
@@ -13,11 +12,12 @@ pipeline from the last finished unit on. Where there is none left, DoesNotFit sa
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
+from pyramid.settings import Settings
 
 SMALLEST_TILE = 64  # pixels
 WORDS = (  # of the allocators that have no exception of their own
@@ -53,24 +53,24 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return is_out_of_memory(error.__cause__)
 
 
-def stream(pipe, prompt: str, **request) -> Iterator[Any]:
-    """The events of `pipe.stream(prompt, **request)`, each once, however often memory runs out on the way.
+def stream(pipe, settings: Settings, inputs) -> Iterator[Any]:
+    """The events of `pipe.stream(settings, inputs)`, each once, however often memory runs out on the way.
 
-    `request` needs a seed, as what is made again has to be the same. Raises DoesNotFit when no rung is left,
-    and whatever else `pipe.stream` raises.
+    The settings need a seed, as what is made again has to be the same. Raises DoesNotFit when no rung is
+    left, and whatever else `pipe.stream` raises.
     """
-    assert request.get("seed") is not None, "the seed is resolved before sampling"
-    pipe.stream(prompt, **request)  # what is wrong with the request is told here, not at the first `next`
-    return _stream(pipe, prompt, request)
+    assert settings.seed is not None, "the seed is resolved before sampling"
+    pipe.stream(settings, inputs)  # what is wrong with the request is told here, not at the first `next`
+    return _stream(pipe, settings, inputs)
 
 
-def _stream(pipe, prompt: str, request: dict[str, Any]) -> Iterator[Any]:
+def _stream(pipe, settings: Settings, inputs) -> Iterator[Any]:
     began, lost = time.perf_counter(), 0.0
-    told = Told(list(request.pop("finished", None) or []))
+    told = Told(inputs.finished)
     while True:
         since = time.perf_counter()
         try:
-            for event in pipe.stream(prompt, finished=told.finished(), **request):
+            for event in pipe.stream(settings, replace(inputs, finished=told.finished())):
                 if isinstance(event, Finished) and lost:
                     total = time.perf_counter() - began
                     event = replace(event, timings=event.timings | {"lost to memory": lost, "total": total})
@@ -83,13 +83,13 @@ def _stream(pipe, prompt: str, request: dict[str, Any]) -> Iterator[Any]:
         # Outside of `except`: the error, whose traceback holds on to the tensors, is gone here.
         free()
         lost += time.perf_counter() - since
-        change = tighten(pipe, told.phase, request)
+        change = tighten(pipe, told.phase, settings)
         if change is None:
             raise DoesNotFit(
                 f"Memory ran out while {DOING[told.phase]}, and nothing is left to give up: ask for a "
                 "smaller size or fewer frames, or close other programs."
             )
-        yield Status("memory", f"Memory ran out while {DOING[told.phase]}: {change}.")
+        yield Notice("memory", f"Memory ran out while {DOING[told.phase]}: {change}.")
 
 
 DOING = {
@@ -104,10 +104,14 @@ DOING = {
 class Told:
     """What of a run has been told already, and in which phase it is."""
 
-    def __init__(self, before: list[Any]):
-        self.before, self.units, self.frames, self.phase = before, [], set(), "text"
+    def __init__(self, before: Sequence[Any]):
+        self.before = before
+        self.units: list[Unit] = []
+        self.frames: set[tuple[int, int]] = set()
+        self.notices: set[str] = set()
+        self.phase = "text"
 
-    def finished(self) -> list[Any]:
+    def finished(self) -> Sequence[Any]:
         """The units to go on from. Given ones alone may not be all: those are made again."""
         return list(self.units) if any(not unit.given for unit in self.units) else self.before
 
@@ -115,6 +119,10 @@ class Told:
         match event:
             case Status() if event.phase in DOING:
                 self.phase = event.phase
+            case Notice():
+                if event.message in self.notices:
+                    return False
+                self.notices.add(event.message)
             case Preview():
                 self.phase = "sample"
             case Unit():
@@ -143,18 +151,18 @@ def free() -> None:
 # The rungs: each changes the pipeline and says what it did, or returns None where it has nothing to give
 
 
-def tighten(pipe, phase: str, request: dict[str, Any] | None = None) -> str | None:
+def tighten(pipe, phase: str, settings: Settings | None = None) -> str | None:
     """Take the first rung of `phase` that is left. Returns what was changed, for people; None at the bottom.
 
     A plan that the pipeline has tells it from then on.
     """
-    change = next((change for rung in RUNGS[phase] if (change := rung(pipe, request or {}))), None)
+    change = next((change for rung in RUNGS[phase] if (change := rung(pipe, settings))), None)
     if change and getattr(pipe, "plan", None) is not None:
         pipe.plan = replace(pipe.plan, changes=(*pipe.plan.changes, change))
     return change
 
 
-def _read_on_cpu(pipe, request) -> str | None:
+def _read_on_cpu(pipe, settings) -> str | None:
     if pipe.text is None or (pipe.text_device or pipe._execution_device).type == "cpu":
         return None
     import torch
@@ -164,7 +172,7 @@ def _read_on_cpu(pipe, request) -> str | None:
     return "prompts are read on the processor from here on"
 
 
-def _release_text(pipe, request) -> str | None:
+def _release_text(pipe, settings) -> str | None:
     """After encoding, the encoders that were kept for the next prompt."""
     if pipe.text is None or pipe.text.keep is False:
         return None
@@ -174,7 +182,7 @@ def _release_text(pipe, request) -> str | None:
     return "the text encoders leave memory once they are not needed" if had else None
 
 
-def _narrow_text(pipe, request) -> str | None:
+def _narrow_text(pipe, settings) -> str | None:
     import torch
 
     if pipe.text is None or pipe.text.dtype != torch.float32:
@@ -184,19 +192,19 @@ def _narrow_text(pipe, request) -> str | None:
     return "prompts are read in bfloat16 instead of float32"
 
 
-def _split_guidance(pipe, request) -> str | None:
+def _split_guidance(pipe, settings) -> str | None:
     if pipe.split_guidance:
         return None
     pipe.split_guidance = True
     return "the prompt and the negative prompt go through the model one after the other"
 
 
-def _smaller_tiles(pipe, request) -> str | None:
+def _smaller_tiles(pipe, settings) -> str | None:
     """At most half the side, a power of two, down to SMALLEST_TILE;
     the frame itself counts as the first tile.
     """
-    vae, size = pipe.vae, (request.get("width"), request.get("height"))
-    side = max(value or default for value, default in zip(size, pipe.defaults.sizes[0], strict=True))
+    vae = pipe.vae
+    side = max((settings.width, settings.height) if settings else pipe.defaults.sizes[0])
     now = min(vae.tile_size, side) if vae.use_tiling else side
     tile = 1 << (now // 2).bit_length() - 1
     if tile < SMALLEST_TILE:
@@ -205,12 +213,12 @@ def _smaller_tiles(pipe, request) -> str | None:
     return f"frames are decoded in tiles of {tile} pixels"
 
 
-def _into_tiles(pipe, request) -> str | None:
+def _into_tiles(pipe, settings) -> str | None:
     """The first tiles. Smaller ones than these free little as long as each keeps its cache."""
-    return None if pipe.vae.use_tiling else _smaller_tiles(pipe, request)
+    return None if pipe.vae.use_tiling else _smaller_tiles(pipe, settings)
 
 
-def _tile_by_tile(pipe, request) -> str | None:
+def _tile_by_tile(pipe, settings) -> str | None:
     """As frames come, every tile keeps its cache until the end: here one tile's is held at a time."""
     if pipe.tile_first or not pipe.vae.use_tiling:
         return None
@@ -218,7 +226,7 @@ def _tile_by_tile(pipe, request) -> str | None:
     return "frames are decoded at the end, all units of a tile before the next tile"
 
 
-def _offload_models(pipe, request) -> str | None:
+def _offload_models(pipe, settings) -> str | None:
     if pipe._execution_device.type == "cpu" or getattr(pipe, "_all_hooks", None) or _hooked(pipe.transformer):
         return None
     device = pipe._execution_device
@@ -228,7 +236,7 @@ def _offload_models(pipe, request) -> str | None:
     return "only the model that is at work stays on the card"
 
 
-def _offload_leaves(pipe, request) -> str | None:
+def _offload_leaves(pipe, settings) -> str | None:
     device = pipe._execution_device
     if device.type == "cpu" or _hooked(pipe.transformer):
         return None
@@ -247,11 +255,11 @@ def _offload_leaves(pipe, request) -> str | None:
     return "the weights come to the card layer by layer, which is slow" + ", and in float32" * wider
 
 
-def _narrow_transformer(pipe, request) -> str | None:
+def _narrow_transformer(pipe, settings) -> str | None:
     return _narrow(pipe.transformer, "the transformer")
 
 
-def _narrow_vae(pipe, request) -> str | None:
+def _narrow_vae(pipe, settings) -> str | None:
     return _narrow(pipe.vae, "the autoencoder")
 
 

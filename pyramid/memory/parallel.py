@@ -97,30 +97,23 @@ def join(pipe):
     `output_type="latent"`. ValueError where the heads cannot be shared by so many.
     """
     share_transformer(pipe.transformer)
-    pipe._embed, pipe._encode = once(pipe._embed), once(pipe._encode, pipe)
-    sample = pipe._sample
-
-    @wraps(sample)
-    def together(*arguments, stop=None, **how):
-        return sample(*arguments, stop=AnyStop(stop), **how)
-
-    pipe._sample = together
+    pipe.executor = Joined()
     return pipe
 
 
-def once(function: Callable, pipe=None) -> Callable:
-    """`function` on rank 0 alone, its result on all ranks; tensors of a list on the device of `pipe`."""
+class Joined:
+    """The executor of a pipeline that makes one video together with those of other processes."""
 
-    @wraps(function)
-    def shared(*arguments):
-        result = agreed(_to(function(*arguments), "cpu") if is_first() else None)
-        return _to(result, pipe._execution_device) if pipe else result
+    def once(self, function: Callable, *arguments: Any) -> Any:
+        """The result of `function`, computed on rank 0 alone, on all ranks; tensors of a list on the CPU."""
+        result = function(*arguments) if is_first() else None
+        if isinstance(result, list):
+            result = [tensor.cpu() for tensor in result]
+        return agreed(result)
 
-    return shared
-
-
-def _to(result: Any, device: str | torch.device) -> Any:
-    return [tensor.to(device) for tensor in result] if isinstance(result, list) else result
+    def stop(self, stop):
+        """What ends the run of all ranks at the same step."""
+        return AnyStop(stop)
 
 
 class AnyStop:

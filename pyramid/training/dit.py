@@ -21,8 +21,9 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from pyramid.events import Unit
+from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import LatentScales, denormalize, normalize
-from pyramid.generate.sampler import Guidance, Noise, Prompt, sample
+from pyramid.generate.sampler import Noise, Sampling, sample
 from pyramid.generate.schedule import make_stages
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
@@ -261,16 +262,12 @@ def generate(model, encoder: CaptionEncoder, texts: list[str], recipe: Recipe) -
     settings, world = recipe.dit, recipe.world
     wanted, empty = (_prompt(encoder, t, model) for t in (texts, [""] * len(texts)))
     side = world.size // 8
-    events = sample(
-        model,
-        wanted,
-        empty,
-        noise=Noise((model.config.in_channels // 4, side, side), seeds=list(range(len(texts)))),
-        units=1 + (world.frames - 1) // 8,
-        steps=settings.sample_steps,
-        video_steps=settings.sample_steps,
-        guidance=Guidance(settings.sample_guidance, settings.sample_guidance),
+    noise = Noise((model.config.in_channels // 4, side, side), seeds=list(range(len(texts))))
+    guidance = Guidance(settings.sample_guidance, settings.sample_guidance)
+    run = Sampling(
+        units=1 + (world.frames - 1) // 8, steps=settings.sample_steps, video_steps=settings.sample_steps
     )
+    events = sample(GuidedModel(model, wanted, empty, guidance), noise, run)
     return torch.cat([event.latents for event in events if isinstance(event, Unit)], dim=2)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pyramid.commands import batch, cli, console
 from pyramid.commands.batch import Journal, Outcome, Stopped
 from pyramid.commands.prompt_list import Item, ListError, digest, read_list
-from pyramid.events import Status
+from pyramid.events import Notice, Status
 from pyramid.media.files import read_metadata
 from pyramid.media.video import read_given
 from pyramid.memory import ladder
@@ -298,7 +298,7 @@ def test_what_was_changed_on_the_way_is_told_and_noted(listed, run, monkeypatch,
 
     def changed(self, pipeline):
         yield Status("text", "Reading the prompt")
-        yield Status("memory", "Memory ran out: smaller tiles.")
+        yield Notice("memory", "Memory ran out: smaller tiles.")
         yield from made(self, pipeline)
 
     monkeypatch.setattr(console.Generation, "events", changed)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from pyramid.commands import cli
-from pyramid.events import Preview, Status
+from pyramid.events import Notice, Preview
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.media.files import ffmpeg
 from pyramid.media.video import read_video
@@ -337,6 +337,11 @@ def narrow(tiny_checkpoint, gain=1.0, dtype=torch.float16):
 REQUEST = dict(num_frames=9, num_inference_steps=[1, 2, 1], video_num_inference_steps=[1, 1, 1], seed=5)
 
 
+def finished(pipe):
+    *_, last = pipe.stream(*pipe.request(PROMPT, **REQUEST))
+    return last
+
+
 def test_float16_is_for_the_transformer_alone_and_needs_no_retry_where_nothing_overflows(tiny_checkpoint):
     pipe = narrow(tiny_checkpoint)
     assert (pipe.transformer.dtype, pipe.vae.dtype, pipe.text.dtype) == (
@@ -344,9 +349,9 @@ def test_float16_is_for_the_transformer_alone_and_needs_no_retry_where_nothing_o
         torch.float32,
         torch.float32,
     )
-    events = list(pipe.stream(PROMPT, **REQUEST))
-    assert not [event for event in events if isinstance(event, Status) and event.phase == "precision"]
-    *_, exact = narrow(tiny_checkpoint, dtype=torch.float32).stream(PROMPT, **REQUEST)
+    events = list(pipe.stream(*pipe.request(PROMPT, **REQUEST)))
+    assert not [event for event in events if isinstance(event, Notice) and event.kind == "precision"]
+    exact = finished(narrow(tiny_checkpoint, dtype=torch.float32))
     difference = (events[-1].latents - exact.latents).abs().max() / exact.latents.abs().max()
     assert 0 < difference < 0.02
 
@@ -354,11 +359,11 @@ def test_float16_is_for_the_transformer_alone_and_needs_no_retry_where_nothing_o
 def test_a_step_that_overflows_is_taken_again_in_float32(tiny_checkpoint):
     pipe = narrow(tiny_checkpoint, gain=1e5)
     before = {name: weight.clone() for name, weight in pipe.transformer.state_dict().items()}
-    events = list(pipe.stream(PROMPT, **REQUEST))
-    told = [event.message for event in events if isinstance(event, Status) and event.phase == "precision"]
+    events = list(pipe.stream(*pipe.request(PROMPT, **REQUEST)))
+    told = [event.message for event in events if isinstance(event, Notice) and event.kind == "precision"]
     assert told[1] == "Unit 1, stage 2, step 1: float16 overflowed, so this step was taken in float32."
     assert len(told) == sum(isinstance(event, Preview) for event in events) == 7
-    *_, exact = narrow(tiny_checkpoint, gain=1e5, dtype=torch.float32).stream(PROMPT, **REQUEST)
+    exact = finished(narrow(tiny_checkpoint, gain=1e5, dtype=torch.float32))
     difference = (events[-1].latents - exact.latents).abs().max() / exact.latents.abs().max()
     assert difference < 0.01  # the prompt's embeddings alone were rounded
     after = pipe.transformer.state_dict()
@@ -368,12 +373,12 @@ def test_a_step_that_overflows_is_taken_again_in_float32(tiny_checkpoint):
 def test_weights_that_overflow_everywhere_make_no_black_video(tiny_checkpoint):
     pipe = narrow(tiny_checkpoint, gain=float("nan"))
     with pytest.raises(FloatingPointError, match="float16 and in float32 too: its weights are damaged"):
-        list(pipe.stream(PROMPT, **REQUEST))
+        list(pipe.stream(*pipe.request(PROMPT, **REQUEST)))
     pipe = narrow(tiny_checkpoint, gain=float("nan"), dtype=torch.float32)
     with pytest.raises(FloatingPointError, match="overflows in float32"):
-        list(pipe.stream(PROMPT, **REQUEST))
+        list(pipe.stream(*pipe.request(PROMPT, **REQUEST)))
     vae = narrow(tiny_checkpoint)
     with torch.no_grad():
         vae.vae.decoder.conv_out.conv.bias.fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="Unit 0 overflows .* decoded"):
-        list(vae.stream(PROMPT, **REQUEST))
+        list(vae.stream(*vae.request(PROMPT, **REQUEST)))

@@ -38,7 +38,9 @@ def golden_request(goldens, family, kind):
 
 
 def test_text_to_video_is_the_references(golden_pipe, family, goldens):
-    *_, last = golden_pipe.stream(**golden_request(goldens, family, "t2v"), output_type="latent")
+    *_, last = golden_pipe.stream(
+        *golden_pipe.request(**golden_request(goldens, family, "t2v"), output_type="latent")
+    )
     assert error(last.latents, goldens[f"{family}.t2v.latents"]) < 3e-5  # an order below what is asked
 
 
@@ -61,9 +63,9 @@ def test_without_text_encoders_embeddings_are_asked_for(golden_pipe, family, gol
     request = golden_request(goldens, family, "t2v")
     positive = {name: value for name, value in request.items() if not name.startswith("negative")}
     with pytest.raises(ValueError, match="pass negative_prompt_embeds.*guidance scales of 1"):
-        golden_pipe.stream(**positive)
+        golden_pipe.stream(*golden_pipe.request(**positive))
     golden_pipe.stream(
-        **positive | dict(guidance_scale=1.0, video_guidance_scale=1.0)
+        *golden_pipe.request(**positive | dict(guidance_scale=1.0, video_guidance_scale=1.0))
     )  # then they need not be
 
 

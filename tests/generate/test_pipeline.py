@@ -12,7 +12,7 @@ import torch
 from conftest import error
 from PIL import Image
 
-from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
 from pyramid.generate.latents import normalize
 from pyramid.generate.pipeline import PyramidFlowPipeline
 
@@ -50,7 +50,7 @@ def test_the_checkpoints_own_defaults_are_used(usual):
 
 
 def test_call_is_the_stream_consumed(pipe, usual):
-    events = list(pipe.stream(PROMPT, seed=5))
+    events = list(pipe.stream(*pipe.request(PROMPT, seed=5)))
     output = pipe(PROMPT, seed=5, output_type="np")
     streamed = np.concatenate([event.video for event in events if isinstance(event, Frames)])
     assert streamed.shape == (17, 64, 64, 3) and streamed.dtype == np.uint8
@@ -63,7 +63,9 @@ def test_call_is_the_stream_consumed(pipe, usual):
 
 
 def test_events_come_in_order(pipe):
-    events = [e for e in pipe.stream(PROMPT, seed=5, preview_every=1) if not isinstance(e, Status)]
+    events = [
+        e for e in pipe.stream(*pipe.request(PROMPT, seed=5, preview_every=1)) if not isinstance(e, Status)
+    ]
     kinds = [type(event) for event in events]
     assert kinds == ([Preview] * 6 + [Unit, Frames]) * 3 + [Finished]
     previews = [event for event in events if isinstance(event, Preview)]
@@ -104,7 +106,9 @@ def test_one_frame_is_a_picture(pipe):
 def test_a_sample_of_a_batch_is_what_its_seed_gives_alone(pipe, usual):
     both = latents_of(pipe, ["a blue star spins", PROMPT], seed=4)
     assert error(both[1:], usual) < 1e-5
-    frames = [event for event in pipe.stream([PROMPT, PROMPT], seed=5) if isinstance(event, Frames)]
+    frames = [
+        event for event in pipe.stream(*pipe.request([PROMPT, PROMPT], seed=5)) if isinstance(event, Frames)
+    ]
     assert [(event.unit, event.sample) for event in frames] == [(u, s) for u in range(3) for s in range(2)]
     assert len(pipe([PROMPT, PROMPT], seed=5).frames) == 2
 
@@ -146,7 +150,9 @@ def test_prompt_suffix_is_part_of_the_prompt(pipe, usual):
 def test_what_is_cut_of_a_prompt_is_told(pipe):
     long = "a red ball moves to the right " * 30
     notices = [
-        e.message for e in pipe.stream(long, num_frames=1) if isinstance(e, Status) and "cut" in e.message
+        e.message
+        for e in pipe.stream(*pipe.request(long, num_frames=1))
+        if isinstance(e, Notice) and "cut" in e.message
     ]
     assert len(notices) == 1 and "T5" in notices[0] and "CLIP" in notices[0]
 
@@ -197,7 +203,7 @@ def encoded(pipe, frames):
 
 
 def test_a_given_picture_is_unit_0(pipe, clip, usual):
-    events = list(pipe.stream(PROMPT, image=Image.fromarray(clip[0]), seed=5))
+    events = list(pipe.stream(*pipe.request(PROMPT, image=Image.fromarray(clip[0]), seed=5)))
     units = [event for event in events if isinstance(event, Unit)]
     assert [unit.given for unit in units] == [True, False, False]
     assert torch.equal(units[0].latents, encoded(pipe, clip[:1]))
@@ -241,7 +247,7 @@ def test_a_stop_from_another_thread_keeps_the_finished_units(pipe, usual):
     events = []
 
     def consume():
-        for event in pipe.stream(PROMPT, seed=5):
+        for event in pipe.stream(*pipe.request(PROMPT, seed=5)):
             events.append(event)
             if isinstance(event, Preview) and (event.unit, event.stage, event.step) == (1, 1, 0):
                 reached.set()
@@ -281,7 +287,7 @@ def test_a_callback_may_stop_or_replace(pipe, usual):
 def test_stopped_before_the_first_unit(pipe):
     stop = threading.Event()
     stop.set()
-    *_, last = pipe.stream(PROMPT, stop=stop)
+    *_, last = pipe.stream(*pipe.request(PROMPT, stop=stop))
     assert last.stopped and last.latents is None
     output = pipe(PROMPT, callback_on_step_end=lambda pipeline, *_: pipeline.stop())
     assert output.stopped and output.frames == [[]]
@@ -289,7 +295,10 @@ def test_stopped_before_the_first_unit(pipe):
 
 def test_runs_side_by_side_do_not_meet(pipe, usual):
     stop = threading.Event()
-    one, other = pipe.stream(PROMPT, seed=5), pipe.stream("a blue star spins", seed=8, stop=stop)
+    one, other = (
+        pipe.stream(*pipe.request(PROMPT, seed=5)),
+        pipe.stream(*pipe.request("a blue star spins", seed=8, stop=stop)),
+    )
     for events in (one, other, one, other):
         for _ in range(7):  # twice: two statuses, unit 0 with its frames, four steps
             next(events)
@@ -302,14 +311,14 @@ def test_runs_side_by_side_do_not_meet(pipe, usual):
 
 
 def test_a_consumer_may_change_threads_and_leave(pipe, usual):
-    events, collected = pipe.stream(PROMPT, seed=5), []
+    events, collected = pipe.stream(*pipe.request(PROMPT, seed=5)), []
     while not (collected and isinstance(collected[-1], Finished)):
         thread = threading.Thread(target=lambda: collected.append((next(events), torch.is_grad_enabled())[0]))
         thread.start()
         thread.join()
         assert torch.is_grad_enabled()
     assert torch.equal(collected[-1].latents, usual) and not usual.requires_grad
-    abandoned = pipe.stream(PROMPT, seed=5)
+    abandoned = pipe.stream(*pipe.request(PROMPT, seed=5))
     next(abandoned)
     abandoned.close()
     assert not pipe._stops
@@ -328,7 +337,7 @@ def test_offloaded_models_change_places_once(tiny_checkpoint, usual):
     """On the CPU for want of a card, but with accelerate's own hooks."""
     pipe = load(tiny_checkpoint)
     pipe.enable_model_cpu_offload(device="cpu")
-    events = list(pipe.stream(PROMPT, seed=5))
+    events = list(pipe.stream(*pipe.request(PROMPT, seed=5)))
     kinds = [type(e) for e in events if isinstance(e, (Unit, Frames))]
     assert kinds == [Unit] * 3 + [Frames] * 3
     assert torch.equal(events[-1].latents, usual)
@@ -360,6 +369,6 @@ def test_a_repeated_prompt_loads_no_text_encoder(tiny_checkpoint, usual):
 
 
 def test_help_lists_the_arguments():
-    for method in (PyramidFlowPipeline.__call__, PyramidFlowPipeline.stream):
+    for method in (PyramidFlowPipeline.__call__, PyramidFlowPipeline.request):
         names = set(inspect.signature(method).parameters)
         assert {"prompt", "negative_prompt", "num_frames", "guidance_decay", "callback_on_step_end"} <= names

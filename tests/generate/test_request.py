@@ -72,7 +72,7 @@ WRONG = [
 @pytest.mark.parametrize(("wrong", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_what_cannot_be_used_is_refused_before_any_work(pipe, wrong, message):
     with pytest.raises(ValueError, match=message):
-        pipe.stream(**{"prompt": PROMPT} | wrong)
+        pipe.stream(*pipe.request(**{"prompt": PROMPT} | wrong))
     assert not pipe._stops
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pyramid.events import Preview, Unit
+from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import history, noise_pyramid, pyramid
-from pyramid.generate.sampler import Guidance, Noise, Prompt, derive, sample
+from pyramid.generate.sampler import Noise, Sampling, derive, sample
 from pyramid.generate.schedule import make_stages
 
 SHAPE = (2, 32, 16)  # channels, height, width of the latents
@@ -64,12 +65,10 @@ def text(*values, length=3):
     return Prompt(embeds, torch.ones(len(values), length), torch.zeros(len(values), 4))
 
 
-def run(model, prompt, negative=None, *, stages=3, units=4, seeds=(0,), noise=None, guidance=None, **more):
-    steps = STEPS[stages]
-    more = {"video_steps": steps, "guidance": guidance or Guidance(1.0, 1.0)} | more
-    return list(
-        sample(model, prompt, negative, noise=noise or Noise(SHAPE, seeds), units=units, steps=steps, **more)
-    )
+def run(model, prompt, negative=None, *, stages=3, units=4, seeds=(0,), guidance=None, **more):
+    guided = GuidedModel(model, prompt, negative, guidance or Guidance(1.0, 1.0))
+    more = {"steps": STEPS[stages], "video_steps": STEPS[stages]} | more
+    return list(sample(guided, Noise(SHAPE, seeds), Sampling(units=units, **more)))
 
 
 def result(events):
@@ -244,15 +243,8 @@ def test_a_callback_sees_each_step_and_may_replace_the_latents():
 
 
 def test_no_gradient_mode_survives_a_yield():
-    run_ = sample(
-        Oracle({1.0: video(1)}, 3),
-        text(1.0),
-        noise=Noise(SHAPE, [0]),
-        units=1,
-        steps=(1, 1, 1),
-        video_steps=(1, 1, 1),
-        guidance=Guidance(1.0, 1.0),
-    )
+    model = GuidedModel(Oracle({1.0: video(1)}, 3), text(1.0), guidance=Guidance(1.0, 1.0))
+    run_ = sample(model, Noise(SHAPE, [0]), Sampling(units=1, steps=(1, 1, 1), video_steps=(1, 1, 1)))
     for _ in run_:
         assert torch.is_grad_enabled()
 

@@ -61,9 +61,10 @@ def frames_of(events):
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(pipe, picture, start, done, steps):
     given = {"words": {}, "picture": {"image": picture}, "clip": {"video": [picture] * 9}}[start]
-    whole = list(pipe.stream(PROMPT, **QUICK, **given))
+    whole = list(pipe.stream(*pipe.request(PROMPT, **QUICK, **given)))
     finished = units_of(whole)[:done]
-    rest = list(pipe.stream(PROMPT, **QUICK, finished=finished))  # the picture itself is not needed
+    # the picture itself is not needed
+    rest = list(pipe.stream(*pipe.request(PROMPT, **QUICK, finished=finished)))
     assert [(u.index, u.given) for u in units_of(rest)] == [(u.index, u.given) for u in units_of(whole)]
     assert torch.equal(rest[-1].latents, whole[-1].latents) and not rest[-1].stopped
     assert sum(isinstance(event, Preview) for event in rest) == steps
@@ -72,9 +73,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(pipe, picture, start, done, s
 
 
 def test_with_the_picture_finished_may_be_the_sampled_units_alone(pipe, picture):
-    *_, whole = pipe.stream(PROMPT, **QUICK, image=picture)
+    *_, whole = pipe.stream(*pipe.request(PROMPT, **QUICK, image=picture))
     tensors = list(whole.latents.split(1, dim=2))[1:3]
-    *_, rest = pipe.stream(PROMPT, **QUICK, image=picture, finished=tensors)
+    *_, rest = pipe.stream(*pipe.request(PROMPT, **QUICK, image=picture, finished=tensors))
     assert torch.equal(rest.latents, whole.latents)
 
 
@@ -82,15 +83,19 @@ def test_given_noise_and_a_batch_go_on_too(pipe):
     noise = torch.randn(2, 16, 4, 8, 8)
     jumps = [torch.randn(2, 16, 1, side, side) for _ in range(4) for side in (4, 8)]
     request = QUICK | dict(prompt=[PROMPT, "a blue star"], latents=noise, block_noise=jumps)
-    *_, whole = pipe.stream(**request)
-    *_, rest = pipe.stream(**request, finished=list(whole.latents.split(1, dim=2))[:2])
+    *_, whole = pipe.stream(*pipe.request(**request))
+    *_, rest = pipe.stream(*pipe.request(**request, finished=list(whole.latents.split(1, dim=2))[:2]))
     assert torch.equal(rest.latents, whole.latents)
 
 
 def test_finished_units_alone_are_decoded_without_reading_the_prompt(pipe):
-    *_, whole = pipe.stream(PROMPT, **QUICK)
+    *_, whole = pipe.stream(*pipe.request(PROMPT, **QUICK))
     finished = list(whole.latents.split(1, dim=2))[:2]
-    events = list(pipe.stream("a prompt that no cache holds", **QUICK | {"num_frames": 9}, finished=finished))
+    events = list(
+        pipe.stream(
+            *pipe.request("a prompt that no cache holds", **QUICK | {"num_frames": 9}, finished=finished)
+        )
+    )
     assert isinstance(events[-1], Finished) and torch.equal(events[-1].latents, whole.latents[:, :, :2])
     assert [len(event.video) for event in frames_of(events)] == [1, 8] and "text" not in events[-1].timings
 
@@ -113,7 +118,7 @@ UNIT = torch.zeros(1, 16, 1, 8, 8)
 )
 def test_units_of_another_run_are_refused(pipe, request_, message):
     with pytest.raises(ValueError, match=message):
-        pipe.stream(PROMPT, **QUICK, **request_)
+        pipe.stream(*pipe.request(PROMPT, **QUICK, **request_))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -343,7 +348,7 @@ def test_killed_after_publishing_nothing_is_made_twice(tiny_checkpoint, tmp_path
     output = tmp_path / "ball [1].mp4"
     output.write_text("somebody else's")  # the name becomes the next free one
     program = (
-        "import os, sys\nfrom pyramid import cli, recovery\n"
+        "import os, sys\nfrom pyramid.commands import cli\nfrom pyramid.jobs import recovery\n"
         "recovery.UnitsFolder.remove = lambda units: os.kill(os.getpid(), "
         "9)\nsys.exit(cli.main(sys.argv[1:]))"
     )

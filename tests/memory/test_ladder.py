@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from pyramid.commands import cli
-from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.events import Finished, Frames, Notice, Preview, Unit
 from pyramid.generate.loaded import load_pipeline
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.checkpoints import find
@@ -67,7 +67,7 @@ def limit():
 
 
 def messages(events):
-    return [event.message for event in events if isinstance(event, Status) and event.phase == "memory"]
+    return [event.message for event in events if isinstance(event, Notice) and event.kind == "memory"]
 
 
 def units(events):
@@ -97,25 +97,25 @@ def test_text(pipe, tiny_checkpoint, limit):
     prompt = "words that no cache holds"
     part = next(part for part in pipe.text.parts if part.is_t5)
     limit(pipe.text._model(part), lambda model, _: model.dtype == torch.float32)
-    events = list(ladder.stream(pipe, prompt, **QUICK))
+    events = list(ladder.stream(pipe, *pipe.request(prompt, **QUICK)))
     assert messages(events) == [
         "Memory ran out while the prompt was read: prompts are read in bfloat16 instead of float32."
     ]
     check_order(events, 4)
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     tighter.text.dtype = torch.bfloat16
-    *_, last = tighter.stream(prompt, **QUICK)
+    *_, last = tighter.stream(*tighter.request(prompt, **QUICK))
     assert torch.equal(events[-1].latents, last.latents)
 
 
 def test_first_unit(pipe, tiny_checkpoint, limit):
     limit(pipe.transformer.transformer_blocks[0], lambda block, x: len(x) > 1)
-    events = list(ladder.stream(pipe, PROMPT, **QUICK))
+    events = list(ladder.stream(pipe, *pipe.request(PROMPT, **QUICK)))
     assert len(messages(events)) == 1 and "one after the other" in messages(events)[0]
     check_order(events, 4)
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     tighter.split_guidance = True
-    *_, last = tighter.stream(PROMPT, **QUICK)
+    *_, last = tighter.stream(*tighter.request(PROMPT, **QUICK))
     assert torch.equal(events[-1].latents, last.latents)
 
 
@@ -123,28 +123,28 @@ def test_later_units_go_on_from_the_last_finished_one(pipe, tiny_checkpoint, lim
     done = []
     limit(pipe.transformer.transformer_blocks[0], lambda block, x: len(done) > 1 and len(x) > 1)
     events = []
-    for event in ladder.stream(pipe, PROMPT, **QUICK):
+    for event in ladder.stream(pipe, *pipe.request(PROMPT, **QUICK)):
         events.append(event)
         done += [event] if isinstance(event, Unit) else []
     check_order(events, 4)
     assert sum(isinstance(event, Preview) for event in events) == 3 * 4  # no finished step is taken twice
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
-    *_, whole = tighter.stream(PROMPT, **QUICK)
+    *_, whole = tighter.stream(*tighter.request(PROMPT, **QUICK))
     tighter.split_guidance = True
     before = list(whole.latents.split(1, dim=2))[:2]
-    *_, rest = tighter.stream(PROMPT, **QUICK, finished=before)
+    *_, rest = tighter.stream(*tighter.request(PROMPT, **QUICK, finished=before))
     assert torch.equal(events[-1].latents, rest.latents)
     assert torch.equal(rest.latents[:, :, :2], whole.latents[:, :, :2])
 
 
 def test_one_rung_after_the_other(pipe, tiny_checkpoint, limit):
     limit(pipe.transformer.transformer_blocks[0], lambda block, x: x.dtype == torch.float32)
-    events = list(ladder.stream(pipe, PROMPT, **QUICK))
+    events = list(ladder.stream(pipe, *pipe.request(PROMPT, **QUICK)))
     assert len(messages(events)) == 2 and "bfloat16 instead of float32" in messages(events)[1]
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     tighter.split_guidance = True
     tighter.transformer.to(torch.bfloat16)
-    *_, last = tighter.stream(PROMPT, **QUICK)
+    *_, last = tighter.stream(*tighter.request(PROMPT, **QUICK))
     assert torch.equal(events[-1].latents, last.latents)
 
 
@@ -152,7 +152,7 @@ def test_decode(pipe, tiny_checkpoint, limit):
     done = []
     limit(pipe.vae.decoder.conv_in, lambda conv, x: len(done) > 1 and x.shape[-1] > 8)
     events = []
-    for event in ladder.stream(pipe, PROMPT, **LARGE):
+    for event in ladder.stream(pipe, *pipe.request(PROMPT, **LARGE)):
         events.append(event)
         done += [event] if isinstance(event, Frames) else []
     assert messages(events) == [
@@ -160,16 +160,18 @@ def test_decode(pipe, tiny_checkpoint, limit):
     ]
     check_order(events, 3)
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
-    whole = list(tighter.stream(PROMPT, **LARGE))
+    whole = list(tighter.stream(*tighter.request(PROMPT, **LARGE)))
     tighter.vae.enable_tiling(64)
-    tiled = video(tighter.stream(PROMPT, **LARGE, finished=units(whole)))
+    tiled = video(tighter.stream(*tighter.request(PROMPT, **LARGE, finished=units(whole))))
     assert torch.equal(events[-1].latents, whole[-1].latents)
     np.testing.assert_array_equal(video(events), np.concatenate([video(whole)[:9], tiled[9:]]))
 
 
 def test_encode(pipe, limit):
     limit(pipe.vae.encoder.conv_in, lambda conv, x: x.shape[-1] > 64)
-    events = list(ladder.stream(pipe, PROMPT, **LARGE, image=np.zeros((128, 128, 3), np.uint8)))
+    events = list(
+        ladder.stream(pipe, *pipe.request(PROMPT, **LARGE, image=np.zeros((128, 128, 3), np.uint8)))
+    )
     assert "picture was encoded: frames are decoded in tiles of 64" in messages(events)[0]
     check_order(events, 3)
     assert units(events)[0].given
@@ -180,7 +182,7 @@ def test_the_bottom_is_told_with_a_way_out(pipe, limit):
     with pytest.raises(
         DoesNotFit, match="unit was sampled, and nothing is left to give up: ask for a smaller size"
     ):
-        list(ladder.stream(pipe, PROMPT, **QUICK))
+        list(ladder.stream(pipe, *pipe.request(PROMPT, **QUICK)))
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(pipe, limit):
@@ -188,7 +190,7 @@ def test_other_errors_are_not_taken_for_want_of_memory(pipe, limit):
         raise RuntimeError("the card fell off the bus")
 
     with pytest.raises(RuntimeError, match="fell off"):
-        list(ladder.stream(pipe, PROMPT, **QUICK, callback_on_step_end=fail))
+        list(ladder.stream(pipe, *pipe.request(PROMPT, **QUICK, callback_on_step_end=fail)))
 
 
 @pytest.mark.parametrize(
@@ -212,13 +214,13 @@ def test_all_kinds_of_errors_are_known(error):
 
 def test_each_rung_gives_once_and_says_so(pipe):
     for phase in ladder.RUNGS:
-        said = list(iter(lambda phase=phase: tighten(pipe, phase, LARGE), None))
+        said = list(iter(lambda phase=phase: tighten(pipe, phase, Settings(width=512, height=512)), None))
         assert len(said) == len(set(said)), said
     assert pipe.vae.tile_size == 64 and pipe.split_guidance and pipe.transformer.dtype == torch.bfloat16
 
 
 def test_tiles_get_smaller_only_once_one_is_held_at_a_time(pipe):
-    said = [tighten(pipe, "decode", {"width": 512, "height": 512}) for _ in range(3)]
+    said = [tighten(pipe, "decode", Settings(width=512, height=512)) for _ in range(3)]
     assert ["tiles of 256" in said[0], "at the end" in said[1], "tiles of 128" in said[2]] == [True] * 3
 
 
@@ -323,19 +325,19 @@ def test_a_real_limit_of_the_process(tiny_checkpoint, megabytes):
         import resource, torch
         from pathlib import Path
         from pyramid.memory import ladder
-        from pyramid.events import Frames, Status
+        from pyramid.events import Frames, Notice
         from pyramid.generate.pipeline import PyramidFlowPipeline
         torch.set_num_threads(1)
         pipe = PyramidFlowPipeline.from_pretrained({str(tiny_checkpoint)!r})
         quick = {QUICK | dict(num_frames=9)!r}
-        list(pipe.stream("a", **quick))                      # what is loaded late is loaded now
+        list(pipe.stream(*pipe.request("a", **quick)))  # loaded now
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 2**20,) * 2)
         frames = 0
         try:
-            for event in ladder.stream(pipe, "a", **quick, width=512, height=512):
+            for event in ladder.stream(pipe, *pipe.request("a", **quick, width=512, height=512)):
                 frames += len(event.video) if isinstance(event, Frames) else 0
-                if isinstance(event, Status) and event.phase == "memory":
+                if isinstance(event, Notice) and event.kind == "memory":
                     print(event.message)
             print("frames", frames)
         except ladder.DoesNotFit as error:

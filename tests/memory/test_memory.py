@@ -403,7 +403,7 @@ def test_the_model_that_encoded_a_picture_goes_before_sampling(tiny_checkpoint):
     pipe.enable_model_cpu_offload(device="cpu")
     for hook in pipe._all_hooks:
         hook.offload = lambda hook=hook, offload=hook.offload: gone.append(hook.model) or offload()
-    events = pipe.stream("a red ball", image=np.zeros((64, 64, 3), np.uint8), **RUN)
+    events = pipe.stream(*pipe.request("a red ball", image=np.zeros((64, 64, 3), np.uint8), **RUN))
     next(event for event in events if isinstance(event, Preview))
     events.close()
     assert gone == [pipe.transformer, pipe.vae]

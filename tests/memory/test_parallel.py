@@ -43,7 +43,7 @@ def launch(*words, **more):
 
 def test_two_processes_make_what_one_makes(tmp_path):
     folders = [make_checkpoint(tmp_path / "flux"), make_checkpoint(tmp_path / "sd3", "sd3", "384p")]
-    launch(ROOT / "tests" / "joined.py", tmp_path, *folders)
+    launch(ROOT / "tools" / "joined.py", tmp_path, *folders)
     for number, folder in enumerate(folders):
         alone = PyramidFlowPipeline.from_pretrained(folder)(**REQUEST[number]).frames
         for rank in (0, 1):
