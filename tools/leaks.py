@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from pyramid.events import Preview
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.memory.ladder import free
