@@ -21,7 +21,16 @@ import threading
 from pathlib import Path
 
 from pyramid.commands.cli import Parser
-from pyramid.settings import DTYPES, MACHINE, MODELS, QUANTIZE, Settings, check_choice
+from pyramid.settings import (
+    DTYPES,
+    MACHINE,
+    MODELS,
+    QUANTIZE,
+    SettingsError,
+    check_choice,
+    check_value,
+    flag_of,
+)
 
 ROOT = Path(__file__).resolve().parent
 # Limits where others can come in; None: the pixels of the largest size that the model was trained for.
@@ -155,9 +164,9 @@ def check_machine(options: argparse.Namespace) -> None:
         raise ValueError(f"--port {options.port}: give 1 to 65535, or leave it out for a free one from 7860")
     check_choice("--memory", options.memory, ("auto", *NAMES))
     try:
-        Settings(prompt="x", device=options.device).validate()
-    except ValueError as error:
-        raise ValueError(f"--{error}") from error
+        check_value("device", options.device)
+    except SettingsError as error:
+        raise ValueError(error.told(flag_of)) from error
 
 
 def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):

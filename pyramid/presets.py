@@ -67,9 +67,9 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
         if not isinstance(description, str) or not description.strip():
             raise SettingsError("description", "key 'description' is missing: say what it is for")
         preset = Preset(path.stem, description.strip(), values)
-        preset.apply(Settings(prompt="any")).validate()
+        preset.apply(Settings()).validate(skip=("prompt",))
     except SettingsError as error:
-        raise SettingsError(error.field, f"preset {path.name}: {error}") from error
+        raise error.within(f"preset {path.name}: ") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError("preset", f"preset {str(path)!r} cannot be read as TOML: {error}") from error
     return preset
@@ -103,9 +103,9 @@ def save_preset(name: str, settings: Settings, folder: Path, description: str = 
         )
     values = {key: getattr(settings, key) for key in PRESET_FIELDS if key not in MACHINE}
     try:
-        Preset(name, "", values).apply(Settings(prompt="any")).validate()
+        Preset(name, "", values).apply(Settings()).validate(skip=("prompt",))
     except SettingsError as error:
-        raise SettingsError(error.field, f"preset {name!r} could not be used: {error}") from error
+        raise error.within(f"preset {name!r} could not be used: ") from error
     lines = {
         "description": description.strip() or f"Saved from the page, for {settings.model} {settings.variant}."
     }

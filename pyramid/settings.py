@@ -4,6 +4,12 @@
     settings.validate()            # SettingsError (a ValueError) with the value, the limit and the way out
     Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
+The fields of `Settings` are the one table of settings: each is declared once, with its type, default, bounds,
+choices, label, help, unit and group. `TABLE` is read by the checks here, by the flags of the command line, by
+the page's form, by the schema of the endpoints, by the tables that compare results and by docs/settings.md.
+
+    check_value("fps", 8)          # one value by itself: 8, or SettingsError
+
 Sizes and lengths follow the model (arXiv 2410.05954): a unit is 8 frames, the first one 1, so a clip has
 1 + 8k frames; the autoencoder divides sizes by 8, a patch by 2, and each stage below the finest by 2 more.
 """
@@ -13,6 +19,7 @@ import difflib
 import math
 import re
 import secrets
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +37,6 @@ MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZE = ("none", "int8", "nf4", "fp8")  # see `memory.Part`
-MACHINE = ("dtype", "quantize", "device")  # settings that are chosen for a machine, not for a video
 RELEASED_SUFFIX = ", hyper quality, Ultra HD, 8K"
 RELEASED_NEGATIVE = (
     "cartoon style, worst quality, low quality, blurry, absolute black, absolute white, low res, "
@@ -38,15 +44,29 @@ RELEASED_NEGATIVE = (
 )
 
 
-FORMER_NAMES = {"quantise": "quantize"}  # in records, presets and lists of earlier versions
-
-
 class SettingsError(ValueError):
-    """A setting that cannot be used: `field` names it, the message says value, limit and way out."""
+    """A setting that cannot be used: `field` names it, the message says value, limit and way out.
 
-    def __init__(self, field: str, message: str):
-        super().__init__(message)
-        self.field = field
+    Where the message begins with the setting's name, `problem` is the rest: a front end calls the setting by
+    its own word for it, see `told`. `part` is the stage, where only one of several numbers is wrong.
+    """
+
+    def __init__(self, field: str, message: str, *, named: bool = False, part: str = "", before: str = ""):
+        self.field, self.problem, self.named, self.part, self.before = field, message, named, part, before
+        super().__init__(self.told(str))
+
+    def told(self, name_of: Callable[[str], str]) -> str:
+        """The message with the name that `name_of` gives to the field."""
+        if not self.named:
+            return self.before + self.problem
+        part = f", {self.part}" if self.part else ""
+        return f"{self.before}{name_of(self.field)}{part} {self.problem}"
+
+    def within(self, before: str) -> "SettingsError":
+        """The same, said of something larger: `before` comes first, such as the name of a file."""
+        return SettingsError(
+            self.field, self.problem, named=self.named, part=self.part, before=before + self.before
+        )
 
 
 # -- what models expect
@@ -125,7 +145,91 @@ def seconds_of(num_frames: int, fps: int) -> float:
     return (num_frames - 1) / fps
 
 
-# -- settings
+# -- the table of settings
+@dataclass(frozen=True)
+class Spec:
+    """What the program knows of one setting. `name`, `kind` and `default` are those of the field."""
+
+    label: str  # what people call it
+    help: str  # a sentence without its full stop
+    group: str  # one of GROUPS
+    low: float | None = None
+    high: float | None = None  # for text: the most characters
+    step: float | None = None  # of a slider
+    choices: tuple[str, ...] = ()
+    unit: str = ""
+    advice: str = ""  # the way out when a value is refused
+    rule: Callable[[Any], str | None] | None = None  # what else is wrong with a value, if anything
+    blank: bool = True  # whether text may be empty
+    short: str = ""  # the label under the title of its group
+    flag: str = ""  # where the command line has a shorter word than the name
+    metavar: str | None = None
+    former: tuple[str, ...] = ()  # names in records, presets, lists and flags of earlier versions
+    name: str = ""
+    kind: Any = str
+    default: Any = None
+
+    @property
+    def option(self) -> str:
+        """The flag of the command line."""
+        return "--" + (self.flag or self.name).replace("_", "-")
+
+
+GROUPS = {  # in the order of pages, help and documents; and the titles there
+    "prompt": "Prompt",
+    "start": "Picture or video to begin with",
+    "length": "Length and size",
+    "steps": "Steps",
+    "guidance": "Guidance: how closely the words are followed",
+    "falling": "Guidance of later units, falling in a line",
+    "more": "More",
+    "seed": "Seed",
+    "model": "Model",
+    "machine": "Machine",  # chosen for a machine, not for a video
+}
+
+
+def setting(default: Any, label: str, help: str, group: str, **more: Any) -> Any:
+    """A field of `Settings` and its entry in the table; `more` are the further fields of `Spec`."""
+    return dataclasses.field(default=default, metadata={"spec": Spec(label, help, group, **more)})
+
+
+def _text_problem(text: str) -> str | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"holds bytes that are no text (at {text[: error.start][-20:]!r}): type it again"
+    return None
+
+
+def _length_problem(num_frames: int) -> str | None:
+    if (num_frames - 1) % FRAMES_PER_UNIT == 0:
+        return None
+    below = frames_of(units_of(num_frames))
+    return (
+        f"= {num_frames} is not 1 more than a multiple of {FRAMES_PER_UNIT}, as the autoencoder needs: "
+        f"use {below} or {below + FRAMES_PER_UNIT}"
+    )
+
+
+def _variant_problem(variant: str) -> str | None:
+    if re.fullmatch(r"[A-Za-z0-9._-]+", variant):
+        return None
+    return f"= {variant!r}: a name like 384p is expected"
+
+
+def _device_problem(device: str) -> str | None:
+    if re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", device):
+        return None
+    return f"= {device!r}: use auto, cpu, mps, xpu, cuda, cuda:1"
+
+
+PROMPT_LIMITS = {"high": MAX_PROMPT, "unit": "characters", "rule": _text_problem, "metavar": "TEXT"}
+SIZE_LIMITS = {"low": 1, "high": MAX_SIZE, "step": 16, "unit": "pixels"}
+STEP_LIMITS = {"low": 1, "high": MAX_STEPS, "metavar": "N,N,N", "advice": "10 or 20 steps a stage are usual"}
+GUIDANCE_LIMITS = {"low": 1, "high": 30, "step": 0.5, "advice": "1 turns guidance off, 4 to 9 is usual"}
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides one result. The defaults are the embedded model's; `for_model` gives another's.
@@ -136,33 +240,161 @@ class Settings:
     max(video_guidance_scale − guidance_decay·u, min_guidance_scale).
     """
 
-    prompt: str = ""
-    negative_prompt: str = ""
-    prompt_suffix: str = ""
-    image: str | None = None
-    video: str | None = None
-    fit: str = "crop"
-    num_frames: int = 25
-    fps: int = 8
-    width: int = 128
-    height: int = 128
-    num_inference_steps: tuple[int, ...] = VARIANTS["128p"].steps
-    video_num_inference_steps: tuple[int, ...] = VARIANTS["128p"].video_steps
-    guidance_scale: float = VARIANTS["128p"].guidance_scale
-    video_guidance_scale: float = VARIANTS["128p"].video_guidance_scale
-    guidance_decay: float = 0.0
-    min_guidance_scale: float = 2.0
-    seed: int | None = None
-    model: str = "embedded"
-    variant: str = "128p"
-    dtype: str = "auto"
-    quantize: str = "none"
-    device: str = "auto"
-    preset: str | None = None
+    prompt: str = setting(
+        "",
+        "Prompt",
+        "what should be seen",
+        "prompt",
+        blank=False,
+        advice='say what to see, such as "a red ball stays still"',
+        **PROMPT_LIMITS,
+    )
+    negative_prompt: str = setting(
+        "", "Negative prompt", "what should not be seen", "prompt", **PROMPT_LIMITS
+    )
+    prompt_suffix: str = setting(
+        "", "Quality words", "words that are added to the prompt", "prompt", **PROMPT_LIMITS
+    )
+    image: str | None = setting(
+        None, "Picture", "a picture that becomes the first frame", "start", metavar="FILE"
+    )
+    video: str | None = setting(None, "Video", "a video that is continued", "start", metavar="FILE")
+    fit: str = setting(
+        "crop",
+        "Resize mode",
+        "how a given picture comes to the size",
+        "start",
+        choices=FITS,
+        metavar="HOW",
+    )
+    num_frames: int = setting(
+        25,
+        "Frames",
+        "length as 1 + 8k frames; 1 makes a picture",
+        "length",
+        low=1,
+        high=frames_of(MAX_UNITS),
+        rule=_length_problem,
+        advice="1 is a still, 1 + 8k (25, 121) a clip",
+    )
+    fps: int = setting(
+        8,
+        "Frames a second",
+        "frames a second of the file",
+        "length",
+        low=1,
+        high=120,
+        advice="the released models were trained at 24, the embedded one at 8",
+    )
+    width: int = setting(
+        128, "Width", "a multiple of 64", "length", advice="multiples of 64 are usual", **SIZE_LIMITS
+    )
+    height: int = setting(
+        128, "Height", "a multiple of 64", "length", advice="multiples of 64 are usual", **SIZE_LIMITS
+    )
+    num_inference_steps: tuple[int, ...] = setting(
+        VARIANTS["128p"].steps,
+        "Steps for the first frame",
+        "steps of each stage for the first frame; one number for all alike",
+        "steps",
+        flag="steps",
+        **STEP_LIMITS,
+    )
+    video_num_inference_steps: tuple[int, ...] = setting(
+        VARIANTS["128p"].video_steps,
+        "Steps for each later unit",
+        "the same for the frames after it, of which a unit has 8",
+        "steps",
+        flag="video_steps",
+        **STEP_LIMITS,
+    )
+    guidance_scale: float = setting(
+        VARIANTS["128p"].guidance_scale,
+        "Guidance for the first frame",
+        "how closely the first frame follows the prompt; 1 is off",
+        "guidance",
+        short="First frame",
+        flag="guidance",
+        **GUIDANCE_LIMITS,
+    )
+    video_guidance_scale: float = setting(
+        VARIANTS["128p"].video_guidance_scale,
+        "Guidance for later units",
+        "the same for the frames after it",
+        "guidance",
+        short="Later units",
+        flag="video_guidance",
+        **GUIDANCE_LIMITS,
+    )
+    guidance_decay: float = setting(
+        0.0,
+        "Guidance decay",
+        "how much guidance falls with each unit of 8 frames",
+        "falling",
+        short="By, each unit",
+        low=0,
+        high=10,
+        step=0.05,
+        advice="0 keeps guidance constant",
+    )
+    min_guidance_scale: float = setting(
+        2.0,
+        "Minimum guidance",
+        "where falling guidance ends",
+        "falling",
+        short="Minimum",
+        flag="min_guidance",
+        **GUIDANCE_LIMITS,
+    )
+    seed: int | None = setting(
+        None,
+        "Seed",
+        "the same seed makes the same video; random when left out",
+        "seed",
+        low=0,
+        high=MAX_SEED,
+        advice="leave it out for a random one",
+    )
+    model: str = setting(
+        "embedded",
+        "Model",
+        f"{', '.join(MODELS)}, a folder, or a repository",
+        "model",
+        blank=False,
+        advice=f"give {', '.join(MODELS)}, a folder or a repository",
+    )
+    variant: str = setting(
+        "128p",
+        "Variant",
+        "which of the model's transformers, such as 384p",
+        "model",
+        rule=_variant_problem,
+    )
+    dtype: str = setting(
+        "auto", "Precision", "of the numbers; auto is what suits the device", "machine", choices=DTYPES
+    )
+    quantize: str = setting(
+        "none",
+        "Quantization",
+        "weights in fewer bits: int8 or nf4 (bitsandbytes: T5 where it is loaded whole, on a CUDA card the "
+        "transformer), fp8 (storage of the transformer)",
+        "machine",
+        choices=QUANTIZE,
+        metavar="HOW",
+        former=("quantise",),
+    )
+    device: str = setting(
+        "auto",
+        "Device",
+        "cpu, cuda, cuda:1, mps; auto is the fastest there is",
+        "machine",
+        rule=_device_problem,
+    )
+    preset: str | None = setting(None, "Preset", "settings with a name, or a .toml file", "model")
 
     def __post_init__(self):
-        for spec in dataclasses.fields(self):
-            object.__setattr__(self, spec.name, _typed(spec, getattr(self, spec.name)))
+        for spec in TABLE.values():
+            object.__setattr__(self, spec.name, typed(spec, getattr(self, spec.name)))
 
     @classmethod
     def for_model(
@@ -207,56 +439,33 @@ class Settings:
         """These settings with a seed, drawn now if none was given. Resolve before sampling."""
         return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbelow(2**31))
 
-    def validate(self) -> Self:
+    def validate(self, *, skip: Container[str] = ()) -> Self:
         """These settings, if they can be run; else SettingsError with the first thing that is wrong.
 
-        Files are not opened here: `video.read_picture` and `video.read_video` tell what is wrong with those.
+        `skip` names those that are not known yet. Files are not opened here: `video.read_picture` and
+        `video.read_video` tell what is wrong with those.
         """
-        self._check_text()
-        self._check_steps()
-        check_size(self.width, self.height, self.stages)
-        check_num_frames(self.num_frames)
+        for name in TABLE:
+            if name not in skip:
+                check_value(name, getattr(self, name))
+        self.check_shape()
         self._check_sources()
-        for name in ("guidance_scale", "video_guidance_scale", "min_guidance_scale"):
-            _check_range(name, getattr(self, name), 1, 30, "1 turns guidance off, 4 to 9 is usual")
-        _check_range("guidance_decay", self.guidance_decay, 0, 10, "0 keeps guidance constant")
-        _check_range("fps", self.fps, 1, 120, "the released models were trained at 24, the embedded one at 8")
-        if self.seed is not None:
-            _check_range("seed", self.seed, 0, MAX_SEED, "leave it out for a random one")
-        self._check_names()
+        if self.model in MODELS:
+            check_choice("variant", self.variant, MODELS[self.model], f" for model {self.model!r}")
         return self
 
-    def _check_text(self) -> None:
-        if not self.prompt.strip():
-            raise SettingsError(
-                "prompt", 'the prompt is empty: say what to see, such as "a red ball stays still"'
-            )
-        for name in ("prompt", "negative_prompt", "prompt_suffix"):
-            try:
-                getattr(self, name).encode()
-            except UnicodeEncodeError as error:
-                before = getattr(self, name)[: error.start][-20:]
-                raise SettingsError(
-                    name,
-                    f"the {name.replace('_', ' ')} holds bytes that are no text (at {before!r}): "
-                    "type it again",
-                ) from None
-            if (length := len(getattr(self, name))) > MAX_PROMPT:
-                raise SettingsError(name, f"{name} has {length} characters: use at most {MAX_PROMPT}")
-
-    def _check_steps(self) -> None:
-        for name in ("num_inference_steps", "video_num_inference_steps"):
-            steps = getattr(self, name)
-            if not 1 <= len(steps) <= MAX_STAGES:
-                raise SettingsError(name, f"{name} has {len(steps)} numbers (stages): give 1 to {MAX_STAGES}")
-            for count in steps:
-                _check_range(name, count, 1, MAX_STEPS, "10 or 20 steps a stage are usual")
+    def check_shape(self) -> None:
+        """Raises SettingsError where length, size or steps cannot be made, whatever the rest says."""
+        for name in SHAPE:
+            check_value(name, getattr(self, name))
         if len(self.video_num_inference_steps) != self.stages:
             raise SettingsError(
                 "video_num_inference_steps",
-                f"num_inference_steps has {self.stages} numbers (stages) "
-                f"but video_num_inference_steps has {len(self.video_num_inference_steps)}: give equally many",
+                f"has {len(self.video_num_inference_steps)} numbers, one a stage, but the first frame has "
+                f"{self.stages}: give equally many",
+                named=True,
             )
+        check_size(self.width, self.height, self.stages)
 
     def _check_sources(self) -> None:
         if self.image is not None and self.video is not None:
@@ -264,22 +473,9 @@ class Settings:
         if (self.image is not None or self.video is not None) and self.num_frames == 1:
             raise SettingsError(
                 "num_frames",
-                "num_frames = 1 with a given start leaves nothing to make: "
-                f"ask for {frames_of(2)} frames or more",
+                f"= 1 with a given start leaves nothing to make: ask for {frames_of(2)} frames or more",
+                named=True,
             )
-        check_choice("fit", self.fit, FITS)
-
-    def _check_names(self) -> None:
-        if not self.model.strip():
-            raise SettingsError("model", f"no model: give {', '.join(MODELS)}, a folder or a repository")
-        if self.model in MODELS:
-            check_choice("variant", self.variant, MODELS[self.model], f" of model {self.model!r}")
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", self.variant):
-            raise SettingsError("variant", f"variant = {self.variant!r}: a name like 384p is expected")
-        check_choice("dtype", self.dtype, DTYPES)
-        check_choice("quantize", self.quantize, QUANTIZE)
-        if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", self.device):
-            raise SettingsError("device", f"device = {self.device!r}: use auto, cpu, mps, xpu, cuda, cuda:1")
 
     def experimental(self, expects: Variant | None = None) -> list[str]:
         """What lies outside the range the weights were trained for, a sentence each.
@@ -327,56 +523,108 @@ class Settings:
         return cls(**check_known(values, "setting"))
 
 
+TABLE: dict[str, Spec] = {
+    field.name: dataclasses.replace(
+        field.metadata["spec"], name=field.name, kind=field.type, default=field.default
+    )
+    for field in dataclasses.fields(Settings)
+}
+FIELDS = tuple(TABLE)
+MACHINE = tuple(name for name, spec in TABLE.items() if spec.group == "machine")
+SHAPE = ("num_frames", "fps", "width", "height", "num_inference_steps", "video_num_inference_steps")
+FORMER_NAMES = {former: name for name, spec in TABLE.items() for former in spec.former}
+STEPS = tuple[int, ...]
 EXPECTED = {
     str: "text",
     str | None: "text",
+    bool: "true or false",
     float: "a number",
     int: "a whole number",
     int | None: "a whole number",
-    tuple[int, ...]: "a list of whole numbers, one a stage,",
+    STEPS: "a list of whole numbers, one a stage,",
 }
-FIELDS = tuple(spec.name for spec in dataclasses.fields(Settings))
+
+
+def label_of(name: str) -> str:
+    """What people call the setting `name`."""
+    return TABLE[name].label if name in TABLE else name.capitalize()
+
+
+def flag_of(name: str) -> str:
+    """What the command line calls the setting `name`."""
+    return TABLE[name].option if name in TABLE else name
 
 
 # -- checks, one a value
+def check_value(name: str, value: Any) -> Any:
+    """`value` in the type of setting `name`, if it can be used whatever the others are; else SettingsError.
+
+    Stages count from 1: of (10, 0, 10) "num_inference_steps, stage 2 = 0" is told.
+    """
+    spec = TABLE[name]
+    value = typed(spec, value)
+    if value is None:
+        return None
+    if spec.kind == STEPS:
+        _check_counts(spec, value)
+    elif spec.choices:
+        check_choice(name, value, spec.choices)
+    elif isinstance(value, str):
+        _check_text(spec, value)
+    else:
+        _check_range(spec, value)
+    problem = spec.rule(value) if spec.rule else None
+    if problem:
+        raise SettingsError(name, problem, named=True)
+    return value
+
+
+def _check_counts(spec: Spec, counts: tuple[int, ...]) -> None:
+    if not 1 <= len(counts) <= MAX_STAGES:
+        problem = f"has {len(counts)} numbers (stages): give 1 to {MAX_STAGES}"
+        raise SettingsError(spec.name, problem, named=True)
+    for stage, count in enumerate(counts, 1):
+        _check_range(spec, count, f"stage {stage}")
+
+
+def _check_text(spec: Spec, text: str) -> None:
+    if not spec.blank and not text.strip():
+        raise SettingsError(spec.name, f"the {spec.label.lower()} is empty: {spec.advice}")
+    if spec.high is not None and len(text) > spec.high:
+        problem = f"has {len(text)} characters: use at most {spec.high}"
+        raise SettingsError(spec.name, problem, named=True)
+
+
+def _check_range(spec: Spec, value: float, part: str = "") -> None:
+    low = -math.inf if spec.low is None else spec.low
+    high = math.inf if spec.high is None else spec.high
+    if not low <= value <= high:  # also refuses nan
+        shown = f"{value:g}" if isinstance(value, float) else value
+        problem = f"= {shown} is outside {low} to {high}" + (f": {spec.advice}" if spec.advice else "")
+        raise SettingsError(spec.name, problem, named=True, part=part)
+
+
 def check_size(width: int, height: int, stages: int = TRAINED_STAGES) -> None:
     """Raises SettingsError unless both sides are multiples of `size_grid(stages)`, up to MAX_SIZE."""
     grid = size_grid(stages)
     for name, value in (("width", width), ("height", height)):
-        _check_range(name, value, 1, MAX_SIZE, f"multiples of {grid} are used")
+        check_value(name, value)
         if value % grid:
             below, above = value // grid * grid, min(-(-value // grid) * grid, MAX_SIZE)
             nearest = f"{below} or {above}" if below else f"{above}"
             raise SettingsError(
                 name,
-                f"{name} = {value} is not a multiple of {grid}, as {stages} "
+                f"= {value} is not a multiple of {grid}, as {stages} "
                 f"stage{'s' * (stages > 1)} of the pyramid need: use {nearest}",
+                named=True,
             )
 
 
-def check_num_frames(num_frames: int) -> None:
-    """Raises SettingsError unless `num_frames` is 1 + 8k, from 1 to 1 + 8·(MAX_UNITS − 1)."""
-    _check_range("num_frames", num_frames, 1, frames_of(MAX_UNITS), "1 is a still, 1 + 8k (25, 121) a clip")
-    if (num_frames - 1) % FRAMES_PER_UNIT:
-        below = frames_of(units_of(num_frames))
-        raise SettingsError(
-            "num_frames",
-            f"num_frames = {num_frames} is not 1 more than a multiple of 8, as "
-            f"the autoencoder needs: use {below} or {below + FRAMES_PER_UNIT}",
-        )
-
-
-def _check_range(name: str, value: float, low: float, high: float, way_out: str) -> None:
-    if not low <= value <= high:  # also refuses nan
-        shown = f"{value:g}" if isinstance(value, float) else value
-        raise SettingsError(name, f"{name} = {shown} is outside {low} to {high}: {way_out}")
-
-
 def check_choice(name: str, value: str, choices: tuple[str, ...], of: str = "") -> None:
+    """Raises SettingsError, with the nearest of `choices`, unless `value` is one of them."""
     if value not in choices:
-        raise SettingsError(
-            name, f"unknown {name} {value!r}{of}{_nearest(value, choices)}; choose from {', '.join(choices)}"
-        )
+        problem = f"= {value!r} is unknown{of}{_nearest(value, choices)}; choose from {', '.join(choices)}"
+        raise SettingsError(name, problem, named=True)
 
 
 def _nearest(name: str, choices) -> str:
@@ -399,17 +647,18 @@ def check_known(values: dict[str, Any], what: str, allowed: tuple[str, ...] | No
     return values
 
 
-def _typed(spec: dataclasses.Field, value: Any) -> Any:
-    """`value` in the type of field `spec`, lists as tuples, whole numbers as floats; else SettingsError."""
-    kind, name = spec.type, spec.name
+def typed(spec: Spec, value: Any) -> Any:
+    """`value` in the type of a setting, lists as tuples, whole numbers as floats; else SettingsError."""
+    kind = spec.kind
     if value is None and kind in (str | None, int | None):
         return None
     if kind in (str, str | None) and isinstance(value, (str, Path)):
         return str(value)
-    if kind in (int, int | None) and type(value) is int:  # a bool is an int too
+    if kind in (bool, int, int | None) and type(value) is (bool if kind is bool else int):
         return value
     if kind is float and type(value) in (int, float):
         return float(value)
-    if kind == tuple[int, ...] and isinstance(value, (list, tuple)) and {*map(type, value)} <= {int}:
+    if kind == STEPS and isinstance(value, (list, tuple)) and {*map(type, value)} <= {int}:
         return tuple(value)
-    raise SettingsError(name, f"{name} = {value!r}: {EXPECTED[kind]} is expected")
+    shown = "is empty" if value is None else f"= {value!r}"
+    raise SettingsError(spec.name, f"{shown}: {EXPECTED[kind]} is expected", named=True)

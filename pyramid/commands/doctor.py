@@ -201,7 +201,7 @@ def memory() -> list[Finding]:
             )
         )
     try:
-        plan = make_plan(find("embedded"), Settings(prompt="any"), machine)
+        plan = make_plan(find("embedded"), Settings(), machine)
         findings.append(Finding("plan", GREEN if plan.fits else RED, describe(plan)))
     except ValueError as error:
         findings.append(Finding("plan", RED, str(error)))

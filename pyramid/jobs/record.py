@@ -110,7 +110,8 @@ class Limits:
             if self.max_steps is not None and (most := max(getattr(s, name))) > self.max_steps:
                 raise SettingsError(
                     name,
-                    f"{name} = {most}: at most {self.max_steps} steps a stage are allowed, so ask for fewer",
+                    f"= {most}: at most {self.max_steps} steps a stage are allowed, so ask for fewer",
+                    named=True,
                 )
 
 

@@ -21,8 +21,10 @@ from pyramid.settings import (
     Settings,
     SettingsError,
     Variant,
+    check_value,
     frames_for_seconds,
     frames_of,
+    label_of,
     seconds_of,
     size_grid,
 )
@@ -34,6 +36,7 @@ MODES = {"Text": "text", "Picture": "image", "Continue": "video", "Still": "stil
 FIT_WORDS = {"crop": "Crop", "fit": "Fit", "pad": "Pad"}
 OTHER = "other"  # the choice of a size that is in no list
 RANDOM_WORDS = "Random"
+STEP_FIELDS = {"num_inference_steps": "first", "video_num_inference_steps": "rest"}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -103,9 +106,9 @@ class Form:
         v = self.values(*values)
         start, stages, mode = self.app.worker.start_from, int(v["stages"]), v["mode"]
         fps = whole(v["fps"], "fps")
-        Settings(prompt="x", fps=fps).validate()  # lengths are counted by it
+        check_value("fps", fps)  # lengths are counted by it
         if mode != "still" and type(v["seconds"]) not in (int, float):
-            raise SettingsError("num_frames", "seconds is empty: say how long the video is to be")
+            raise SettingsError("seconds", "is empty: say how long the video is to be", named=True)
         picture, clip = self.sources(*values)
         if mode == "image" and not picture:
             raise SettingsError(
@@ -129,10 +132,7 @@ class Form:
             fps=fps,
             width=width,
             height=height,
-            num_inference_steps=tuple(whole(v[f"first{n}"], "num_inference_steps") for n in range(stages)),
-            video_num_inference_steps=tuple(
-                whole(v[f"rest{n}"], "video_num_inference_steps") for n in range(stages)
-            ),
+            **{name: counts(v, name, key, stages) for name, key in STEP_FIELDS.items()},
             guidance_scale=v["guidance"],
             video_guidance_scale=v["video_guidance"],
             guidance_decay=v["decay"],
@@ -172,13 +172,10 @@ class Form:
         """
         lists = len(settings.num_inference_steps), len(settings.video_num_inference_steps)
         if lists[0] != lists[1] or not 1 <= lists[0] <= MAX_STAGES or settings.fps < 1:
+            names = [label_of(name) for name in (*STEP_FIELDS, "fps")]
             raise gr.Error(
-                "num_inference_steps has "
-                f"{lists[0]} "
-                "numbers (stages), "
-                "video_num_inference_steps "
-                f"{lists[1]}, fps is "
-                f"{settings.fps}: give equally many numbers, 1 to {MAX_STAGES}, and 1 frame a second or more",
+                f"{names[0]} has {lists[0]} numbers (stages), {names[1]} {lists[1]}, {names[2]} is "
+                f"{settings.fps}: give equally many numbers, 1 to {MAX_STAGES}, at least 1 frame a second",
                 title="Nothing was changed",
                 print_exception=False,
             )
@@ -245,15 +242,20 @@ class Form:
             pattern=v["pattern"],
             previews=v["previews"],
         )
-        return kept, whole(v["count"], "number of seeds"), list(v["pictures"] or [])
+        return kept, whole(v["count"], "number of videos"), list(v["pictures"] or [])
 
 
-def whole(value, name: str) -> int:
+def whole(value, name: str, part: str = "") -> int:
+    """A number of the form as an int. SettingsError for an empty field, a fraction, infinity."""
     if type(value) not in (int, float) or value % 1:  # nan is left of nan and infinity
-        raise SettingsError(
-            name, f"{name} {'is empty' if value is None else f'= {value}'}: a whole number is expected"
-        )
+        shown = "is empty" if value is None else f"= {value}"
+        raise SettingsError(name, f"{shown}: a whole number is expected", named=True, part=part)
     return int(value)
+
+
+def counts(values: dict, name: str, key: str, stages: int) -> tuple[int, ...]:
+    """The steps of the first `stages` stages, whose fields are `key`0, `key`1, …"""
+    return tuple(whole(values[f"{key}{n}"], name, f"stage {n + 1}") for n in range(stages))
 
 
 def modes_of(v: Variant) -> list[tuple[str, str]]:

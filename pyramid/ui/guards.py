@@ -17,9 +17,8 @@ import gradio as gr
 from pyramid.settings import FRAMES_PER_UNIT, MAX_STAGES, Settings, SettingsError
 from pyramid.ui import App
 from pyramid.ui.form import OTHER, Form
+from pyramid.ui.markup import words_of
 from pyramid.ui.pyramid_view import clock, drawing
-
-SHAPE = ("num_frames", "fps", "width", "height", "num_inference_steps", "video_num_inference_steps")
 
 
 class Counter:
@@ -128,10 +127,10 @@ class Look:
         try:
             settings = self.form.read(*values)
             # Without a word yet, as every page opens, the rest is judged all the same.
-            check(self.app, settings if settings.prompt.strip() else replace(settings, prompt="x"))
+            check(self.app, settings, skip=() if settings.prompt.strip() else ("prompt",))
         except SettingsError as error:
             shown = settings if settings and drawable(settings) else None
-            return shown, f'<p class="problem" role="alert">{escape(str(error))}</p>'
+            return shown, f'<p class="problem" role="alert">{escape(words_of(error))}</p>'
         return settings, ready_words(self.app, settings)
 
 
@@ -140,15 +139,15 @@ def drawable(settings: Settings) -> bool:
     beyond them it costs too much.
     """
     try:
-        Settings(prompt="x", **{name: getattr(settings, name) for name in SHAPE}).validate()
+        settings.check_shape()
     except SettingsError:
         return False
     return True
 
 
-def check(app: App, settings: Settings) -> None:
-    """Raises SettingsError for what cannot run, or not for this visitor."""
-    settings.resolved().validate()
+def check(app: App, settings: Settings, skip: tuple[str, ...] = ()) -> None:
+    """Raises SettingsError for what cannot run, or not for this visitor; `skip` as in `validate`."""
+    settings.validate(skip=skip)
     app.limits.check(settings)
 
 

@@ -12,6 +12,8 @@ from html import escape
 import gradio as gr
 from PIL import Image
 
+from pyramid.settings import SettingsError, label_of
+
 
 def html(value: str = "", **options) -> gr.HTML:
     """A gr.HTML that Gradio's styles for running text leave alone."""
@@ -45,3 +47,8 @@ class Once:
 
 
 once = Once()
+
+
+def words_of(error: Exception) -> str:
+    """What is wrong, in the words of the page: a setting is called by its label."""
+    return error.told(label_of) if isinstance(error, SettingsError) else str(error)

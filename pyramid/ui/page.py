@@ -30,7 +30,7 @@ from pyramid.ui.form import (
 )
 from pyramid.ui.guards import Look
 from pyramid.ui.live import GLYPH, LivePart, build_live
-from pyramid.ui.markup import html
+from pyramid.ui.markup import html, words_of
 from pyramid.ui.models import build_models
 from pyramid.ui.plans import build_plan
 from pyramid.ui.presets import build_examples, build_presets, build_save, wire_examples, wire_presets
@@ -225,7 +225,7 @@ def refusal(error: Exception, title: str) -> gr.Error:
     if isinstance(error, KeyError):
         words = "It is not in the queue any more."
     else:
-        words = (isinstance(error, OSError) and error.strerror) or str(error)
+        words = (isinstance(error, OSError) and error.strerror) or words_of(error)
     words = re.sub(r"'?(?:[A-Za-z]:)?[/\\\\][^\s']*[/\\\\]([^\s'/\\\\]+)'?", r"\1", words)
     return gr.Error(words, title=title, print_exception=False)
 

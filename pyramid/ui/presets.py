@@ -16,7 +16,7 @@ import gradio as gr
 from pyramid.presets import Preset, load_preset, preset_names, save_preset
 from pyramid.settings import Settings, SettingsError
 from pyramid.ui import QUIET, App
-from pyramid.ui.markup import html
+from pyramid.ui.markup import html, words_of
 
 if TYPE_CHECKING:
     from pyramid.ui.form import Form
@@ -113,7 +113,7 @@ def wire_presets(
                 )
             settings = replace(preset.apply(form.basis(*values)), preset=preset.name)
         except SettingsError as error:
-            raise gr.Error(str(error), title="Nothing was changed", print_exception=False) from error
+            raise gr.Error(words_of(error), title="Nothing was changed", print_exception=False) from error
         gr.Info(preset.description, title=f"Preset {preset.name}")
         return form.put(settings, *values)
 
@@ -125,7 +125,9 @@ def wire_presets(
                 )
             path = save_preset(wanted, form.basis(*values), app.presets_folder)
         except (SettingsError, OSError) as error:
-            raise gr.Error(str(error), title="The preset was not saved", print_exception=False) from error
+            raise gr.Error(
+                words_of(error), title="The preset was not saved", print_exception=False
+            ) from error
         gr.Info(f"It is among the presets now, as {path.stem}.", title="Preset saved")
         return gr.update(choices=preset_choices(app), value=path.stem), ""
 

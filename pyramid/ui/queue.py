@@ -14,7 +14,7 @@ from pyramid.jobs.queue import Job, Output
 from pyramid.settings import SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form
-from pyramid.ui.markup import html
+from pyramid.ui.markup import html, words_of
 
 CLICKS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
@@ -104,7 +104,7 @@ class Queue:
                     "It is not in the queue any more.", title="Queue", print_exception=False
                 ) from None
             except (SettingsError, ValueError) as error:
-                raise gr.Error(str(error), title="Queue", print_exception=False) from error
+                raise gr.Error(words_of(error), title="Queue", print_exception=False) from error
             return [gr.skip(), gr.skip(), gr.skip(), *nothing]
 
         outputs = [self.editing, self.banner, self.words, *form.components, *form.extras]

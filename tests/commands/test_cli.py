@@ -126,7 +126,7 @@ def test_what_is_outside_training_is_noted(generate):
         (["--seed", -5], ["seed = -5"]),
         (["--seed", "lucky"], ["--seed", "lucky"]),
         (["--steps", "a,b"], ["a,b", "20,20,10"]),
-        (["--steps", "0"], ["num_inference_steps = 0"]),
+        (["--steps", "0"], ["num_inference_steps, stage 1 = 0"]),
         (["--guidance", "0.2"], ["guidance_scale = 0.2"]),
         (["--preset", "quik"], ["did you mean 'quick'"]),
         (["--preset", "missing.toml"], ["missing.toml"]),

@@ -30,10 +30,10 @@ WRONG = [
     (dict(height=100), "height = 100.*multiple of 64.*64 or 128"),
     (dict(width=65), "width = 65"),
     (dict(num_inference_steps=[1, 1, 1, 1, 1]), "5 numbers.*1 to 4"),
-    (dict(num_inference_steps=[2, 0, 2]), "num_inference_steps = 0"),
+    (dict(num_inference_steps=[2, 0, 2]), "num_inference_steps, stage 2 = 0"),
     (
         dict(num_inference_steps=[2, 2], video_num_inference_steps=[2, 2, 2]),
-        "num_inference_steps has 2.*has 3",
+        "video_num_inference_steps has 3.*has 2",
     ),
     (dict(guidance_scale=0.0), "guidance_scale = 0"),
     (dict(seed=-1), "seed = -1"),

@@ -60,19 +60,19 @@ def handler(blocks: gr.Blocks, name: str):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"size": form.OTHER, "width": 100}, "width = 100"),
-        ({"size": form.OTHER, "height": 0}, "height = 0"),
-        ({"size": form.OTHER, "width": None}, "width is empty"),
-        ({"first0": 500}, "num_inference_steps = 500"),
-        ({"first0": 10**12, "rest0": 10**12}, "num_inference_steps = 1000000000000"),
-        ({"rest1": 2.5}, "video_num_inference_steps = 2.5: a whole number"),
-        ({"first1": float("inf")}, "num_inference_steps = inf: a whole number"),
-        ({"fps": 0}, "fps = 0"),
-        ({"fps": -8}, "fps = -8"),
-        ({"fps": None}, "fps is empty"),
-        ({"seconds": None}, "seconds is empty"),
+        ({"size": form.OTHER, "width": 100}, "Width = 100"),
+        ({"size": form.OTHER, "height": 0}, "Height = 0"),
+        ({"size": form.OTHER, "width": None}, "Width is empty"),
+        ({"first0": 500}, "Steps for the first frame, stage 1 = 500"),
+        ({"first0": 10**12, "rest0": 10**12}, "Steps for the first frame, stage 1 = 1000000000000"),
+        ({"rest1": 2.5}, "Steps for each later unit, stage 2 = 2.5: a whole number"),
+        ({"first1": float("inf")}, "Steps for the first frame, stage 2 = inf: a whole number"),
+        ({"fps": 0}, "Frames a second = 0"),
+        ({"fps": -8}, "Frames a second = -8"),
+        ({"fps": None}, "Frames a second is empty"),
+        ({"seconds": None}, "Seconds is empty"),
         ({"seconds": 10**6}, "seconds = 1e+06: at most"),
-        ({"guidance": 99}, "guidance_scale = 99"),
+        ({"guidance": 99}, "Guidance for the first frame = 99"),
     ],
 )
 def test_what_is_wrong_is_said_with_and_without_a_prompt(left, changes, words, prompt):
@@ -96,12 +96,12 @@ def test_a_blank_prompt_alone_is_no_problem(left):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"width": 9000, "height": 9000}, "width = 9000 is outside"),
+        ({"width": 9000, "height": 9000}, "Width = 9000 is outside"),
         ({"width": 1024, "height": 1024}, "at most 16,384 are allowed"),
-        ({"width": None}, "width is empty"),
-        ({"width": 0}, "width = 0"),
-        ({"mode": "video", "fps": None}, "fps is empty"),
-        ({"mode": "video", "fps": 0}, "fps = 0"),
+        ({"width": None}, "Width is empty"),
+        ({"width": 0}, "Width = 0"),
+        ({"mode": "video", "fps": None}, "Frames a second is empty"),
+        ({"mode": "video", "fps": 0}, "Frames a second = 0"),
     ],
 )
 def test_a_picture_is_not_brought_to_a_size_that_cannot_be_made(left, tmp_path, changes, words, monkeypatch):
@@ -140,14 +140,16 @@ def test_a_format_or_a_number_of_videos_that_is_no_whole_number_is_told(left):
     extras = [part.value for part in left.form.extras]
     assert left.form.output(*extras)[1] == 1
     at = list(left.form.extra).index("count")
-    with pytest.raises(SettingsError, match=r"number of seeds = 2\.5"):
+    with pytest.raises(SettingsError, match=r"number of videos = 2\.5"):
         left.form.output(*extras[:at], left.form.extra["count"].preprocess(2.5), *extras[at + 1 :])
 
 
 def test_settings_with_unequal_steps_do_not_fill_the_form(left):
-    with pytest.raises(gr.Error, match="num_inference_steps has 3 numbers .* video_num_inference_steps 2"):
+    with pytest.raises(
+        gr.Error, match="Steps for the first frame has 3 numbers .* Steps for each later unit 2"
+    ):
         left.form.fill(Settings(prompt="x", video_num_inference_steps=(1, 1)))
-    with pytest.raises(gr.Error, match="fps is 0"):
+    with pytest.raises(gr.Error, match="Frames a second is 0"):
         left.form.fill(Settings(prompt="x", fps=0))
 
 

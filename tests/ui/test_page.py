@@ -375,7 +375,7 @@ def test_tokens_are_counted_and_what_is_cut_is_shown(page):
     "form, words",
     [
         ({"prompt": "  "}, "the prompt is empty"),
-        ({"first": 500}, "num_inference_steps = 500 is outside 1 to 200"),
+        ({"first": 500}, "Steps for the first frame, stage 1 = 500 is outside 1 to 200"),
     ],
 )
 def test_what_is_wrong_with_the_form_is_said_and_nothing_starts(page, form, words):

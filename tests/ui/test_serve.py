@@ -68,7 +68,7 @@ def test_nobody_is_let_in_without_a_word_on_who(flags, tmp_path):
         (["--prot", "8000"], "--prot"),
         (["--port", "99999"], "--port 99999: give 1 to 65535"),
         (["--port", "0"], "--port 0: give 1 to 65535"),
-        (["--memory", "foo"], "unknown --memory 'foo'; choose from auto, max, balanced, low, tiny, cpu"),
+        (["--memory", "foo"], "--memory = 'foo' is unknown; choose from auto, max, balanced, low, tiny, cpu"),
         (["--device", "foo"], "--device = 'foo': use auto, cpu, mps, xpu, cuda"),
     ],
 )
