@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
     from pyramid.jobs.worker import Worker
 
-__all__ = ["QUIET", "App", "Limits"]
+__all__ = ["AS_SENT", "QUIET", "App", "Limits"]
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 """For every event of the page: no endpoint of the API, no spinner over a part,
 and nobody waits for another.
+"""
+AS_SENT = {**QUIET, "preprocess": False}
+"""For an event that takes the form's fields, see `Form.values`. Gradio's own checks would refuse a number
+beyond its slider, or a picture that it cannot open, before the form can say which field is wrong.
 """
 PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+")
 

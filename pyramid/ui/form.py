@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
-from gradio import component_meta
 
 from pyramid.jobs.queue import Output
 from pyramid.settings import (
@@ -21,6 +20,7 @@ from pyramid.settings import (
     Settings,
     SettingsError,
     Variant,
+    check_choice,
     check_value,
     frames_for_seconds,
     frames_of,
@@ -96,7 +96,9 @@ class Form:
         return self.app.worker.checkpoint.defaults
 
     def values(self, *values) -> dict:
-        return dict(zip(self.fields, values, strict=True))
+        """The fields by name, from an event that is wired `AS_SENT`; a file as the path of its upload."""
+        v = dict(zip(self.fields, values, strict=True))
+        return v | {name: upload_path(v[name]) for name in ("picture", "clip")}
 
     def read(self, *values) -> Settings:
         """The settings that the fields ask for. `image` and `video` are names; `sources` has the files.
@@ -104,7 +106,11 @@ class Form:
         Raises SettingsError for a field that is empty; what the numbers may be is `Settings.validate`'s.
         """
         v = self.values(*values)
-        start, stages, mode = self.app.worker.start_from, int(v["stages"]), v["mode"]
+        start, mode = self.app.worker.start_from, v["mode"]
+        check_choice("mode", mode, tuple(MODES.values()))
+        stages = whole(v["stages"], "stages")
+        if not 1 <= stages <= MAX_STAGES:
+            raise SettingsError("num_inference_steps", f"stages = {stages}: 1 to {MAX_STAGES} are possible")
         fps = whole(v["fps"], "fps")
         check_value("fps", fps)  # lengths are counted by it
         if mode != "still" and type(v["seconds"]) not in (int, float):
@@ -119,7 +125,7 @@ class Form:
         if v["size"] == OTHER:
             width, height = whole(v["width"], "width"), whole(v["height"], "height")
         else:
-            width, height = map(int, v["size"].split("x"))
+            width, height = listed_size(v["size"])
         asked = replace(
             start,
             prompt=v["prompt"],
@@ -242,7 +248,21 @@ class Form:
             pattern=v["pattern"],
             previews=v["previews"],
         )
-        return kept, whole(v["count"], "number of videos"), list(v["pictures"] or [])
+        pictures = [upload_path(file) for file in v["pictures"] or []]
+        return kept, whole(v["count"], "number of videos"), pictures
+
+
+def upload_path(value: dict | str | None) -> str | None:
+    """Where this server keeps an upload. Gradio has checked by then that it is one of its own uploads."""
+    return value["path"] if isinstance(value, dict) else value
+
+
+def listed_size(value) -> tuple[int, int]:
+    """Width and height of a size that the list offers."""
+    width, cross, height = str(value).partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise SettingsError("width", f"size {value!r}: choose one of the list, or {OTHER!r}")
+    return int(width), int(height)
 
 
 def whole(value, name: str, part: str = "") -> int:
@@ -290,7 +310,7 @@ def build_form(app: App) -> Form:
 def build_sources(form: Form) -> None:
     """The picture or the clip that a video begins with, and how it is brought to size."""
     f = form.fields
-    f["picture"] = PictureFile(
+    f["picture"] = gr.Image(
         label="Picture to begin with",
         type="filepath",
         image_mode=None,
@@ -312,43 +332,12 @@ def build_sources(form: Form) -> None:
     )
 
 
-write_stub = component_meta.create_or_modify_pyi
-component_meta.create_or_modify_pyi = lambda *_: (
-    None
-)  # else Gradio writes a stub file for the class into this folder
-
-
-class PictureFile(gr.Image):
-    """A gr.Image whose value is the uploaded file as it is: `pyramid.media.video` minds rotation,
-    transparency and depth, and says what it cannot read.
-    """
-
-    is_template = True  # in the browser it is an Image
-
-    def preprocess(self, payload) -> str | None:
-        return payload.path if payload else None
-
-
-class Slider(gr.Slider):
-    """A gr.Slider that passes on what was typed beside it: `Form.read` and `Settings.validate` say what is
-    wrong with it, by name.
-    """
-
-    is_template = True
-
-    def preprocess(self, payload: float | None) -> float | None:
-        return payload
-
-
-component_meta.create_or_modify_pyi = write_stub
-
-
 def build_size(form: Form) -> None:
     """Length and size, side by side, the custom size under them."""
     f, start, v = form.fields, form.app.worker.start_from, form.expects
     unit = unit_seconds(v)
     with gr.Row(elem_classes="pair"):
-        f["seconds"] = Slider(
+        f["seconds"] = gr.Slider(
             unit,
             longest_seconds(form.app),
             start.seconds or unit,
@@ -431,7 +420,7 @@ def build_advanced(form: Form) -> None:
         html(f'<span class="title">{title}</span>')
         with gr.Row(elem_classes="pair"):
             for key, label, low, high, step, value in sliders:
-                f[key] = Slider(
+                f[key] = gr.Slider(
                     low, high, value, step=step, label=label, buttons=[], elem_id=key.replace("_", "-")
                 )
     f["fps"] = gr.Number(start.fps, label="Frames a second", elem_id="fps")
@@ -456,7 +445,7 @@ def build_extras(form: Form) -> None:
             filterable=False,
             elem_id="format",
         )
-        e["quality"] = Slider(1, 51, kept.quality, step=1, label="Quality (CRF: 1 is best)", buttons=[])
+        e["quality"] = gr.Slider(1, 51, kept.quality, step=1, label="Quality (CRF: 1 is best)", buttons=[])
     with gr.Row(elem_classes="pair"):
         e["metadata"] = gr.Dropdown(
             [("In the file", "embed"), ("Beside it", "sidecar"), ("None", "none")],

@@ -17,7 +17,7 @@ import gradio as gr
 
 from pyramid.jobs.queue import JobStore
 from pyramid.settings import SettingsError
-from pyramid.ui import QUIET, App
+from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.api import register_api
 from pyramid.ui.form import (
     build_advanced,
@@ -249,7 +249,7 @@ class Left:
             asked,
             form.fields["seed"],
             js=TO_THE_VIDEO,
-            **QUIET,
+            **AS_SENT,
         )
         changes = [field.change for field in form.components]
         gr.on(
@@ -258,7 +258,7 @@ class Left:
             form.components,
             look.outputs,
             trigger_mode="always_last",
-            **QUIET,
+            **AS_SENT,
         )
         model.change(form.for_model, None, form.components, **QUIET)
         gr.on(
@@ -275,7 +275,7 @@ class Left:
         wire_presets(form, page, *self.save, visitor)
         self.queue.wire(form, visitor)
         self.queue.save.click(
-            self.change, [self.queue.editing, *asked], [self.queue.editing, self.queue.banner], **QUIET
+            self.change, [self.queue.editing, *asked], [self.queue.editing, self.queue.banner], **AS_SENT
         )
 
     def begin(self, token: str | None, request: gr.Request, *values) -> int:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from pyramid.memory.plan import NAMES, Plan, describe, make_plan
 from pyramid.settings import QUANTIZE, Settings, SettingsError
-from pyramid.ui import QUIET, App
+from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.form import Form
 from pyramid.ui.markup import html
 
@@ -73,7 +73,7 @@ class PlanPart:
             form.fields[name].change for name in ("mode", "seconds", "size", "width", "height", "stages")
         ]
         events = [page.load, pulse.change, *decisive]
-        gr.on(events, look, form.components, self.words, trigger_mode="always_last", **QUIET)
+        gr.on(events, look, form.components, self.words, trigger_mode="always_last", **AS_SENT)
         if self.choice is not None:
             both = [self.choice, self.quantize]
             gr.on([page.load, pulse.change], self.chosen, None, both, trigger_mode="always_last", **QUIET)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from pyramid.presets import Preset, load_preset, preset_names, save_preset
-from pyramid.settings import Settings, SettingsError
-from pyramid.ui import QUIET, App
+from pyramid.settings import Settings, SettingsError, check_choice
+from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.markup import html, words_of
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def find_preset(app: App, name: str) -> Preset:
     SettingsError says what is wrong with it.
     """
     own = app.presets_folder
+    check_choice("preset", name, (*preset_names(own), *preset_names()))  # a name, never the path of a file
     return load_preset(name, own) if name in preset_names(own) else load_preset(name)
 
 
@@ -131,8 +132,8 @@ def wire_presets(
         gr.Info(f"It is among the presets now, as {path.stem}.", title="Preset saved")
         return gr.update(choices=preset_choices(app), value=path.stem), ""
 
-    choice.input(choose, form.components, form.components, **QUIET)
-    save.click(keep, [name, visitor, *form.components], [choice, name], **QUIET)
+    choice.input(choose, form.components, form.components, **AS_SENT)
+    save.click(keep, [name, visitor, *form.components], [choice, name], **AS_SENT)
     page.load(lambda: gr.update(choices=preset_choices(app)), None, choice, **QUIET)
 
 

@@ -20,7 +20,7 @@ from pyramid.media.export import KINDS, export
 from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
 from pyramid.settings import SettingsError, frames_of
-from pyramid.ui import QUIET, App
+from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html, written
 from pyramid.ui.compare import ASSETS, CSS, STEP, comparable, compare_html
 from pyramid.ui.form import Form
@@ -173,7 +173,7 @@ class Results:
             [pattern, *form.components],
             pattern,
             trigger_mode="always_last",
-            **QUIET,
+            **AS_SENT,
         )
 
     def own(self, job_id: str, owner: str) -> Job:

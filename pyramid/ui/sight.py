@@ -11,8 +11,8 @@ from PIL import Image
 
 from pyramid.media.video import fit_picture, read_picture, read_video
 from pyramid.settings import Settings
-from pyramid.ui import QUIET, App
-from pyramid.ui.form import OTHER, Form, whole
+from pyramid.ui import AS_SENT, App
+from pyramid.ui.form import OTHER, Form, listed_size, upload_path, whole
 from pyramid.ui.guards import check
 from pyramid.ui.markup import html, img, words_of
 
@@ -46,16 +46,13 @@ def wire_sight(form: Form, sight: gr.HTML) -> None:
     ]
 
     def look(mode, picture, clip, fit, size, width, height, stages, fps) -> str:  # noqa: PLR0913 - one a field of the form
-        path = picture if mode == "image" else clip if mode == "video" else None
+        sources = {"image": picture, "video": clip}
+        path = upload_path(sources.get(mode))
         if not path:
             return ""
         try:
-            w, h = (
-                map(int, size.split("x"))
-                if size != OTHER
-                else (whole(width, "width"), whole(height, "height"))
-            )
-            check_frame(form.app, w, h, int(stages), whole(fps, "fps") if mode == "video" else 1)
+            w, h = listed_size(size) if size != OTHER else (whole(width, "width"), whole(height, "height"))
+            check_frame(form.app, w, h, whole(stages, "stages"), whole(fps, "fps") if mode == "video" else 1)
             if mode == "image":
                 seen, words = (
                     fit_picture(read_picture(path, (w, h)), w, h, fit),
@@ -71,4 +68,5 @@ def wire_sight(form: Form, sight: gr.HTML) -> None:
         picture = img(seen, "jpeg", words, quality=88)
         return f'<figure class="sight">{picture}<figcaption>{words}<br>{w} × {h} px</figcaption></figure>'
 
-    gr.on([field.change for field in watched], look, watched, sight, trigger_mode="always_last", **QUIET)
+    changes = [field.change for field in watched]
+    gr.on(changes, look, watched, sight, trigger_mode="always_last", **AS_SENT)

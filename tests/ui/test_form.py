@@ -36,16 +36,10 @@ def left(app):
 
 
 def values(left, **changes) -> list:
-    """What the fields hold when the page opens, and what was changed of it;
-    Number and Slider as Gradio reads them.
-    """
+    """What the fields hold when the page opens, and what was changed of it."""
     held = {name: part.value for name, part in left.form.fields.items()} | {"prompt": ""} | changes
     assert held.keys() == left.form.fields.keys()
-    kinds = gr.Number, gr.Slider
-    return [
-        part.preprocess(held[name]) if isinstance(part, kinds) else held[name]
-        for name, part in left.form.fields.items()
-    ]
+    return list(held.values())
 
 
 def handler(blocks: gr.Blocks, name: str):
@@ -191,3 +185,44 @@ def test_an_example_is_the_one_that_was_clicked_whatever_model_is_loaded(app, mo
     assert 'data-example="world-0"' in shown and 'data-example="shapes-0"' not in shown
     with pytest.raises(gr.Error, match="load the page anew"):
         take(gr.EventData(None, {"example": "world-99"}))
+
+
+# -- as the browser sends it
+
+
+def test_every_event_that_takes_the_fields_takes_them_as_they_were_sent(app):
+    with page.build(app) as built:
+        pass
+    ours = [at for at in built.fns.values() if any(isinstance(part, gr.Slider) for part in at.inputs)]
+    assert ours and not any(at.preprocess for at in ours)
+
+
+def test_an_upload_is_known_by_its_path(left):
+    sent = {"path": "/uploads/a.png", "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    asked = values(left, mode="image", picture=sent, prompt="a red ball")
+    assert left.form.sources(*asked) == ("/uploads/a.png", None)
+    assert left.form.read(*asked).image == "a.png"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mode": "everything"}, "mode = 'everything' is unknown"),
+        ({"size": "12"}, "size '12'"),
+        ({"size": "-8x-8"}, "size '-8x-8'"),
+        ({"size": None}, "size None"),
+        ({"stages": "3"}, "stages = 3: a whole number"),
+        ({"stages": 9}, "stages = 9"),
+    ],
+)
+def test_what_no_field_of_the_page_can_hold_is_refused(left, changes, words):
+    with pytest.raises(SettingsError, match=words):
+        left.form.read(*values(left, prompt="a red ball", **changes))
+
+
+def test_a_preset_is_a_name_and_never_the_path_of_a_file(left, app, tmp_path):
+    path = tmp_path / "elsewhere.toml"
+    path.write_text('description = "not for this page"\nfps = 8\n')
+    with pytest.raises(SettingsError, match="preset = .* is unknown"):
+        presets.find_preset(app, str(path))
+    assert left.form.read(*values(left, preset=str(path), fps=8)).preset is None
