@@ -80,7 +80,8 @@ def _dit(recipe: Recipe, folder: Path, parts: Path) -> None:
 
 def describe(recipe: Recipe) -> dict:
     """What `pyramid.json` says of the finished checkpoint: the sizes it was trained for and how to run it."""
-    world, settings = recipe.world, recipe.dit
+    world = recipe.world
+    settings = recipe.dit
     return {
         "name": recipe.name,
         "family": "miniflux",
@@ -98,7 +99,7 @@ def describe(recipe: Recipe) -> dict:
         "licence": "Apache-2.0",
         "trained_on": {
             "shapes": world.shapes,
-            "colours": world.colours,
+            "colours": world.colors,
             "backgrounds": world.backgrounds,
             "motions": world.motions,
             "cameras": world.photo_cameras if settings.photo_clips else (),

@@ -35,7 +35,8 @@ class Critic(nn.Module):
 
     def forward(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The scores, high for real, and the features of each block."""
-        x, features = video, []
+        x = video
+        features = []
         for block in self.blocks:
             x = F.leaky_relu(block(F.pad(x, (1, 1, 1, 1, 1, 1), mode="replicate")), 0.2)
             features.append(x)
@@ -56,7 +57,7 @@ def balance(pixels: Tensor, adversarial: Tensor, last_layer: Tensor, *, most: fl
 
 
 class Adversary:
-    """A critic, its optimiser and what it costs the VAE. Give it to `Loop(keep=…)` to be saved with a run."""
+    """A critic, its optimizer and what it costs the VAE. Give it to `Loop(keep=…)` to be saved with a run."""
 
     def __init__(self, *, width: int, learning_rate: float, device: torch.device):
         self.critic = Critic(width).to(device)

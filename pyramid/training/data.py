@@ -6,6 +6,8 @@ on disk.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -20,6 +22,12 @@ def to_video(clips: np.ndarray) -> Tensor:
     """Clips uint8 `(b, t, h, w, 3)` to a video `(b, 3, t, h, w)` in [-1, 1], channels last in memory."""
     video = rearrange(torch.from_numpy(np.ascontiguousarray(clips)), "b t h w c -> b c t h w")
     return (video.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last_3d)
+
+
+def psnr(made: np.ndarray | Tensor, wanted: np.ndarray | Tensor, peak: float) -> float:
+    """Peak signal-to-noise ratio in dB."""
+    error = float(((made - wanted) ** 2).mean())
+    return 10 * math.log10(peak**2 / max(error, 1e-12))
 
 
 class ClipPool:

@@ -7,6 +7,7 @@ are frozen, so clips become latents and captions become embeddings once, before 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,10 @@ class LatentClips:
         rng = np.random.default_rng(recipe.seed + 10)
         self.rng = rng
         subjects = list(_subjects(recipe, rng))
-        latents, owner, texts, text_owner = [], [], [], []
+        latents = []
+        owner = []
+        texts = []
+        text_owner = []
         for index, (render, phrase, copies) in enumerate(tqdm(subjects, desc="clips to latents")):
             clips = to_video(np.stack([render() for _ in range(copies)]))
             latents.append(encode(vae, scales, clips))
@@ -103,7 +107,8 @@ class LatentClips:
         rows = rows[torch.from_numpy(self.rng.integers(len(rows), size=count))]
         subjects = self.captions.owner[rows].tolist()
         clips = torch.stack([self.clips_of[s][self.rng.integers(len(self.clips_of[s]))] for s in subjects])
-        states, pooled = self.captions.states[rows, :length].clone(), self.captions.pooled[rows].clone()
+        states = self.captions.states[rows, :length].clone()
+        pooled = self.captions.pooled[rows].clone()
         mask = torch.ones(count, length, dtype=torch.long)
         dropped = torch.from_numpy(self.rng.random(count) < text_dropout)
         nothing, nothing_length, nothing_pooled = self.nothing
@@ -199,10 +204,18 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
         ema_decay=settings.ema_decay,
         constant_share=settings.constant_share,
     )
-    if (
-        loop.accelerator.device.type == "cpu"
-    ):  # at a few hundred tokens the plain product's backward is faster there
+    if loop.accelerator.device.type == "cpu":
+        # At a few hundred tokens the plain product's backward is faster there.
         model.set_attention_backend("_native_math")
+    loop.run(_stepper(loop, data, recipe), lambda path: save_samples(model, vae, encoder, recipe, path))
+    model.eval().reset_attention_backend()
+    model.to(torch.bfloat16).save_pretrained(folder / "diffusion_transformer")
+    save_samples(model, vae, encoder, recipe, folder / "samples" / "final.png")
+    return folder / "diffusion_transformer"
+
+
+def _stepper(loop: Loop, data: LatentClips, recipe: Recipe) -> Callable[[float], dict[str, Tensor]]:
+    """What `Loop.run` calls for each step: the losses of all stages, and their mean."""
     stages = make_stages(STAGES)
     generator = torch.Generator().manual_seed(recipe.seed + loop.step)
 
@@ -210,17 +223,13 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
         losses = {}
         for stage in range(STAGES):
             length = prefix_length(loop.step, data.latents.shape[2], finest=stage == STAGES - 1)
-            clips, text = data.batch(settings.batch[stage], settings.text_dropout)
+            clips, text = data.batch(recipe.dit.batch[stage], recipe.dit.text_dropout)
             losses[f"stage{stage}"] = stage_loss(
                 loop, clips[:, :, :length], text, stages, stage, recipe, generator
             )
         return {"loss": sum(losses.values()) / STAGES} | losses
 
-    loop.run(step, lambda path: save_samples(model, vae, encoder, recipe, path))
-    model.eval().reset_attention_backend()
-    model.to(torch.bfloat16).save_pretrained(folder / "diffusion_transformer")
-    save_samples(model, vae, encoder, recipe, folder / "samples" / "final.png")
-    return folder / "diffusion_transformer"
+    return step
 
 
 def stage_loss(
@@ -259,7 +268,8 @@ def save_samples(model, vae, encoder: CaptionEncoder, recipe: Recipe, path: Path
 
 def generate(model, encoder: CaptionEncoder, texts: list[str], recipe: Recipe) -> Tensor:
     """Latents `(n, c, units, h, w)` of whole clips for some captions, with the recipe's sampling settings."""
-    settings, world = recipe.dit, recipe.world
+    settings = recipe.dit
+    world = recipe.world
     wanted, empty = (_prompt(encoder, t, model) for t in (texts, [""] * len(texts)))
     side = world.size // 8
     noise = Noise((model.config.in_channels // 4, side, side), seeds=list(range(len(texts))))

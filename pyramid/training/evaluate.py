@@ -22,15 +22,20 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
 
 from pyramid.settings import DTYPES, Settings
-from pyramid.training.data import to_video
+from pyramid.training.data import psnr, to_video
 from pyramid.training.judge import Verdict, camera_move, judge
 from pyramid.training.photos import camera_clip, photographs
 from pyramid.training.world import Scene, World, camera_caption, canonical_caption, caption
 
 STILL = ("stay", "spin")  # the motions that leave an object where it is
+TRAINED_ON = {  # a key of pyramid.json -> the field of `World`
+    "shapes": "shapes",
+    "colours": "colors",
+    "backgrounds": "backgrounds",
+    "motions": "motions",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the share, both ends in [0, 1]."""
-        n, p, z = max(self.total, 1), self.right / max(self.total, 1), 1.96
+        n = max(self.total, 1)
+        p = self.right / max(self.total, 1)
+        z = 1.96
         middle = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
         return max(0.0, middle - half), min(1.0, middle + half)
@@ -63,18 +70,12 @@ def score(verdicts: list[Verdict], scenes: list[Scene]) -> dict[str, Share]:
         return Share(sum(bool(test(v, s)) for v, s in pairs), len(pairs))
 
     return {
-        "colour right": share(pairs, lambda v, s: v.colour == s.colour),
+        "colour right": share(pairs, lambda v, s: v.color == s.color),
         "shape right": share(pairs, lambda v, s: v.shape == s.shape),
         "object present throughout": share(pairs, lambda v, s: v.present == 1),
         "motion right, all kinds": share(pairs, lambda v, s: v.motion == s.motion),
         "motion right, kinds that move": share(moving, lambda v, s: v.motion == s.motion),
     }
-
-
-def psnr(made: np.ndarray | Tensor, wanted: np.ndarray | Tensor, peak: float) -> float:
-    """Peak signal-to-noise ratio in dB."""
-    error = float(((made - wanted) ** 2).mean())
-    return 10 * math.log10(peak**2 / max(error, 1e-12))
 
 
 def world_of(pipe) -> World:
@@ -84,16 +85,15 @@ def world_of(pipe) -> World:
     trained = pipe.checkpoint.details.get("trained_on") if pipe.checkpoint else None
     if not isinstance(trained, dict):
         raise ValueError(
-            "This model's pyramid.json does not say which world it was "
-            "trained on (trained_on): only models made by "
-            "`python -m pyramid train` can be evaluated."
+            "This model's pyramid.json does not say which world it was trained on (trained_on): "
+            "only models made by `python -m pyramid train` can be evaluated."
         )
-    missing = [name for name in ("shapes", "colours", "backgrounds", "motions") if name not in trained]
+    missing = [key for key in TRAINED_ON if key not in trained]
     if missing:
         raise ValueError(
             f"This model's pyramid.json lacks {', '.join(missing)} under trained_on: train it again."
         )
-    names = {name: tuple(trained[name]) for name in ("shapes", "colours", "backgrounds", "motions")}
+    names = {field: tuple(trained[key]) for key, field in TRAINED_ON.items()}
     variant = pipe.defaults
     return World(
         **names,
@@ -122,7 +122,8 @@ def evaluate_videos(pipe, world: World, count: int, seed: int) -> tuple[dict, np
     """Text to video on held-out scenes: the scores, and the clips, uint8 `(count, f, h, w, 3)`."""
     rng = np.random.default_rng(seed)
     scenes = choose_scenes(world, count, seed)
-    clips, seconds = [], []
+    clips = []
+    seconds = []
     for index, scene in enumerate(track(scenes, description="text to video", transient=True)):
         began = time.perf_counter()
         frames = pipe(caption(scene, rng), seed=seed + index, **_size(world)).frames[0]
@@ -137,7 +138,8 @@ def evaluate_pictures(pipe, world: World, count: int, seed: int) -> dict:
     """Image to video from first frames of held-out scenes and from held-out photographs."""
     rng = np.random.default_rng(seed + 1)
     scenes = choose_scenes(world, count, seed + 1)
-    verdicts, kept = [], []
+    verdicts = []
+    kept = []
     for index, scene in enumerate(track(scenes, description="image to video", transient=True)):
         picture = world.render(scene, rng)[0]
         clip = _from_picture(pipe, world, picture, canonical_caption(scene), seed + index, kept)
@@ -236,7 +238,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.videos < 1 or args.pictures < 1:
         raise ValueError(f"--videos {args.videos} and --pictures {args.pictures} must be 1 or more.")
-    checkpoint, where = find(args.model, args.variant), {"dtype": args.dtype, "device": args.device}
+    checkpoint = find(args.model, args.variant)
+    where = {"dtype": args.dtype, "device": args.device}
     pipe = load_for(Settings.for_model(args.model, checkpoint.variant, checkpoint.defaults, **where))
     pipe.set_progress_bar_config(disable=True)
     world = world_of(pipe)

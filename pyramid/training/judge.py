@@ -1,9 +1,9 @@
 """The automatic judge: what a clip of the synthetic world shows, from its pixels alone (numpy and SciPy).
 
-    verdict = judge(clip, World())        # Verdict(colour="red", motion="right", shape="ball", present=1.0)
+    verdict = judge(clip, World())        # Verdict(color="red", motion="right", shape="ball", present=1.0)
 
-Backgrounds are constant along each row, so what differs from its row's median is the object. Its colour is
-the nearest one of the palette at any brightness, its motion comes from the path of its centre and its size,
+Backgrounds are constant along each row, so what differs from its row's median is the object. Its color is
+the nearest one of the palette at any brightness, its motion comes from the path of its center and its size,
 its shape is the template of greatest overlap. `camera_move` says how the camera moved in a clip of a
 photograph.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pyramid.training.world import COLOURS, World, distance
+from pyramid.training.world import COLORS, World, distance
 
 CONTRAST = 26.0  # of 255: the least difference from the row's median that counts as the object
 LEAST_AREA = 0.004  # of the frame: a smaller spot is no object
@@ -30,7 +30,7 @@ TEMPLATE = 48  # pixels
 class Verdict:
     """What a clip shows; None for what could not be told because no object was found."""
 
-    colour: str | None
+    color: str | None
     motion: str | None
     shape: str | None
     present: float  # share of the frames in which there is an object
@@ -45,7 +45,7 @@ def judge(clip: np.ndarray, world: World) -> Verdict:
         return Verdict(None, None, None, present)
     clip, masks = clip[seen], masks[seen]
     return Verdict(
-        colour=_colour(clip, masks, world.colours),
+        color=_color(clip, masks, world.colors),
         motion=_motion(clip, masks, world.motions),
         shape=_shape(masks, world.shapes, turned="spin" in world.motions),
         present=present,
@@ -81,21 +81,21 @@ def _largest(spots: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _colour(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
-    """The palette's colour nearest to the object's core, at the brightness that suits it best."""
+def _color(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
+    """The palette's color nearest to the object's core, at the brightness that suits it best."""
     cores = ndimage.minimum_filter(masks.astype(np.uint8), (1, 5, 5)).astype(bool)
     seen = np.median(clip[cores if cores.any() else masks].astype(np.float32), axis=0)
 
     def difference(name: str) -> float:
-        colour = np.array(COLOURS[name], np.float32)
-        scale = np.clip(seen @ colour / (colour @ colour), 0.75, 1.2)
-        return float(np.linalg.norm(seen - scale * colour))
+        color = np.array(COLORS[name], np.float32)
+        scale = np.clip(seen @ color / (color @ color), 0.75, 1.2)
+        return float(np.linalg.norm(seen - scale * color))
 
     return min(names, key=difference)
 
 
 def _motion(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
-    """The motion, from the object's centre and diameter in the first and the last frames."""
+    """The motion, from the object's center and diameter in the first and the last frames."""
     height, width = masks.shape[1:]
     by_row, by_column = masks.sum(axis=2), masks.sum(axis=1)  # frames h, frames w
     areas = by_row.sum(axis=1)
@@ -107,8 +107,7 @@ def _motion(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
 
     found = "stay"
     if max(abs(right), abs(down)) >= TRAVEL:
-        sideways = "right" if right > 0 else "left"
-        found = sideways if abs(right) > abs(down) else "down" if down > 0 else "up"
+        found = _direction(right, down)
     elif climb > 3 * TRAVEL:
         found = "bounce"
     elif size > RESIZE:
@@ -118,6 +117,12 @@ def _motion(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
     elif "spin" in names and _turns(clip, masks):
         found = "spin"
     return found if found in names else "stay"
+
+
+def _direction(right: float, down: float) -> str:
+    if abs(right) > abs(down):
+        return "right" if right > 0 else "left"
+    return "down" if down > 0 else "up"
 
 
 def _turns(clip: np.ndarray, masks: np.ndarray) -> bool:
@@ -131,7 +136,7 @@ def _turns(clip: np.ndarray, masks: np.ndarray) -> bool:
 def _shape(masks: np.ndarray, names: tuple[str, ...], *, turned: bool) -> str:
     """The shape whose template covers the object best (intersection over union), over five frames."""
     chosen = np.linspace(0, len(masks) - 1, 5).round().astype(int)
-    seen = np.stack([_normalised(mask) for mask in masks[chosen]])  # 5 pixels
+    seen = np.stack([_normalized(mask) for mask in masks[chosen]])  # 5 pixels
 
     def score(name: str) -> float:
         templates = _templates(name, turned)  # angles pixels
@@ -151,11 +156,11 @@ def _templates(shape: str, turned: bool) -> np.ndarray:
     cos, sin = np.cos(angles)[:, None, None], np.sin(angles)[:, None, None]
     u, v = across[None, None, :], across[None, :, None]
     masks = distance(shape, cos * u + sin * v, cos * v - sin * u) < 0
-    return np.stack([_normalised(mask) for mask in masks])
+    return np.stack([_normalized(mask) for mask in masks])
 
 
-def _normalised(mask: np.ndarray) -> np.ndarray:
-    """The mask moved to its centre and scaled to a fixed area: float32 (pixels,) of 0 and 1."""
+def _normalized(mask: np.ndarray) -> np.ndarray:
+    """The mask moved to its center and scaled to a fixed area: float32 (pixels,) of 0 and 1."""
     rows, columns = np.nonzero(mask)
     half = 1.1 * np.sqrt(len(rows))  # of the window, in pixels
     y, x = rows.mean() + 0.5, columns.mean() + 0.5
@@ -171,9 +176,10 @@ def camera_move(clip: np.ndarray) -> str | None:
     The last frame is compared with windows of the first at several scales and places, and the other way
     round.
     """
-    first, last = (_grey(frame) for frame in (clip[0], clip[-1]))
+    first, last = (_gray(frame) for frame in (clip[0], clip[-1]))
     zooms = np.exp(np.linspace(0, 0.7, 8))  # 1 … 2
-    best, found = _correlation(first, last) + 0.01, None
+    best = _correlation(first, last) + 0.01
+    found = None
     for factor in zooms[1:]:
         for name, (inner, outer) in {"zoom in": (last, first), "zoom out": (first, last)}.items():
             score = _correlation(_view(outer, 0.5, factor), inner)
@@ -189,16 +195,16 @@ def camera_move(clip: np.ndarray) -> str | None:
     return found
 
 
-def _grey(frame: np.ndarray) -> np.ndarray:
+def _gray(frame: np.ndarray) -> np.ndarray:
     picture = Image.fromarray(frame).convert("L").resize((64, 64), Image.Resampling.BOX)
     return np.asarray(picture, np.float32)
 
 
-def _view(picture: np.ndarray, centre: float, factor: float) -> np.ndarray:
+def _view(picture: np.ndarray, center: float, factor: float) -> np.ndarray:
     """The middle of a picture, `factor` times larger."""
     size = len(picture)
     half = size / factor / 2
-    middle = centre * size
+    middle = center * size
     box = (middle - half, middle - half, middle + half, middle + half)
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box=box))
 

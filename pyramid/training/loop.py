@@ -3,8 +3,8 @@
     loop = Loop(folder, model, make_optimizers, budget=Budget(minutes=30), ema_decay=0.99)
     loop.run(lambda progress: {"loss": …, "kl": …})
 
-`step_fn(progress)` gets how far the run is (0 to 1) and returns its losses; "loss" is what is minimised, the
-rest is logged. A run that was interrupted goes on from its last checkpoint: weights, EMA, optimisers, random
+`step_fn(progress)` gets how far the run is (0 to 1) and returns its losses; "loss" is what is minimized, the
+rest is logged. A run that was interrupted goes on from its last checkpoint: weights, EMA, optimizers, random
 state and the time already spent.
 """
 
@@ -70,11 +70,13 @@ class Loop:
         mixed_precision: str = "bf16",
         keep: tuple = (),
     ):
-        self.folder, self.budget, self.constant_share = folder, budget, constant_share
+        self.folder = folder
+        self.budget = budget
+        self.constant_share = constant_share
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         keep_freed_memory()
         self.accelerator = Accelerator(mixed_precision=mixed_precision)
-        model.to(self.accelerator.device)  # before the optimisers are made: Muon aliases the weights' storage
+        model.to(self.accelerator.device)  # before the optimizers are made: Muon aliases the weights' storage
         self.model, *self.optimizers = self.accelerator.prepare(model, *make_optimizers(model))
         self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self.ema = EMAModel(
@@ -92,7 +94,8 @@ class Loop:
         return {"step": self.step, "spent": self.spent}
 
     def load_state_dict(self, state: dict) -> None:
-        self.step, self.spent = state["step"], state["spent"]
+        self.step = state["step"]
+        self.spent = state["spent"]
 
     @property
     def progress(self) -> float:

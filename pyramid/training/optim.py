@@ -1,6 +1,6 @@
-"""Optimisers: Muon for the weight matrices, AdamW for the rest, both from torch.
+"""Optimizers: Muon for the weight matrices, AdamW for the rest, both from torch.
 
-Muon (orthogonalised momentum) takes two-dimensional parameters only. A convolution's weight is a matrix too,
+Muon (orthogonalized momentum) takes two-dimensional parameters only. A convolution's weight is a matrix too,
 `out × (in · kernel)`, so it is given to Muon as a flat alias that shares the storage of the weight.
 """
 
@@ -23,7 +23,7 @@ class FlatMuon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure=None):
         for alias, weight in zip(self._aliases, self._weights, strict=True):
-            assert alias.data_ptr() == weight.data_ptr(), "a weight was moved after its optimiser was made"
+            assert alias.data_ptr() == weight.data_ptr(), "a weight was moved after its optimizer was made"
             alias.grad = None if weight.grad is None else weight.grad.flatten(1)
         return super().step(closure)
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 WALLPAPERS = Path("/usr/share/backgrounds")
 
-# package, file, licence, attribution (from each package's own notes)
+# package, file, license, attribution (from each package's own notes)
 SOURCES = (
     ("skimage.data", "astronaut.png", "public domain", "NASA"),
     ("skimage.data", "brick.png", "CC0", "CC0Textures"),
@@ -51,7 +51,7 @@ class Photo:
     """A photograph, uint8 `(h, w, 3)`, and whom it is owed to."""
 
     name: str
-    licence: str
+    license: str
     attribution: str
     image: np.ndarray
 
@@ -63,10 +63,10 @@ def photographs(split: str, extra: Iterable[str] = ()) -> list[Photo]:
     if split not in ("train", "held_out"):
         raise ValueError(f"split={split!r}: choose 'train' or 'held_out'.")
     found = []
-    for package, name, licence, attribution in SOURCES:
+    for package, name, terms, attribution in SOURCES:
         path = _locate(package, name, extra)
         if (name in HELD_OUT) == (split == "held_out") and path is not None:
-            found.append(Photo(name, licence, attribution, _load(path)))
+            found.append(Photo(name, terms, attribution, _load(path)))
     if not found:
         raise ValueError("No photographs are installed: pip install scikit-image scikit-learn.")
     return found
@@ -84,9 +84,8 @@ def _locate(package: str, name: str, extra: Iterable[str]) -> Path | None:
 
 def _load(path: Path) -> np.ndarray:
     with Image.open(path) as image:
-        image.draft(
-            "RGB", (LARGEST, LARGEST)
-        )  # a JPEG is decoded at a fraction of its size, but no smaller than this
+        # A JPEG is decoded at a fraction of its size, but no smaller than this.
+        image.draft("RGB", (LARGEST, LARGEST))
         image = image.convert("RGB")
         if min(image.size) > LARGEST:
             scale = LARGEST / min(image.size)

@@ -29,7 +29,7 @@ MORE_WORDS = {
         "ring": ("doughnut",),
         "moon": ("crescent moon", "half moon"),
     },
-    "colour": {
+    "color": {
         "red": ("bright red", "crimson"),
         "blue": ("dark blue",),
         "green": ("dark green",),
@@ -108,7 +108,7 @@ def attribute_values(world: World) -> dict[str, tuple[str, ...]]:
     """What the text can say: the names of the world by attribute. A camera's motion is a motion."""
     return {
         "shape": world.shapes,
-        "colour": world.colours,
+        "color": world.colors,
         "background": world.backgrounds,
         "motion": world.motions + world.photo_cameras,
     }
@@ -118,7 +118,7 @@ def wordings(world: World) -> dict[str, dict[str, tuple[str, ...]]]:
     """All wordings of every value of every attribute."""
     known = {
         "shape": words_of.SHAPE_WORDS,
-        "colour": words_of.COLOUR_WORDS,
+        "color": words_of.COLOR_WORDS,
         "background": words_of.BACKGROUND_WORDS,
         "motion": words_of.MOTION_WORDS | words_of.CAMERA_WORDS,
     }
@@ -146,8 +146,8 @@ def loose_prompt(labels: Labels, phrases: dict[str, dict[str, tuple[str, ...]]],
     said = {name: pick(phrases[name][value], rng) for name, value in labels.items() if value != NONE}
     article = pick(("a ", "the ", ""), rng)
     shape = said.get("shape", pick(("thing", "object"), rng))
-    thing = [article + (f"{said['colour']} {shape}" if "colour" in said else shape)]
-    if "shape" not in said and "colour" not in said:
+    thing = [article + (f"{said['color']} {shape}" if "color" in said else shape)]
+    if "shape" not in said and "color" not in said:
         thing = [] if rng.random() < 0.5 else [pick(("something", "a thing", "an object"), rng)]
     motion = [said["motion"]] if "motion" in said else []
     where = pick((*words_of.PLACES, "on", "in", ""), rng)
@@ -176,7 +176,8 @@ class Captions:
     """Draws (prompt, labels) pairs from a world; combinations it holds out are never shown in training."""
 
     def __init__(self, world: World):
-        self.values, self.phrases = attribute_values(world), wordings(world)
+        self.values = attribute_values(world)
+        self.phrases = wordings(world)
         self.scenes = {False: world.training_scenes(), True: world.held_out_scenes()}
         self.cameras = world.photo_cameras
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from pyramid.training.world import World
 
+FORMER_KEYS = {"colours": "colors"}  # as recipes had them before
+
 
 @dataclass(frozen=True)
 class TextRecipe:
@@ -137,6 +139,7 @@ def load_recipe(path: str | Path) -> Recipe:
 def _build(kind: type, table: dict, where: str):
     """A dataclass from a table, checking every key and turning lists into tuples, tables into dataclasses."""
     known = typing.get_type_hints(kind)
+    table = {FORMER_KEYS.get(key, key): value for key, value in table.items()}
     for key in table:
         if key not in known:
             raise ValueError(f"{where}: unknown key '{key}'. Known keys: {', '.join(known)}.")

@@ -6,7 +6,7 @@ writes `tokenizer/`, `text_encoder/` (CLIP), `tokenizer_2/` and `text_encoder_2/
 published checkpoints. It comes before the other trainers: the diffusion transformer then starts from text
 that already says, linearly, what the picture must show.
 
-The idea: each attribute of a scene (shape, colour, …) owns one orthonormal direction for every value it can
+The idea: each attribute of a scene (shape, color, …) owns one orthonormal direction for every value it can
 take, and one for "not mentioned". Both encoders learn to write the sum of a prompt's directions into their
 outputs: CLIP into its pooled vector, T5 into every token. The empty prompt, which is the negative branch of
 guidance, therefore has a code of its own instead of whatever an untrained network returns.
@@ -39,12 +39,15 @@ from pyramid.training.prompts import NONE, Captions, Labels, Random, all_words, 
 from pyramid.training.recipe import TextRecipe
 from pyramid.training.world import World
 
-T5_TOKENS, CLIP_TOKENS = 128, 77
+T5_TOKENS = 128
+CLIP_TOKENS = 77
 STEPS = 800  # what a recipe without a number of steps gets
 BATCH = 96
 LEARNING_RATE = 2e-3
 CODE_SHARE = 0.8  # of an output's energy; the rest is the encoder's own
-WIDTH, LAYERS, HEADS = 128, 2, 4
+WIDTH = 128
+LAYERS = 2
+HEADS = 4
 CHECKED = 512  # prompts of a kind, to measure accuracy
 
 
@@ -52,9 +55,9 @@ CHECKED = 512  # prompts of a kind, to measure accuracy
 
 
 def lowercase_charsmap() -> bytes:
-    """SentencePiece's compiled normaliser: A-Z to a-z, plain apostrophes, plain spaces.
+    """SentencePiece's compiled normalizer: A-Z to a-z, plain apostrophes, plain spaces.
 
-    T5's tokenizer class rebuilds its pipeline on loading and keeps no normaliser but a compiled map, and only
+    T5's tokenizer class rebuilds its pipeline on loading and keeps no normalizer but a compiled map, and only
     SentencePiece compiles one: so a throwaway model is trained for the sake of its map.
     """
     import sentencepiece
@@ -332,8 +335,11 @@ def train_text(
     `evaluate_text`'s accuracies.
     """
     torch.manual_seed(seed)
-    rng, world, steps = np.random.default_rng(seed), world or World(), recipe.steps or STEPS
-    captions, side = Captions(world), build_text_side(all_words(world))
+    rng = np.random.default_rng(seed)
+    world = world or World()
+    steps = recipe.steps or STEPS
+    captions = Captions(world)
+    side = build_text_side(all_words(world))
     code = Code(captions.values, WIDTH)
     groups = parameter_groups(side)
     weights = [weight for group in groups for weight in group["params"]]

@@ -31,7 +31,7 @@ from pyramid.models.causal import (
 )
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.training.critic import Adversary
-from pyramid.training.data import ClipPool
+from pyramid.training.data import ClipPool, psnr
 from pyramid.training.loop import Budget, Loop
 from pyramid.training.optim import make_optimizers
 from pyramid.training.recipe import Phase, Recipe
@@ -78,7 +78,7 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
 
 
 def make_vae(recipe: Recipe) -> CausalVideoVAE:
-    """A VAE of the recipe's size, initialised to pass its input through."""
+    """A VAE of the recipe's size, initialized to pass its input through."""
     settings = recipe.vae
     depth = len(settings.channels)
     model = CausalVideoVAE(
@@ -89,7 +89,7 @@ def make_vae(recipe: Recipe) -> CausalVideoVAE:
         encoder_norm_num_groups=settings.groups,
         decoder_norm_num_groups=settings.groups,
     )
-    initialise(model)
+    initialize(model)
     return model.train()
 
 
@@ -121,10 +121,10 @@ def current_phase(phases: tuple[Phase, ...], progress: float) -> Phase:
 
 
 @torch.no_grad()
-def initialise(model: CausalVideoVAE) -> None:
-    """Let signals through from the first step: an orthogonal centre tap in resampling and outer convolutions.
+def initialize(model: CausalVideoVAE) -> None:
+    """Let signals through from the first step: an orthogonal center tap in resampling and outer convolutions.
 
-    Default initialisation leaves a deep chain of random filters that takes most of a short run to undo.
+    Default initialization leaves a deep chain of random filters that takes most of a short run to undo.
     """
     for module in model.modules():
         if isinstance(module, CausalConv3d):
@@ -152,15 +152,15 @@ def initialise(model: CausalVideoVAE) -> None:
 
 
 def _pass_through(conv: CausalConv3d, repeat: int, noise: float = 0.2) -> None:
-    """Centre tap orthogonal (each output channel `repeat` times, for pixel shuffles),
+    """Center tap orthogonal (each output channel `repeat` times, for pixel shuffles),
     other taps damped noise.
     """
     weight = conv.conv.weight
     weight *= noise
     out, into = weight.shape[0] // repeat, weight.shape[1]
     tap = nn.init.orthogonal_(weight.new_empty(out, into)).repeat_interleave(repeat, dim=0)
-    centre = weight.shape[-1] // 2
-    weight[:, :, -1, centre, centre] += tap
+    center = weight.shape[-1] // 2
+    weight[:, :, -1, center, center] += tap
 
 
 @torch.no_grad()
@@ -177,14 +177,13 @@ def inflate(model: CausalVideoVAE) -> None:
 def vae_losses(
     model: nn.Module, video: Tensor, recipe: Recipe, adversary: Adversary | None = None
 ) -> dict[str, Tensor]:
-    """The losses of one batch `(b, 3, t, h, w)`: `loss` to minimise, its parts to log.
+    """The losses of one batch `(b, 3, t, h, w)`: `loss` to minimize, its parts to log.
     The adversary learns too.
     """
     posterior, reconstruction = model(video)
     pixels = reconstruction_loss(reconstruction.float(), video)
-    kl = (
-        0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-    )  # nats per latent value
+    # Nats per latent value.
+    kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
     loss = pixels + recipe.vae.kl_weight * kl
     parts = {"pixels": pixels, "kl": kl}
     if recipe.vae.half_size_weight > 0 and min(video.shape[-2:]) >= 64:
@@ -194,7 +193,8 @@ def vae_losses(
         parts["half_size"] = half
         loss = loss + recipe.vae.half_size_weight * half
     if adversary is not None:
-        made, settings = reconstruction.float(), recipe.vae
+        made = reconstruction.float()
+        settings = recipe.vae
         last_layer = model.decoder.conv_out.conv.weight
         parts |= adversary.judge(made, video, pixels=pixels, last_layer=last_layer)
         loss = (
@@ -207,7 +207,7 @@ def vae_losses(
 
 
 def reconstruction_loss(made: Tensor, video: Tensor) -> Tensor:
-    """L1 + L2 of the pixels + half the L1 of their differences to the neighbours right and below."""
+    """L1 + L2 of the pixels + half the L1 of their differences to the neighbors right and below."""
     error = made - video
     across, below = error.diff(dim=-1), error.diff(dim=-2)
     return error.abs().mean() + error.square().mean() + 0.5 * (across.abs().mean() + below.abs().mean())
@@ -248,20 +248,15 @@ def whiten(model: CausalVideoVAE, latents: tuple[Tensor, Tensor]) -> dict[str, f
 
 @torch.no_grad()
 def fit_preview(model: CausalVideoVAE, pool: ClipPool, rng: np.random.Generator) -> dict:
-    """A linear map from latents to colours, by least squares on pictures of the pool:
+    """A linear map from latents to colors, by least squares on pictures of the pool:
     what previews are made with.
     """
     video = pool.batch(32, 128, 1, rng, photos=0.5)
     latents = rearrange(model.encode(video).latent_dist.mode().float(), "b c 1 h w -> (b h w) c")
-    colours = rearrange(F.avg_pool2d(video[:, :, 0], 8), "b c h w -> (b h w) c")
+    colors = rearrange(F.avg_pool2d(video[:, :, 0], 8), "b c h w -> (b h w) c")
     design = torch.cat([latents, torch.ones(len(latents), 1)], dim=1).double()
-    fit = torch.linalg.lstsq(design, colours.double()).solution
+    fit = torch.linalg.lstsq(design, colors.double()).solution
     return {"latent_rgb_factors": fit[:-1].tolist(), "latent_rgb_bias": fit[-1].tolist()}
-
-
-def psnr(made: Tensor, video: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two videos in [-1, 1]."""
-    return float(10 * torch.log10(4 / (made.clamp(-1, 1) - video).square().mean()))
 
 
 @torch.no_grad()
@@ -269,11 +264,12 @@ def save_samples(model: CausalVideoVAE, pool: ClipPool, path: Path) -> None:
     """Held-out clips and photographs above their reconstructions,
     and their PSNR beside the picture as JSON.
     """
-    rows, scores = [], {}
+    rows = []
+    scores = {}
     for name, video in pool.held_out_videos().items():
         device = next(model.parameters()).device
         made = model.decode(model.encode(video.to(device)).latent_dist.mode()).sample.float().cpu()
-        scores[name] = [round(psnr(m, v), 2) for m, v in zip(made, video, strict=True)]
+        scores[name] = [round(psnr(m.clamp(-1, 1), v, 2.0), 2) for m, v in zip(made, video, strict=True)]
         for clip in (video[:4], made[:4]):
             rows.append(
                 rearrange(clip[:, :, :: max(clip.shape[2] // 4, 1)][:, :, :4], "b c t h w -> h (b t w) c")

@@ -16,8 +16,8 @@ from itertools import product
 
 import numpy as np
 
-# Object colours: saturated, and far from every background below, so that "green" is never lost on the meadow.
-COLOURS = {
+# Object colors: saturated, and far from every background below, so that "green" is never lost on the meadow.
+COLORS = {
     "red": (222, 38, 42),
     "yellow": (252, 222, 32),
     "blue": (36, 74, 226),
@@ -28,7 +28,7 @@ COLOURS = {
     "pink": (255, 124, 196),
 }
 
-# Backgrounds from top to bottom: (height as a fraction, colour); two stops at one height make an edge.
+# Backgrounds from top to bottom: (height as a fraction, color); two stops at one height make an edge.
 BACKGROUNDS = {
     "meadow": ((0, (150, 200, 240)), (0.42, (214, 234, 246)), (0.42, (128, 184, 84)), (1, (168, 208, 96))),
     "sky": ((0, (96, 166, 234)), (1, (190, 222, 248))),
@@ -56,7 +56,7 @@ SHAPE_WORDS = {
     "diamond": ("diamond", "rhombus"),
     "moon": ("moon", "crescent"),
 }
-COLOUR_WORDS = {name: (name,) for name in COLOURS} | {"purple": ("purple", "violet")}
+COLOR_WORDS = {name: (name,) for name in COLORS} | {"purple": ("purple", "violet")}
 BACKGROUND_WORDS = {
     "meadow": ("a green meadow", "a meadow", "a green field", "green grass"),
     "sky": ("a blue sky", "the blue sky", "the sky"),
@@ -102,7 +102,7 @@ class Scene:
     """What one clip shows, by name: `Scene("ball", "red", "meadow", "right")`."""
 
     shape: str
-    colour: str
+    color: str
     background: str
     motion: str
 
@@ -112,7 +112,7 @@ class World:
     """The names a model is trained on, and the size of its clips. Lists from a recipe become tuples here."""
 
     shapes: tuple[str, ...] = SHAPES
-    colours: tuple[str, ...] = tuple(COLOURS)
+    colors: tuple[str, ...] = tuple(COLORS)
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
     motions: tuple[str, ...] = MOTIONS
     size: int = 128
@@ -121,7 +121,7 @@ class World:
     photo_cameras: tuple[str, ...] = CAMERAS
 
     def __post_init__(self) -> None:
-        known = {"shapes": SHAPES, "colours": COLOURS, "backgrounds": BACKGROUNDS, "motions": MOTIONS}
+        known = {"shapes": SHAPES, "colors": COLORS, "backgrounds": BACKGROUNDS, "motions": MOTIONS}
         for field, names in (known | {"photo_cameras": CAMERAS}).items():
             chosen = tuple(getattr(self, field))
             unknown = [name for name in chosen if name not in names]
@@ -132,11 +132,11 @@ class World:
 
     def scenes(self) -> list[Scene]:
         """Every combination of the names, in a fixed order."""
-        return [Scene(*names) for names in product(self.shapes, self.colours, self.backgrounds, self.motions)]
+        return [Scene(*names) for names in product(self.shapes, self.colors, self.backgrounds, self.motions)]
 
     def held_out(self, scene: Scene) -> bool:
         """True for about one combination in twelve: never trained on. Depends on nothing but the names."""
-        key = "/".join((scene.shape, scene.colour, scene.background, scene.motion))
+        key = "/".join((scene.shape, scene.color, scene.background, scene.motion))
         digest = hashlib.blake2b(key.encode(), digest_size=8, salt=b"world 1").digest()
         return int.from_bytes(digest, "big") % 12 == 0
 
@@ -157,7 +157,7 @@ class World:
         phrases = [*PLACES, "a an"]
         said = (
             (SHAPE_WORDS, self.shapes),
-            (COLOUR_WORDS, self.colours),
+            (COLOR_WORDS, self.colors),
             (BACKGROUND_WORDS, self.backgrounds),
             (MOTION_WORDS, self.motions),
             (CAMERA_WORDS, self.photo_cameras),
@@ -168,7 +168,7 @@ class World:
 
 
 CPU_WORLD = World(
-    shapes=SHAPES[:5], colours=tuple(COLOURS)[:6], backgrounds=tuple(BACKGROUNDS)[:6], motions=MOTIONS[:7]
+    shapes=SHAPES[:5], colors=tuple(COLORS)[:6], backgrounds=tuple(BACKGROUNDS)[:6], motions=MOTIONS[:7]
 )
 
 
@@ -181,10 +181,10 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     def choose(options):
         return options[int(rng.integers(len(options)))]
 
-    colour, shape = choose(COLOUR_WORDS[scene.colour]), choose(SHAPE_WORDS[scene.shape])
-    thing = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
+    color, shape = choose(COLOR_WORDS[scene.color]), choose(SHAPE_WORDS[scene.shape])
+    thing = f"{'an' if color[0] in 'aeiou' else 'a'} {color} {shape}"
     if rng.random() < 0.15:
-        thing = f"the {colour} {shape}"
+        thing = f"the {color} {shape}"
     place = f"{choose(PLACES[:1] * 3 + PLACES)} {choose(BACKGROUND_WORDS[scene.background])}"
     motion = choose(MOTION_WORDS[scene.motion])
     return f"{place} {thing} {motion}" if rng.random() < 0.1 else f"{thing} {motion} {place}"
@@ -192,8 +192,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 def canonical_caption(scene: Scene) -> str:
     """The first wording of everything: "a red ball moves to the right over a green meadow"."""
-    colour = COLOUR_WORDS[scene.colour][0]
-    thing = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {SHAPE_WORDS[scene.shape][0]}"
+    color = COLOR_WORDS[scene.color][0]
+    thing = f"{'an' if color[0] in 'aeiou' else 'a'} {color} {SHAPE_WORDS[scene.shape][0]}"
     return f"{thing} {MOTION_WORDS[scene.motion][0]} {PLACES[0]} {BACKGROUND_WORDS[scene.background][0]}"
 
 
@@ -212,8 +212,8 @@ def background(name: str, size: int) -> np.ndarray:
     rows = (np.arange(size) + 0.5) / size
     # An edge is two stops at one height: np.interp wants them apart.
     heights = np.array([height for height, _ in stops]) + 1e-6 * np.arange(len(stops))
-    colours = np.array([colour for _, colour in stops], dtype=np.float64)
-    return np.stack([np.interp(rows, heights, colours[:, c]) for c in range(3)], axis=1).astype(np.float32)
+    colors = np.array([color for _, color in stops], dtype=np.float64)
+    return np.stack([np.interp(rows, heights, colors[:, c]) for c in range(3)], axis=1).astype(np.float32)
 
 
 def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -225,13 +225,15 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if shape == "triangle":  # corners (0, -0.96) and (±0.95, 0.74)
         return np.maximum((1.79 * abs(u) - v - 0.96) / np.hypot(1.79, 1.0), v - 0.74)
     if shape == "star":  # ten mirrored sectors; in each, the line from an outer to an inner corner
-        inner, sector = np.float32(0.5), np.float32(np.pi / 5)
+        inner = np.float32(0.5)
+        sector = np.float32(np.pi / 5)
         radius, angle = np.hypot(u, v), np.arctan2(u, -v)
         angle = abs((angle + sector) % (2 * sector) - sector)
         rise, run = inner * np.sin(sector), 1 - inner * np.cos(sector)
         return (rise * (radius * np.cos(angle) - 1) + run * radius * np.sin(angle)) / np.hypot(rise, run)
     if shape == "heart":  # a square on its corner with a half disc on each upper side
-        side, sink = 0.8, 0.1
+        side = 0.8
+        sink = 0.1
         lobes = np.hypot(abs(u) - side / 2, v - sink + side / 2) - side * 0.7071
         return np.minimum(lobes, (abs(u) + abs(v - sink) - side) * 0.7071)
     if shape == "ring":
@@ -251,12 +253,10 @@ def path(motion: str, frames: int) -> np.ndarray:
     Constant speed over all the frames (bouncing follows two arcs); the object stays wholly in the picture.
     """
     t = np.linspace(0, 1, frames, dtype=np.float32) if frames > 1 else np.zeros(1, np.float32)
-    x, y, radius, angle = (
-        np.full_like(t, 0.5),
-        np.full_like(t, 0.52),
-        np.full_like(t, 0.225),
-        np.zeros_like(t),
-    )
+    x = np.full_like(t, 0.5)
+    y = np.full_like(t, 0.52)
+    radius = np.full_like(t, 0.225)
+    angle = np.zeros_like(t)
     if motion in ("right", "left"):
         x = 0.26 + 0.48 * (t if motion == "right" else 1 - t)
     elif motion in ("up", "down"):
@@ -313,7 +313,7 @@ def render(
 
 
 def _paint(scene: Scene, u: np.ndarray, v: np.ndarray, track: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage (frames, side, side) and colour (frames, side, side, 3) of the object in its window."""
+    """Coverage (frames, side, side) and color (frames, side, side, 3) of the object in its window."""
     cos, sin = np.cos(track[:, 3])[:, None, None], np.sin(track[:, 3])[:, None, None]
     turned_u, turned_v = (cos * u + sin * v, cos * v - sin * u) if track[:, 3].any() else (u, v)
     radius = track[:, 2][:, None, None]
@@ -325,5 +325,5 @@ def _paint(scene: Scene, u: np.ndarray, v: np.ndarray, track: np.ndarray) -> tup
     if scene.motion == "spin" and scene.shape in MARKED:
         stripe = np.clip(0.5 + (0.2 - abs(turned_u)) * radius, 0, 1)
         light = light * (1 - 0.5 * stripe)
-    paint = light[..., None] * np.array(COLOURS[scene.colour], np.float32)
+    paint = light[..., None] * np.array(COLORS[scene.color], np.float32)
     return alpha, np.minimum(paint, 255)

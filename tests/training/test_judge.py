@@ -26,7 +26,7 @@ def test_the_judge_is_right_on_what_was_rendered(world):
         clip = world.render(scene, rng)
         verdict = judge(soiled(clip, rng) if index % 2 else clip, world)
         right += [
-            verdict.colour == scene.colour,
+            verdict.color == scene.color,
             verdict.motion == scene.motion,
             verdict.shape == scene.shape,
         ]
@@ -53,7 +53,7 @@ def test_the_judge_finds_nothing_where_nothing_is():
 def test_a_wrong_clip_is_judged_wrong():
     clip = CPU_WORLD.render(Scene("ball", "red", "sky", "right"), np.random.default_rng(0))
     assert judge(clip[::-1], CPU_WORLD).motion == "left"
-    assert judge(clip[..., ::-1], CPU_WORLD).colour == "blue"
+    assert judge(clip[..., ::-1], CPU_WORLD).color == "blue"
     assert judge(clip[[12] * 25], CPU_WORLD) == Verdict("red", "stay", "ball", 1.0)
     assert judge(clip.transpose(0, 2, 1, 3).copy(), CPU_WORLD).motion != "right"
 

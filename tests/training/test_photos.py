@@ -1,4 +1,4 @@
-"""The photographs: their split, their licences, and the camera that moves over them."""
+"""The photographs: their split, their licenses, and the camera that moves over them."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_held_out_photographs_are_never_among_those_trained_on():
     held_out = [photo.name for photo in photographs("held_out")]
     assert sorted(held_out) == sorted(HELD_OUT) and len(held_out) >= 6
     assert {name for _, name, _, _ in SOURCES} > set(HELD_OUT)
-    assert all(licence in FREE and owner for _, _, licence, owner in SOURCES)
+    assert all(license_ in FREE and owner for _, _, license_, owner in SOURCES)
     with pytest.raises(ValueError, match="held_out"):
         photographs("test")
 

@@ -8,13 +8,14 @@ from torch import nn
 from pyramid.generate.latents import clean_estimate, down, jump, noise_pyramid, pyramid
 from pyramid.generate.schedule import make_stages
 from pyramid.models.vae import CausalVideoVAE
+from pyramid.training.cli import describe
 from pyramid.training.critic import Adversary, Critic, balance, hinge
 from pyramid.training.decoder import noisy_latents, train_decoder
 from pyramid.training.loop import Budget, Loop, learning_rate_factor
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length, stage_ends
 from pyramid.training.optim import make_optimizers
 from pyramid.training.recipe import DecoderRecipe, Phase, Recipe, VAERecipe, load_recipe
-from pyramid.training.vae import current_phase, initialise, make_vae, reconstruction_loss, vae_losses, whiten
+from pyramid.training.vae import current_phase, initialize, make_vae, reconstruction_loss, vae_losses, whiten
 from pyramid.training.world import World
 
 
@@ -153,6 +154,13 @@ def test_recipes_are_read_strictly(tmp_path):
         load_recipe(tmp_path / "none.toml")
 
 
+def test_recipes_with_the_former_spelling_are_read(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('name = "x"\n[world]\ncolours = ["red", "blue"]\n')
+    assert load_recipe(path).world.colors == ("red", "blue")
+    assert describe(load_recipe(path))["trained_on"]["colours"] == ("red", "blue")
+
+
 @pytest.mark.parametrize("path", ["embedded-cpu.toml", "embedded-gpu.toml"])
 def test_shipped_recipes_load(path):
     recipe = load_recipe(f"presets/training/{path}")
@@ -183,7 +191,7 @@ def test_reconstruction_loss_of_a_perfect_video_is_zero():
 def test_whitening_changes_latents_and_not_the_pictures():
     torch.manual_seed(0)
     model = make_vae(Recipe(name="tiny")).eval()
-    initialise(model)
+    initialize(model)
     video = torch.rand(8, 3, 9, 32, 32) * 2 - 1
     before = model.encode(video).latent_dist.mode()
     picture = model.decode(before).sample
@@ -227,7 +235,7 @@ def test_the_balance_makes_both_gradients_equally_long():
 
 
 def test_an_adversary_learns_and_the_decoder_answers_to_it():
-    """It tells stripes from grey within a few steps, and its losses reach the decoder and never its own
+    """It tells stripes from gray within a few steps, and its losses reach the decoder and never its own
     weights.
     """
     torch.manual_seed(0)

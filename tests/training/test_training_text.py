@@ -23,7 +23,7 @@ from pyramid.training.world import World, canonical_caption, caption
 
 SMALL = World(
     shapes=("ball", "star"),
-    colours=("red", "blue"),
+    colors=("red", "blue"),
     backgrounds=("sky", "meadow"),
     motions=("right", "left"),
     photo_cameras=("zoom in",),
@@ -80,7 +80,7 @@ def test_merges_are_applied_by_rank():
 def test_the_code_is_orthonormal_and_reads_what_it_wrote():
     torch.manual_seed(0)
     code = Code(attribute_values(World()), width=128, share=0.8)
-    labels = [{"shape": "ball", "colour": "red"}, {}, {"motion": "zoom in"}]
+    labels = [{"shape": "ball", "color": "red"}, {}, {"motion": "zoom in"}]
     targets = code.targets(labels)
     vectors = code.write(targets)
     assert code.right(vectors, targets).all() and targets[1].tolist() == [0, 0, 0, 0]
@@ -93,7 +93,7 @@ def test_the_code_is_orthonormal_and_reads_what_it_wrote():
 
 def test_held_out_combinations_are_never_drawn_for_training():
     world, rng = World(), np.random.default_rng(0)
-    held_out = {(s.shape, s.colour, s.background, s.motion) for s in world.held_out_scenes()}
+    held_out = {(s.shape, s.color, s.background, s.motion) for s in world.held_out_scenes()}
     captions = Captions(world)
     drawn = [
         tuple(labels.get(name) for name in captions.values)

@@ -8,7 +8,7 @@ import pytest
 from pyramid.training.world import (
     BACKGROUNDS,
     CAMERAS,
-    COLOURS,
+    COLORS,
     CPU_WORLD,
     Scene,
     World,
@@ -23,8 +23,8 @@ SHOWCASE = Scene("ball", "red", "meadow", "right")
 
 def test_the_full_world_has_what_a_gpu_model_needs_and_the_small_one_what_two_cores_can_learn():
     full, small = World(), CPU_WORLD
-    assert min(map(len, (full.shapes, full.colours, full.backgrounds))) >= 8 and len(full.motions) >= 9
-    assert list(map(len, (small.shapes, small.colours, small.backgrounds, small.motions))) == [5, 6, 6, 7]
+    assert min(map(len, (full.shapes, full.colors, full.backgrounds))) >= 8 and len(full.motions) >= 9
+    assert list(map(len, (small.shapes, small.colors, small.backgrounds, small.motions))) == [5, 6, 6, 7]
     assert SHOWCASE in small.scenes()
 
 
@@ -60,11 +60,11 @@ def test_different_scenes_are_never_said_alike():
 
 def test_words_of_what_a_world_lacks_are_not_in_its_vocabulary():
     assert {"zoom", "spins", "snow", "pink"} <= set(World().vocabulary())
-    small = World(motions=("right", "left"), photo_cameras=(), colours=("red",), backgrounds=("sky",))
+    small = World(motions=("right", "left"), photo_cameras=(), colors=("red",), backgrounds=("sky",))
     assert not {"zoom", "camera", "spins", "snow", "pink"} & set(small.vocabulary())
 
 
-@pytest.mark.parametrize("lists", [{"shapes": ("blob",)}, {"motions": ()}, {"colours": ("red", "red")}])
+@pytest.mark.parametrize("lists", [{"shapes": ("blob",)}, {"motions": ()}, {"colors": ("red", "red")}])
 def test_names_that_cannot_be_used_are_refused_with_the_choices(lists):
     with pytest.raises(ValueError, match="choose different names among .*(ball|right|red)"):
         World(**lists)
@@ -111,7 +111,7 @@ def test_moving_objects_move_evenly():
     assert steps.min() > 0.8 * steps.mean() and steps.max() < 1.2 * steps.mean()
 
 
-def test_every_colour_stands_out_from_every_background():
-    for colour, name in product(COLOURS.values(), BACKGROUNDS):
-        far = abs(background(name, 64) - np.array(colour)).max(axis=1)
-        assert far.min() > 24, (colour, name)
+def test_every_color_stands_out_from_every_background():
+    for color, name in product(COLORS.values(), BACKGROUNDS):
+        far = abs(background(name, 64) - np.array(color)).max(axis=1)
+        assert far.min() > 24, (color, name)
