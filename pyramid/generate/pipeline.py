@@ -47,7 +47,9 @@ from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.mmdit import PyramidDiffusionMMDiT
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, variant_of
-from pyramid.text.encoders import PromptEmbeds, TextEncoders
+from pyramid.text.cache import PromptEmbeds
+from pyramid.text.encoders import TextEncoders
+from pyramid.text.vocabulary import Vocabulary
 
 TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
 SCALES = {"PyramidFluxTransformer": MINIFLUX, "PyramidDiffusionMMDiT": SD3}
@@ -108,6 +110,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         self.text = text
         self.defaults = defaults or (checkpoint.defaults if checkpoint else variant_of("384p"))
         self.checkpoint = checkpoint
+        self.vocabulary = Vocabulary.of(checkpoint.details) if checkpoint else None
         self.scales = _scales_of(transformer, vae)
         self.split_guidance = (
             False  # prompt and negative prompt one after the other: half the memory of a step
@@ -213,6 +216,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
         prompt, negative, cut = clock.timed("text", self._prompts, task)
         if cut:
             yield Notice("prompt", cut)
+        if self.vocabulary and (unknown := self.vocabulary.notice(task.prompts)):
+            yield Notice("words", unknown)
         return prompt, negative
 
     def _begin(self, task: Task, clock: "Clock") -> Generator[Event, None, list[Tensor]]:

@@ -26,7 +26,7 @@ from pyramid.generate.guidance import Guidance
 from pyramid.generate.sampler import Stop
 from pyramid.media.video import fit_picture, read_given, read_picture, read_video
 from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, frames_of, units_of
-from pyramid.text.encoders import PromptEmbeds
+from pyramid.text.cache import PromptEmbeds
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 EMBEDDINGS = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
@@ -196,10 +196,15 @@ class Task:
 
     settings: Settings
     inputs: Inputs
-    texts: tuple[str, ...]  # the prompts, with their suffix
+    prompts: tuple[str, ...]  # empty where embeddings were passed
     seeds: tuple[int, ...]  # one a sample
     pictures: np.ndarray | None  # the given frames at the target size, (1 + 8k, h, w, 3) uint8
     finished: tuple[Unit, ...] = ()  # of a run that ended early: all of its given units, or none of them
+
+    @property
+    def texts(self) -> list[str]:
+        """What the text encoders read."""
+        return [prompt + self.settings.prompt_suffix for prompt in self.prompts]
 
     @property
     def guidance(self) -> Guidance:
@@ -232,12 +237,11 @@ def check(
     """
     settings = settings.resolved().validate()
     _check_options(inputs)
-    texts = tuple(inputs.prompts or [settings.prompt])
-    batch = len(texts) if inputs.prompt_embeds is None else len(inputs.prompt_embeds)
+    prompts = tuple(inputs.prompts or [settings.prompt]) if inputs.prompt_embeds is None else ()
+    batch = len(prompts) or len(inputs.prompt_embeds)
     seeds = tuple(inputs.seeds or [settings.seed + sample for sample in range(batch)])
     finished = tuple(u if isinstance(u, Unit) else Unit(0, 0, u) for u in inputs.finished)
-    texts = tuple(text + settings.prompt_suffix for text in texts)
-    task = Task(settings, inputs, texts, seeds, _given_pictures(settings, inputs, finished), finished)
+    task = Task(settings, inputs, prompts, seeds, _given_pictures(settings, inputs, finished), finished)
     for which in ("", "negative_") if task.guided else ("",):
         _check_text(inputs, which, batch, has_text)
         _check_embeddings(inputs, which, batch, text_widths)

@@ -12,6 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
+from pyramid.training.prompts import all_words
 from pyramid.training.recipe import Recipe, load_recipe
 
 PARTS = ("text", "vae", "dit", "embedded")
@@ -97,6 +98,7 @@ def describe(recipe: Recipe) -> dict:
         "negative_prompt": "",
         "prompt_suffix": "",
         "licence": "Apache-2.0",
+        "words": all_words(world),
         "trained_on": {
             "shapes": world.shapes,
             "colours": world.colors,

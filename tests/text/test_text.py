@@ -17,8 +17,9 @@ from transformers import (
     T5TokenizerFast,
 )
 
-import pyramid.text.encoders
-from pyramid.text.encoders import TextEncoders, cache_folder, find_parts, fingerprint
+import pyramid.text.cache
+from pyramid.text.cache import cache_folder
+from pyramid.text.encoders import TextEncoders, find_parts, fingerprint
 
 PROMPT = "A red ball moves to the right, over a green meadow"
 
@@ -122,7 +123,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_no_error(tiny_checkpoint, tm
 
 
 def test_the_oldest_cached_prompts_go_first(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(pyramid.text.encoders, "CACHED_PROMPTS", 3)
+    monkeypatch.setattr(pyramid.text.cache, "CACHED_PROMPTS", 3)
     text = encoders(tiny_checkpoint, tmp_path)
     known: set = set()
     for index in range(5):
