@@ -1,22 +1,36 @@
-"""Settings with a name: one TOML file each in presets/, and those that a user saved.
+"""Settings with a name, one TOML file each, and what holds where a request leaves something out.
 
-    settings = load_preset("quick").apply(settings)
+    settings = resolve("sd3", load_preset("quick"), {"prompt": "a red ball"})     # for every front end
     save_preset("my size", settings, folder)          # SettingsError for a name that is taken
 
-Adding a file to the folder adds a choice to the page and to `--preset`.
+The shipped presets are in presets/: a file more there is a choice more on the page and of `--preset`.
 """
 
 import dataclasses
 import json
 import re
 import tomllib
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError, check_choice, check_known, renamed
+from pyramid.hub.checkpoints import find
+from pyramid.settings import (
+    FIELDS,
+    MACHINE,
+    TABLE,
+    Settings,
+    SettingsError,
+    check_choice,
+    check_known,
+    frames_for_seconds,
+    renamed,
+    typed,
+)
 
 PRESETS_FOLDER = Path(__file__).resolve().parent.parent / "presets"
+CHOSEN_WITH_THE_MODEL = ("model", "variant")
 KEPT_OVER_MODELS = ("prompt", "image", "video", "fit", "seed", *MACHINE)
 STEP_LISTS = ("num_inference_steps", "video_num_inference_steps")
 PRESET_FIELDS = tuple(name for name in FIELDS if name not in ("prompt", "image", "video", "seed", "preset"))
@@ -41,6 +55,11 @@ class Preset:
             settings = Settings.for_model(model, variant, **kept)
         return dataclasses.replace(settings, **self._steps(settings), **self.values, preset=self.name)
 
+    def without(self, names: Container[str]) -> "Preset":
+        """The preset without its values for `names`."""
+        values = {name: value for name, value in self.values.items() if name not in names}
+        return dataclasses.replace(self, values=values)
+
     def _steps(self, settings: Settings) -> dict[str, tuple[int, ...]]:
         """The one list of steps that the file leaves out, with as many stages as the one that it sets."""
         for given, other in (STEP_LISTS, STEP_LISTS[::-1]):
@@ -50,6 +69,67 @@ class Preset:
         return {}
 
 
+# -- what a request means
+def resolve(
+    model: str | Settings | None,
+    preset: Preset | None,
+    changes: dict[str, Any],
+    *,
+    seconds: float | None = None,
+) -> Settings:
+    """The settings of a request: the model's own, changed by the preset, changed by `changes`.
+
+    model: a name, folder or repository (None: the preset's model, else the embedded one), of which `changes`
+        may name the variant; or the settings that a loaded model starts with: then the preset changes neither
+        model nor machine.
+    changes: values by name, former names too. A whole number in place of a list of steps stands for all
+        stages. Another number of stages than the model's, without a word on later units, holds for them too.
+    seconds: the length, in place of `num_frames`.
+
+    Raises SettingsError for unknown names and wrong types, CheckpointError (both are ValueErrors) for a model
+    that is not here. Bounds are `Settings.validate`'s to check.
+    """
+    changes = renamed(changes)
+    if isinstance(model, Settings):
+        start, decided = model, (*CHOSEN_WITH_THE_MODEL, *MACHINE)
+    else:
+        start, decided = start_of(model, changes.pop("variant", None), preset), CHOSEN_WITH_THE_MODEL
+        changes.pop("model", None)
+    if preset:
+        start = preset.without(decided).apply(start)
+    settings = Settings.from_dict(start.to_dict() | changes | _spelled_out(changes, start.stages))
+    if seconds is None:
+        return settings
+    return dataclasses.replace(settings, num_frames=frames_for_seconds(seconds, settings.fps))
+
+
+def start_of(model: str | None, variant: str | None, preset: Preset | None) -> Settings:
+    """What the model that is asked for starts with, its own checkpoint's word first.
+
+    A preset's variant is one of its own model's: with another model it says nothing.
+    """
+    asked = preset.values if preset else {}
+    model = typed(TABLE["model"], asked.get("model", "embedded") if model is None else model)
+    if variant is None and model == asked.get("model", model):
+        variant = asked.get("variant")
+    checkpoint = find(model, None if variant is None else typed(TABLE["variant"], variant))
+    return Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults)
+
+
+def _spelled_out(changes: dict[str, Any], stages: int) -> dict[str, Any]:
+    """The lists of steps in `changes`, a number for each stage."""
+    steps = {name: changes[name] for name in STEP_LISTS if name in changes}
+    asked = next((len(value) for value in steps.values() if isinstance(value, list | tuple)), stages)
+    for name, value in steps.items():
+        if type(value) is int:
+            steps[name] = (value,) * asked
+    first = steps.get("num_inference_steps")
+    if isinstance(first, list | tuple) and len(first) != stages:
+        steps.setdefault("video_num_inference_steps", first)
+    return steps
+
+
+# -- files
 def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
     """The preset `name` of `folder`, or the one in the file `name` when that ends in .toml. Strict.
 
@@ -69,7 +149,7 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
         preset = Preset(path.stem, description.strip(), values)
         preset.apply(Settings()).validate(skip=("prompt",))
     except SettingsError as error:
-        raise error.within(f"preset {path.name}: ") from error
+        raise SettingsError(error.field, f"preset {path.name}: {error}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError("preset", f"preset {str(path)!r} cannot be read as TOML: {error}") from error
     return preset

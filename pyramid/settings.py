@@ -87,6 +87,14 @@ class Variant:
     negative_prompt: str = RELEASED_NEGATIVE
     photographs: bool = True  # whether it was trained on them, or on drawn scenes alone
 
+    @property
+    def width(self) -> int:
+        return self.sizes[0][0]
+
+    @property
+    def height(self) -> int:
+        return self.sizes[0][1]
+
 
 VARIANTS = {
     v.name: v
@@ -129,14 +137,16 @@ def frames_of(units: int) -> int:
 
 def frames_for_seconds(seconds: float, fps: int) -> int:
     """The 1 + 8k frames, k ≥ 1, whose duration at `fps` is nearest to `seconds` > 0. 5 s at 24 fps: 121."""
+    if type(seconds) not in (int, float):
+        shown = "is empty" if seconds is None else f"= {seconds!r}"
+        raise SettingsError("seconds", f"{shown}: a number is expected", named=True)
     if not (math.isfinite(seconds) and seconds > 0):
-        raise SettingsError(
-            "num_frames",
-            f"seconds = {seconds:g}: a length must be greater than 0; for a still ask for num_frames = 1",
-        )
+        problem = f"= {seconds:g}: a length must be greater than 0; a still has 1 frame"
+        raise SettingsError("seconds", problem, named=True)
     frames, longest = frames_of(1 + max(1, round(seconds * fps / FRAMES_PER_UNIT))), frames_of(MAX_UNITS)
     if frames > longest:
-        raise SettingsError("num_frames", f"seconds = {seconds:g}: at most {seconds_of(longest, fps):g} s")
+        problem = f"= {seconds:g}: at most {seconds_of(longest, fps):g} s"
+        raise SettingsError("seconds", problem, named=True)
     return frames
 
 
@@ -164,6 +174,7 @@ class Spec:
     short: str = ""  # the label under the title of its group
     flag: str = ""  # where the command line has a shorter word than the name
     metavar: str | None = None
+    of_model: str = ""  # the field of `Variant` that a model's settings start with
     former: tuple[str, ...] = ()  # names in records, presets, lists and flags of earlier versions
     name: str = ""
     kind: Any = str
@@ -250,10 +261,15 @@ class Settings:
         **PROMPT_LIMITS,
     )
     negative_prompt: str = setting(
-        "", "Negative prompt", "what should not be seen", "prompt", **PROMPT_LIMITS
+        "",
+        "Negative prompt",
+        "what should not be seen",
+        "prompt",
+        of_model="negative_prompt",
+        **PROMPT_LIMITS,
     )
     prompt_suffix: str = setting(
-        "", "Quality words", "words that are added to the prompt", "prompt", **PROMPT_LIMITS
+        "", "Quality words", "words added to the prompt", "prompt", of_model="prompt_suffix", **PROMPT_LIMITS
     )
     image: str | None = setting(
         None, "Picture", "a picture that becomes the first frame", "start", metavar="FILE"
@@ -276,6 +292,7 @@ class Settings:
         high=frames_of(MAX_UNITS),
         rule=_length_problem,
         advice="1 is a still, 1 + 8k (25, 121) a clip",
+        of_model="num_frames",
     )
     fps: int = setting(
         8,
@@ -285,12 +302,25 @@ class Settings:
         low=1,
         high=120,
         advice="the released models were trained at 24, the embedded one at 8",
+        of_model="fps",
     )
     width: int = setting(
-        128, "Width", "a multiple of 64", "length", advice="multiples of 64 are usual", **SIZE_LIMITS
+        128,
+        "Width",
+        "a multiple of 64",
+        "length",
+        advice="multiples of 64 are usual",
+        of_model="width",
+        **SIZE_LIMITS,
     )
     height: int = setting(
-        128, "Height", "a multiple of 64", "length", advice="multiples of 64 are usual", **SIZE_LIMITS
+        128,
+        "Height",
+        "a multiple of 64",
+        "length",
+        advice="multiples of 64 are usual",
+        of_model="height",
+        **SIZE_LIMITS,
     )
     num_inference_steps: tuple[int, ...] = setting(
         VARIANTS["128p"].steps,
@@ -298,6 +328,7 @@ class Settings:
         "steps of each stage for the first frame; one number for all alike",
         "steps",
         flag="steps",
+        of_model="steps",
         **STEP_LIMITS,
     )
     video_num_inference_steps: tuple[int, ...] = setting(
@@ -306,6 +337,7 @@ class Settings:
         "the same for the frames after it, of which a unit has 8",
         "steps",
         flag="video_steps",
+        of_model="video_steps",
         **STEP_LIMITS,
     )
     guidance_scale: float = setting(
@@ -315,6 +347,7 @@ class Settings:
         "guidance",
         short="First frame",
         flag="guidance",
+        of_model="guidance_scale",
         **GUIDANCE_LIMITS,
     )
     video_guidance_scale: float = setting(
@@ -324,6 +357,7 @@ class Settings:
         "guidance",
         short="Later units",
         flag="video_guidance",
+        of_model="video_guidance_scale",
         **GUIDANCE_LIMITS,
     )
     guidance_decay: float = setting(
@@ -369,6 +403,7 @@ class Settings:
         "which of the model's transformers, such as 384p",
         "model",
         rule=_variant_problem,
+        of_model="name",
     )
     dtype: str = setting(
         "auto", "Precision", "of the numbers; auto is what suits the device", "machine", choices=DTYPES
@@ -407,21 +442,8 @@ class Settings:
         """
         variant = variant or MODELS.get(model, ("384p",))[0]
         v = expects or variant_of(variant)
-        start = dict(
-            model=model,
-            variant=variant,
-            num_frames=v.num_frames,
-            fps=v.fps,
-            width=v.sizes[0][0],
-            height=v.sizes[0][1],
-            num_inference_steps=v.steps,
-            video_num_inference_steps=v.video_steps,
-            guidance_scale=v.guidance_scale,
-            video_guidance_scale=v.video_guidance_scale,
-            prompt_suffix=v.prompt_suffix,
-            negative_prompt=v.negative_prompt,
-        )
-        return cls(**(start | check_known(changes, "setting")))
+        start = {name: getattr(v, spec.of_model) for name, spec in TABLE.items() if spec.of_model}
+        return cls(**(start | {"model": model, "variant": variant} | check_known(changes, "setting")))
 
     @property
     def stages(self) -> int:  # resolutions of the pyramid: as many as step counts
@@ -545,6 +567,22 @@ EXPECTED = {
 }
 
 
+def default_words(spec: Spec) -> str:
+    """What holds where a setting is left out."""
+    if spec.of_model:
+        return "the model's"
+    if spec.default in (None, ""):
+        return ""
+    return shown(spec.default)
+
+
+def shown(value: Any) -> str:
+    """The value of a setting as people write it."""
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def label_of(name: str) -> str:
     """What people call the setting `name`."""
     return TABLE[name].label if name in TABLE else name.capitalize()
@@ -552,7 +590,7 @@ def label_of(name: str) -> str:
 
 def flag_of(name: str) -> str:
     """What the command line calls the setting `name`."""
-    return TABLE[name].option if name in TABLE else name
+    return TABLE[name].option if name in TABLE else "--" + name.replace("_", "-")
 
 
 # -- checks, one a value

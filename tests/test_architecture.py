@@ -20,9 +20,9 @@ PACKAGE = ROOT / "pyramid"
 ROOMS = {  # room -> what it may import from other rooms
     "settings": set(),
     "events": set(),
-    "presets": {"settings"},
     "models": set(),
     "hub": {"settings"},
+    "presets": {"settings", "hub"},
     "media": {"settings"},
     "text": {"settings", "hub"},
     "memory": {"settings", "events", "hub", "models", "text"},
@@ -30,6 +30,7 @@ ROOMS = {  # room -> what it may import from other rooms
     "jobs": {"settings", "events", "models", "text", "memory", "hub", "media", "generate"},
     "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media"},
     "commands": {
+        "training",
         "settings",
         "events",
         "presets",

@@ -19,8 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyramid.presets import load_preset
-from pyramid.settings import FIELDS, MAX_SEED, Settings, SettingsError, renamed
+from pyramid.presets import load_preset, resolve
+from pyramid.settings import MAX_SEED, TABLE, Settings, check_known, renamed, typed
 
 SHOWN_PROBLEMS = 20
 
@@ -157,29 +157,16 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
     from pyramid.media.video import read_given
 
     asked_for, table = table, renamed(table)
-    unknown = sorted(set(table) - set(FIELDS))
-    if unknown:
-        Settings.from_dict({unknown[0]: None})  # raises, with the nearest known name
-    for name in ("preset", "variant"):
-        if not isinstance(table.get(name, ""), str | None):
-            raise SettingsError(name, f"{name} = {table[name]!r}: text is expected")
-    asked = load_preset(table.get("preset") or preset) if table.get("preset") or preset else None
+    check_known(table, "setting")
+    named = typed(TABLE["preset"], table.pop("preset", None)) or preset
+    asked = load_preset(named) if named else None
     short = digest({"line": asked_for, "preset": asked.values if asked else {}})
-    table = {name: value for name, value in table.items() if name != "preset"}
     for name in ("image", "video"):
         if isinstance(table.get(name), str):
             table[name] = str(folder.resolve() / table[name])
-    model = table.get("model", asked.values.get("model", "embedded") if asked else "embedded")
-    of_preset = asked.values.get("variant") if asked and model == asked.values.get("model", model) else None
-    if not isinstance(model, str):
-        raise SettingsError("model", f"model = {model!r}: text is expected")
-    checkpoint = checkpoint_of(model, table.get("variant", of_preset))
-    start = Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults)
-    if asked:
-        values = {name: value for name, value in asked.values.items() if name not in ("model", "variant")}
-        start = replace(asked, values=values).apply(start)
-    settings = replace(start, **table | {"variant": checkpoint.variant}).validate()
-    read_given(settings)
+    settings = resolve(table.pop("model", None), asked, table)
+    checkpoint_of(settings.model, settings.variant)
+    read_given(settings.validate())
     return settings, short
 
 

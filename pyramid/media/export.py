@@ -10,13 +10,10 @@ Also directly from frames, as they are made:
     with open_writer(folder / "clip.webm", fps, (width, height), metadata, keep="sidecar") as writer:
         writer.write(frames)                                          # uint8 (f, h, w, 3)
 
-On the command line: python -m pyramid export outputs/a-ball-7.mp4 --format gif
-
 All follow the rules of `pyramid.media.files`: a name that is taken is never replaced, and what has a name is
 complete.
 """
 
-import argparse
 import io
 import json
 import re
@@ -29,8 +26,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pyramid.media.files import KEEPS, MEMBER, publish, read_metadata, reserve, tag, write_sidecar
-from pyramid.media.preview import load_estimates
+from pyramid.media.files import MEMBER, publish, read_metadata, reserve, tag, write_sidecar
 from pyramid.media.video import QUALITY, VideoWriter, probe, read_frames, write_picture
 from pyramid.settings import FRAMES_PER_UNIT, SettingsError
 
@@ -152,29 +148,6 @@ def _fps(source: Path, metadata: dict[str, Any]) -> float:
     if not found:
         raise ValueError(f"{source.name} does not say how many frames a second it has")
     return float(found[1])
-
-
-# -- command line
-def add_arguments(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    add("file", type=Path, help="a result of this program, or another video")
-    add("--format", default="mp4", choices=list(KINDS), help="what it becomes (default: mp4)")
-    add("--quality", type=int, metavar="CRF", help="1 to 51: 17 looks like the original, more is smaller")
-    add("--metadata", default="embed", choices=KEEPS, help="where the settings go (default: into the file)")
-    add("--stages-from", type=Path, metavar="FOLDER", help="for stages: the folder of a result's units")
-    add("--output", type=Path, metavar="FILE", help="the new file (default: beside the result)")
-    sub.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Make the file; its path goes to stdout."""
-    estimates = load_estimates(args.stages_from) if args.stages_from else None
-    print(
-        export(
-            args.file, args.format, args.output, quality=args.quality, keep=args.metadata, estimates=estimates
-        )
-    )
-    return 0
 
 
 # -- writers

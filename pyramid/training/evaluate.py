@@ -1,29 +1,22 @@
-"""`python -m pyramid evaluate`: a model of the synthetic world measured on what it has never seen,
-as a table.
+"""A model of the synthetic world, measured on what it has never seen.
 
 Videos of held-out combinations of words with fixed seeds are judged by `pyramid.training.judge`; the VAE is
 measured on held-out clips and photographs, image-to-video on how well it keeps its first frame. Shares come
-with 95 % intervals (Wilson). Exit code 0 whatever the figures are: they are for reading, and for deciding
-whether new weights are better.
+with 95 % intervals (Wilson).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pyramid.settings import DTYPES, Settings
 from pyramid.training.data import psnr, to_video
 from pyramid.training.judge import Verdict, camera_move, judge
 from pyramid.training.photos import camera_clip, photographs
@@ -210,55 +203,6 @@ def contact_sheet(clips: np.ndarray, columns: int = 7) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `evaluate`."""
-    parser.add_argument(
-        "--model", default="embedded", help="a checkpoint folder (default: the embedded model)"
-    )
-    parser.add_argument("--variant", help="the transformer, where there are several")
-    parser.add_argument("--videos", type=int, default=108, help="text-to-video clips to judge (default: 108)")
-    parser.add_argument(
-        "--pictures", type=int, default=36, help="image-to-video clips to judge (default: 36)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=1000, help="of the first video; the others count up from it"
-    )
-    parser.add_argument("--out", help="write the results as JSON to this file")
-    parser.add_argument("--sheet", help="write a contact sheet of the first 12 clips to this picture")
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="precision (default: what suits the device)"
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Measure, print the table, write what was asked for; returns the exit code."""
-    from pyramid.generate.loaded import load_for
-    from pyramid.hub.checkpoints import find
-
-    if args.videos < 1 or args.pictures < 1:
-        raise ValueError(f"--videos {args.videos} and --pictures {args.pictures} must be 1 or more.")
-    checkpoint = find(args.model, args.variant)
-    where = {"dtype": args.dtype, "device": args.device}
-    pipe = load_for(Settings.for_model(args.model, checkpoint.variant, checkpoint.defaults, **where))
-    pipe.set_progress_bar_config(disable=True)
-    world = world_of(pipe)
-    results, clips = evaluate_videos(pipe, world, args.videos, args.seed)
-    results |= evaluate_pictures(pipe, world, args.pictures, args.seed)
-    results |= evaluate_vae(pipe, world, min(args.videos, 36), args.seed)
-    Console().print(
-        as_table(results, f"{args.model}: {args.videos} videos of held-out words, seeds from {args.seed}")
-    )
-    if args.out:
-        asked = {name: getattr(args, name) for name in ("model", "videos", "pictures", "seed")}
-        asked |= {"dtype": str(pipe.transformer.dtype).removeprefix("torch."), "device": pipe.device.type}
-        plain = {name: as_plain(value) for name, value in results.items()}
-        _for_writing(args.out).write_text(json.dumps({"asked": asked, "results": plain}, indent=2) + "\n")
-    if args.sheet:
-        contact_sheet(clips[:12]).save(_for_writing(args.sheet))
-    return 0
-
-
 def as_table(results: dict, title: str) -> Table:
     """The results as rich prints them."""
     table = Table(title=title)
@@ -272,8 +216,3 @@ def as_table(results: dict, title: str) -> Table:
 def as_plain(value: Share | float) -> dict | float:
     """A result as JSON holds it: a share with its interval, or the number."""
     return asdict(value) | {"interval": value.interval} if isinstance(value, Share) else value
-
-
-def _for_writing(name: str) -> Path:
-    Path(name).parent.mkdir(parents=True, exist_ok=True)
-    return Path(name)

@@ -22,8 +22,8 @@ from gradio import utils
 from gradio.data_classes import FileData
 
 from pyramid.jobs.queue import Job, State
-from pyramid.presets import preset_names
-from pyramid.settings import MACHINE, Settings, SettingsError, frames_for_seconds
+from pyramid.presets import preset_names, resolve
+from pyramid.settings import MACHINE, Settings, SettingsError
 from pyramid.ui import App
 from pyramid.ui.models import entries, title_of
 from pyramid.ui.presets import find_preset
@@ -206,21 +206,13 @@ class Endpoints:
             if name in others:
                 why = "upload it, as an argument of its own" if name in UPLOADS else "the server chooses it"
                 raise ValueError(f"{name} is no setting of this call: {why}")
-        start = self.app.worker.start_from
+        found = None
         if preset:
             if preset not in (names := self.preset_names()):  # a name, and never the path of a file
                 raise ValueError(f"there is no preset {preset!r}: choose from {', '.join(names)}")
             found = find_preset(self.app, preset)
-            values = {name: value for name, value in found.values.items() if name not in OURS_ALONE}
-            start = dataclasses.replace(found, values=values).apply(start)
-        values = start.to_dict() | others | {"prompt": prompt}
-        values |= {"seed": seed} if seed is not None else {}
-        asked = Settings.from_dict(values)
-        if seconds is not None:
-            if type(seconds) not in (int, float):
-                raise ValueError(f"seconds = {seconds!r}: a number is expected")
-            asked = dataclasses.replace(asked, num_frames=frames_for_seconds(seconds, asked.fps))
-        return asked
+        changes = others | {"prompt": prompt} | ({"seed": seed} if seed is not None else {})
+        return resolve(self.app.worker.start_from, found, changes, seconds=seconds)
 
     def upload(self, file: Any, what: str) -> tuple[Path, str] | None:
         """The file that was uploaded, and its name. ValueError for anything else,

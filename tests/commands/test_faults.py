@@ -242,9 +242,9 @@ def test_a_picture_of_one_pixel_is_a_picture(generate, tmp_path):
 PROMPTS = {
     "not UTF-8": (
         os.fsdecode(b"a red b\xe4ll"),
-        "prompt holds bytes that are no text (at 'a red b'): type it again",
+        "--prompt holds bytes that are no text (at 'a red b'): type it again",
     ),
-    "100,000 characters": ("x" * 100_000, "prompt has 100000 characters: use at most 2000"),
+    "100,000 characters": ("x" * 100_000, "--prompt has 100000 characters: use at most 2000"),
     "empty": ("  ", 'the prompt is empty: say what to see, such as "a red ball stays still"'),
 }
 

@@ -8,7 +8,7 @@ from torch import nn
 from pyramid.generate.latents import clean_estimate, down, jump, noise_pyramid, pyramid
 from pyramid.generate.schedule import make_stages
 from pyramid.models.vae import CausalVideoVAE
-from pyramid.training.cli import describe
+from pyramid.training.build import describe
 from pyramid.training.critic import Adversary, Critic, balance, hinge
 from pyramid.training.decoder import noisy_latents, train_decoder
 from pyramid.training.loop import Budget, Loop, learning_rate_factor

@@ -65,7 +65,7 @@ def handler(blocks: gr.Blocks, name: str):
         ({"fps": -8}, "Frames a second = -8"),
         ({"fps": None}, "Frames a second is empty"),
         ({"seconds": None}, "Seconds is empty"),
-        ({"seconds": 10**6}, "seconds = 1e+06: at most"),
+        ({"seconds": 10**6}, "Seconds = 1e+06: at most"),
         ({"guidance": 99}, "Guidance for the first frame = 99"),
     ],
 )

@@ -1,13 +1,12 @@
-"""`python -m pyramid train text|vae|dit|embedded --config presets/training/….toml [--output runs/NAME]`.
+"""The parts of a checkpoint, trained one after the other, and put together.
 
-`embedded` trains everything from nothing, one part after the other, and puts the finished checkpoint
-together. A part that is finished is not trained again, so an interrupted command goes on where it was when it
-is given again.
+    build("embedded", "presets/training/embedded-cpu.toml")        # runs/NAME/checkpoint
+
+A part that is finished is not trained again.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -15,37 +14,27 @@ from pathlib import Path
 from pyramid.training.prompts import all_words
 from pyramid.training.recipe import Recipe, load_recipe
 
-PARTS = ("text", "vae", "dit", "embedded")
 TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `train`."""
-    parser.add_argument("part", choices=PARTS, help="what to train; embedded: all of it, and put it together")
-    parser.add_argument(
-        "--config", required=True, help="a recipe, such as presets/training/embedded-cpu.toml"
-    )
-    parser.add_argument(
-        "--output", help="where runs and the checkpoint are written (default: runs/NAME of the recipe)"
-    )
+def build(part: str, config: str, output: str | None = None) -> Path:
+    """Train `part` (text, vae, dit, or embedded: all of them) by a recipe's file; the folder of the parts.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Train what was asked for; returns the exit code."""
-    recipe = load_recipe(args.config)
-    folder = Path(args.output or Path("runs") / recipe.name)
+    output: where runs and the checkpoint are written, runs/NAME of the recipe when None.
+    """
+    recipe = load_recipe(config)
+    folder = Path(output or Path("runs") / recipe.name)
     parts = folder / "checkpoint"
     parts.mkdir(parents=True, exist_ok=True)
-    if args.part in ("text", "embedded"):
+    if part in ("text", "embedded"):
         _text(recipe, parts)
-    if args.part in ("vae", "embedded"):
+    if part in ("vae", "embedded"):
         _vae(recipe, folder, parts)
-    if args.part in ("dit", "embedded"):
+    if part in ("dit", "embedded"):
         _dit(recipe, folder, parts)
-    if args.part == "embedded":
+    if part == "embedded":
         (parts / "pyramid.json").write_text(json.dumps(describe(recipe), indent=2) + "\n")
-    print(f"Written to {parts}")
-    return 0
+    return parts
 
 
 def _text(recipe: Recipe, parts: Path) -> None:

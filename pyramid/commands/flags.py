@@ -1,0 +1,90 @@
+"""The flags of settings, from their table: one for each, with its help.
+
+add_settings(parser)                       # --prompt, --steps, --guidance, …
+changes = asked_for(args)                  # the settings that were given, for `presets.resolve`
+command_of(settings)                       # the command that makes the same again
+"""
+
+import argparse
+import shlex
+from typing import Any
+
+from pyramid.presets import preset_names
+from pyramid.settings import GROUPS, STEPS, TABLE, Settings, Spec, default_words
+
+NUMBERS = {int: int, int | None: int, float: float}
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag for each setting, by groups, and `--seconds` in place of `--num-frames`."""
+    for name, title in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for spec in TABLE.values():
+            if spec.group != name:
+                continue
+            if spec.name == "num_frames":
+                length = group.add_mutually_exclusive_group()
+                length.add_argument("--seconds", type=float, help="length, to the nearest 8 frames")
+                add_setting(length, spec)
+            else:
+                add_setting(group, spec)
+
+
+def add_setting(group: Any, spec: Spec) -> None:
+    """The flag of one setting, None where it is left out, and its former names, which --help leaves out."""
+    if spec.kind is bool:
+        options = {"action": argparse.BooleanOptionalAction, "default": None}
+    else:
+        metavar = spec.metavar or spec.option.removeprefix("--").replace("-", "_").upper()
+        kind = counts if spec.kind == STEPS else NUMBERS.get(spec.kind, str)
+        options = {"type": kind, "metavar": metavar}
+    group.add_argument(spec.option, dest=spec.name, help=help_of(spec), **options)
+    hidden = options | {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+    for former in spec.former:
+        group.add_argument(f"--{former.replace('_', '-')}", dest=spec.name, **hidden)
+
+
+def help_of(spec: Spec) -> str:
+    """What --help says of a setting."""
+    text = f"{spec.help}, in {spec.unit}" if spec.unit else spec.help
+    choices = preset_names() if spec.name == "preset" else spec.choices
+    if choices:
+        text += f": {', '.join(choices)}"
+    default = default_words(spec)
+    return f"{text} (default: {default})" if default else text
+
+
+def counts(text: str) -> int | tuple[int, ...]:
+    """ "20" -> 20, for all stages; "20,20,10" -> (20, 20, 10); "20," -> (20,), a single stage."""
+    try:
+        numbers = tuple(int(part) for part in text.removesuffix(",").split(","))
+    except ValueError:
+        message = f"{text!r}: whole numbers are expected, such as 20 or 20,20,10"
+        raise argparse.ArgumentTypeError(message) from None
+    return numbers if "," in text else numbers[0]
+
+
+def asked_for(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings whose flags were given, but for model and preset, which say what the rest starts from."""
+    names = [name for name in TABLE if name not in ("model", "preset")]
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def command_of(settings: Settings) -> str:
+    """The command that makes the same again, also when the model's own defaults have changed meanwhile."""
+    words = ["python", "-m", "pyramid", "generate"]
+    for spec in TABLE.values():
+        value = getattr(settings, spec.name)
+        if spec.name == "preset" or value in (None, "auto"):
+            continue
+        if spec.kind is bool:
+            words.append(spec.option if value else spec.option.replace("--", "--no-", 1))
+        else:
+            words.append(f"{spec.option}={_text(value)}")
+    return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) + "," * (len(value) == 1)
+    return str(value)
