@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def print_line(name: str) -> int:
     """A password, asked for twice at a terminal or read from a pipe, as a line of the accounts' file."""
-    from pyramid.ui.serve import hashed_line
+    from pyramid.ui.security.accounts import hashed_line
 
     if sys.stdin.isatty():
         password = getpass.getpass(f"Password of {name}: ")
@@ -125,7 +125,8 @@ def print_line(name: str) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Check what was asked, start the device thread and the page, and wait for the end."""
-    from pyramid.ui.serve import check_door, read_accounts
+    from pyramid.ui.security.accounts import read_accounts
+    from pyramid.ui.security.login import check_door
 
     check_limits(options)
     check_machine(options)
@@ -210,7 +211,7 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
     both at once would make the page wait for the model.
     """
     from pyramid.ui import page
-    from pyramid.ui.serve import doors, notices
+    from pyramid.ui.security.guard import doors
 
     built = page.build(app)
     try:
@@ -239,21 +240,32 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
     return 0
 
 
+def notices(local: str, public: str | None, *, share: bool, listen: str) -> list[str]:
+    """What the terminal says of where the page is."""
+    from pyramid.ui.security.login import is_local
+
+    lines = [f"The page is at {local}  (Ctrl-C ends the program)"]
+    if public:
+        lines.append(f"Public link, for a week at most: {public}")
+    elif share:
+        lines.append(
+            "note: there is no public link, as Gradio's servers could not be reached; all else works"
+        )
+    if not is_local(listen):
+        lines.append("Other machines reach it by this machine's name or address, and the same port")
+    return lines
+
+
 def port_words(options: argparse.Namespace) -> str:
     """What to do where no port can be had; Gradio's own words are of its variables."""
     if options.port is None:
         return (
-            f"no port of 7860 to 7959 can be had at {options.listen}: give "
-            "another with --port, or see to --listen"
+            f"no port from 7860 to 7959 can be had at {options.listen}: give another with --port, or check "
+            "--listen"
         )
     return (
-        f"port {options.port} "
-        "cannot "
-        "be had at "
-        f"{options.listen}: another "
-        "program has it, or "
-        "it is not yours to "
-        "use; give another with --port, or leave --port out for a free one from 7860"
+        f"port {options.port} cannot be had at {options.listen}: another program has it, or you may not use "
+        "it; give another with --port, or leave --port out for a free one from 7860"
     )
 
 

@@ -25,9 +25,9 @@ from pyramid.jobs.queue import Job, State
 from pyramid.presets import preset_names, resolve
 from pyramid.settings import MACHINE, Settings, SettingsError
 from pyramid.ui import App
+from pyramid.ui.addresses import address_of
 from pyramid.ui.models import entries, title_of
 from pyramid.ui.presets import find_preset
-from pyramid.ui.serve import address_of
 
 SHORTEST_TOKEN = 16
 MOST = 2**53 - 1  # jobs that may be left out: what JSON can count to

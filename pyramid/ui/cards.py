@@ -8,8 +8,6 @@ it.
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from pyramid.jobs.queue import Job, State
 from pyramid.media.export import KINDS
@@ -17,12 +15,10 @@ from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
 from pyramid.settings import FIELDS, MACHINE
 from pyramid.ui import App
+from pyramid.ui.addresses import address_of, address_of_export
 from pyramid.ui.compare import PLAYABLE, WORDS, comparable, shown
 from pyramid.ui.pyramid_view import clock
-from pyramid.ui.serve import address_of
-
-if TYPE_CHECKING:
-    from pyramid.ui.results import View
+from pyramid.ui.view import View
 
 ICONS = {  # paths of 16 × 16 pictures
     "favourite": "M8 1.6l1.9 4.1 4.5.5-3.3 3 .9 4.4L8 11.4l-4 2.2.9-4.4-3.3-3 4.5-.5z",
@@ -43,7 +39,7 @@ KEEP_WORDS = {"embed": "in the file", "sidecar": "beside it, as .json", "none": 
 # The grid
 
 
-def grid_html(jobs: list[Job], view: "View", *, more: bool) -> str:
+def grid_html(jobs: list[Job], view: View, *, more: bool) -> str:
     """The cards, or why there are none."""
     if not jobs:
         filtered = view.search or view.favourites
@@ -54,7 +50,7 @@ def grid_html(jobs: list[Job], view: "View", *, more: bool) -> str:
     return f'<div class="grid" role="list" aria-label="Results">{cards}</div>{button}'
 
 
-def card(job: Job, view: "View") -> str:
+def card(job: Job, view: View) -> str:
     prompt, words = escape(job.settings.prompt), escape(job.settings.prompt[:80], quote=True)
     state = f'<span class="tag {job.state}">{STATES[job.state]}</span>' if job.state in STATES else ""
     tools = _tool("favourite", job, f"Favourite: {words}", job.favourite)
@@ -103,7 +99,7 @@ def facts(job: Job) -> str:
 # The opened one
 
 
-def detail_html(app: App, job: Job, view: "View") -> str:
+def detail_html(app: App, job: Job, view: View) -> str:
     """The result large, how it came about, what to do with it, its settings, and the export."""
     file = job.path is not None and job.path.is_file()
     left = f"{_player(job)}{_name(job, file)}"
@@ -191,7 +187,7 @@ def can_grow(app: App, job: Job) -> bool:
     )
 
 
-def _longer(app: App, job: Job, view: "View") -> str:
+def _longer(app: App, job: Job, view: View) -> str:
     """How much longer, and what happens then."""
     if not can_grow(app, job):
         return ""
@@ -216,7 +212,7 @@ def _longer(app: App, job: Job, view: "View") -> str:
     )
 
 
-def _export(app: App, job: Job, view: "View") -> str:
+def _export(app: App, job: Job, view: View) -> str:
     """What to make of it, what was made so far, and what went wrong with the last one."""
     still = job.path.suffix.lower() == ".png"
     kinds = ["png"] if still else [kind for kind in KINDS if kind != "stages"]
@@ -227,7 +223,7 @@ def _export(app: App, job: Job, view: "View") -> str:
     keeps = "".join(f'<option value="{keep}">{text}</option>' for keep, text in KEEP_WORDS.items())
     least = job.output.quality
     files = "".join(
-        f'<li><a href="{escape(export_address(job, path), quote=True)}" '
+        f'<li><a href="{escape(address_of_export(job, path), quote=True)}" '
         f'download="{escape(path.name, quote=True)}">'
         f"{escape(path.name)}</a> · {size_words(path)}</li>"
         for path in written(app, job)
@@ -272,11 +268,6 @@ def written(app: App, job: Job) -> list[Path]:
     folder = exports_of(app, job)
     files = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     return sorted(files, key=lambda path: path.stat().st_mtime)
-
-
-def export_address(job: Job, path: Path) -> str:
-    """Where an exported file is fetched, see `serve.Guard`."""
-    return f"gradio_api/file={quote(f'results/{job.id}/exports/{path.name}')}"
 
 
 def size_words(path: Path) -> str:

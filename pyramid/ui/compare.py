@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyramid.jobs.queue import Job
 from pyramid.settings import FIELDS
-from pyramid.ui.serve import address_of
+from pyramid.ui.addresses import address_of
 
 WORDS = {
     "num_inference_steps": "steps, first frame",

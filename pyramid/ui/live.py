@@ -17,9 +17,9 @@ from pyramid.jobs.queue import State
 from pyramid.jobs.recorder import Live
 from pyramid.settings import Settings
 from pyramid.ui import QUIET, App
+from pyramid.ui.addresses import address_of, address_of_growing
 from pyramid.ui.markup import data_of, html, img, once
 from pyramid.ui.pyramid_view import clock
-from pyramid.ui.serve import address_of, address_of_growing
 
 THUMB = 96  # pixels: the longer side of a finished unit on the timeline
 PLAYABLE = (".mp4", ".webm")

@@ -4,13 +4,13 @@
     results.wire(page, visitor, pulse, form)          # `pulse` changes when the owner's results do
 
 A visitor sees and touches only their own: each action asks the store as its owner. Files are served by an
-address that names the job, never a folder (`serve.address_of`).
+address that names the job, never a folder (`addresses.address_of`).
 """
 
 import json
 import shutil
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -26,43 +26,12 @@ from pyramid.ui.compare import ASSETS, CSS, STEP, comparable, compare_html
 from pyramid.ui.form import Form
 from pyramid.ui.queue import kept_as
 from pyramid.ui.restore import STAYS, Restored, of_job, restore
+from pyramid.ui.view import SHOWN, View
 
 MAX_EXPORTS = 50  # of one result
 one_at_a_time = threading.Lock()  # an encoder takes all processors, and the model needs some too
-SHOWN = 24  # cards at first, and with each click on "Show more"
 RESTORABLE = [".mp4", ".webm", ".gif", ".png", ".zip", ".json", ".toml"]
 GRID_JS, GRID_CSS = ((ASSETS / name).read_text(encoding="utf-8") for name in ("results.js", "results.css"))
-
-
-@dataclass(frozen=True)
-class View:
-    """What one page shows of the history."""
-
-    search: str = ""
-    favourites: bool = False
-    limit: int = SHOWN
-    opened: str = ""  # a job's id
-    pair: tuple[str, ...] = ()  # ids of those to compare
-    tries: int = 0  # how often a form of the opened one was sent: what is shown after each is something new
-    wrong: str = ""  # with the last try
-    wrong_with: str = ""  # the form: export or longer
-
-    def toggled(self, job_id: str) -> "View":
-        """With a job put to those to compare, in place of the first of two, or taken away."""
-        others = tuple(other for other in self.pair if other != job_id)
-        return replace(self, pair=others if job_id in self.pair else (*others, job_id)[-2:])
-
-    def opening(self, job_id: str) -> "View":
-        return replace(self, opened=job_id, tries=0, wrong="", wrong_with="")
-
-    def tried(self, form: str, error: Exception | None = None) -> "View":
-        """After a form was sent, and what was wrong with it."""
-        words = (error.strerror if isinstance(error, OSError) else None) or str(error or "")
-        return replace(self, tries=self.tries + 1, wrong=words, wrong_with=form if error else "")
-
-    def without(self, job_id: str) -> "View":
-        pair = tuple(other for other in self.pair if other != job_id)
-        return replace(self, pair=pair, opened="" if self.opened == job_id else self.opened)
 
 
 class Results:

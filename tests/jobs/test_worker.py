@@ -27,7 +27,8 @@ from pyramid.media.video import read_frames
 from pyramid.ui import App
 from pyramid.ui.live import progress
 from pyramid.ui.page import Ended
-from pyramid.ui.results import Results, View, delete
+from pyramid.ui.results import Results, delete
+from pyramid.ui.view import View
 
 SLOW = (200, 200, 200)  # steps: a run that is not over before it is stopped
 

@@ -22,7 +22,8 @@ from pyramid.settings import SettingsError
 from pyramid.ui import App
 from pyramid.ui.api import register_api
 from pyramid.ui.guards import check
-from pyramid.ui.serve import Accounts, doors, hashed_line
+from pyramid.ui.security.accounts import Accounts, hashed_line
+from pyramid.ui.security.guard import doors
 
 QUICK = {"num_inference_steps": [1, 1, 1], "video_num_inference_steps": [1, 1, 1], "num_frames": 9}
 SLOW = {"num_inference_steps": [200] * 3, "video_num_inference_steps": [200] * 3}

@@ -16,7 +16,7 @@ from pyramid.jobs.worker import Worker
 from pyramid.ui import App
 from pyramid.ui import models as panel
 from pyramid.ui.models import add_folder, build_models, entries, read_folders, table_of
-from pyramid.ui.serve import doors
+from pyramid.ui.security.guard import doors
 
 
 @pytest.fixture

@@ -28,8 +28,9 @@ from pyramid.ui.page import STYLE, build, build_left, for_mode
 from pyramid.ui.plans import PlanPart
 from pyramid.ui.queue import kept_as
 from pyramid.ui.restore import restore
-from pyramid.ui.results import Results, View
-from pyramid.ui.serve import doors
+from pyramid.ui.results import Results
+from pyramid.ui.security.guard import doors
+from pyramid.ui.view import View
 
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=60_000)

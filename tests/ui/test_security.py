@@ -9,19 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from app import limits_of, parse
+from app import limits_of, notices, parse
 from pyramid.jobs.queue import Limits
 from pyramid.settings import Settings, SettingsError
-from pyramid.ui.serve import (
+from pyramid.ui.security.accounts import hashed_line, read_accounts
+from pyramid.ui.security.login import (
     LONGEST_WAIT,
     TRIES,
     WrongPasswords,
     address_behind,
     check_door,
-    hashed_line,
     is_local,
-    notices,
-    read_accounts,
 )
 
 ROOT = Path(__file__).parent.parent.parent

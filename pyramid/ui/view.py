@@ -1,0 +1,36 @@
+"""What one page shows of the history: a value that each action replaces by another."""
+
+from dataclasses import dataclass, replace
+
+SHOWN = 24  # cards at first, and with each click on "Show more"
+
+
+@dataclass(frozen=True)
+class View:
+    """What one page shows of the history."""
+
+    search: str = ""
+    favourites: bool = False
+    limit: int = SHOWN
+    opened: str = ""  # a job's id
+    pair: tuple[str, ...] = ()  # ids of those to compare
+    tries: int = 0  # how often a form of the opened one was sent: what is shown after each is something new
+    wrong: str = ""  # with the last try
+    wrong_with: str = ""  # the form: export or longer
+
+    def toggled(self, job_id: str) -> "View":
+        """With a job put to those to compare, in place of the first of two, or taken away."""
+        others = tuple(other for other in self.pair if other != job_id)
+        return replace(self, pair=others if job_id in self.pair else (*others, job_id)[-2:])
+
+    def opening(self, job_id: str) -> "View":
+        return replace(self, opened=job_id, tries=0, wrong="", wrong_with="")
+
+    def tried(self, form: str, error: Exception | None = None) -> "View":
+        """After a form was sent, and what was wrong with it."""
+        words = (error.strerror if isinstance(error, OSError) else None) or str(error or "")
+        return replace(self, tries=self.tries + 1, wrong=words, wrong_with=form if error else "")
+
+    def without(self, job_id: str) -> "View":
+        pair = tuple(other for other in self.pair if other != job_id)
+        return replace(self, pair=pair, opened="" if self.opened == job_id else self.opened)
