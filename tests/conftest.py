@@ -1,4 +1,4 @@
-"""What every test may count on: two threads, no network, a cache of its own, the goldens, a tiny checkpoint.
+"""What every test may count on: one thread, no network, a cache of its own, the goldens, a tiny checkpoint.
 
 Run all with `python launch.py test`, one file with `python -m pytest -q tests/generate/test_schedule.py`.
 """
@@ -36,11 +36,15 @@ def error(ours, theirs) -> float:
 
 
 def pytest_configure(config):
-    """Before any test module is imported: neither downloads, nor the user's own cache, nor all the cores."""
+    """Before any test module is imported: neither downloads, nor the user's own cache, nor several threads.
+
+    The models are too small to gain by a second thread, and one that waits for a busy core costs a lot.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["PYRAMID_CACHE"] = config.pyramid_cache = tempfile.mkdtemp(prefix="pyramid-tests-")
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+    torch.set_num_threads(1)
 
 
 def pytest_unconfigure(config):

@@ -27,7 +27,7 @@ def launch(*words, **more):
     """Run a command by torchrun as two processes; what it printed.
     They see neither cards nor each other's cache.
     """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*LAUNCH, *map(str, words)],
         capture_output=True,

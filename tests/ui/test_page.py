@@ -50,7 +50,7 @@ def program(checkpoint: Path, folder: Path):
         "--output-dir",
         str(folder),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             for printed in process.stdout:
