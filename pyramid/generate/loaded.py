@@ -1,28 +1,157 @@
-"""What opens a pipeline under a plan for memory.
+"""What opens a pipeline under a plan for memory, and the one that holds it.
 
-pipe = load_for(settings)                                    # the fastest plan that fits this machine
-pipe = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted="low"))
+    pipe = load_for(settings)                                    # the fastest plan that fits this machine
+    pipe = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted="low"))
+
+    holder = ModelHolder()                                       # for a program that makes many videos
+    loaded = holder.bring(settings, memory="auto")               # mostly it is there already
+    for event in loaded.stream(settings, inputs):                # steps down when memory runs out
+        ...
+
+Importing this loads no torch: that comes with the first model.
 """
 
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from pyramid.generate.pipeline import PyramidFlowPipeline
-from pyramid.hub.checkpoints import Checkpoint, find
+from pyramid.events import Notice
+from pyramid.hub.checkpoints import Checkpoint, find, identity
+from pyramid.memory import ladder
 from pyramid.memory.machine import keep_freed_memory
 from pyramid.memory.plan import Plan, make_plan
 from pyramid.settings import Settings
 
+if TYPE_CHECKING:
+    from pyramid.generate.pipeline import Event, PyramidFlowPipeline
+    from pyramid.generate.request import Inputs
 
-def load_pipeline(checkpoint: Checkpoint, plan: Plan):
+
+def load_pipeline(checkpoint: Checkpoint, plan: Plan) -> "PyramidFlowPipeline":
     """The pipeline of a checkpoint, placed as `plan` says; the plan is its attribute `plan`."""
+    from pyramid.generate.pipeline import PyramidFlowPipeline
+
     if plan.transformer.device == "cpu" and "PYRAMID_RETURN_MEMORY" not in os.environ:
         keep_freed_memory()
     return PyramidFlowPipeline.from_pretrained(checkpoint.folder, checkpoint.variant, plan=plan)
 
 
-def load_for(settings: Settings, memory: str = "auto"):
+def load_for(settings: Settings, memory: str = "auto") -> "PyramidFlowPipeline":
     """The pipeline that `settings` need on this machine. ValueError where checkpoint,
     device or plan cannot be used.
     """
     checkpoint = find(settings.model, settings.variant)
     return load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted=memory))
+
+
+@dataclass
+class Loaded:
+    """A model on its device."""
+
+    key: tuple  # what it was loaded for, see `key_of`
+    plan: Plan  # that was wanted; memory may have run out since, see `changes`
+    pipeline: "PyramidFlowPipeline"
+    identity: dict[str, Any]  # of the checkpoint, as results carry it
+    note: str = ""  # what loading had to change, for people
+    changes: tuple[str, ...] = ()  # what was given up since, as memory ran out: it holds for later runs too
+    joined: bool = False  # one of several processes that make one video together
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What results of this model have to say of it."""
+        return (self.note, *self.changes) if self.note else self.changes
+
+    @property
+    def device(self) -> str:
+        """The kind of device that the transformer runs on, such as "cuda"."""
+        return self.pipeline._execution_device.type
+
+    @property
+    def speed_key(self) -> str:
+        """What seconds of a step are remembered by."""
+        dtype = str(self.pipeline.transformer.dtype).removeprefix("torch.")
+        return f"{self.identity['identity']} {self.pipeline._execution_device} {dtype}"
+
+    @cached_property
+    def colors(self):
+        """What turns latents into small pictures (`preview.LatentColors`); fitting it takes a moment."""
+        from pyramid.media.preview import latent_colors
+
+        return latent_colors(self.pipeline.vae)
+
+    def spread(self, others: str) -> None:
+        """Text encoders and VAE go to a second device. ValueError for one that is not there."""
+        from pyramid.memory.parallel import place
+
+        plan = getattr(self.pipeline, "plan", None)
+        place(self.pipeline, plan.transformer.device if plan else self.pipeline.transformer.device, others)
+
+    def join(self) -> None:
+        """Make one video together with the other processes of a launcher, after `parallel.begin`."""
+        from pyramid.memory.parallel import join
+
+        join(self.pipeline)
+        self.joined = True
+
+    def stream(self, settings: Settings, inputs: "Inputs") -> "Iterator[Event]":
+        """The events of a run, which steps down when memory runs out. Raises as `pipeline.stream` does.
+
+        Joined processes do not step down: one of them cannot do something else alone.
+        """
+        if self.joined:
+            return self.pipeline.stream(settings, inputs)
+        return self._remembered(ladder.stream(self.pipeline, settings, inputs))
+
+    def _remembered(self, events: "Iterator[Event]") -> "Iterator[Event]":
+        for event in events:
+            if isinstance(event, Notice) and event.kind == "memory":
+                self.changes += (event.message,)
+            yield event
+
+
+class ModelHolder:
+    """The one model in memory. Used by one thread; `loaded` may be read from any."""
+
+    def __init__(self):
+        self.loaded: Loaded | None = None
+
+    def bring(
+        self, settings: Settings, memory: str = "auto", say: Callable[[str], Any] | None = None
+    ) -> Loaded:
+        """The model of `settings`, by the plan for memory that suits their size and length.
+
+        Where it is another one than the last, the old one is freed before it is loaded, which `say` tells;
+        what does not fit is loaded so that it needs less, which is its `note`. Raises ValueError for what
+        cannot be loaded, DoesNotFit (one too) where memory does not suffice.
+        """
+        checkpoint = find(settings.model, settings.variant)
+        plan = make_plan(checkpoint, settings, wanted=memory)
+        if self.loaded is None or self.loaded.key != key_of(settings, plan):
+            self.unload()
+            if say:
+                say("Loading the model")
+            pipeline, note = ladder.load(load_for, settings, memory)
+            self.loaded = Loaded(key_of(settings, plan), plan, pipeline, identity(checkpoint), note)
+        elif (self.loaded.plan.tile, self.loaded.plan.window) != (plan.tile, plan.window):
+            self._place(plan)  # frames are cut otherwise
+        return self.loaded
+
+    def _place(self, plan: Plan) -> None:
+        from pyramid.memory.loading import place
+
+        place(self.loaded.pipeline, plan)
+        self.loaded.plan, self.loaded.changes = plan, ()
+
+    def unload(self) -> None:
+        """Let go of the model, and of the memory that it took."""
+        if self.loaded is not None:
+            self.loaded = None
+            ladder.free()
+
+
+def key_of(settings: Settings, plan: Plan) -> tuple:
+    """Runs with the same key share what is loaded: the weights, where they are, and how."""
+    weights = settings.model, settings.variant, settings.dtype, settings.device
+    return *weights, plan.text, plan.transformer, plan.vae

@@ -1,281 +1,251 @@
-"""One job at work: the pipeline's events become a file, units that are saved, and what is to be seen of it.
+"""The recorder of a run: from its events come saved units, a clip that grows, the result and what that says.
 
-run = Run(job, store)
-run.work(bring)                     # on the device thread; `bring(job, say)` gives the loaded model
-run.live                            # any thread, at any time: a snapshot that never changes
-run.end(keep=True)                  # any thread: it ends within a step, finished units become a video
+    recorder = Recorder(Recording(settings, path, loaded.identity, units=UnitsFolder(folder)), listener)
+    recorder.record(lambda units: loaded.stream(settings, Inputs(finished=units, stop=stop)))
+    recorder.path, recorder.notes, recorder.timings, recorder.units_done        # or Nothing was made
+
+The page, the commands and the workers of a cluster differ in where the news of a run goes, which is what a
+`Listener` is for, and in nothing else. What is finished outlives a stop and an error: as units to go on from
+and, where the listener wants it, as a shorter result.
 """
 
-import logging
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
-from PIL import Image
 
-from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
-from pyramid.jobs.queue import Job, JobStore, State
-from pyramid.jobs.recovery import UnitsFolder, what_there_is
-from pyramid.jobs.speed import Speeds, cost, steps_of
-from pyramid.media.export import KINDS, open_writer
-from pyramid.media.files import describe, let_go
+from pyramid.events import Finished, Frames, Notice, Preview, Unit
+from pyramid.hub.checkpoints import fingerprint
+from pyramid.jobs.record import Output
+from pyramid.jobs.recovery import UnitsFolder, beside
+from pyramid.media.export import open_writer
+from pyramid.media.files import describe
 from pyramid.media.growing import GrowingClip
-from pyramid.media.preview import latent_preview, save_estimate
-from pyramid.media.video import read_given, write_picture
-from pyramid.memory.ladder import stream
+from pyramid.media.video import write_picture
 from pyramid.settings import Settings
 
 if TYPE_CHECKING:
-    from pyramid.generate.request import Inputs
-
-log = logging.getLogger(__name__)
-SHOWN_SIDE = 512  # pixels: frames that are held for showing are no larger
-PREVIEW_BUDGET = 0.02  # of a run's time; above it, only each stage's last step is shown
-
-
-@dataclass(frozen=True)
-class At:
-    """The last step that was taken. Indices count from 0."""
-
-    unit: int
-    units: int
-    stage: int
-    stages: int
-    step: int
-    steps: int
-    done: int  # steps since the run began
-    total: int
-
-
-@dataclass(frozen=True)
-class Live:
-    """What is to be seen of a run at one moment. Never changed: the next moment is another one."""
-
-    job: Job
-    phase: str = ""  # for people
-    at: At | None = None
-    estimates: dict[tuple[int, int], Image.Image] = field(default_factory=dict)  # by unit and stage
-    frames: tuple[
-        np.ndarray, ...
-    ] = ()  # uint8 (h, w, 3), sides up to SHOWN_SIDE; the files have them in full
-    growing: Path | None = None  # an mp4 of the finished units; the next one has another name
-    units_done: int = 0
-    notes: tuple[str, ...] = ()
-    memory_bytes: int = 0
-    preview_share: float = 0.0  # of the run's time, what the clean estimates took
-    began: float = 0.0  # time.monotonic()
-    ended: float | None = None
-    due: float | None = None  # when it will end, as far as is known
-
-    @property
-    def busy(self) -> bool:
-        return self.ended is None
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it began, or that it took."""
-        return (self.ended or time.monotonic()) - self.began
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to go, as far as is known."""
-        return max(0.0, self.due - time.monotonic()) if self.due is not None and self.busy else None
-
-    @property
-    def shares(self) -> list[float]:
-        """How much of each unit is done, in [0, 1]."""
-        now = (self.at.stage + (self.at.step + 1) / self.at.steps) / self.at.stages if self.at else 0.0
-        unit = self.at.unit if self.at else -1
-        done = self.units_done
-        return [1.0 if i < done else now if i == unit else 0.0 for i in range(self.job.settings.units)]
-
-
-@dataclass
-class Loaded:
-    """A model on its device."""
-
-    key: tuple  # what it was loaded for, see `worker.key_of`
-    plan: Any  # memory.Plan that was wanted; memory may have run out since, see `changes`
-    pipeline: Any
-    colors: Any  # preview.LatentColors
-    identity: dict[str, Any]  # of the checkpoint, as results carry it
-    changes: tuple[
-        str, ...
-    ] = ()  # what was given up since, because memory ran out: it holds for later jobs too
-
-    @property
-    def speed_key(self) -> str:
-        p = self.pipeline
-        return (
-            f"{self.identity['identity']} {p._execution_device} "
-            f"{str(p.transformer.dtype).removeprefix('torch.')}"
-        )
+    from pyramid.generate.pipeline import Event
 
 
 class Nothing(Exception):
-    """The run ended, and nothing of it is to be kept as a result."""
+    """The run ended early, and nothing of it is to be kept as a result."""
 
 
-class Run:
-    """The work on one job."""
+class Listener:
+    """Where the news of a run goes. This one keeps silent, and keeps what is finished."""
 
-    def __init__(self, job: Job, store: JobStore, speeds: Speeds):
-        self.job, self.store, self.speeds = job, store, speeds
-        self.stop, self.keep, self.closing = threading.Event(), True, False
-        self.live = Live(job, "Waiting for the model", began=time.monotonic())
-        self._lock = threading.Lock()
-        self._clip: GrowingClip | None = None
-        self._units: UnitsFolder | None = None
+    def event(self, event: "Event", seconds: float) -> None:
+        """An event came, after so many seconds; what is to be kept of it is kept already."""
+
+    def note(self, sentence: str) -> None:
+        """Something that belongs into the result's notes, once each."""
+
+    def unsaved(self, why: str) -> None:
+        """Units cannot be saved from here on: the run goes on, and could not be resumed. Told once."""
+
+    def grown(self, path: Path) -> None:
+        """A longer clip of the finished units is there. Comes from another thread."""
+
+    def ended_early(self, recorder: "Recorder", error: BaseException | None) -> None:
+        """A stop or an error ended the run; `recorder.path` and `recorder.units`, if any, stay."""
+
+    def wants(self, early: bool) -> bool:
+        """Whether what is finished becomes a result; `early`: it is less than was asked for."""
+        return True
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is to be made, and what of it is to be kept where."""
+
+    settings: Settings  # what is made
+    path: Path  # the wanted name of the result; its ending says what it becomes, and .png is a still
+    identity: dict[str, Any]  # of the weights
+    asked: Settings | None = None  # what the result says it was asked for, where that is not `settings`
+    marks: dict[str, Any] = field(default_factory=dict)  # what it says besides: run, source, batch
+    output: Output = Output()
+    units: UnitsFolder | None = None  # a folder of its own for the finished units, or of the run to finish
+    beside: bool = False  # or one beside the result of a video, named as that
+    more_units: bool = True  # whether units are made and saved: not, where those that are there are shown
+    units_stay: bool = False  # also once the whole result is there
+    partial: bool = False  # the result is a part, even where all units are there
+    growing: Path | None = None  # a folder for a clip that can be played while it is made
+
+    @property
+    def still(self) -> bool:
+        return self.path.suffix == ".png"
+
+
+class Recorder:
+    """Records one run."""
+
+    def __init__(self, recording: Recording, listener: Listener | None = None, notes: Sequence[str] = ()):
+        """`notes`: what the result has to say before anything was made."""
+        self.recording, self.listener = recording, listener or Listener()
+        self.units = recording.units
+        self.notes = list(notes)
+        self.timings: dict[str, float] = {}  # seconds by phase
+        self.path: Path | None = None  # the result, once it is there
+        self.latents: Any = None  # of all finished units, at the end
+        self.units_done = 0
         self._saved = 0  # units that lie in the folder already
-        self._made = 0  # frames that were not given
+        self._saves = recording.more_units
         self._unsaved = False
-        self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began
-        self._path: Path | None = None
-        self._timings: dict[str, float] = {}
+        self._made = 0  # frames that were not given
+        self._clip: GrowingClip | None = None
 
-    def end(self, *, keep: bool = True, closing: bool = False) -> None:
-        """End before the next step. `keep`: finished units become a video; `closing`: the program ends."""
-        self.keep, self.closing = keep and not closing, closing
-        self.stop.set()
-        self._show(phase="Stopping after this step")
+    # -- units
 
-    def work(self, bring: Callable[[Job, Callable[[str], None]], Loaded]) -> Job:
-        """To the end, to a stop or to an error; the job as it was stored then."""
-        state, error = State.DONE, ""
+    def _begin(self) -> list[Unit]:
+        """Claim the folder of units: those that an earlier attempt left in it, if they fit to this one."""
+        r = self.recording
+        if self.units is None:
+            return []
+        if not r.more_units:
+            return self.units.load()[1]
+        units, why = self.units.left_for(r.settings, r.identity)
+        if why:
+            self.note(why)
+        self._saved = len(units)
+        if units or self.units.held:
+            self.units.hold()
+        else:
+            self.saving(lambda: self.units.begin(r.settings, r.identity))
+        return units
+
+    def _begin_beside(self, result: Path) -> dict[str, Any]:
+        """A folder for the units beside the result, which says so by a mark; no mark where there is none."""
+        r = self.recording
+        self.units, mark = beside(result), {"run": uuid4().hex}
+        inputs = r.marks | mark | {"result": result.name}
+        self.saving(lambda: self.units.begin(r.settings, r.identity, inputs))
+        if self._unsaved:
+            self.units.remove()
+            self.units = None
+            return {}
+        return mark
+
+    def saving(self, save: Callable[[], Any]) -> None:
+        """Save something. A disk that is full ends no run: it is only not to be resumed."""
         try:
-            self._loaded = bring(self.job, lambda phase: self._show(phase=phase))
-            if self.stop.is_set():
-                raise Nothing
-            self._make()
-            if self._partial:
-                state = State.PARTIAL
-        except Nothing:
-            state = State.INTERRUPTED if self.closing else State.STOPPED
-            error = "The program was closed while this was being made." if self.closing else ""
-        except Exception as caught:
-            state, error = State.FAILED, self._sentence(caught)
-        job, live = replace(self.job, state=state, error=error), self.live
-        try:
-            job = self.store.finish(
-                job.id,
-                state,
-                path=self._path,
-                error=error,
-                notes=live.notes,
-                timings=self._timings,
-                units_done=live.units_done,
-            )
-        finally:
-            if self._units:
-                let_go(self._units.path / "lock")
-            self._show(job=job, phase="", ended=time.monotonic(), growing=None)
-        return job
+            save()
+        except (OSError, sqlite3.Error) as error:
+            if not self._unsaved:
+                self._unsaved = True
+                self.listener.unsaved(getattr(error, "strerror", None) or str(error))
 
-    # -- to a file
+    def _keep(self, unit: Unit) -> None:
+        """What is lost of a run that dies is its last unit."""
+        if self.units and self._saves and unit.index >= self._saved:
+            self.saving(lambda: self.units.save(unit))
+            self._saves = not self._unsaved  # those after one that is missing are of no use
 
-    def _make(self) -> None:
-        s, job = self.job.settings, self.job
-        target = self.store.target_of(job)
-        live = self.store.private / "live" / job.id
-        self._show(notes=self._loaded.changes)
-        self._units = UnitsFolder(self.store.units_of(job))
-        settings, inputs = self._begun()
-        events = stream(self._loaded.pipeline, settings, inputs)
-        if s.num_frames == 1:
-            self._make_still(events, target)
+    def _leave_units(self, early: bool) -> None:
+        """The folder goes with the whole result. Else it stays, if anything in it is worth it."""
+        if self.units is None or not self.units.held:
             return
-        with GrowingClip(
-            live, s.fps, (s.width, s.height), lambda path: self._show(growing=path)
-        ) as self._clip:
-            self._make_video(events, target)
+        if not self.recording.units_stay:
+            try:
+                worth = early and self.units.load()[1]
+            except ValueError:  # it has vanished meanwhile: what went wrong is told by the run's own error
+                worth = False
+            if not worth:
+                self.units.remove()
+                self.units = None
+                return
+        self.units.close()
 
-    def _make_video(self, events: Iterator[Any], target: Path) -> None:
-        """The frames as a video. An error keeps what is finished, as a stop does,
-        and is raised after that.
+    # -- the result
+
+    def record(self, start: "Callable[[list[Unit]], Iterator[Event]]") -> Path:
+        """Take all events of the run that `start` begins from the units that are there already.
+
+        Returns the result's path. An error keeps what is finished, as a stop does, and is raised after that.
+        Raises Nothing after a stop that left nothing to keep.
         """
-        s, output = self.job.settings, self.job.output
-        path = target.with_name(target.name + KINDS[output.format][0])
-        with open_writer(
-            path, s.fps, (s.width, s.height), self._metadata(), quality=output.quality, keep=output.metadata
-        ) as writer:
-            error = self._consume(events, writer.write)
-            if not self._made or (self.stop.is_set() and not self.keep):
-                raise error or Nothing
-            writer.partial = self._partial
-            writer.metadata |= self._outcome()
-        self._path = writer.path
+        error: BaseException | None = None
+        try:
+            self._write(start(self._begin()))
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            early = error is not None or self._short
+            self._leave_units(early)
+            if early:
+                self.listener.ended_early(self, error)
+        return self.path
+
+    @property
+    def _short(self) -> bool:
+        """Whether less was made than was asked for."""
+        return self.units_done < self.recording.settings.units
+
+    def _write(self, events: "Iterator[Event]") -> None:
+        error = self._write_still(events) if self.recording.still else self._write_video(events)
         if error:
             raise error
 
-    def _make_still(self, events: Iterator[Any], target: Path) -> None:
-        frames: list[np.ndarray] = []
+    def _write_video(self, events: "Iterator[Event]") -> Exception | None:
+        r, s = self.recording, self.recording.settings
+        size, how = (s.width, s.height), {"quality": r.output.quality, "keep": r.output.metadata}
+        with ExitStack() as stack:
+            if r.growing:
+                self._clip = stack.enter_context(GrowingClip(r.growing, s.fps, size, self.listener.grown))
+            writer = stack.enter_context(open_writer(r.path, s.fps, size, self._metadata(), **how))
+            if r.beside:
+                writer.metadata |= self._begin_beside(writer.path)
+            error = self._consume(events, writer.write)
+            self._check(error)
+            writer.partial = bool(error) or r.partial or self._less_than_asked
+            writer.metadata |= self._outcome()
+        self.path = writer.path
+        return error
+
+    def _write_still(self, events: "Iterator[Event]") -> Exception | None:
+        r, frames = self.recording, []
         error = self._consume(events, frames.append)
-        if not frames:
+        self._check(error)
+        metadata = self._metadata() | self._outcome()
+        self.path = write_picture(r.path, frames[0][0], metadata, keep=r.output.metadata)
+        return error
+
+    def _check(self, error: Exception | None) -> None:
+        """Nothing becomes a file that nobody wants."""
+        if not self._made or not self.listener.wants(early=bool(error) or self._short):
             raise error or Nothing
-        path, metadata = target.with_name(f"{target.name}.png"), self._metadata() | self._outcome()
-        self._path = write_picture(path, frames[0][0], metadata, keep=self.job.output.metadata)
 
     @property
-    def _partial(self) -> bool:
-        return self.live.units_done < self.job.settings.units
-
-    def _begun(self) -> tuple[Settings, "Inputs"]:
-        """What a run that ended early leaves to go on from: its units,
-        and what it started from where they lack that.
-
-        A job that only decodes asks for no more than its units.
-        """
-        from pyramid.generate.request import Inputs
-
-        job, units, identity = self.job, [], self._loaded.identity
-        if (self._units.path / "run.json").is_file():
-            units = self._units.load()[1]
-            if units and not job.decode_only and self._units.about()["model"] != identity:
-                self._note(
-                    "The model's weights are not those that it was begun with: all of it was made anew."
-                )
-                units = []
-        self._saved = len(units)
-        more = {"finished": units, "stop": self.stop, "preview_every": int(job.output.previews)}
-        if job.decode_only:
-            return replace(job.settings, **what_there_is(job.settings, units)), Inputs(**more)
-        if units:
-            self._units.hold()
-        else:
-            self._saving(lambda: self._units.begin(job.settings, identity))
-        given = {} if any(unit.given for unit in units) else self._given()
-        return job.settings, Inputs(**given, **more)
-
-    def _given(self) -> dict[str, Any]:
-        """The picture, or the end of the video, that the job starts from."""
-        s, path = self.job.settings, self.store.input_of(self.job)
-        if path is None and (s.image or s.video):
-            raise ValueError(f"{s.image or s.video}, which this starts from, is not here any more")
-        return read_given(s, path)
+    def _less_than_asked(self) -> bool:
+        r = self.recording
+        return self.units_done < (r.asked or r.settings).units
 
     def _metadata(self) -> dict[str, Any]:
-        from pyramid.hub.checkpoints import fingerprint
-
-        s, path = self.job.settings, self.store.input_of(self.job)
-        if self.job.owner != "local" and Path(s.model).is_dir():
-            s = replace(s, model=Path(s.model).name)  # where models lie is nobody else's business
-        more = {"source": {"name": path.name, "hash": fingerprint(path)[:16]}} if path else {}
-        return describe(s, self._loaded.identity, run=self.job.id, **more)
+        """What the result says of itself, as far as it is known at the beginning."""
+        r = self.recording
+        return describe(r.asked or r.settings, r.identity) | r.marks
 
     def _outcome(self) -> dict[str, Any]:
         """What is known at the end only."""
-        timings = {phase: round(seconds, 3) for phase, seconds in self._timings.items()}
-        return {"timings": timings} | ({"notes": list(self.live.notes)} if self.live.notes else {})
+        timings = {phase: round(seconds, 3) for phase, seconds in self.timings.items()}
+        return {"timings": timings} | ({"notes": list(self.notes)} if self.notes else {})
 
-    # -- from events
+    # -- events
 
-    def _consume(self, events: Iterator[Any], write: Callable[[np.ndarray], None]) -> Exception | None:
+    def note(self, sentence: str) -> None:
+        """Something that the result has to say, and the listener."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+            self.listener.note(sentence)
+
+    def _consume(self, events: "Iterator[Event]", write: Callable[[np.ndarray], None]) -> Exception | None:
         """Take all events. What goes wrong is returned: it does not undo what is finished."""
         try:
             before = time.perf_counter()
@@ -287,132 +257,25 @@ class Run:
             return error
         return None
 
-    def _take(self, event: Any, seconds: float, write: Callable[[np.ndarray], None]) -> None:
-        """Turn an event, which took so long to come, into what is to be seen and kept."""
+    def _take(self, event: "Event", seconds: float, write: Callable[[np.ndarray], None]) -> None:
+        """Keep what an event, which took so long to come, brings, and pass it on."""
         match event:
-            case Status():
-                self._show(phase=event.message)
             case Notice():
-                self._notice(event)
-            case Preview():
-                self._step(event, seconds)
+                self.note(event.message)
             case Unit():
                 self._keep(event)
-                self._show(units_done=event.index + 1)
-                self._saving(lambda: self.store.progress(self.job.id, event.index + 1))
+                self.units_done = event.index + 1
             case Frames():
                 write(event.video)
                 if self._clip:
                     self._clip.add(event.video)
                 self._made += 0 if event.given else len(event.video)
-                self._show(frames=self.live.frames + tuple(_small(frame) for frame in event.video))
-                if not event.given:
-                    self.speeds.decoded(self._loaded.speed_key, event.video[..., 0].size, seconds)
             case Finished():
-                self._timings = event.timings | ({"previews": self._previews} if self._previews else {})
-
-    def _notice(self, event: Notice) -> None:
-        self._note(event.message)
-        if event.kind == "memory":
-            self._loaded.changes += (event.message,)
-
-    def _note(self, sentence: str) -> None:
-        if sentence not in self.live.notes:
-            self._show(notes=(*self.live.notes, sentence))
-
-    def _keep(self, unit: Unit) -> None:
-        """Save a finished unit, and what its stages looked like:
-        what is lost of a run that dies is its last unit.
-        """
-        if unit.index < self._saved:
-            return
-        self._saving(lambda: self._units.save(unit))
-        for (index, stage), picture in self.live.estimates.items():
-            if index == unit.index:
-                self._saving(
-                    lambda stage=stage, picture=picture: save_estimate(
-                        self._units.path, unit.index, stage, picture
-                    )
-                )
-
-    def _saving(self, save: Callable[[], Any]) -> None:
-        """Save something. A disk that is full ends no run: it is only not to be resumed."""
-        try:
-            save()
-        except (OSError, sqlite3.Error) as error:
-            if not self._unsaved:
-                why = getattr(error, "strerror", None) or error
-                self._note(f"Finished units could not be saved ({why}): this could not be resumed.")
-            self._unsaved = True
-
-    def _step(self, event: Preview, seconds: float) -> None:
-        s, key = self.job.settings, self._loaded.speed_key
-        now = time.monotonic()
-        if not self._sampling:
-            self._sampling = now - seconds
-            self.speeds.began(key, self._sampling - self.live.began)
-            self._plan(event)
-        if (
-            event.clean is not None or self._loaded.pipeline._execution_device.type == "cpu"
-        ):  # else see `_settle`
-            self.speeds.step(key, cost(s, event.unit, event.stage), seconds)
-        self._gone += self._weights[event.unit, event.stage]
-        due = now + (now - self._sampling) * (self._whole - self._gone) / self._gone
-        at = At(
-            event.unit,
-            event.units,
-            event.stage,
-            event.stages,
-            event.step,
-            event.steps,
-            event.done,
-            event.total,
-        )
-        shown = {} if event.clean is None else self._estimate(event)
-        share = self._previews / max(time.monotonic() - self.live.began, 1e-9)
-        phase = self.live.phase if self.stop.is_set() else ""
-        self._show(phase=phase, at=at, due=due, memory_bytes=memory_in_use(), preview_share=share, **shown)
-
-    def _plan(self, event: Preview) -> None:
-        """At the first step: how much there is to do, by the seconds of earlier runs or by tokens."""
-        s, key = self.job.settings, self._loaded.speed_key
-        steps = steps_of(s, given=event.unit)
-        self._weights = {
-            step: self.speeds.step_seconds(key, cost(s, *step)) or cost(s, *step) for step in set(steps)
-        }
-        self._whole, self._gone = sum(self._weights[step] for step in steps), 0
-
-    def _estimate(self, event: Preview) -> dict[str, Any]:
-        """The clean estimate as a picture, unless previews took too much of the time already."""
-        from pyramid.generate.latents import denormalize
-
-        began = time.perf_counter()
-        last = event.step + 1 == event.steps
-        if not last and self._previews > PREVIEW_BUDGET * (time.monotonic() - self._sampling):
-            return {}
-        first = event.unit == 0
-        vae_latents = denormalize(event.clean[:1], self._loaded.pipeline.scales, first=first)
-        picture = Image.fromarray(latent_preview(vae_latents, self._loaded.colors, first=first)[0, 0])
-        shown = {"estimates": self.live.estimates | {(event.unit, event.stage): picture}}
-        self._previews += time.perf_counter() - began
-        return shown
-
-    def _show(self, **changes: Any) -> None:
-        with self._lock:  # the growing clip's thread has news too
-            self.live = replace(self.live, **changes)
-
-    def _sentence(self, error: Exception) -> str:
-        """What went wrong, for people: no traceback, no path of this machine."""
-        if not isinstance(error, ValueError):
-            log.exception("job %s failed", self.job.id, exc_info=error)
-        text = str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.strerror:
-            text = f"{error.strerror} ({Path(error.filename).name})" if error.filename else error.strerror
-        text = " ".join(text.replace(f"{self.store.folder}{os.sep}", "").split())
-        return text if isinstance(error, ValueError) else f"The generation failed: {text}"
+                self.timings, self.latents = dict(event.timings), event.latents
+        self.listener.event(event, seconds)
 
 
-def _settle(event: Any) -> None:
+def _settle(event: "Event") -> None:
     """Wait for a graphics card to finish a step that is about to be shown:
     its time is the step's, not the preview's.
 
@@ -424,17 +287,10 @@ def _settle(event: Any) -> None:
         torch.cuda.synchronize(event.clean.device)
 
 
-def _small(frame: np.ndarray) -> np.ndarray:
-    """A frame for showing: no side above SHOWN_SIDE."""
-    picture = Image.fromarray(frame)
-    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), reducing_gap=2.0)
-    return np.asarray(picture)
+def source(settings: Settings, path: Path | None = None) -> dict[str, Any]:
+    """Which picture or video a result started from, so that it can be told apart from another of that name.
 
-
-def memory_in_use() -> int:
-    """Bytes: of the graphics cards where there is one in use, else of this process."""
-    import psutil  # accelerate brings it
-    import torch
-
-    on_cards = sum(torch.cuda.memory_allocated(card) for card in range(torch.cuda.device_count()))
-    return on_cards or psutil.Process().memory_info().rss
+    `path`: where it lies, when not where the settings say.
+    """
+    path = path or Path(settings.image or settings.video or "")
+    return {"source": {"name": path.name, "hash": fingerprint(path)[:16]}} if path.name else {}

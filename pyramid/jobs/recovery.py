@@ -2,13 +2,12 @@
 
     folder = UnitsFolder(Path("outputs/.a-red-ball-7.units"))
     folder.begin(settings, identity(checkpoint))
-    for event in pipeline.stream(…):
+    for event in pipeline.stream(settings):
         if isinstance(event, Unit): folder.save(event)          # whole and on the disk, or not there
-    folder.remove()                                             # the video is there: it is not needed any
-    more
+    folder.remove()                                             # the video is there: nobody needs it any more
 
     settings, units = UnitsFolder(path).load()
-    pipeline.stream(settings.prompt, …, finished=units)         # exactly what the run would have made
+    pipeline.stream(settings, Inputs(finished=units))           # exactly what the run would have made
 
 A unit depends on the seed, the settings and the units before it, and nothing else: so `run.json` (settings,
 weights) and a file of float32 latents a unit are all there is to keep. At 1280×768 a unit has 983,040 bytes
@@ -24,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.events import Unit
 from pyramid.media.files import hold, let_go, result_of
-from pyramid.settings import Settings, frames_of
+from pyramid.settings import MACHINE, Settings, frames_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
 ENDING = ".units"
+ANEW = "{} are not those that it was begun with: all of it was made anew."
 
 
 class UnitsFolder:
@@ -40,6 +40,7 @@ class UnitsFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.held = False  # whether this object has claimed the folder
 
     @property
     def _about(self) -> Path:
@@ -53,6 +54,7 @@ class UnitsFolder:
         `identity`: which weights (`checkpoints.identity`), `inputs`: whatever else is to be kept, in JSON's
         types.
         """
+        self.close()
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
         self.hold()
@@ -66,12 +68,14 @@ class UnitsFolder:
 
     def hold(self) -> None:
         """Claim the folder for this process. ValueError while another one works on it."""
-        if not hold(self.path / "lock"):
+        if not self.held and not hold(self.path / "lock"):
             raise ValueError(f"{self.path.name} is in use: the run that it belongs to has not ended")
+        self.held = True
 
     def close(self) -> None:
         """Leave the folder to whoever goes on from it."""
         let_go(self.path / "lock")
+        self.held = False
 
     @property
     def abandoned(self) -> bool:
@@ -107,6 +111,19 @@ class UnitsFolder:
         while (unit := _read(self._file(len(units)), len(units))) is not None:
             units.append(unit)
         return settings, units if any(not unit.given for unit in units) else []
+
+    def left_for(self, settings: Settings, identity: dict[str, Any]) -> tuple[list[Unit], str]:
+        """The units that an earlier attempt at the same left, and, where there are others, why those are not
+        used. Without a folder there are none.
+        """
+        if not self._about.is_file():
+            return [], ""
+        before, units = self.load()
+        if units and self.about()["model"] != identity:
+            return [], ANEW.format("The model's weights")
+        if units and _what_units_depend_on(before) != _what_units_depend_on(settings):
+            return [], ANEW.format("The settings")
+        return units, ""
 
     def about(self) -> dict[str, Any]:
         """What `begin` was told: settings, model, inputs. ValueError when this is no such folder."""
@@ -156,6 +173,10 @@ def what_there_is(settings: Settings, units: list[Unit]) -> dict[str, Any]:
     if not units:
         raise ValueError("no unit was finished: there is nothing to decode yet")
     return {"num_frames": frames_of(len(units)), "image": None, "video": None}
+
+
+def _what_units_depend_on(settings: Settings) -> dict[str, Any]:
+    return {k: v for k, v in settings.to_dict().items() if k not in ("preset", *MACHINE)}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -12,10 +12,12 @@ token.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from pyramid.events import Preview
 from pyramid.settings import Settings
 
 TEXT_TOKENS = 128
@@ -55,6 +57,33 @@ def counted(settings: Settings, given: int = 0) -> list[tuple[int, int, int]]:
 def cost(settings: Settings, unit: int, stage: int) -> int:
     """Tokens of one step, over all its rows."""
     return rows(settings, unit) * step_tokens(settings, unit, stage)
+
+
+class Progress:
+    """How much of a run's work is done, by what its steps cost; the first step that comes says what is left.
+
+    `weigh`: the seconds of a step over so many tokens, where they are known (`Speeds.step_seconds`).
+    """
+
+    def __init__(self, settings: Settings, weigh: Callable[[int], float | None] = lambda tokens: None):
+        self.settings, self._weigh = settings, weigh
+        self.whole: float | None = None  # None before the first step
+        self.done = 0.0
+
+    def step(self, event: Preview) -> float:
+        """A step was taken: what it weighs."""
+        if self.whole is None:
+            self._plan(counted(self.settings, given=event.unit))  # units before it are not sampled
+        weight = self._weights[event.unit, event.stage]
+        self.done += weight
+        return weight
+
+    def _plan(self, steps: list[tuple[int, int, int]]) -> None:
+        self._weights = {}
+        for unit, stage, _ in steps:
+            tokens = cost(self.settings, unit, stage)
+            self._weights[unit, stage] = self._weigh(tokens) or tokens
+        self.whole = sum(count * self._weights[unit, stage] for unit, stage, count in steps)
 
 
 class Speeds:

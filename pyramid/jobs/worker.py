@@ -12,19 +12,18 @@ A job brings its own model: where that is another one than the last job's, the o
 loaded.
 """
 
-import gc
 import logging
 import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
 
-from pyramid.hub.checkpoints import Checkpoint, find
+from pyramid.generate.loaded import Loaded, ModelHolder
+from pyramid.hub.checkpoints import find
 from pyramid.jobs.queue import Job, JobStore, State
-from pyramid.jobs.recorder import Live, Loaded, Run
+from pyramid.jobs.run import Live, Run
 from pyramid.jobs.speed import Speeds
 from pyramid.media.files import hold, let_go, sweep
-from pyramid.memory.plan import Plan, make_plan
 from pyramid.settings import MACHINE, Settings, frames_of
 
 __all__ = ["Live", "Worker"]
@@ -58,7 +57,7 @@ class Worker:
             store.private / "worker.lock"
         )  # two workers would take each other's job for interrupted
         self._lock, self._closing, self._wanted = threading.RLock(), threading.Event(), threading.Event()
-        self._model: Loaded | None = None
+        self._holder = ModelHolder()
         self._run: Run | None = None
         self._last: Live | None = None
         self._begin = (
@@ -130,7 +129,7 @@ class Worker:
 
     def estimate(self, settings: Settings) -> float | None:
         """Seconds that a run would take on this machine; None before anything was measured."""
-        loaded = self._model
+        loaded = self._holder.loaded
         return self.speeds.estimate(loaded.speed_key, settings) if loaded else None
 
     @property
@@ -138,7 +137,7 @@ class Worker:
         """Seconds of one step of the present model for each token it reads;
         None before anything was measured.
         """
-        loaded = self._model
+        loaded = self._holder.loaded
         seconds = self.speeds.step_seconds(loaded.speed_key, 10_000) if loaded else None
         return None if seconds is None else seconds / 10_000
 
@@ -192,7 +191,7 @@ class Worker:
     def _do(self, run: Run) -> None:
         """One job. Whatever happens, the thread lives on for the next."""
         try:
-            run.work(self._bring)
+            run.work(lambda job, say: self._bring(job.settings, say))
             self.speeds.save()
         except Exception:  # the store cannot be written, as on a full disk
             log.exception("what became of job %s could not be stored", run.job.id)
@@ -206,7 +205,7 @@ class Worker:
         """
         self._wanted.clear()
         try:
-            self._load(self.start_from, log.info)
+            self._bring(self.start_from, log.info)
         except ValueError as error:
             self.error = str(error)
         except Exception as error:
@@ -216,46 +215,8 @@ class Worker:
             self.loaded.set()
             self.store.touch()
 
-    def _bring(self, job: Job, say: Callable[[str], None]) -> Loaded:
-        """The model of a job."""
-        self._load(job.settings, say)
-        return self._model
-
-    def _load(self, settings: Settings, say: Callable[[str], None]) -> None:
-        """Have the model of `settings` loaded, by the plan for memory that suits their size and length."""
-        from pyramid.memory.loading import place
-
-        checkpoint, model = find(settings.model, settings.variant), self._model
-        plan = make_plan(checkpoint, settings, wanted=self.memory)
-        if model is None or model.key != key_of(settings, plan):
-            self._free()
-            say("Loading the model")
-            self._model = self._loaded(checkpoint, settings, plan)
-        elif (model.plan.tile, model.plan.window) != (plan.tile, plan.window):  # frames are cut otherwise
-            place(model.pipeline, plan)
-            model.plan, model.changes = plan, ()
-
-    def _loaded(self, checkpoint: Checkpoint, settings: Settings, plan: Plan) -> Loaded:
-        from pyramid.generate.loaded import load_for
-        from pyramid.hub.checkpoints import identity
-        from pyramid.media.preview import latent_colors
-        from pyramid.memory.ladder import load
-
-        pipeline, note = load(load_for, settings, self.memory)
-        colors, changes = latent_colors(pipeline.vae), (note,) if note else ()
-        return Loaded(key_of(settings, plan), plan, pipeline, colors, identity(checkpoint), changes)
-
-    def _free(self) -> None:
-        """Let go of the model before another one comes."""
-        import torch
-
-        self._model = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def key_of(settings: Settings, plan: Plan) -> tuple:
-    """Runs with the same key share what is loaded: the weights, where they are, and how."""
-    weights = settings.model, settings.variant, settings.dtype, settings.device
-    return *weights, plan.text, plan.transformer, plan.vae
+    def _bring(self, settings: Settings, say: Callable[[str], None]) -> Loaded:
+        """The model of `settings`, and the colors of its latents, before anything is made with it."""
+        loaded = self._holder.bring(settings, self.memory, say)
+        _ = loaded.colors
+        return loaded

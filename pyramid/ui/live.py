@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pyramid.jobs.queue import State
-from pyramid.jobs.recorder import Live
+from pyramid.jobs.run import Live
 from pyramid.settings import Settings
 from pyramid.ui import QUIET, App
 from pyramid.ui.addresses import address_of, address_of_growing

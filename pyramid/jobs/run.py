@@ -1,0 +1,306 @@
+"""One job of the page at work: its recorder keeps what is made, and here is what is to be seen of it.
+
+run = Run(job, store)
+run.work(bring)                     # on the device thread; `bring(job, say)` gives the loaded model
+run.live                            # any thread, at any time: a snapshot that never changes
+run.end(keep=True)                  # any thread: it ends within a step, finished units become a video
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.generate.loaded import Loaded
+from pyramid.jobs.queue import Job, JobStore, State
+from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
+from pyramid.jobs.recovery import UnitsFolder, what_there_is
+from pyramid.jobs.speed import Progress, Speeds, cost
+from pyramid.media.export import KINDS
+from pyramid.media.preview import latent_preview, save_estimate
+from pyramid.media.video import read_given
+from pyramid.settings import Settings
+
+log = logging.getLogger(__name__)
+SHOWN_SIDE = 512  # pixels: frames that are held for showing are no larger
+PREVIEW_BUDGET = 0.02  # of a run's time; above it, only each stage's last step is shown
+
+
+@dataclass(frozen=True)
+class At:
+    """The last step that was taken. Indices count from 0."""
+
+    unit: int
+    units: int
+    stage: int
+    stages: int
+    step: int
+    steps: int
+    done: int  # steps since the run began
+    total: int
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is to be seen of a run at one moment. Never changed: the next moment is another one."""
+
+    job: Job
+    phase: str = ""  # for people
+    at: At | None = None
+    estimates: dict[tuple[int, int], Image.Image] = field(default_factory=dict)  # by unit and stage
+    frames: tuple[
+        np.ndarray, ...
+    ] = ()  # uint8 (h, w, 3), sides up to SHOWN_SIDE; the files have them in full
+    growing: Path | None = None  # an mp4 of the finished units; the next one has another name
+    units_done: int = 0
+    notes: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    preview_share: float = 0.0  # of the run's time, what the clean estimates took
+    began: float = 0.0  # time.monotonic()
+    ended: float | None = None
+    due: float | None = None  # when it will end, as far as is known
+
+    @property
+    def busy(self) -> bool:
+        return self.ended is None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began, or that it took."""
+        return (self.ended or time.monotonic()) - self.began
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go, as far as is known."""
+        return max(0.0, self.due - time.monotonic()) if self.due is not None and self.busy else None
+
+    @property
+    def shares(self) -> list[float]:
+        """How much of each unit is done, in [0, 1]."""
+        now = (self.at.stage + (self.at.step + 1) / self.at.steps) / self.at.stages if self.at else 0.0
+        unit = self.at.unit if self.at else -1
+        done = self.units_done
+        return [1.0 if i < done else now if i == unit else 0.0 for i in range(self.job.settings.units)]
+
+
+class Run(Listener):
+    """The work on one job. Its recorder's news become snapshots, and what the store remembers."""
+
+    def __init__(self, job: Job, store: JobStore, speeds: Speeds):
+        self.job, self.store, self.speeds = job, store, speeds
+        self.stop, self.keep, self.closing = threading.Event(), True, False
+        self.live = Live(job, "Waiting for the model", began=time.monotonic())
+        self._lock = threading.Lock()
+        self._loaded: Loaded | None = None
+        self._recorder: Recorder | None = None
+        self._progress: Progress | None = None
+        self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began
+
+    def end(self, *, keep: bool = True, closing: bool = False) -> None:
+        """End before the next step. `keep`: finished units become a video; `closing`: the program ends."""
+        self.keep, self.closing = keep and not closing, closing
+        self.stop.set()
+        self._show(phase="Stopping after this step")
+
+    def work(self, bring: Callable[[Job, Callable[[str], None]], Loaded]) -> Job:
+        """To the end, to a stop or to an error; the job as it was stored then."""
+        state, error = State.DONE, ""
+        try:
+            self._loaded = bring(self.job, lambda phase: self._show(phase=phase))
+            if self.stop.is_set():
+                raise Nothing
+            self._record()
+            if self.live.units_done < self.job.settings.units:
+                state = State.PARTIAL
+        except Nothing:
+            state = State.INTERRUPTED if self.closing else State.STOPPED
+            error = "The program was closed while this was being made." if self.closing else ""
+        except Exception as caught:
+            state, error = State.FAILED, self._sentence(caught)
+        return self._finish(state, error)
+
+    def _finish(self, state: State, error: str) -> Job:
+        """Store what became of the job, and show it."""
+        job, live, recorder = replace(self.job, state=state, error=error), self.live, self._recorder
+        self._loaded = self._recorder = None  # they hold the model, which may have to make room for another
+        try:
+            job = self.store.finish(
+                job.id,
+                state,
+                path=recorder.path if recorder else None,
+                error=error,
+                notes=live.notes,
+                timings=recorder.timings if recorder else {},
+                units_done=live.units_done,
+            )
+        finally:
+            self._show(job=job, phase="", ended=time.monotonic(), growing=None)
+        return job
+
+    # -- what is made
+
+    def _record(self) -> None:
+        """From the units of an earlier attempt, and what it started from where they lack that.
+
+        A job that only decodes asks for no more than its units.
+        """
+        from pyramid.generate.request import Inputs
+
+        job, settings = self.job, self.job.settings
+        units = UnitsFolder(self.store.units_of(job))
+        if job.decode_only:
+            settings = replace(settings, **what_there_is(settings, units.load()[1]))
+        self._progress = Progress(settings, partial(self.speeds.step_seconds, self._loaded.speed_key))
+        self._recorder = Recorder(self._recording(settings, units), self, self._loaded.notes)
+        self._show(notes=tuple(self._recorder.notes))
+
+        def start(finished: list[Unit]) -> Iterator[Any]:
+            given = {} if job.decode_only or any(unit.given for unit in finished) else self._given()
+            previews = int(job.output.previews)
+            inputs = Inputs(**given, finished=finished, stop=self.stop, preview_every=previews)
+            return self._loaded.stream(settings, inputs)
+
+        self._recorder.record(start)
+
+    def _recording(self, settings: Settings, units: UnitsFolder) -> Recording:
+        job, target = self.job, self.store.target_of(self.job)
+        ending = ".png" if job.settings.num_frames == 1 else KINDS[job.output.format][0]
+        path, asked = self.store.input_of(job), job.settings
+        if job.owner != "local" and Path(asked.model).is_dir():
+            asked = replace(asked, model=Path(asked.model).name)  # where models lie is nobody else's business
+        return Recording(
+            settings,
+            target.with_name(f"{target.name}{ending}"),
+            self._loaded.identity,
+            asked=asked,
+            marks={"run": job.id} | (source(asked, path) if path else {}),
+            output=job.output,
+            units=units,
+            more_units=not job.decode_only,
+            units_stay=True,  # with the clean estimates, which the page shows and exports
+            growing=self.store.private / "live" / job.id,
+        )
+
+    def _given(self) -> dict[str, Any]:
+        """The picture, or the end of the video, that the job starts from."""
+        s, path = self.job.settings, self.store.input_of(self.job)
+        if path is None and (s.image or s.video):
+            raise ValueError(f"{s.image or s.video}, which this starts from, is not here any more")
+        return read_given(s, path)
+
+    # -- what is to be seen of it
+
+    def event(self, event: Any, seconds: float) -> None:
+        match event:
+            case Status():
+                self._show(phase=event.message)
+            case Preview():
+                self._step(event, seconds)
+            case Unit():
+                self._unit(event.index)
+            case Frames():
+                self._show(frames=self.live.frames + tuple(_small(frame) for frame in event.video))
+                if not event.given:
+                    self.speeds.decoded(self._loaded.speed_key, event.video[..., 0].size, seconds)
+            case Finished() if self._previews:
+                self._recorder.timings["previews"] = self._previews
+
+    def note(self, sentence: str) -> None:
+        self._show(notes=(*self.live.notes, sentence))
+
+    def unsaved(self, why: str) -> None:
+        self._recorder.note(f"Finished units could not be saved ({why}): this could not be resumed.")
+
+    def grown(self, path: Path) -> None:
+        self._show(growing=path)
+
+    def wants(self, early: bool) -> bool:
+        return self.keep or not self.stop.is_set()
+
+    def _unit(self, index: int) -> None:
+        """A unit is finished: what its stages looked like is kept beside it."""
+        folder, saving = self.store.units_of(self.job), self._recorder.saving
+        for (unit, stage), picture in self.live.estimates.items():
+            if unit == index:
+                saving(partial(save_estimate, folder, unit, stage, picture))
+        self._show(units_done=index + 1)
+        saving(partial(self.store.progress, self.job.id, index + 1))
+
+    def _step(self, event: Preview, seconds: float) -> None:
+        key, progress = self._loaded.speed_key, self._progress
+        now = time.monotonic()
+        if not self._sampling:
+            self._sampling = now - seconds
+            self.speeds.began(key, self._sampling - self.live.began)
+        progress.step(event)
+        if event.clean is not None or self._loaded.device == "cpu":  # else nobody waited for the step
+            self.speeds.step(key, cost(progress.settings, event.unit, event.stage), seconds)
+        due = now + (now - self._sampling) * (progress.whole - progress.done) / progress.done
+        at = At(
+            event.unit,
+            event.units,
+            event.stage,
+            event.stages,
+            event.step,
+            event.steps,
+            event.done,
+            event.total,
+        )
+        shown = {} if event.clean is None else self._estimate(event)
+        share = self._previews / max(time.monotonic() - self.live.began, 1e-9)
+        phase = self.live.phase if self.stop.is_set() else ""
+        self._show(phase=phase, at=at, due=due, memory_bytes=memory_in_use(), preview_share=share, **shown)
+
+    def _estimate(self, event: Preview) -> dict[str, Any]:
+        """The clean estimate as a picture, unless previews took too much of the time already."""
+        from pyramid.generate.latents import denormalize
+
+        began = time.perf_counter()
+        last = event.step + 1 == event.steps
+        if not last and self._previews > PREVIEW_BUDGET * (time.monotonic() - self._sampling):
+            return {}
+        first = event.unit == 0
+        vae_latents = denormalize(event.clean[:1], self._loaded.pipeline.scales, first=first)
+        picture = Image.fromarray(latent_preview(vae_latents, self._loaded.colors, first=first)[0, 0])
+        shown = {"estimates": self.live.estimates | {(event.unit, event.stage): picture}}
+        self._previews += time.perf_counter() - began
+        return shown
+
+    def _show(self, **changes: Any) -> None:
+        with self._lock:  # the growing clip's thread has news too
+            self.live = replace(self.live, **changes)
+
+    def _sentence(self, error: Exception) -> str:
+        """What went wrong, for people: no traceback, no path of this machine."""
+        if not isinstance(error, ValueError):
+            log.exception("job %s failed", self.job.id, exc_info=error)
+        text = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.strerror} ({Path(error.filename).name})" if error.filename else error.strerror
+        text = " ".join(text.replace(f"{self.store.folder}{os.sep}", "").split())
+        return text if isinstance(error, ValueError) else f"The generation failed: {text}"
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    """A frame for showing: no side above SHOWN_SIDE."""
+    picture = Image.fromarray(frame)
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), reducing_gap=2.0)
+    return np.asarray(picture)
+
+
+def memory_in_use() -> int:
+    """Bytes: of the graphics cards where there is one in use, else of this process."""
+    import psutil  # accelerate brings it
+    import torch
+
+    on_cards = sum(torch.cuda.memory_allocated(card) for card in range(torch.cuda.device_count()))
+    return on_cards or psutil.Process().memory_info().rss
