@@ -9,34 +9,31 @@ Each line of the list is a JSON object: `prompt`, any other field of `Settings`,
 and `video` are paths, seen from the list's folder. Every line is checked, its picture or video opened, before
 a model is loaded. A journal in the output folder (`.pyramid/batch.jsonl`, a line an event, on the disk before
 the work goes on) remembers what was done: the same command after a crash, a `kill -9` or Ctrl-C goes on where
-it ended. A result also carries its item's key inside, so that one which was written just before the power
-went is found and counted.
+it ended, an item that this process made from its last finished unit. A result also carries its item's key
+inside, so that one which was written just before the power went is found and counted.
 
 Exit codes: 0 all done; 1 some failed; 2 the list or an argument is wrong (nothing was begun); 130 stopped by
 Ctrl-C.
 """
 
 import argparse
-import gc
 import json
 import os
-import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pyramid.commands.prompt_list import Item, ListError, checkpoint_of, name_of, read_list, result_path
+from pyramid.commands.engine import Engine, Maker, Outcome, Stopped, failure, say
+from pyramid.commands.prompt_list import Item, ListError, digest, name_of, read_list, result_path
 from pyramid.memory.plan import NAMES
 from pyramid.presets import preset_names
-from pyramid.settings import Settings
 
 STATE = Path(".pyramid") / "batch.jsonl"
+UNITS = Path(".pyramid") / "units"  # of items that are in the making, a folder each
 
 
 # -- the journal
@@ -135,125 +132,8 @@ class Journal:
 
 
 # -- the work
-class Stopped(Exception):
-    """The user ended the batch while an item was in the making."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an attempt ended: with a file, or with an error that may pass when tried again (`again`),
-    or not.
-    """
-
-    item: Item
-    path: Path | None = None
-    error: str = ""
-    again: bool = True
-    seconds: float = 0.0
-
-
-class Engine(Protocol):
-    """Who makes videos: takes up to `capacity` items, and tells how one after the other ended."""
-
-    capacity: int
-
-    def submit(self, item: Item) -> None: ...
-    def next(self) -> Outcome: ...
-    def close(self) -> None: ...
-
-
-class Maker:
-    """Makes items one after the other with one model in memory; a new one comes when an item needs it.
-
-    `tell` gets what people should know of an item: that memory ran out on the way, for example.
-    """
-
-    def __init__(
-        self,
-        stop: threading.Event | None = None,
-        memory: str = "auto",
-        tell: Callable[[str], Any] | None = None,
-    ):
-        self.stop, self.memory, self.tell = stop or threading.Event(), memory, tell or say
-        self.key = self.plan = self.pipeline = None
-        self.note = ""  # what loading had to change
-
-    def make(self, item: Item, given: dict[str, Any], folder: Path, source: dict[str, Any]) -> Path:
-        """The result's path. Raises Stopped, or whatever goes wrong; then nothing is left behind.
-
-        `given` is what was read of the item's picture or video, `source` says which one it was.
-        """
-        from pyramid.commands.console import Generation
-
-        checkpoint = checkpoint_of(item.settings.model, item.settings.variant)
-        self._bring(item.settings, checkpoint)
-        run = Generation(item.settings, checkpoint, given, result_path(folder, item))
-        run.stop = self.stop
-        run.notes += [self.note] if self.note else []
-        return self._write(run, self._events(run, item), source | {"batch": item.key})
-
-    def _events(self, run, item: Item) -> Iterator[Any]:
-        """The events of a run; what was changed on the way is told and noted."""
-        from pyramid.events import Notice
-
-        for event in run.events(self.pipeline):
-            run.keep(event)
-            if isinstance(event, Notice):
-                self.tell(f"{name_of(item)}: {event.message}")
-            yield event
-
-    def _bring(self, settings: Settings, checkpoint) -> None:
-        """Have the model loaded by the plan that suits the item: mostly it is there already."""
-        from pyramid.generate.loaded import load_for
-        from pyramid.jobs.worker import key_of
-        from pyramid.memory.ladder import load
-        from pyramid.memory.loading import place
-        from pyramid.memory.plan import make_plan
-
-        plan = make_plan(checkpoint, settings, wanted=self.memory)
-        key = key_of(settings, plan)
-        if self.key != key:
-            self.key = self.pipeline = None  # the old one goes before the new one comes
-            gc.collect()
-            self.pipeline, self.note = load(load_for, settings, self.memory)
-            self.key = key
-            if self.note:
-                self.tell(self.note)
-        elif (self.plan.tile, self.plan.window) != (plan.tile, plan.window):
-            place(self.pipeline, plan)
-        self.plan = plan
-
-    def _write(self, run, events: Iterator[Any], about: dict[str, Any]) -> Path:
-        from pyramid.commands.console import rounded
-        from pyramid.events import Finished, Frames
-        from pyramid.hub.checkpoints import identity
-        from pyramid.media.files import describe
-        from pyramid.media.video import VideoWriter, write_picture
-
-        def outcome(finished):
-            return {"timings": rounded(finished.timings)} | ({"notes": run.notes} if run.notes else {})
-
-        s, frame = run.settings, None
-        metadata = describe(s, identity(run.checkpoint)) | about
-        if s.num_frames == 1:
-            for event in events:
-                frame = event.video[0] if isinstance(event, Frames) else frame
-            if frame is None:
-                raise Stopped
-            return write_picture(run.path, frame, metadata | outcome(event))
-        with VideoWriter(run.path, s.fps, (s.width, s.height), metadata) as file:
-            for event in events:
-                if isinstance(event, Frames):
-                    file.write(event.video)
-                elif isinstance(event, Finished):
-                    if event.stopped:
-                        raise Stopped
-                    file.metadata |= outcome(event)
-        return file.path
-
-
 class Here:
-    """The engine of this process."""
+    """The engine of this process. An item that ended early goes on from its finished units."""
 
     capacity = 1
 
@@ -264,12 +144,13 @@ class Here:
         self.item = item
 
     def next(self) -> Outcome:
-        from pyramid.commands.console import source
+        from pyramid.jobs.recorder import source
         from pyramid.media.video import read_given
 
         began, settings = time.monotonic(), self.item.settings
         try:
-            path = self.maker.make(self.item, read_given(settings), self.folder, source(settings))
+            units = self.folder / UNITS / digest(self.item.key)
+            path = self.maker.make(self.item, read_given(settings), self.folder, source(settings), units)
         except Stopped:
             raise
         except Exception as error:
@@ -278,14 +159,6 @@ class Here:
 
     def close(self) -> None:
         self.maker = None
-
-
-def failure(item: Item, error: Exception, seconds: float = 0.0) -> Outcome:
-    """The outcome of an attempt that raised. What a user caused (ValueError) does not pass by trying
-    again.
-    """
-    words = " ".join(str(error).split()) or type(error).__name__
-    return Outcome(item, error=words, again=not isinstance(error, ValueError), seconds=seconds)
 
 
 def work(
@@ -326,10 +199,6 @@ def work(
                 todo.clear()  # what is being made elsewhere still comes to its end
         ended.append(outcome)
     return ended
-
-
-def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 # -- the command line
@@ -383,6 +252,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--workers {args.workers}: only with --ray; without it one video is made after the other"
         )
+    from pyramid.commands.console import interruptible
+
     if args.ray is not None:
         from pyramid.commands.cluster import need_ray
 
@@ -391,7 +262,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         items = read_list(args.list, args.preset, args.seeds)
         check_folder(args.output_dir)
-        with Journal(args.output_dir) as journal, stopping(stop):
+        with Journal(args.output_dir) as journal, interruptible(stop):
             left = journal.left(items)
             say(f"{len(items)} items, {len(items) - len(left)} done before, {len(left)} to do")
             engine = None
@@ -447,22 +318,3 @@ def report(items: list[Item], left: list[Item], ended: list[Outcome]) -> int:
     if skipped:
         say("The first failure ended the batch; --continue-on-error goes on with the others.")
     return 1 if failed else 0
-
-
-@contextmanager
-def stopping(stop: threading.Event):
-    """Ctrl-C sets `stop`, which ends the item in work within a step; a second one ends the program."""
-
-    def interrupt(number, frame):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

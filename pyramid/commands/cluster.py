@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyramid.commands.batch import Maker, Outcome, Stopped, failure, say
+from pyramid.commands.engine import Maker, Outcome, Stopped, failure, say
 from pyramid.commands.prompt_list import Item, result_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,7 @@ class OnRay:
             ) from None
 
     def submit(self, item: Item) -> None:
-        from pyramid.commands.console import source
+        from pyramid.jobs.recorder import source
         from pyramid.media.video import read_given
 
         try:

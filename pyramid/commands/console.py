@@ -13,12 +13,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from pyramid.events import Notice, Preview, Status
+from pyramid.generate.loaded import Loaded, ModelHolder
+from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
+from pyramid.jobs.recovery import UnitsFolder
+from pyramid.jobs.speed import Progress as Steps
 from pyramid.settings import Settings, SettingsError
 
 
@@ -32,220 +36,91 @@ class Generation:
         given: dict[str, Any],
         path: Path,
         *,
-        units=None,
+        units: UnitsFolder | None = None,
         partial: bool = False,
         memory: str = "auto",
     ):
-        """`units`: the folder of the run that this one finishes (`recovery.UnitsFolder`), where it is one;
-        with `partial` it shows what there is, and the folder stays. `memory`: the plan, see
-        `pyramid.memory.plan`.
+        """`given`: the picture or the video that was read. `units`: the folder of the run that this one
+        finishes, where it is one; with `partial` it shows what there is, and the folder stays. `memory`: the
+        plan, see `pyramid.memory.plan`.
         """
         self.settings, self.checkpoint, self.given, self.path = settings, checkpoint, given, path
-        self.units, self.partial, self.notes = units, partial, []
-        self.memory, self.plan, self.room = memory, None, True
-        self.stop, self.second_device = threading.Event(), None
+        self.units, self.partial, self.memory = units, partial, memory
+        self.stop = threading.Event()
+        self.second_device: str | None = None
 
     def run(self) -> int:
-        from pyramid.generate.loaded import load_for
-        from pyramid.memory import ladder
-        from pyramid.memory.plan import compare, describe, make_plan
+        """The exit code: 0, or 130 after a stop. Raises KeyboardInterrupt when that left nothing to keep."""
+        from pyramid.memory.plan import compare, make_plan
 
-        make_plan(
-            self.checkpoint, self.settings, wanted=self.memory
-        )  # a refusal comes before anything is shown
+        make_plan(self.checkpoint, self.settings, wanted=self.memory)  # a refusal comes before all else
         with self.interruptible(), Display(self.settings) as display:
-            display.phase("Loading the model")
-            pipeline, note = ladder.load(load_for, self.settings, self.memory)
-            self.plan = getattr(pipeline, "plan", None)
-            if self.plan is not None:
-                display.tell(describe(self.plan))
-            if note:
-                display.tell(note)
-                self.notes.append(note)
+            loaded = self.load(display)
             if self.stop.is_set():
                 raise KeyboardInterrupt
-            path, finished = self.write(self.events(pipeline), display)
-        if self.plan is not None:
-            print(compare(pipeline.plan), file=sys.stderr)  # memory may have run out since
-        return self.report(path, finished)
+            self.prepare(loaded)
+            recorder = Recorder(self.recording(loaded.identity), display, loaded.notes)
+            try:
+                recorder.record(lambda units: self.events(loaded, finished=units))
+            except Nothing:
+                raise KeyboardInterrupt from None
+        if loaded.pipeline.plan is not None:
+            print(compare(loaded.pipeline.plan), file=sys.stderr)  # memory may have run out since
+        return self.report(recorder)
 
-    def events(self, pipeline) -> Iterator[Any]:
+    def load(self, display: "Display") -> Loaded:
+        from pyramid.memory.plan import describe
+
+        loaded = ModelHolder().bring(self.settings, self.memory, display.phase)
+        if loaded.pipeline.plan is not None:
+            display.tell(describe(loaded.pipeline.plan))
+        if loaded.note:
+            display.tell(loaded.note)
+        return loaded
+
+    def prepare(self, loaded: Loaded) -> None:
+        """Other devices and processes that work on it too."""
         if self.second_device:
-            from pyramid.memory.parallel import place
+            loaded.spread(self.second_device)
 
-            here = pipeline.plan.transformer.device if pipeline.plan else pipeline.transformer.device
-            place(pipeline, here, self.second_device)
+    def events(self, loaded: Loaded, **inputs: Any) -> Iterator[Any]:
         from pyramid.generate.request import Inputs
 
-        return self.stream(pipeline, Inputs(stop=self.stop, **self.given))
+        return loaded.stream(self.settings, Inputs(stop=self.stop, **self.given, **inputs))
 
-    def stream(self, pipeline, inputs) -> Iterator[Any]:
-        from pyramid.memory.ladder import stream
-
-        return stream(pipeline, self.settings, inputs)
-
-    def write(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
-        """The events as a file: its path, and the last event."""
-        write = self.write_still if self.settings.num_frames == 1 else self.write_video
-        try:
-            path, finished = write(events, display)
-        except BaseException as error:
-            self.end(error)
-            raise
-        self.end(None, stopped=finished.stopped)
-        return path, finished
-
-    def write_video(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
-        """The events' frames as a video. An error keeps what is finished, as a stop does.
-
-        Raises KeyboardInterrupt after a stop before anything was made.
-        """
-        from pyramid.events import Finished, Frames
-        from pyramid.media.video import VideoWriter
-
-        s, error, made, finished = self.settings, None, 0, None
-        with VideoWriter(self.path, s.fps, (s.width, s.height), self.metadata()) as file:
-            self.begin(file)
-            try:
-                for event in events:
-                    display.show(event)
-                    self.keep(event)
-                    if isinstance(event, Frames):
-                        file.write(event.video)
-                        made += not event.given
-                    elif isinstance(event, Finished):
-                        finished = event
-            except Exception as caught:
-                error = caught
-            if error and not made:
-                raise error
-            if not made:
-                raise KeyboardInterrupt
-            file.partial = bool(error) or finished.stopped or self.partial
-            file.metadata |= {"timings": {} if error else rounded(finished.timings)}
-            file.metadata |= {"notes": self.notes} if self.notes else {}
-        if error:
-            print(f"What was finished before the error is in {file.path}", file=sys.stderr)
-            raise error
-        return file.path, finished
-
-    # -- so that nothing is lost: see `recovery`
-
-    def begin(self, file) -> None:
-        """A folder for the finished units beside the result."""
-        from pyramid.hub.checkpoints import identity
-        from pyramid.jobs.recovery import beside
-
+    def recording(self, identity: dict[str, Any]) -> Recording:
+        """What is to be kept, and where: beside the result, or in the folder of a run that this finishes."""
         if self.units is None:
-            self.units = beside(file.path)
-            inputs = source(self.settings) | {"result": file.path.name, "run": uuid4().hex}
-            if not self.saving(lambda: self.units.begin(self.settings, identity(self.checkpoint), inputs)):
-                self.units.remove()
-                self.units = None
-                return
-        file.metadata |= {name: mark for name, mark in self.units.about()["inputs"].items() if name == "run"}
+            about, marks, asked = {"beside": self.settings.num_frames > 1}, source(self.settings), None
+        else:
+            begun = self.units.about()["inputs"]  # the picture may have gone since
+            named = ("source",) if self.settings.num_frames == 1 else ("source", "run")
+            marks = {name: value for name, value in begun.items() if name in named}
+            asked = self.units.load()[0] if self.partial else None
+            about = {"more_units": not self.partial, "units_stay": self.partial, "partial": self.partial}
+        return Recording(
+            self.settings, self.path, identity, asked=asked, marks=marks, units=self.units, **about
+        )
 
-    def keep(self, event) -> None:
-        """Units to the disk, and what was changed on the way to the notes."""
-        from pyramid.events import Notice, Unit
-
-        if isinstance(event, Unit) and self.units and self.room and not self.partial:
-            self.room = self.saving(lambda: self.units.save(event))
-        elif isinstance(event, Notice):
-            self.notes.append(event.message)
-
-    def saving(self, write) -> bool:
-        """Units that cannot be saved are no reason to end a run:
-        they are only lost in a crash, which is told.
-        """
-        try:
-            write()
-            return True
-        except OSError as error:
-            print(
-                f"note: finished units cannot be saved from here on ({error.strerror or error})",
-                file=sys.stderr,
-            )
-            return False
-
-    def end(self, error: BaseException | None, stopped: bool = False) -> None:
-        """The folder goes with the whole video. After an error or a stop it stays,
-        if anything in it is worth it.
-        """
-        if self.units is None or self.partial:
-            return
-        try:
-            worth = (error or stopped) and self.units.load()[1]
-        except ValueError:  # it has vanished meanwhile: what went wrong is told by `error`
-            worth = False
-        if not worth:
-            self.units.remove()
-            return
-        self.units.close()
-        command = shlex.join(["python", "-m", "pyramid", "resume", str(self.units.path)])
-        print(f"To go on from the last finished unit: {command}", file=sys.stderr)
-
-    def metadata(self) -> dict[str, Any]:
-        """What the result says of itself, as far as it is known at the beginning."""
-        from pyramid.hub.checkpoints import identity
-        from pyramid.media.video import describe
-
-        if self.units is None:
-            return describe(self.settings, identity(self.checkpoint)) | source(self.settings)
-        begun = self.units.about()["inputs"]  # the picture may have gone since
-        asked = self.units.load()[0] if self.partial else self.settings
-        return describe(asked, identity(self.checkpoint)) | {k: v for k, v in begun.items() if k == "source"}
-
-    def write_still(self, events: Iterator[Any], display: "Display") -> tuple[Path, Any]:
-        """The only frame as a PNG."""
-        from pyramid.events import Finished, Frames
-        from pyramid.media.video import write_picture
-
-        frame = finished = None
-        for event in events:
-            display.show(event)
-            self.keep(event)
-            frame = event.video[0] if isinstance(event, Frames) else frame
-            finished = event if isinstance(event, Finished) else finished
-        if frame is None:
-            raise KeyboardInterrupt
-        outcome = {"timings": rounded(finished.timings)} | ({"notes": self.notes} if self.notes else {})
-        return write_picture(self.path, frame, self.metadata() | outcome), finished
-
-    def report(self, path: Path, finished) -> int:
+    def report(self, recorder: Recorder) -> int:
         """Say what was made; the path alone goes to stdout."""
-        s, seconds = self.settings, {k: f"{k} {t:.1f} s" for k, t in finished.timings.items() if t >= 0.05}
+        s = self.settings
+        seconds = [f"{phase} {took:.1f} s" for phase, took in recorder.timings.items() if took >= 0.05]
         what = "a picture" if s.num_frames == 1 else f"{s.num_frames} frames, {s.seconds:g} s"
-        if finished.stopped:
-            what = f"stopped: {finished.latents.shape[2]} of {s.units} units"
-        print(f"{what}, {s.width}×{s.height}, seed {s.seed} ({', '.join(seconds.values())})", file=sys.stderr)
-        print(path)
-        return 130 if finished.stopped else 0
+        if stopped := recorder.units_done < s.units:
+            what = f"stopped: {recorder.units_done} of {s.units} units"
+        print(f"{what}, {s.width}×{s.height}, seed {s.seed} ({', '.join(seconds)})", file=sys.stderr)
+        print(recorder.path)
+        return 130 if stopped else 0
 
-    @contextmanager
-    def interruptible(self):
-        """Ctrl-C sets `stop`, which ends the run within a step; a second one ends the program."""
-
-        def interrupt(number, frame):
-            if self.stop.is_set():
-                raise KeyboardInterrupt
-            self.stop.set()
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+    def interruptible(self) -> AbstractContextManager[None]:
+        return interruptible(self.stop)
 
 
 class JointGeneration(Generation):
     """A run by several processes that a launcher started: rank 0 shows and writes, the others only work."""
 
     def run(self) -> int:
-        from pyramid.generate.loaded import load_for
         from pyramid.memory import parallel
         from pyramid.memory.plan import make_plan
 
@@ -259,17 +134,15 @@ class JointGeneration(Generation):
             if parallel.is_first():
                 return super().run()
             with self.interruptible():
-                self.given |= {"output_type": "latent"}
-                stopped = [event for event in self.events(load_for(self.settings, self.memory))][-1].stopped
-            return 130 if stopped else 0
+                loaded = ModelHolder().bring(self.settings, self.memory)
+                self.prepare(loaded)
+                *_, finished = self.events(loaded, output_type="latent")
+            return 130 if finished.stopped else 0
         finally:
             parallel.end()
 
-    def stream(self, pipeline, inputs) -> Iterator[Any]:
-        from pyramid.memory.parallel import join
-
-        # No ladder: one process cannot do something else alone.
-        return join(pipeline).stream(self.settings, inputs)
+    def prepare(self, loaded: Loaded) -> None:
+        loaded.join()
 
     @contextmanager
     def interruptible(self):
@@ -285,6 +158,25 @@ class JointGeneration(Generation):
                 signal.signal(number, handler)
 
 
+@contextmanager
+def interruptible(stop: threading.Event):
+    """Ctrl-C sets `stop`, which ends what is in work within a step; a second one ends the program."""
+
+    def interrupt(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def check_device(name: str | None) -> str | None:
     """A second device, if it can be one: SettingsError."""
     if name is not None and (launched() or not re.fullmatch(r"cpu|cuda:\d+", name)):
@@ -297,32 +189,8 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def rounded(timings: dict[str, float]) -> dict[str, float]:
-    """Seconds by phase, to milliseconds."""
-    return {phase: round(seconds, 3) for phase, seconds in timings.items()}
-
-
-def source(settings: Settings) -> dict[str, Any]:
-    """Which picture or video a result started from, so that it can be told apart from another of that
-    name.
-    """
-    from pyramid.hub.checkpoints import fingerprint
-
-    path = settings.image or settings.video
-    return {"source": {"name": Path(path).name, "hash": fingerprint(Path(path))[:16]}} if path else {}
-
-
 # -- display
-def step_cost(settings: Settings, unit: int, stage: int) -> int:
-    """Tokens that one step processes, which is what it costs:
-    text, the unit in work, its history (paper, §3.2).
-    """
-    finest = settings.width * settings.height // 256
-    at = [finest >> 2 * (settings.stages - 1 - level) for level in range(settings.stages)]
-    return 128 + at[stage] + sum(at[max(0, stage - back)] for back in range(unit))
-
-
-class Display:
+class Display(Listener):
     """Progress on stderr: phase, unit, stage, step and the time left;
     a line a phase where there is no terminal.
     """
@@ -339,7 +207,7 @@ class Display:
         )
 
         self.settings, self.console = settings, Console(stderr=True)
-        self.known = False
+        self.progress = Steps(settings)
         self.bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -371,33 +239,37 @@ class Display:
         """Something that has to stay in sight."""
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, event) -> None:
-        """Show an event of the pipeline."""
-        from pyramid.events import Notice, Preview, Status
+    def event(self, event: Any, seconds: float) -> None:
+        self.show(event)
 
-        if isinstance(event, Notice):
-            self.tell(event.message)
-            if event.kind == "memory":  # the unit begins anew
+    def show(self, event: Any) -> None:
+        """Show an event of the pipeline."""
+        match event:
+            case Notice(kind="memory"):  # the unit begins anew
                 self.bar.reset(self.task, total=None)
-                self.known = False
-        elif isinstance(event, Status):
-            self.phase(event.message)
-        elif isinstance(event, Preview):
-            s = self.settings
-            if not self.known:  # the first unit that is sampled: those before it are given
-                steps = [s.num_inference_steps] + [s.video_num_inference_steps] * (s.units - 1)
-                total = sum(
-                    n * step_cost(s, unit, stage)
-                    for unit in range(event.unit, s.units)
-                    for stage, n in enumerate(steps[unit])
-                )
-                self.bar.update(self.task, total=total)
-                self.known = True
-            self.bar.update(
-                self.task,
-                advance=step_cost(s, event.unit, event.stage),
-                description=(
-                    f"unit {event.unit + 1}/{event.units}  stage {event.stage + 1}/{event.stages}  "
-                    f"step {event.step + 1}/{event.steps}"
-                ),
-            )
+                self.progress = Steps(self.settings)
+            case Status():
+                self.phase(event.message)
+            case Preview():
+                self.step(event)
+
+    def step(self, event: Preview) -> None:
+        weight = self.progress.step(event)
+        where = (
+            f"unit {event.unit + 1}/{event.units}  stage {event.stage + 1}/{event.stages}  "
+            f"step {event.step + 1}/{event.steps}"
+        )
+        self.bar.update(self.task, total=self.progress.whole, advance=weight, description=where)
+
+    def note(self, sentence: str) -> None:
+        self.tell(sentence)
+
+    def unsaved(self, why: str) -> None:
+        print(f"note: finished units cannot be saved from here on ({why})", file=sys.stderr)
+
+    def ended_early(self, recorder: Recorder, error: BaseException | None) -> None:
+        if error and recorder.path:
+            print(f"What was finished before the error is in {recorder.path}", file=sys.stderr)
+        if recorder.units and not recorder.recording.units_stay:
+            command = shlex.join(["python", "-m", "pyramid", "resume", str(recorder.units.path)])
+            print(f"To go on from the last finished unit: {command}", file=sys.stderr)

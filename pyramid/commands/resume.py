@@ -74,7 +74,7 @@ def go_on(units, args: argparse.Namespace) -> int:
     if args.decode:
         settings = replace(settings, **what_there_is(settings, finished))
     print(f"{len(finished)} units are finished", file=sys.stderr)
-    given = {"finished": finished} if finished else read_given(settings)
+    given = {} if finished else read_given(settings)
     path = units.path.with_name(about["inputs"]["result"])
     still = settings.num_frames == 1  # of a video whose first unit alone was finished
     path = path.with_suffix(".png") if still else path

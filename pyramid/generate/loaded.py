@@ -85,8 +85,7 @@ class Loaded:
         """Text encoders and VAE go to a second device. ValueError for one that is not there."""
         from pyramid.memory.parallel import place
 
-        plan = getattr(self.pipeline, "plan", None)
-        place(self.pipeline, plan.transformer.device if plan else self.pipeline.transformer.device, others)
+        place(self.pipeline, self.pipeline.plan.transformer.device, others)
 
     def join(self) -> None:
         """Make one video together with the other processes of a launcher, after `parallel.begin`."""

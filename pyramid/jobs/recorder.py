@@ -82,6 +82,11 @@ class Recording:
     def still(self) -> bool:
         return self.path.suffix == ".png"
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the result says of itself, as far as it is known at the beginning."""
+        return describe(self.asked or self.settings, self.identity) | self.marks
+
 
 class Recorder:
     """Records one run."""
@@ -93,7 +98,6 @@ class Recorder:
         self.notes = list(notes)
         self.timings: dict[str, float] = {}  # seconds by phase
         self.path: Path | None = None  # the result, once it is there
-        self.latents: Any = None  # of all finished units, at the end
         self.units_done = 0
         self._saved = 0  # units that lie in the folder already
         self._saves = recording.more_units
@@ -199,7 +203,7 @@ class Recorder:
         with ExitStack() as stack:
             if r.growing:
                 self._clip = stack.enter_context(GrowingClip(r.growing, s.fps, size, self.listener.grown))
-            writer = stack.enter_context(open_writer(r.path, s.fps, size, self._metadata(), **how))
+            writer = stack.enter_context(open_writer(r.path, s.fps, size, r.metadata, **how))
             if r.beside:
                 writer.metadata |= self._begin_beside(writer.path)
             error = self._consume(events, writer.write)
@@ -213,7 +217,7 @@ class Recorder:
         r, frames = self.recording, []
         error = self._consume(events, frames.append)
         self._check(error)
-        metadata = self._metadata() | self._outcome()
+        metadata = r.metadata | self._outcome()
         self.path = write_picture(r.path, frames[0][0], metadata, keep=r.output.metadata)
         return error
 
@@ -226,11 +230,6 @@ class Recorder:
     def _less_than_asked(self) -> bool:
         r = self.recording
         return self.units_done < (r.asked or r.settings).units
-
-    def _metadata(self) -> dict[str, Any]:
-        """What the result says of itself, as far as it is known at the beginning."""
-        r = self.recording
-        return describe(r.asked or r.settings, r.identity) | r.marks
 
     def _outcome(self) -> dict[str, Any]:
         """What is known at the end only."""
@@ -271,7 +270,7 @@ class Recorder:
                     self._clip.add(event.video)
                 self._made += 0 if event.given else len(event.video)
             case Finished():
-                self.timings, self.latents = dict(event.timings), event.latents
+                self.timings = dict(event.timings)
         self.listener.event(event, seconds)
 
 

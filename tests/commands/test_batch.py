@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pyramid.commands import batch, cli, console
+from pyramid.commands import batch, cli
 from pyramid.commands.batch import Journal, Outcome, Stopped
 from pyramid.commands.prompt_list import Item, ListError, digest, read_list
 from pyramid.events import Notice, Status
+from pyramid.generate.loaded import Loaded
+from pyramid.jobs.recorder import source as source_of
 from pyramid.media.files import read_metadata
 from pyramid.media.video import read_given
 from pyramid.memory import ladder
@@ -294,14 +296,14 @@ def test_a_failure_on_the_way_is_told_and_leaves_no_file(listed, run, tmp_path):
 
 @pytest.mark.parametrize("frames", [9, 1])
 def test_what_was_changed_on_the_way_is_told_and_noted(listed, run, monkeypatch, frames):
-    made = console.Generation.events
+    made = Loaded.stream
 
-    def changed(self, pipeline):
+    def changed(self, settings, inputs):
         yield Status("text", "Reading the prompt")
         yield Notice("memory", "Memory ran out: smaller tiles.")
-        yield from made(self, pipeline)
+        yield from made(self, settings, inputs)
 
-    monkeypatch.setattr(console.Generation, "events", changed)
+    monkeypatch.setattr(Loaded, "stream", changed)
     monkeypatch.setattr(ladder, "load", lambda *a, load=ladder.load: (load(*a)[0], "Loaded in bfloat16."))
     code, out, err = run(listed({"prompt": "a", "seed": 1, "num_frames": frames}))
     assert (
@@ -317,7 +319,7 @@ def test_a_worker_needs_no_picture_on_its_own_disk(listed, tmp_path):
     picture = tmp_path / "red.png"
     Image.new("RGB", (64, 64), "red").save(picture)
     made = read_list(listed({"prompt": "a", "image": "red.png", "seed": 1}))[0]
-    given, source = read_given(made.settings), console.source(made.settings)
+    given, source = read_given(made.settings), source_of(made.settings)
     picture.unlink()
     content, told = Worker("auto").make(made, given, source)
     (tmp_path / "made.mp4").write_bytes(content)

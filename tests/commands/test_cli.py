@@ -16,6 +16,7 @@ from PIL import Image
 from pyramid.commands import cli, console
 from pyramid.commands.flags import asked_for, command_of
 from pyramid.events import Frames
+from pyramid.jobs.speed import step_tokens
 from pyramid.media.video import VideoWriter, probe, read_metadata, read_video
 from pyramid.presets import load_preset, resolve
 from pyramid.settings import FIELDS, Settings
@@ -353,9 +354,9 @@ def test_inspect_prints_a_table_or_json(tmp_path, capsys):
 
 def test_progress_weighs_steps_by_what_they_cost():
     settings = Settings.for_model("miniflux", "384p")
-    assert [console.step_cost(settings, 0, stage) for stage in range(3)] == [128 + 60, 128 + 240, 128 + 960]
-    assert console.step_cost(settings, 3, 2) == 128 + 960 + 960 + 240 + 60
-    assert console.step_cost(settings, 2, 0) == 128 + 60 * 3
+    assert [step_tokens(settings, 0, stage) for stage in range(3)] == [128 + 60, 128 + 240, 128 + 960]
+    assert step_tokens(settings, 3, 2) == 128 + 960 + 960 + 240 + 60
+    assert step_tokens(settings, 2, 0) == 128 + 60 * 3
 
 
 def test_former_flags_are_understood_and_not_shown(capsys):

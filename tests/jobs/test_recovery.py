@@ -295,7 +295,7 @@ def test_a_run_knows_its_picture_when_that_is_gone(tiny_checkpoint, tmp_path):
     for partial in (False, True):
         shorter = replace(settings, image=None, num_frames=9) if partial else settings
         run = Generation(shorter, find(tiny_checkpoint), {}, tmp_path / "a.mp4", units=units, partial=partial)
-        told = run.metadata()
+        told = run.recording({}).metadata
         assert told["source"] == mark and told["settings"]["image"] and told["settings"]["num_frames"] == 25
     units.remove()
 
