@@ -18,7 +18,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -38,9 +38,11 @@ KINDS = {  # what a result can become -> the file's ending, what it is for peopl
     "last": ("-last.png", "the last frame, PNG"),
     "stages": ("-stages.mp4", "the stages side by side, mp4"),
 }
-PANEL, MAX_PANEL = 384, 640  # pixels: the longer side of one panel of the stages' clip, at least and at most
+PANEL = 384  # pixels: the longer side of one panel of the stages' clip, at least
+MAX_PANEL = 640  # and at most
 CAPTION = 28  # pixels under each panel
-INK, GROUND = (240, 236, 228), (20, 19, 15)
+INK = (240, 236, 228)
+GROUND = (20, 19, 15)
 
 
 def export(
@@ -185,8 +187,12 @@ class PicturesWriter:
         keep: str = "embed",
     ):
         self.wanted = self.path = Path(path)
-        self.fps, self.size, self.metadata, self.keep = fps, size, dict(metadata or {}), keep
-        self.frames, self.partial = 0, False
+        self.fps = fps
+        self.size = size
+        self.metadata = dict(metadata or {})
+        self.keep = keep
+        self.frames = 0
+        self.partial = False
 
     def __enter__(self) -> Self:
         self._part, self.path = reserve(self.wanted)
@@ -237,33 +243,31 @@ def write_stages(
     if not estimates:
         raise SettingsError(
             "format",
-            "what the stages looked like was not kept for this result: make it again with "
-            "previews switched on",
+            "what the stages looked like was not kept for this result: "
+            "make it again with previews switched on",
         )
-    stages = max(stage for _, stage in estimates) + 1
-    sizes = {stage: picture.size for (_, stage), picture in estimates.items()}
-    writer = None
-    with ExitStack() as stack:
-        for index, frame in enumerate(frames_of_result(source)):
-            unit = -(-index // FRAMES_PER_UNIT)  # the first frame is unit 0, then 8 each
-            panels = [
-                estimates.get((unit, stage))
-                or frame.resize(sizes.get(stage, frame.size), Image.Resampling.BOX)
-                for stage in range(stages)
-            ]
-            picture = _side_by_side([*panels, frame], frame.size)
-            if writer is None:
-                writer = stack.enter_context(
-                    open_writer(
-                        target,
-                        _fps(source, metadata),
-                        picture.size,
-                        metadata | {"export": "stages"},
-                        keep=keep,
-                    )
-                )
+    pictures = _staged(frames_of_result(source), estimates)
+    first = next(pictures)
+    told = metadata | {"export": "stages"}
+    with open_writer(target, _fps(source, metadata), first.size, told, keep=keep) as writer:
+        for picture in chain([first], pictures):
             writer.write(np.asarray(picture))
     return writer.path
+
+
+def _staged(
+    frames: Iterator[Image.Image], estimates: dict[tuple[int, int], Image.Image]
+) -> Iterator[Image.Image]:
+    """Each frame beside what its unit's stages looked like."""
+    stages = max(stage for _, stage in estimates) + 1
+    sizes = {stage: picture.size for (_, stage), picture in estimates.items()}
+    for index, frame in enumerate(frames):
+        unit = -(-index // FRAMES_PER_UNIT)  # the first frame is unit 0, then 8 each
+        panels = [
+            estimates.get((unit, stage)) or frame.resize(sizes.get(stage, frame.size), Image.Resampling.BOX)
+            for stage in range(stages)
+        ]
+        yield _side_by_side([*panels, frame], frame.size)
 
 
 def _side_by_side(panels: list[Image.Image], size: tuple[int, int]) -> Image.Image:
@@ -272,14 +276,15 @@ def _side_by_side(panels: list[Image.Image], size: tuple[int, int]) -> Image.Ima
     width, height = (round(side * scale / 2) * 2 for side in size)
     gap = 8
     whole = Image.new("RGB", (len(panels) * (width + gap) + gap, height + CAPTION + gap), GROUND)
-    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(15)
+    draw = ImageDraw.Draw(whole)
+    font = ImageFont.load_default(15)
     for number, panel in enumerate(panels):
-        left, last = gap + number * (width + gap), number == len(panels) - 1
+        left = gap + number * (width + gap)
+        last = number == len(panels) - 1
         large = panel.resize((width, height), Image.Resampling.LANCZOS)
         whole.paste(large, (left, gap))
-        shown = [
-            side >> max(len(panels) - 2 - number, 0) for side in size
-        ]  # pixels; the last stage has the result's
+        # Pixels; the last stage has the result's.
+        shown = [side >> max(len(panels) - 2 - number, 0) for side in size]
         words = "Result" if last else f"Stage {number + 1}"
         draw.text((left + 2, gap + height + 4), f"{words} · {shown[0]} × {shown[1]}", fill=INK, font=font)
     return whole

@@ -213,9 +213,8 @@ def sweep(folder: Path) -> None:
         part = path.with_name(path.name.replace(".part-tagged.", ".part."))  # who holds the one holds both
         with _claims:  # between the last unlink and `let_go`, another thread may not make the name its own
             if path.is_file() and hold(part):
-                for name in dict.fromkeys(
-                    (path, part)
-                ):  # once each: the next file of that name is another writer's
+                # Once each: the next file of that name is another writer's.
+                for name in dict.fromkeys((path, part)):
                     name.unlink(missing_ok=True)
                 let_go(part)
 

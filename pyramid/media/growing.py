@@ -26,14 +26,7 @@ from pyramid.media.files import ffmpeg, no_interrupts
 from pyramid.media.video import QUALITY, encoding
 
 log = logging.getLogger(__name__)
-PIECE = [
-    "-pix_fmt",
-    "yuv420p",
-    "-bf",
-    "0",
-    "-f",
-    "h264",
-]  # frames in order, so that a stream needs no time stamps
+PIECE = ["-pix_fmt", "yuv420p", "-bf", "0", "-f", "h264"]  # in order: a stream needs no time stamps
 
 
 class GrowingClip:
@@ -49,7 +42,11 @@ class GrowingClip:
         told: Callable[[Path], None],
         quality: int = QUALITY,
     ):
-        self.folder, self.fps, self.size, self.told, self.quality = folder, fps, size, told, quality
+        self.folder = folder
+        self.fps = fps
+        self.size = size
+        self.told = told
+        self.quality = quality
         self._waiting: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="growing clip", daemon=True)
         self._clips: list[Path] = []
@@ -81,54 +78,22 @@ class GrowingClip:
             file.write(self._encode(frames))
         path = self.folder / f"clip-{len(self._clips) + 1:03d}.mp4"
         part = path.with_suffix(".part.mp4")
-        _run(
-            [
-                "-f",
-                "h264",
-                "-framerate",
-                str(self.fps),
-                "-i",
-                str(stream),
-                "-c",
-                "copy",
-                "-movflags",
-                "+faststart",
-                str(part),
-            ]
-        )
+        source = ["-f", "h264", "-framerate", str(self.fps), "-i", str(stream)]
+        _run([*source, "-c", "copy", "-movflags", "+faststart", str(part)])
         os.replace(part, path)
         self._clips.append(path)
         self.told(path)
         if len(self._clips) > 2:
-            with suppress(
-                PermissionError
-            ):  # Windows, while a browser still reads it: the folder goes with the job
+            # Windows refuses it while a browser still reads the clip: the folder goes with the job.
+            with suppress(PermissionError):
                 self._clips[-3].unlink(missing_ok=True)
 
     def _encode(self, frames: np.ndarray) -> bytes:
         """A piece of H.264 that begins with a key frame."""
         width, height = self.size
         codec, options = encoding(".mp4", self.quality)
-        return _run(
-            [
-                "-f",
-                "rawvideo",
-                "-pix_fmt",
-                "rgb24",
-                "-s",
-                f"{width}x{height}",
-                "-r",
-                str(self.fps),
-                "-i",
-                "-",
-                "-c:v",
-                codec,
-                *options,
-                *PIECE,
-                "-",
-            ],
-            frames.tobytes(),
-        )
+        source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self.fps} -i -".split()
+        return _run([*source, "-c:v", codec, *options, *PIECE, "-"], frames.tobytes())
 
 
 def _run(arguments: list[str], data: bytes = b"") -> bytes:

@@ -89,7 +89,8 @@ def random_clips(number: int, side: int) -> np.ndarray:
     random = np.random.default_rng(0)
     clips = np.empty((number, 3, CLIP, side, side), np.float32)
     for index, picture in enumerate(random_pictures(number, 2 * side)):
-        start, speed = random.integers(0, side, 2), random.integers(-3, 4, 2) * bool(index % 3)
+        start = random.integers(0, side, 2)
+        speed = random.integers(-3, 4, 2) * bool(index % 3)
         for frame in range(CLIP):
             y, x = (start + speed * frame).clip(0, side)
             clips[index, :, frame] = picture[:, y : y + side, x : x + side]

@@ -62,18 +62,9 @@ BACKGROUND = "white"  # what shows through transparent parts
 PAD_COLOR = "black"  # the bars of fit = "pad"
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses files a little above that
 QUALITY = 17  # H.264's CRF: 17 looks like the original, 23 is smaller, 51 is the worst
-BT709 = [
-    "-vf",
-    "scale=out_color_matrix=bt709:out_range=tv",
-    "-colorspace",
-    "bt709",
-    "-color_primaries",
-    "bt709",
-    "-color_trc",
-    "bt709",
-    "-color_range",
-    "tv",
-]
+TO_BT709 = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
+IS_BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+BT709 = [*TO_BT709, *IS_BT709]
 PALETTE = (
     "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
 )
@@ -226,10 +217,8 @@ def read_video(
     """
     frames: deque[np.ndarray] = deque(maxlen=num_frames)
     last = (num_frames + 2) / fps + 1  # seconds, with room for rounding
-    for bound in (
-        last,
-        None,
-    ):  # from the beginning where sound that lasts longer than the pictures misled the seek
+    # From the beginning where sound that lasts longer than the pictures misled the seek.
+    for bound in (last, None):
         frames.clear()
         try:
             for picture in read_frames(path, fps=fps, last=bound):
@@ -254,33 +243,9 @@ def read_frames(
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{str(path)!r} is not a file")
-    duration = _duration(path) if last is not None else None
-    seek = ["-ss", f"{duration - last:.3f}"] if duration is not None and duration > last else []
-    rate = [f"fps={fps}"] if fps is not None else []
-    command = [
-        ffmpeg(),
-        "-v",
-        "error",
-        "-nostdin",
-        *seek,
-        "-i",
-        path.absolute(),
-        "-an",
-        "-sn",
-        "-map",
-        "0:v:0",
-        "-vf",
-        ",".join([*rate, "scale=iw*sar:ih", "setsar=1"]),
-        "-f",
-        "image2pipe",
-        "-c:v",
-        "ppm",
-        "-",
-    ]
     seen = False
-    with (
-        TemporaryFile() as words
-    ):  # a pipe for these would fill up, and stop ffmpeg, at a badly damaged video
+    with TemporaryFile() as words:  # a pipe would fill up, and stop ffmpeg, at a badly damaged video
+        command = _reading(path, fps, last)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as process:
             for picture in _ppm_pictures(process.stdout):
                 seen = True
@@ -289,6 +254,17 @@ def read_frames(
         reason = words.readline().decode(errors="replace").strip()
     if not seen:
         raise ValueError(f"{str(path)!r} is not a video this program can read" + f": {reason}" * bool(reason))
+
+
+def _reading(path: Path, fps: float | None, last: float | None) -> list[str | Path]:
+    """ffmpeg's command that writes a video's frames to its output, as `read_frames` wants them."""
+    duration = _duration(path) if last is not None else None
+    seek = ["-ss", f"{duration - last:.3f}"] if duration is not None and duration > last else []
+    rate = [f"fps={fps}"] if fps is not None else []
+    filters = ",".join([*rate, "scale=iw*sar:ih", "setsar=1"])
+    source = ["-v", "error", "-nostdin", *seek, "-i", path.absolute()]
+    pictures = ["-an", "-sn", "-map", "0:v:0", "-vf", filters]
+    return [ffmpeg(), *source, *pictures, "-f", "image2pipe", "-c:v", "ppm", "-"]
 
 
 def _ppm_pictures(stream: io.BufferedReader) -> Iterator[Image.Image]:
@@ -321,26 +297,16 @@ def encoding(suffix: str, quality: int) -> tuple[str, list[str]]:
     if not 1 <= quality <= 51:
         raise SettingsError(
             "quality",
-            f"quality = {quality} is outside 1 to 51: 17 looks like the original, a "
-            "higher number makes a smaller file",
+            f"quality = {quality} is outside 1 to 51: 17 looks like the original, "
+            "a higher number makes a smaller file",
         )
     match suffix.lower():
         case ".mp4":
             return "libx264", ["-crf", str(quality), *BT709]
         case ".webm":
-            return "libvpx-vp9", [
-                "-crf",
-                str(round(quality * 63 / 51)),
-                "-b:v",
-                "0",
-                "-row-mt",
-                "1",
-                "-cpu-used",
-                "3",
-                "-pix_fmt",
-                "yuv420p",
-                *BT709,
-            ]
+            crf = round(quality * 63 / 51)
+            options = f"-crf {crf} -b:v 0 -row-mt 1 -cpu-used 3 -pix_fmt yuv420p".split()
+            return "libvpx-vp9", [*options, *BT709]
         case ".gif":
             return "gif", ["-vf", PALETTE, "-loop", "0"]
     raise SettingsError(
@@ -377,8 +343,12 @@ class VideoWriter:
             raise SettingsError("metadata", f"metadata {keep!r}: choose from {', '.join(KEEPS)}")
         self.wanted = self.path = Path(path)
         self.codec, self._options = encoding(self.wanted.suffix, quality)
-        self.fps, self.size, self.metadata, self.keep = fps, (width, height), dict(metadata or {}), keep
-        self.frames, self.partial = 0, False
+        self.fps = fps
+        self.size = (width, height)
+        self.metadata = dict(metadata or {})
+        self.keep = keep
+        self.frames = 0
+        self.partial = False
         self._writer = self._part = None
 
     def __enter__(self) -> Self:
