@@ -22,15 +22,16 @@ from rich.table import Table
 
 from pyramid.events import Unit
 from pyramid.generate.guidance import GuidedModel, Prompt
-from pyramid.generate.latents import MINIFLUX, denormalize, history
+from pyramid.generate.latents import denormalize, history
 from pyramid.generate.sampler import Noise, Sampling, sample
+from pyramid.hub.families import GRID, MINIFLUX, TEXT_TOKENS
 from pyramid.memory.machine import Machine, peak_bytes
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.layers import Linear
 from pyramid.models.vae import CausalVideoVAE
+from pyramid.settings import size_grid
 
-CHANNELS = 16  # of the latents
-HEAD = 64  # dimensions of a head, as published
+HEAD = MINIFLUX.defaults["attention_head_dim"]
 T5, CLIP = 4096, 768  # widths of the text encoders, as published
 
 
@@ -75,9 +76,9 @@ def add_arguments(parser):
     parser.add_argument("--layers", type=numbers, default=[4, 8], help="double blocks, single blocks")
     parser.add_argument("--size", type=size, default=(640, 384), help="width x height in pixels")
     parser.add_argument("--units", type=numbers, default=[0, 4, 15], help="units whose forwards are timed")
-    parser.add_argument("--stages", type=int, default=3, help="resolutions of the pyramid")
+    parser.add_argument("--stages", type=int, default=MINIFLUX.stages, help="resolutions of the pyramid")
     parser.add_argument(
-        "--text", type=numbers, default=[40, 30], help="real tokens of each row's text, of 128"
+        "--text", type=numbers, default=[40, 30], help=f"real tokens of each row's text, of {TEXT_TOKENS}"
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed forwards of each kind")
     parser.add_argument("--steps", type=int, default=2, help="steps a stage of the whole generation")
@@ -101,7 +102,7 @@ def check(args):
     if not re.fullmatch(r"cpu|mps|xpu|cuda(:\d+)?", args.device):
         raise ValueError(f"--device {args.device}: use cpu, cuda, cuda:1, mps or xpu")
     Machine.here(args.device)
-    grid = 16 * 2 ** (args.stages - 1)
+    grid = size_grid(args.stages)
     if args.width < HEAD or args.width % HEAD:
         raise ValueError(f"--width {args.width} must be a positive multiple of {HEAD}")
     if not 1 <= args.stages <= 4:
@@ -115,8 +116,8 @@ def check(args):
         raise ValueError(f"--layers {args.layers} must be two numbers, double and single blocks, such as 4,8")
     if len(args.vae) != 4 or any(channels < 32 or channels % 32 for channels in args.vae):
         raise ValueError(f"--vae {args.vae} must be four multiples of 32")
-    if not 1 <= max(args.text) <= 128:
-        raise ValueError(f"--text {args.text} must be 1 to 128 tokens a row")
+    if not 1 <= max(args.text) <= TEXT_TOKENS:
+        raise ValueError(f"--text {args.text} must be 1 to {TEXT_TOKENS} tokens a row")
     if args.repeats < 1 or args.steps < 1 or args.clip_units < 0:
         raise ValueError("--repeats and --steps must be at least 1, --clip-units at least 0")
 
@@ -124,7 +125,7 @@ def check(args):
 def build(args):
     """A random transformer of the shape asked for, on its device."""
     model = PyramidFluxTransformer(
-        in_channels=4 * CHANNELS,
+        in_channels=GRID.patch**2 * GRID.channels,
         num_layers=args.layers[0],
         num_single_layers=args.layers[1],
         attention_head_dim=HEAD,
@@ -145,10 +146,12 @@ def placed(model, args):
 
 
 def texts(args):
-    """A batch of random prompts, padded to 128: one row for each length in `--text`."""
-    mask = (torch.arange(128) < torch.tensor(args.text)[:, None]).long()
+    """A batch of random prompts, padded to TEXT_TOKENS: one row for each length in `--text`."""
+    mask = (torch.arange(TEXT_TOKENS) < torch.tensor(args.text)[:, None]).long()
     rows, where = len(args.text), {"device": args.device, "dtype": getattr(torch, args.dtype)}
-    return Prompt(torch.randn(rows, 128, T5, **where), mask.to(args.device), torch.randn(rows, CLIP, **where))
+    return Prompt(
+        torch.randn(rows, TEXT_TOKENS, T5, **where), mask.to(args.device), torch.randn(rows, CLIP, **where)
+    )
 
 
 def clock(function, device):
@@ -207,11 +210,11 @@ def useful_flops(model, run, layout):
 def measure_forward(model, prompt, unit, stage, args, peak):
     """Time the forwards of one stage of one unit, the matrix product before each; -> Forward."""
     rows, dtype = len(args.text), prompt.embeds.dtype
-    latent = args.size[1] // 8, args.size[0] // 8
-    past = [torch.randn(rows, CHANNELS, 1, *latent, device=args.device) for _ in range(unit)]
+    latent = GRID.latent_shape(*args.size)
+    past = [torch.randn(rows, GRID.channels, 1, *latent, device=args.device) for _ in range(unit)]
     clips = [clip.to(dtype) for clip in history(past, stage, args.stages)]
     shape = 1, *(side >> (args.stages - 1 - stage) for side in latent)
-    current = torch.randn(rows, CHANNELS, *shape, device=args.device, dtype=dtype)
+    current = torch.randn(rows, GRID.channels, *shape, device=args.device, dtype=dtype)
     timestep = torch.full((rows,), 500.0, device=args.device)
     context = model.prepare(clips, shape, prompt.embeds, prompt.mask)
 
@@ -236,13 +239,15 @@ def measure_clip(model, prompt, args):
         Prompt(*(part[row : row + 1] for part in vars(prompt).values())) for row in (0, len(args.text) - 1)
     )
     steps = [args.steps] * args.stages
-    noise = Noise((CHANNELS, args.size[1] // 8, args.size[0] // 8), seeds=[0])
+    noise = Noise((GRID.channels, *GRID.latent_shape(*args.size)), seeds=[0])
     run = Sampling(units=args.clip_units, steps=steps, video_steps=steps)
     events = sample(GuidedModel(model, positive, negative), noise, run)
     start = time.perf_counter()
     for event in events:
         if isinstance(event, Unit):
-            clean = denormalize(event.latents, MINIFLUX, first=event.index == 0).to(prompt.embeds.dtype)
+            clean = denormalize(event.latents, MINIFLUX.scales, first=event.index == 0).to(
+                prompt.embeds.dtype
+            )
             sampling = time.perf_counter() - start
             yield Generated(event.index, sampling, clock(lambda clean=clean: decode(clean), args.device))
             start = time.perf_counter()
@@ -299,7 +304,7 @@ def run(args):
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     console.print(
         f"{parameters:.1f} M parameters, {args.dtype} on {args.device} ({torch.get_num_threads()} CPU "
-        f"threads), {args.size[0]}×{args.size[1]}, text {args.text} of 128"
+        f"threads), {args.size[0]}×{args.size[1]}, text {args.text} of {TEXT_TOKENS}"
     )
     with console.status("forwards") as status:
         forwards = []
@@ -315,7 +320,10 @@ def run(args):
         with console.status("a whole generation"):
             units = list(measure_clip(model, prompt, args))
         console.print(clip_table(units))
-        console.print(f"{args.steps} steps a stage; a unit is 8 frames, the first 1; decoder {args.vae}")
+        console.print(
+            f"{args.steps} steps a stage; a unit is {GRID.unit_frames} frames, the first 1; "
+            f"decoder {args.vae}"
+        )
     console.print(f"peak memory {peak_memory(args.device) / 2**30:.2f} GiB")
     return 0
 

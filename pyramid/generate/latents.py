@@ -12,30 +12,16 @@ Source: arXiv 2410.05954, sections 3.2 (spatial pyramid, renoising) and 3.3 (tem
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid.generate.schedule import Stage, check_gamma
+from pyramid.hub.families import LatentScales
 
 # ------------------------------------------------------------------------------------------------------------
 # The two latent scales
-
-
-@dataclass(frozen=True)
-class LatentScales:
-    """`latents = (vae_latents - shift) * scale`; a clip's first frame is an image and has its own pair."""
-
-    image_shift: float
-    image_scale: float
-    video_shift: float
-    video_scale: float
-
-
-MINIFLUX = LatentScales(-0.04, 1 / 1.8726, -0.2343, 1 / 3.0986)
-SD3 = LatentScales(0.1490, 1 / 1.8415, -0.2343, 1 / 3.0986)
 
 
 def normalize(vae_latents: Tensor, scales: LatentScales, first: bool = True) -> Tensor:

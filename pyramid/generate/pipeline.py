@@ -38,21 +38,18 @@ from torch import Tensor
 
 from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
 from pyramid.generate.guidance import GuidedModel, Prompt
-from pyramid.generate.latents import MINIFLUX, SD3, LatentScales, denormalize, normalize
+from pyramid.generate.latents import denormalize, normalize
 from pyramid.generate.precision import Guarded
 from pyramid.generate.request import Inputs, Task, check, check_dtype, signature_of, to_request
 from pyramid.generate.sampler import Noise, Sampling, StepCallback, Stop, sample
-from pyramid.hub.checkpoints import FAMILIES, Checkpoint, find, verify
-from pyramid.models.flux import PyramidFluxTransformer
-from pyramid.models.mmdit import PyramidDiffusionMMDiT
+from pyramid.hub.checkpoints import Checkpoint, find, verify
+from pyramid.hub.families import GRID, LatentScales, family_of
+from pyramid.models import transformer_class
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, variant_of
 from pyramid.text.cache import PromptEmbeds
 from pyramid.text.encoders import TextEncoders
 from pyramid.text.vocabulary import Vocabulary
-
-TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
-SCALES = {"PyramidFluxTransformer": MINIFLUX, "PyramidDiffusionMMDiT": SD3}
 
 Event = Status | Notice | Preview | Unit | Frames | Finished
 Prompts = tuple[Prompt | None, Prompt | None]  # the prompt and the negative one
@@ -236,7 +233,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
     ) -> Iterator[Notice | Preview | Unit]:
         s, inputs = task.settings, task.inputs
         finished = [unit.latents.to(self._execution_device) for unit in task.finished if not unit.given]
-        shape = (self.vae.config.decoder_in_channels, s.height // 8, s.width // 8)
+        shape = (self.vae.config.decoder_in_channels, *GRID.latent_shape(s.width, s.height))
         jumps = inputs.block_noise and inputs.block_noise[len(finished) * (s.stages - 1) :]
         noise = Noise(shape, task.seeds, latents=inputs.latents, jumps=jumps, first=len(given))
         run = Sampling(
@@ -404,7 +401,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
             pipe = cls(*loading.load(checkpoint, plan), checkpoint=checkpoint)
             loading.place(pipe, plan)
             return pipe
-        load = TRANSFORMERS[checkpoint.transformer_class].from_pretrained
+        load = transformer_class(checkpoint.transformer_class).from_pretrained
         transformer = load(checkpoint.transformer, torch_dtype=dtype).eval()
         vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=rest).eval()
         text = TextEncoders.from_folder(checkpoint.folder, rest) if checkpoint.has_text else None
@@ -456,12 +453,11 @@ class Clock:
 def _scales_of(transformer, vae) -> LatentScales:
     """The latent scales that the VAE's configuration states, else those of the transformer's family."""
     own = [getattr(vae.config, spec.name, None) for spec in dataclasses.fields(LatentScales)]
-    return LatentScales(*own) if None not in own else SCALES[type(transformer).__name__]
+    return LatentScales(*own) if None not in own else family_of(type(transformer).__name__).scales
 
 
-def _details_of(defaults: Variant, transformer_class: str) -> dict[str, Any]:
+def _details_of(defaults: Variant, transformer: str) -> dict[str, Any]:
     """The defaults as `checkpoints.defaults_of` reads them from a pyramid.json."""
-    family = next(f.name for f in FAMILIES.values() if f.transformer_class == transformer_class)
     names = {
         "name": "variant",
         "units": "max_units",
@@ -469,7 +465,9 @@ def _details_of(defaults: Variant, transformer_class: str) -> dict[str, Any]:
         "video_steps": "video_num_inference_steps",
     }
     values = dataclasses.asdict(defaults)
-    return {"family": family} | {names.get(key, key): value for key, value in values.items()}
+    return {"family": family_of(transformer).name} | {
+        names.get(key, key): value for key, value in values.items()
+    }
 
 
 def _assemble(events: list[Frames], output_type: str):

@@ -24,6 +24,7 @@ from torch import Tensor
 from pyramid.events import Unit
 from pyramid.generate.guidance import Guidance
 from pyramid.generate.sampler import Stop
+from pyramid.hub.families import GRID
 from pyramid.media.video import fit_picture, read_given, read_picture, read_video
 from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, frames_of, units_of
 from pyramid.text.cache import PromptEmbeds
@@ -302,7 +303,7 @@ def _check_noise(task: Task, channels: int) -> None:
     """ValueError unless given noise has the shapes that sampling will use."""
     s, given = task.settings, task.inputs
     sampled = s.units - task.given
-    batch, size = len(task.seeds), (s.height // 8, s.width // 8)
+    batch, size = len(task.seeds), GRID.latent_shape(s.width, s.height)
     if given.latents is not None:
         shape, wanted = tuple(given.latents.shape), (batch, channels, sampled, *size)
         # more frames than needed are welcome: the noise of a text-to-video run serves image-to-video too
@@ -324,7 +325,7 @@ def _check_finished(task: Task, channels: int) -> None:
     """ValueError unless the units of an earlier run are this run's first ones."""
     s = task.settings
     pictures = 0 if task.pictures is None else units_of(len(task.pictures))
-    wanted = (len(task.seeds), channels, 1, s.height // 8, s.width // 8)
+    wanted = (len(task.seeds), channels, 1, *GRID.latent_shape(s.width, s.height))
     for index, unit in enumerate(task.finished):
         if tuple(unit.latents.shape) != wanted:
             raise ValueError(

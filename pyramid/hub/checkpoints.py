@@ -30,6 +30,7 @@ from typing import Any, get_args, get_origin
 
 from safetensors import SafetensorError, safe_open
 
+from pyramid.hub.families import FAMILIES, RELEASES, Family, Release
 from pyramid.settings import MODELS, Variant, variant_of
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
@@ -50,73 +51,6 @@ class CheckpointError(ValueError):
     def __init__(self, message: str, problems: Iterable[str] = ()):
         self.problems = tuple(problems)
         super().__init__("; ".join([message, *self.problems]))
-
-
-# -- what is published
-CLIP, CLIP_PROJECTED = ("CLIPTextModel",), ("CLIPTextModelWithProjection",)
-T5 = ("T5EncoderModel", "T5ForConditionalGeneration", "T5Model")  # the encoder may come with its decoder
-
-
-@dataclass(frozen=True)
-class Family:
-    """What checkpoints of one architecture share. `text`: (encoder folder, tokenizer folder, classes)."""
-
-    name: str
-    transformer_class: str
-    text: tuple[tuple[str, str, tuple[str, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Release:
-    """A published model."""
-
-    name: str
-    family: str
-    repository: str
-    licence: str
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        return MODELS[self.name]
-
-
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family(
-            "miniflux",
-            "PyramidFluxTransformer",
-            (("text_encoder", "tokenizer", CLIP), ("text_encoder_2", "tokenizer_2", T5)),
-        ),
-        Family(
-            "sd3",
-            "PyramidDiffusionMMDiT",
-            (
-                ("text_encoder", "tokenizer", CLIP_PROJECTED),
-                ("text_encoder_2", "tokenizer_2", CLIP_PROJECTED),
-                ("text_encoder_3", "tokenizer_3", T5),
-            ),
-        ),
-    )
-}
-RELEASES = {
-    release.name: release
-    for release in (
-        Release(
-            "miniflux",
-            "miniflux",
-            "rain1011/pyramid-flow-miniflux",
-            "see the model card at https://huggingface.co/rain1011/pyramid-flow-miniflux",
-        ),
-        Release(
-            "sd3",
-            "sd3",
-            "rain1011/pyramid-flow-sd3",
-            "see the model card at https://huggingface.co/rain1011/pyramid-flow-sd3 "
-            "(trained from Stable Diffusion 3 Medium)",
-        ),
-    )
-}
 
 
 # -- finding
@@ -150,7 +84,7 @@ class Checkpoint:
         """False when no text encoder is there, and only embeddings can be used;
         a part of them is an error.
         """
-        return any((self.folder / encoder).is_dir() for encoder, _, _ in self.family.text)
+        return any((self.folder / encoder.folder).is_dir() for encoder in self.family.text)
 
     @property
     def identity(self) -> str:
@@ -300,12 +234,8 @@ def detect_family(transformer: Path) -> Family:
     config = read_json(transformer / "config.json")
     named = config.get("_class_name")
     for family in FAMILIES.values():
-        if named == family.transformer_class:
+        if named == family.transformer_class or named is None and family.mark in config:
             return family
-    if named is None and "axes_dims_rope" in config:
-        return FAMILIES["miniflux"]
-    if named is None and "pos_embed_max_size" in config:
-        return FAMILIES["sd3"]
     known = " or ".join(family.transformer_class for family in FAMILIES.values())
     raise CheckpointError(f"{transformer / 'config.json'} is of a {named or 'nameless model'}, not a {known}")
 
@@ -332,9 +262,10 @@ def verify(checkpoint: Checkpoint, *, text: bool = True) -> None:
     problems = check_model(checkpoint.transformer, (checkpoint.transformer_class, None))
     problems += check_model(checkpoint.vae, ("CausalVideoVAE", None))
     if text:
-        for encoder, tokenizer, classes in checkpoint.family.text:
-            problems += check_model(checkpoint.folder / encoder, classes, key="architectures")
-            problems += check_tokenizer(checkpoint.folder / tokenizer)
+        for encoder in checkpoint.family.text:
+            folder, classes = checkpoint.folder / encoder.folder, encoder.kind.stored_as
+            problems += check_model(folder, classes, key="architectures")
+            problems += check_tokenizer(checkpoint.folder / encoder.tokenizer)
     if problems:
         raise CheckpointError(f"the checkpoint {checkpoint.folder} cannot be used", problems)
 

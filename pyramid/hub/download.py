@@ -24,17 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyramid.hub.checkpoints import (
-    FAMILIES,
     PREFIX,
-    RELEASES,
     Checkpoint,
     CheckpointError,
-    Family,
     find,
     looks_like_repository,
     release_of,
     verify,
 )
+from pyramid.hub.families import FAMILIES, RELEASES, Family
 
 CHUNK = 1 << 20  # bytes read and written at a time
 PATIENCE = 60  # seconds without a byte before a connection counts as broken
@@ -119,7 +117,11 @@ def needed_files(files: Iterable[str], family: Family, variant: str) -> list[str
 
     Raises CheckpointError when the repository lacks a folder.
     """
-    folders = ["causal_video_vae", PREFIX + variant, *(name for part in family.text for name in part[:2])]
+    folders = [
+        "causal_video_vae",
+        PREFIX + variant,
+        *(name for encoder in family.text for name in (encoder.folder, encoder.tokenizer)),
+    ]
     files, chosen = sorted(files), []
     for folder in folders:
         inside = [path for path in files if path.startswith(folder + "/") and path.count("/") == 1]
@@ -151,8 +153,7 @@ def look_up(model: str, variant: str | None = None) -> Listing:
     with told(repository):
         info = HfApi().model_info(repository, files_metadata=True, timeout=PATIENCE)
     known = {item.rfilename: item for item in info.siblings or ()}
-    has_three = any(path.startswith("text_encoder_3/") for path in known)
-    family = FAMILIES[release.family if release else "sd3" if has_three else "miniflux"]
+    family = FAMILIES[release.family] if release else family_in(known)
     files = tuple(_remote(known[path], repository) for path in needed_files(known, family, variant))
     return Listing(
         str(model),
@@ -163,6 +164,18 @@ def look_up(model: str, variant: str | None = None) -> Listing:
         files,
         Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model"),
     )
+
+
+def family_in(files: Iterable[str]) -> Family:
+    """The family that a repository's text encoders are of: its configurations are not here yet."""
+    folders = {path.split("/")[0] for path in files}
+    return max(FAMILIES.values(), key=lambda family: _fit(family, folders))
+
+
+def _fit(family: Family, folders: set[str]) -> int:
+    """How many of a family's text encoders there are, less those that lack."""
+    wanted = {encoder.folder for encoder in family.text}
+    return len(wanted & folders) - len(wanted - folders)
 
 
 def _remote(item, repository: str) -> RemoteFile:

@@ -18,17 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from pyramid.events import Preview
+from pyramid.hub.families import GRID, TEXT_TOKENS
 from pyramid.settings import Settings
 
-TEXT_TOKENS = 128
 REMEMBERED = 50  # steps of one size: an older machine's figures fade as new ones come
 
 
 def step_tokens(settings: Settings, unit: int, stage: int) -> int:
     """Tokens of one row of one step: text, the unit in work, and its history, coarser the older it is."""
-    finest = settings.width * settings.height // 256
-    at = [finest >> 2 * (settings.stages - 1 - level) for level in range(settings.stages)]
-    return TEXT_TOKENS + at[stage] + sum(at[max(0, stage - back)] for back in range(unit))
+    seen = GRID.tokens(settings.width, settings.height, settings.stages, stage=stage, past=unit)
+    return TEXT_TOKENS + seen
 
 
 def rows(settings: Settings, unit: int) -> int:

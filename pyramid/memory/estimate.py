@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyramid.hub.checkpoints import Checkpoint, read_json, weight_files
+from pyramid.hub.families import GRID, RGB, Dimensions, Family
 from pyramid.settings import Settings
 
 ITEM = {
@@ -33,11 +34,8 @@ ITEM = {
     "I8": 1,
     "U8": 1,
 }
-TEXT = 32  # tokens of a usual prompt; memory is counted for the 128 that there can be
-PEAK_CPU, PEAK_GPU = (
-    12.0,
-    17.0,
-)  # tensors of (rows, tokens, width) alive at once: chunked on a CPU, whole on a card
+FLOAT32 = 4  # bytes
+TEXT = 32  # tokens of a usual prompt; memory is counted for as many as there can be
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,8 @@ def component_sizes(checkpoint: Checkpoint) -> dict[str, Size]:
     Reads headers only.
     """
     folders = {"transformer": checkpoint.transformer, "vae": checkpoint.vae}
-    folders |= {
-        name: checkpoint.folder / name for name, _, _ in checkpoint.family.text if checkpoint.has_text
-    }
+    if checkpoint.has_text:
+        folders |= {part.folder: checkpoint.folder / part.folder for part in checkpoint.family.text}
     return {name: _size(folder) for name, folder in folders.items()}
 
 
@@ -109,48 +106,47 @@ class Shape:
     units: int
     stages: int
     rows: int  # of the batch: 2 with guidance
-    dim: int  # of the transformer
-    head_dim: int
-    layers: int  # double and single blocks
+    family: Family
+    transformer: Dimensions
     vae: dict  # its config.json
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, settings: Settings) -> "Shape":
         config = read_json(checkpoint.transformer / "config.json")
-        heads, head_dim = config.get("num_attention_heads", 30), config.get("attention_head_dim", 64)
         guided = max(settings.guidance_scale, settings.video_guidance_scale) > 1
-        layers = config.get("num_layers", 8) + config.get("num_single_layers", 0)
         return cls(
             settings.width,
             settings.height,
             settings.units,
             settings.stages,
             1 + guided,
-            heads * head_dim,
-            head_dim,
-            layers,
+            checkpoint.family,
+            checkpoint.family.dimensions(config),
             read_json(checkpoint.vae / "config.json"),
         )
 
     def tokens(self, unit: int | None = None) -> int:
         """Image tokens of one row at the finest stage of a unit (None: the last one), history included."""
         unit = self.units - 1 if unit is None else unit
-        levels = [(self.width * self.height // 256) >> 2 * back for back in range(self.stages)]
-        return levels[0] + sum(levels[min(age, self.stages - 1)] for age in range(unit))
+        return self._seen(self.stages - 1, unit)
+
+    def _seen(self, stage: int, past: int) -> int:
+        return self.family.grid.tokens(self.width, self.height, self.stages, stage=stage, past=past)
 
     def sampling(self, bytes_each: int, *, cpu: bool) -> int:
         """Most bytes of tensors alive in a step of the last unit."""
-        tokens = self.tokens()
-        current = self.width * self.height // 256
-        one = self.rows * (tokens + 128) * self.dim * bytes_each
-        kept = (
-            self.rows * (tokens - current) * self.dim * bytes_each + tokens * self.head_dim * 4
-        )  # history, rotations
-        past = self.units * 16 * (self.width // 8) * (self.height // 8) * 4 * 2
-        # In bfloat16 queries and keys pass through float32 and complex64 on the way: two tensors of twice the
-        # size.
-        wide = (PEAK_CPU if cpu else PEAK_GPU) + (1 if bytes_each == 2 else -1)
-        return int(one * wide + kept + past)
+        tokens, grid = self.tokens(), self.family.grid
+        forward = self.family.forward_bytes(
+            self.transformer,
+            tokens=tokens,
+            history=tokens - self._seen(self.stages - 1, 0),
+            rows=self.rows,
+            bytes_each=bytes_each,
+            chunked=cpu,
+        )
+        width, height = grid.latent_size(self.width, self.height)
+        past = self.units * grid.channels * width * height * FLOAT32 * 2
+        return forward + past
 
     def decoding(self, bytes_each: int, tile: int | None = None, *, window: int = 1) -> int:
         """Most bytes of tensors alive while a unit becomes frames, in tiles of `tile` pixels (None:
@@ -164,7 +160,7 @@ class Shape:
         cache, work = decoder_elements(self.vae, *largest)
         if window == 0:
             return int((cache + work) * bytes_each)
-        frames = sum(24 * w * h * 64 for w, h in sizes) * (2 if len(sizes) > 1 else 1)
+        frames = sum(unit_elements(w, h) for w, h in sizes) * (2 if len(sizes) > 1 else 1)
         return int((work + frames) * bytes_each) + self.kept(bytes_each, tile)
 
     def kept(self, bytes_each: int, tile: int | None = None) -> int:
@@ -178,24 +174,25 @@ class Shape:
         """Floating point operations in the last unit: of one forward at each stage,
         and of decoding the unit.
         """
-        forwards = []
-        for stage in range(self.stages):
-            back = self.stages - 1 - stage
-            levels = [(self.width * self.height // 256) >> 2 * (back + age) for age in range(self.stages)]
-            past = sum(max(levels[min(age, self.stages - 1)], levels[-1]) for age in range(self.units - 1))
-            tokens = levels[0] + past + TEXT
-            block = 24 * tokens * self.dim**2 + 2 * tokens**2 * self.dim  # attention to prefixes: half of it
-            forwards.append(float(self.rows * self.layers * block))
-        return forwards, decoder_flops(self.vae, self.width // 8, self.height // 8)
+        forwards = [
+            self.rows * self.family.forward_flops(self.transformer, self._seen(stage, self.units - 1) + TEXT)
+            for stage in range(self.stages)
+        ]
+        return forwards, decoder_flops(self.vae, *self.family.grid.latent_size(self.width, self.height))
+
+
+def unit_elements(width: int, height: int) -> int:
+    """Numbers of a unit's frames; sides in latent pixels."""
+    return RGB * GRID.unit_frames * width * height * GRID.downsampling**2
 
 
 def tile_sizes(width: int, height: int, tile: int | None, overlap: float = 0.25) -> list[tuple[int, int]]:
     """Width and height in latent pixels of all tiles that the VAE cuts a frame into."""
     if tile is None or max(width, height) <= tile:
-        return [(width // 8, height // 8)]
+        return [GRID.latent_size(width, height)]
     stride = tile - int(tile * overlap)
     return [
-        (min(tile, width - x) // 8, min(tile, height - y) // 8)
+        GRID.latent_size(min(tile, width - x), min(tile, height - y))
         for y in range(0, height, stride)
         for x in range(0, width, stride)
     ]
@@ -232,7 +229,7 @@ def _decoder_layers(config: dict, place: int):
     layers, t = config.get("decoder_layers_per_block", (3, 3, 3, 3)), 1
     space = config.get("decoder_spatial_up_sample", (True, True, True, False))
     time = config.get("decoder_temporal_up_sample", (True, True, True, False))
-    yield "conv", config.get("decoder_in_channels", 16), channels[0], t, place
+    yield "conv", config.get("decoder_in_channels", GRID.channels), channels[0], t, place
     yield from (("resnet", channels[0], channels[0], t, place) for _ in range(2))
     for index, c in enumerate(channels):
         before = channels[max(index - 1, 0)]
@@ -244,4 +241,4 @@ def _decoder_layers(config: dict, place: int):
         if time[index]:
             yield "conv", c, 2 * c, t, place
             t *= 2
-    yield "conv", channels[-1], config.get("decoder_out_channels", 3), t, place
+    yield "conv", channels[-1], config.get("decoder_out_channels", RGB), t, place

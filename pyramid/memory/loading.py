@@ -19,13 +19,11 @@ from dataclasses import replace
 import torch
 from diffusers.hooks import apply_group_offloading
 
-from pyramid.models.flux import PyramidFluxTransformer
-from pyramid.models.mmdit import PyramidDiffusionMMDiT
+from pyramid.models import transformer_class
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.text.encoders import Part as Encoder
 from pyramid.text.encoders import TextEncoders, find_parts, load_encoder
 
-TRANSFORMERS = {cls.__name__: cls for cls in (PyramidFluxTransformer, PyramidDiffusionMMDiT)}
 # Bytes a parameter; in bfloat16 stay: T5's embeddings and one layer in eight, 28 % of miniFLUX and 36 % of
 # SD3 (norms).
 TEXT_BYTES = {"int8": 1.2, "nf4": 0.8}
@@ -47,8 +45,7 @@ def load(checkpoint, plan):
     """(transformer, vae, text or None) of a checkpoint, on the CPU, in the plan's dtypes.
     Raises ValueError.
     """
-    cls = TRANSFORMERS[checkpoint.transformer_class]
-    transformer = cls.from_pretrained(
+    transformer = transformer_class(checkpoint.transformer_class).from_pretrained(
         checkpoint.transformer,
         torch_dtype=getattr(torch, plan.transformer.dtype),
         **_quantizer(plan.transformer),

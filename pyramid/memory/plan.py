@@ -18,6 +18,7 @@ frames, and what that needs at its peak, which is in the last unit. `python -m p
 from dataclasses import dataclass, replace
 
 from pyramid.hub.checkpoints import Checkpoint
+from pyramid.hub.families import RGB
 from pyramid.memory.estimate import Shape, Size, component_sizes
 from pyramid.memory.machine import GIB, Machine, cpu_dtype, peak_bytes
 from pyramid.settings import Settings, SettingsError
@@ -270,7 +271,7 @@ def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
     if plan.window and shape.units > 1:
         sampling += shape.kept(_item(plan.vae), plan.tile)
     if plan.transformer.offload == "block":  # the block at work and the one on its way, and a text layer
-        peak = max(2 * transformer // shape.layers + sampling, vae // 8 + decoding, text // 24)
+        peak = max(2 * transformer // shape.transformer.layers + sampling, vae // 8 + decoding, text // 24)
     elif plan.transformer.offload == "model":
         peak = max(transformer + sampling, vae + decoding, text // 24)
     elif plan.text.offload:
@@ -323,9 +324,8 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
 
 def _frames(plan: Plan, shape: Shape) -> int:
     """All frames, which wait in main memory: with tiles, those of all tiles and what they are joined to."""
-    return int(
-        (FRAMES if plan.tile else 1) * 3 * _item(plan.vae) * shape.width * shape.height * 8 * shape.units
-    )
+    unit = RGB * shape.family.grid.unit_frames * shape.width * shape.height
+    return int((FRAMES if plan.tile else 1) * _item(plan.vae) * unit * shape.units)
 
 
 def _seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings) -> float:
@@ -335,7 +335,8 @@ def _seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Setting
     steps = settings.video_num_inference_steps if shape.units > 1 else settings.num_inference_steps
     forwards, decode = shape.flops()
     rate = matmul_rate(plan.transformer.device, plan.transformer.dtype)
-    overlap = sum(w * h for w, h in _tiles(plan, shape)) * 64 / (shape.width * shape.height)
+    pixels = sum(w * h for w, h in _tiles(plan, shape)) * shape.family.grid.downsampling**2
+    overlap = pixels / (shape.width * shape.height)
     seconds = sum(n * flops for n, flops in zip(steps, forwards, strict=True)) / (rate * MATMUL_SHARE)
     seconds += decode * overlap / (rate * CONV_SHARE)
     if plan.transformer.offload == "block":

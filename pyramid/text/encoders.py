@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 
 from pyramid.hub.checkpoints import CheckpointError, fingerprint
+from pyramid.hub.families import ENCODER_KINDS, FAMILIES, T5, TEXT_TOKENS, TextEncoder
 from pyramid.text.cache import CACHE_VERSION, PromptEmbeds, cache_folder, read_embeds, write_embeds
 
-T5_TOKENS = 128
 KEEP_BELOW = 2 * 2**30  # bytes of weights: smaller encoders stay in memory, larger ones leave
 
 log = logging.getLogger(__name__)
@@ -44,27 +44,32 @@ class Part:
 
     @property
     def is_t5(self) -> bool:
-        return self.class_name == "T5EncoderModel"
+        return self.class_name == T5.class_name
 
     @property
     def weights(self) -> list[Path]:
         return sorted([*self.encoder.glob("*.safetensors"), *self.encoder.glob("*.bin")])
 
 
+def known_encoders() -> list[TextEncoder]:
+    """The folders that text encoders lie in, whichever the family, each once and in order."""
+    return list({encoder.folder: encoder for family in FAMILIES.values() for encoder in family.text}.values())
+
+
 def find_parts(folder: Path) -> list[Part]:
     """The text encoders in a checkpoint's folder, in order. ValueError unless they are a T5 and CLIPs."""
     parts: list[Part] = []
-    for ending in ("", "_2", "_3"):
-        config = folder / f"text_encoder{ending}" / "config.json"
+    for encoder in known_encoders():
+        config = folder / encoder.folder / "config.json"
         if not config.is_file():
             continue
         named = (json.loads(config.read_text(encoding="utf-8")).get("architectures") or ["?"])[0]
-        class_name = "T5EncoderModel" if named.startswith("T5") else named
-        if class_name not in ("T5EncoderModel", "CLIPTextModel", "CLIPTextModelWithProjection"):
+        kind = ENCODER_KINDS.get(named)
+        if kind is None:
             raise ValueError(f"{config} describes a {named}; T5EncoderModel or CLIPTextModel is expected")
-        clips = sum(not part.is_t5 for part in parts)
-        label = "T5" if class_name.startswith("T5") else f"CLIP {clips + 1}" if clips else "CLIP"
-        parts.append(Part(label, config.parent, folder / f"tokenizer{ending}", class_name))
+        before = sum(part.label.startswith(kind.label) for part in parts)
+        label = f"{kind.label} {before + 1}" if before else kind.label
+        parts.append(Part(label, config.parent, folder / encoder.tokenizer, kind.class_name))
     if sum(part.is_t5 for part in parts) != 1 or len(parts) < 2:
         found = ", ".join(part.label for part in parts) or "none"
         raise ValueError(f"{folder} should have the text encoders CLIP and T5, found: {found}")
@@ -133,7 +138,7 @@ class TextEncoders:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def encode(self, prompts: str | list[str], max_sequence_length: int = T5_TOKENS) -> PromptEmbeds:
+    def encode(self, prompts: str | list[str], max_sequence_length: int = TEXT_TOKENS) -> PromptEmbeds:
         """The embeddings of one prompt or several, T5's padded to `max_sequence_length` tokens.
 
         What exceeds that, or CLIP's 77 tokens, is cut, and told in `cut`.
@@ -169,7 +174,7 @@ class TextEncoders:
         """
         counts, measured = self.count_tokens(prompt), {}
         for part in self.parts:
-            tokenizer, limit = self._tokenizer(part), T5_TOKENS
+            tokenizer, limit = self._tokenizer(part), TEXT_TOKENS
             if not part.is_t5:
                 config = json.loads((part.encoder / "config.json").read_text(encoding="utf-8"))
                 limit = min(tokenizer.model_max_length, config["max_position_embeddings"])

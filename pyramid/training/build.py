@@ -11,6 +11,8 @@ import json
 import shutil
 from pathlib import Path
 
+from pyramid.hub.families import MINIFLUX
+from pyramid.settings import units_of
 from pyramid.training.prompts import all_words
 from pyramid.training.recipe import Recipe, load_recipe
 
@@ -74,10 +76,10 @@ def describe(recipe: Recipe) -> dict:
     settings = recipe.dit
     return {
         "name": recipe.name,
-        "family": "miniflux",
+        "family": MINIFLUX.name,
         "variant": f"{world.size}p",
         "sizes": [[world.size, world.size]],
-        "max_units": 1 + (world.frames - 1) // 8,
+        "max_units": units_of(world.frames),
         "num_frames": world.frames,
         "fps": world.fps,
         "num_inference_steps": list(settings.sample_steps),

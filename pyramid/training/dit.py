@@ -23,11 +23,13 @@ from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from pyramid.events import Unit
 from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
-from pyramid.generate.latents import LatentScales, denormalize, normalize
+from pyramid.generate.latents import denormalize, normalize
 from pyramid.generate.sampler import Noise, Sampling, sample
 from pyramid.generate.schedule import make_stages
+from pyramid.hub.families import GRID, TEXT_TOKENS, LatentScales
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
+from pyramid.settings import TRAINED_STAGES, units_of
 from pyramid.training.data import to_video
 from pyramid.training.loop import Budget, Loop
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length
@@ -35,8 +37,6 @@ from pyramid.training.optim import make_optimizers
 from pyramid.training.photos import camera_clip, photographs
 from pyramid.training.recipe import Recipe
 from pyramid.training.world import camera_caption, canonical_caption, caption
-
-STAGES = 3
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class CaptionEncoder:
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """`(states (n, l, d), lengths (n,), pooled (n, p))`; `l` is the longest of these texts."""
-        tokens = self.t5_tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        tokens = self.t5_tokenizer(
+            texts, padding=True, truncation=True, max_length=TEXT_TOKENS, return_tensors="pt"
+        )
         states = self.t5(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         clip = self.clip_tokenizer(
             texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
@@ -216,18 +218,18 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
 
 def _stepper(loop: Loop, data: LatentClips, recipe: Recipe) -> Callable[[float], dict[str, Tensor]]:
     """What `Loop.run` calls for each step: the losses of all stages, and their mean."""
-    stages = make_stages(STAGES)
+    stages = make_stages(TRAINED_STAGES)
     generator = torch.Generator().manual_seed(recipe.seed + loop.step)
 
     def step(_: float) -> dict[str, Tensor]:
         losses = {}
-        for stage in range(STAGES):
-            length = prefix_length(loop.step, data.latents.shape[2], finest=stage == STAGES - 1)
+        for stage in range(TRAINED_STAGES):
+            length = prefix_length(loop.step, data.latents.shape[2], finest=stage == TRAINED_STAGES - 1)
             clips, text = data.batch(recipe.dit.batch[stage], recipe.dit.text_dropout)
             losses[f"stage{stage}"] = stage_loss(
                 loop, clips[:, :, :length], text, stages, stage, recipe, generator
             )
-        return {"loss": sum(losses.values()) / STAGES} | losses
+        return {"loss": sum(losses.values()) / TRAINED_STAGES} | losses
 
     return step
 
@@ -271,11 +273,11 @@ def generate(model, encoder: CaptionEncoder, texts: list[str], recipe: Recipe) -
     settings = recipe.dit
     world = recipe.world
     wanted, empty = (_prompt(encoder, t, model) for t in (texts, [""] * len(texts)))
-    side = world.size // 8
+    side, _ = GRID.latent_size(world.size, world.size)
     noise = Noise((model.config.in_channels // 4, side, side), seeds=list(range(len(texts))))
     guidance = Guidance(settings.sample_guidance, settings.sample_guidance)
     run = Sampling(
-        units=1 + (world.frames - 1) // 8, steps=settings.sample_steps, video_steps=settings.sample_steps
+        units=units_of(world.frames), steps=settings.sample_steps, video_steps=settings.sample_steps
     )
     events = sample(GuidedModel(model, wanted, empty, guidance), noise, run)
     return torch.cat([event.latents for event in events if isinstance(event, Unit)], dim=2)

@@ -17,6 +17,7 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
+from pyramid.settings import frames_of
 from pyramid.training.data import psnr, to_video
 from pyramid.training.judge import Verdict, camera_move, judge
 from pyramid.training.photos import camera_clip, photographs
@@ -91,7 +92,7 @@ def world_of(pipe) -> World:
     return World(
         **names,
         size=variant.sizes[0][0],
-        frames=8 * variant.units - 7,
+        frames=frames_of(variant.units),
         fps=variant.fps,
         photo_cameras=tuple(trained.get("cameras", ())),
     )

@@ -35,11 +35,11 @@ from transformers import (
     T5Tokenizer,
 )
 
+from pyramid.hub.families import TEXT_TOKENS
 from pyramid.training.prompts import NONE, Captions, Labels, Random, all_words, roughen
 from pyramid.training.recipe import TextRecipe
 from pyramid.training.world import World
 
-T5_TOKENS = 128
 CLIP_TOKENS = 77
 STEPS = 800  # what a recipe without a number of steps gets
 BATCH = 96
@@ -98,7 +98,7 @@ def build_t5_tokenizer(words: Iterable[str]) -> T5Tokenizer:
         vocab=list(pieces.items()),
         _spm_precompiled_charsmap=lowercase_charsmap(),
         extra_ids=0,
-        model_max_length=T5_TOKENS,
+        model_max_length=TEXT_TOKENS,
     )
 
 

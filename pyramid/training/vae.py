@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pyramid.generate.latents import down
+from pyramid.hub.families import GRID
 from pyramid.models.causal import (
     CausalConv3d,
     CausalResnetBlock,
@@ -253,7 +254,7 @@ def fit_preview(model: CausalVideoVAE, pool: ClipPool, rng: np.random.Generator)
     """
     video = pool.batch(32, 128, 1, rng, photos=0.5)
     latents = rearrange(model.encode(video).latent_dist.mode().float(), "b c 1 h w -> (b h w) c")
-    colors = rearrange(F.avg_pool2d(video[:, :, 0], 8), "b c h w -> (b h w) c")
+    colors = rearrange(F.avg_pool2d(video[:, :, 0], GRID.downsampling), "b c h w -> (b h w) c")
     design = torch.cat([latents, torch.ones(len(latents), 1)], dim=1).double()
     fit = torch.linalg.lstsq(design, colors.double()).solution
     return {"latent_rgb_factors": fit[:-1].tolist(), "latent_rgb_bias": fit[-1].tolist()}

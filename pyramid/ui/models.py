@@ -16,7 +16,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from pyramid.hub.checkpoints import RELEASES, CheckpointError, find, list_variants, locate, release_of, verify
+from pyramid.hub.checkpoints import CheckpointError, find, list_variants, locate, release_of, verify
 from pyramid.hub.download import (
     Cancelled,
     Download,
@@ -27,6 +27,7 @@ from pyramid.hub.download import (
     size_text,
     write_whole,
 )
+from pyramid.hub.families import RELEASES
 from pyramid.settings import MODELS
 from pyramid.ui import QUIET, App
 from pyramid.ui.markup import html

@@ -9,7 +9,8 @@ section 3.3).
 
 from dataclasses import dataclass
 
-from pyramid.jobs.speed import TEXT_TOKENS, cost, step_tokens, steps_of
+from pyramid.hub.families import GRID, TEXT_TOKENS
+from pyramid.jobs.speed import cost, step_tokens, steps_of
 from pyramid.settings import PIXELS_PER_PATCH, Settings
 
 PLANE = 132  # width of the finest plane, in the drawing's units
@@ -17,7 +18,6 @@ BAR = 74  # width of a full share
 ROW = 62  # height of a stage
 WIDTH = 330
 GRID_LINES = 12  # more token lines than these would be a grey area
-LATENT = 8  # pixels a latent is wide
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StageCost:
 
     @property
     def latents(self) -> tuple[int, int]:
-        return self.width // LATENT, self.height // LATENT
+        return GRID.latent_size(self.width, self.height)
 
 
 def stage_costs(settings: Settings, given: int = 0) -> list[StageCost]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from pyramid.generate import latents as L
 from pyramid.generate.schedule import make_stages
+from pyramid.hub.families import MINIFLUX, SD3
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
@@ -22,7 +23,7 @@ def blocks(x):
     return F.unfold(x.flatten(0, 2)[:, None], 2, stride=2).transpose(1, 2).reshape(-1, 4)
 
 
-@pytest.mark.parametrize("scales", [L.MINIFLUX, L.SD3])
+@pytest.mark.parametrize("scales", [MINIFLUX.scales, SD3.scales])
 @pytest.mark.parametrize("first", [True, False])
 def test_scales_invert_each_other_and_touch_nothing(scales, first):
     vae_latents = randn(2, 4, 3, 2, 2)
@@ -33,17 +34,17 @@ def test_scales_invert_each_other_and_touch_nothing(scales, first):
 
 
 def test_only_the_first_frame_is_an_image():
-    latents = L.normalize(torch.ones(1, 1, 3, 1, 1), L.SD3).flatten()
+    latents = L.normalize(torch.ones(1, 1, 3, 1, 1), SD3.scales).flatten()
     image, video = (1 - 0.1490) / 1.8415, (1 + 0.2343) / 3.0986
     torch.testing.assert_close(latents, torch.tensor([image, video, video]))
-    later = L.normalize(torch.ones(1, 1, 1, 1, 1), L.SD3, first=False)
+    later = L.normalize(torch.ones(1, 1, 1, 1, 1), SD3.scales, first=False)
     assert later.item() == pytest.approx(video)
 
 
 def test_units_normalised_one_by_one_equal_the_whole():
     x = randn(1, 2, 3, 4, 4)
-    one_by_one = [L.normalize(x[:, :, u : u + 1], L.MINIFLUX, first=u == 0) for u in range(3)]
-    assert torch.equal(torch.cat(one_by_one, dim=2), L.normalize(x, L.MINIFLUX))
+    one_by_one = [L.normalize(x[:, :, u : u + 1], MINIFLUX.scales, first=u == 0) for u in range(3)]
+    assert torch.equal(torch.cat(one_by_one, dim=2), L.normalize(x, MINIFLUX.scales))
 
 
 def test_down_is_the_block_mean_and_undoes_up():

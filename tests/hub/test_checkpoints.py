@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from tiny import make_checkpoint
 
 from pyramid.hub.checkpoints import (
-    FAMILIES,
     CheckpointError,
     detect_family,
     find,
@@ -19,6 +18,7 @@ from pyramid.hub.checkpoints import (
     verify,
     weight_files,
 )
+from pyramid.hub.families import FAMILIES
 from pyramid.models.vae import CausalVideoVAE
 
 TRANSFORMER = "diffusion_transformer_128p"

@@ -14,8 +14,18 @@ import pytest
 from huggingface_hub import constants
 
 from pyramid.hub import download as module
-from pyramid.hub.checkpoints import FAMILIES, RELEASES, CheckpointError, find, verify
-from pyramid.hub.download import Cancelled, Download, check_space, download, look_up, needed_files, size_text
+from pyramid.hub.checkpoints import CheckpointError, find, verify
+from pyramid.hub.download import (
+    Cancelled,
+    Download,
+    check_space,
+    download,
+    family_in,
+    look_up,
+    needed_files,
+    size_text,
+)
+from pyramid.hub.families import FAMILIES, RELEASES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = "diffusion_transformer_128p/diffusion_pytorch_model.safetensors"
@@ -367,3 +377,8 @@ def test_the_published_models_have_their_variants():
     assert RELEASES["miniflux"].variants == ("384p", "768p", "image")
     assert RELEASES["sd3"].variants == ("384p", "768p")
     assert all(release.family in FAMILIES and "/" in release.repository for release in RELEASES.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_a_repositorys_family_follows_from_its_text_encoders(family):
+    assert family_in(f"{part.folder}/config.json" for part in family.text) is family

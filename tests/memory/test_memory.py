@@ -18,6 +18,7 @@ from pyramid.generate.latents import history
 from pyramid.generate.loaded import load_pipeline
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.checkpoints import find
+from pyramid.hub.families import MINIFLUX, Dimensions
 from pyramid.memory.estimate import Shape, Size, component_sizes, decoder_elements, tile_sizes
 from pyramid.memory.ladder import tighten
 from pyramid.memory.loading import fetch_ahead, lift, load_text, place
@@ -110,7 +111,7 @@ def test_a_step_holds_what_is_estimated(dtype, tiny_checkpoint):
             torch.randn(2, 64, dtype=dtype),
             context,
         )
-    shape = Shape(width, height, units, 3, 2, 192, 64, 3, {})
+    shape = Shape(width, height, units, 3, 2, MINIFLUX, Dimensions(192, 64, 3), {})
     assert shape.tokens() == context.table.shape[0]
     assert shape.sampling(model.proj_out.weight.element_size(), cpu=True) == pytest.approx(
         alive.peak, rel=0.2
@@ -160,7 +161,7 @@ def published(monkeypatch, tiny_checkpoint):
     from pyramid.memory import plan as memory
 
     monkeypatch.setattr(memory, "component_sizes", lambda checkpoint: PUBLISHED)
-    shape = Shape(1280, 768, 16, 3, 2, 1920, 64, 24, {})
+    shape = Shape(1280, 768, 16, 3, 2, MINIFLUX, Dimensions(1920, 64, 24), {})
     monkeypatch.setattr(memory.Shape, "of", lambda checkpoint, settings: shape)
     monkeypatch.setattr(
         "pyramid.memory.loading.matmul_rate", lambda device, dtype: 1e14 if device != "cpu" else 1e11
@@ -187,7 +188,7 @@ def test_the_choice_comes_with_its_reasons(published):
 def test_large_frames_are_decoded_tile_by_tile_where_their_caches_do_not_fit(published):
     plan = chosen(published, card(12))
     assert plan.window == 0 and plan.tile
-    shape = Shape(1280, 768, 16, 3, 2, 1920, 64, 24, {})
+    shape = Shape(1280, 768, 16, 3, 2, MINIFLUX, Dimensions(1920, 64, 24), {})
     assert shape.decoding(2, 256, window=1) > 5 * shape.decoding(2, 256, window=0)
 
 

@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import constants
 from test_download import Hub, serving
 
-from pyramid.hub import checkpoints
-from pyramid.hub.checkpoints import CheckpointError, Release, find
+from pyramid.hub.checkpoints import CheckpointError, find
+from pyramid.hub.families import RELEASES, Release
 from pyramid.jobs.queue import JobStore
 from pyramid.jobs.worker import Worker
 from pyramid.ui import App
@@ -81,9 +81,7 @@ def test_a_model_is_fetched_cancelled_and_taken_up_again(
         monkeypatch.setattr(constants, name, value)
     template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setitem(
-        checkpoints.RELEASES, "miniflux", Release("miniflux", "miniflux", "someone/tiny", "free")
-    )
+    monkeypatch.setitem(RELEASES, "miniflux", Release("miniflux", "miniflux", "someone/tiny", "free"))
     monkeypatch.setitem(panel.MODELS, "miniflux", ("128p",))
     with gr.Blocks(analytics_enabled=False) as page:
         build_models(app)
