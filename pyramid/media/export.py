@@ -16,7 +16,6 @@ complete.
 
 import io
 import json
-import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -27,7 +26,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pyramid.media.files import MEMBER, publish, read_metadata, reserve, tag, write_sidecar
-from pyramid.media.video import QUALITY, VideoWriter, probe, read_frames, write_picture
+from pyramid.media.pictures import write_picture
+from pyramid.media.video import QUALITY, VideoWriter
+from pyramid.media.video_reader import Budget, inspect, read_frames
 from pyramid.settings import FRAMES_PER_UNIT, SettingsError
 
 KINDS = {  # what a result can become -> the file's ending, what it is for people
@@ -40,6 +41,9 @@ KINDS = {  # what a result can become -> the file's ending, what it is for peopl
 }
 PANEL = 384  # pixels: the longer side of one panel of the stages' clip, at least
 MAX_PANEL = 640  # and at most
+# What the owner of the machine asks for may take its time.
+EXPORTED = Budget(seconds=3600.0, frames=500_000)
+FASTEST = 120.0  # frames a second
 CAPTION = 28  # pixels under each panel
 INK = (240, 236, 228)
 GROUND = (20, 19, 15)
@@ -97,12 +101,13 @@ def _export_still(source: Path, kind: str, target: Path, keep: str) -> Path:
 
 
 def _convert(source: Path, target: Path, metadata: dict[str, Any], *, keep: str, quality: int | None) -> Path:
-    frames = frames_of_result(source)
+    fps = _fps(source, metadata)
+    frames = frames_of_result(source, fps)
     first = next(frames, None)
     if first is None:
         raise ValueError(f"{source.name} has no pictures in it")
     options = {"quality": QUALITY if quality is None else quality, "keep": keep}
-    with open_writer(target, _fps(source, metadata), first.size, metadata, **options) as writer:
+    with open_writer(target, fps, first.size, metadata, **options) as writer:
         writer.write(np.asarray(first))
         for picture in frames:
             writer.write(np.asarray(picture))
@@ -122,12 +127,12 @@ def copy_video(source: Path, target: Path, metadata: dict[str, Any], keep: str) 
     return path
 
 
-def frames_of_result(source: Path) -> Iterator[Image.Image]:
+def frames_of_result(source: Path, fps: float | None = None) -> Iterator[Image.Image]:
     """The frames of a video, or the pictures of a zip that `PicturesWriter` wrote, as RGB.
     ValueError otherwise.
     """
     if source.suffix.lower() != ".zip":
-        yield from read_frames(source)
+        yield from read_frames(source, fps=fps, budget=EXPORTED)
         return
     try:
         with ZipFile(source) as file:
@@ -146,10 +151,13 @@ def _fps(source: Path, metadata: dict[str, Any]) -> float:
     """
     if fps := metadata.get("settings", {}).get("fps"):
         return fps
-    found = re.search(r"([\d.]+) (?:fps|tbr)", probe(source))
-    if not found:
+    info = inspect(source)
+    # Frames that are spaced unevenly keep their times at the steady rate; where that is a clock's, at their
+    # average.
+    rate = info.rate if info.rate and info.rate <= FASTEST else info.fps
+    if not rate:
         raise ValueError(f"{source.name} does not say how many frames a second it has")
-    return float(found[1])
+    return min(rate, FASTEST)
 
 
 # -- writers

@@ -28,6 +28,7 @@ from zipfile import BadZipFile, ZipFile
 
 from PIL import Image
 
+from pyramid.media.containers import this_file
 from pyramid.settings import Settings, SettingsError
 
 try:
@@ -39,8 +40,10 @@ PROGRAM = "pyramid"
 KEEPS = ("embed", "sidecar", "none")  # where a result's metadata goes
 PATTERN = "{prompt}-{seed}"
 MAX_WORDS = 60  # characters of a prompt in a name
+MAX_WIDTH = 64  # characters of a field of a pattern
 MAX_NAME = 200  # bytes of a name: file systems take 255, endings and numbers come on top
 MEMBER = "settings.json"  # of a zip of pictures
+MAX_METADATA = 2**24  # bytes: what a result says of itself is a few thousand
 _held: dict[Path, int] = {}  # files that this process has claimed -> their open handles
 _claims = threading.RLock()  # of its threads, one at a time changes what is held
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)  # no names of files on Windows
@@ -100,6 +103,8 @@ def _filled(pattern: str, values: dict[str, Any]) -> Iterator[str]:
         try:
             if conversion:
                 raise ValueError(f"!{conversion} is not used")
+            if any(int(digits) > MAX_WIDTH for digits in re.findall(r"\d+", form)):
+                raise ValueError(f"a width or precision is at most {MAX_WIDTH}")
             yield format(values[field], form)
         except ValueError as error:
             raise _refused(pattern, f"{{{field}:{form}}} does not work: {error}") from None
@@ -314,7 +319,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     for text in (_text_in(path), _text_of(sidecar_of(path))):
         try:
             found = json.loads(text or "")
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # somebody else's comment, or none
         if isinstance(found, dict) and found.get("program") == PROGRAM:
             return found
@@ -328,8 +333,9 @@ def _text_in(path: Path) -> str | bytes | None:
     if path.suffix.lower() == ".zip":
         try:
             with ZipFile(path) as file:
-                return file.read(MEMBER) if MEMBER in file.namelist() else None
-        except (BadZipFile, OSError):
+                # What its header says is all that is unpacked of a member, whatever it holds.
+                return file.read(MEMBER) if file.getinfo(MEMBER).file_size <= MAX_METADATA else None
+        except (BadZipFile, OSError, KeyError, RuntimeError):  # RuntimeError: it is encrypted
             return None
     try:
         with Image.open(path) as image:
@@ -340,13 +346,16 @@ def _text_in(path: Path) -> str | bytes | None:
 
 def _text_of(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_METADATA else None
     except (OSError, UnicodeDecodeError):
         return None
 
 
 def _container_comment(path: Path) -> str | None:
-    command = [ffmpeg(), "-v", "error", "-nostdin", "-i", Path(path).absolute(), "-f", "ffmetadata", "-"]
+    try:
+        command = [ffmpeg(), "-v", "error", "-nostdin", *this_file(path), "-f", "ffmetadata", "-"]
+    except ValueError:  # not a video
+        return None
     text = subprocess.run(command, capture_output=True, check=False).stdout.decode("utf-8", errors="replace")
     found = re.search(r"^comment=((?:[^\\\n]|\\.)*)", text, re.MULTILINE | re.IGNORECASE)
     return re.sub(r"\\(.)", r"\1", found[1]) if found else None
@@ -368,14 +377,15 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
         "-v",
         "error",
         "-y",
-        "-i",
-        source.absolute(),
+        *this_file(source),
         "-f",
         "ffmetadata",
         "-i",
         "-",
+        "-map",  # a camera's data tracks have no place in every container
+        "0:v",
         "-map",
-        "0",
+        "0:a?",
         "-map_metadata",
         "1",
         "-c",

@@ -215,7 +215,9 @@ def test_a_pattern_names_a_file(pattern, name):
         ("a:{seed}", "cannot be in a file's name"),
         ("con", "device"),
         ("x" * 201, "more than 200"),
-        ("{seed:500}", "begins or ends"),
+        ("{seed:50}", "begins or ends"),
+        ("{seed:500}", "at most 64"),
+        ("{index:>300000000}", "at most 64"),
     ],
 )
 def test_a_pattern_that_makes_no_name_is_refused_with_the_reason(pattern, words):

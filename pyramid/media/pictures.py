@@ -1,0 +1,163 @@
+"""Pictures in and out of files.
+
+picture = fit_picture(read_picture("photo.jpg"), 640, 384, "crop")      # PIL, RGB, upright
+write_picture("still.png", frame, metadata)                             # uint8 (h, w, 3)
+"""
+
+import io
+import json
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageFilter, PngImagePlugin, UnidentifiedImageError
+
+from pyramid.media.files import publish, reserve, write_sidecar
+from pyramid.settings import FITS
+
+BACKGROUND = "white"  # what shows through transparent parts
+PAD_COLOR = "black"  # the bars of fit = "pad"
+TURNS = {  # of the EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses files a little above that
+
+
+def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None) -> Image.Image:
+    """A picture as RGB, upright, in sRGB, transparency over white. Of an animation, the first frame.
+
+    With `size`, the (width, height) it will be fitted to, a huge JPEG is decoded no larger than that needs.
+    Raises ValueError: no such file, not a picture, truncated, more than MAX_PIXELS.
+    """
+    name = "the picture" if isinstance(source, bytes) else repr(str(source))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked below
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if size is not None:
+                least = 2 * max(size) / min(image.size)  # covers twice the size, whichever way up
+                image.draft("RGB", (int(image.width * least), int(image.height * least)))
+            return to_rgb(image)
+    except Image.DecompressionBombError:
+        limit = f"{MAX_PIXELS // 10**6} million pixels"
+        raise ValueError(f"{name} has more than {limit}: make it smaller first") from None
+    except UnidentifiedImageError:
+        advice = "use PNG, JPEG, WebP or TIFF (a video is given as video)"
+        raise ValueError(f"{name} is not a picture this program can read: {advice}") from None
+    except (OSError, SyntaxError, EOFError, struct.error) as error:  # of Pillow's readers
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{name} cannot be read: {reason}") from error
+
+
+def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
+    """Any picture as RGB: upright, in sRGB, 16 bit as 8, flattened on `background`. Twice is as once."""
+    image = upright(image)
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        flat = Image.new("RGBA", image.size, background)
+        flat.alpha_composite(image)
+        image = flat.convert("RGB")
+    if profile and image.mode in ("RGB", "CMYK"):
+        image = _to_srgb(image, profile)
+    image = image.convert("RGB")  # reads all of it: a truncated file shows here
+    image.info = {}
+    return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF says. Nothing else of the EXIF is read,
+    as phones write odd things there.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, TypeError, struct.error, OSError):
+        return image
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grayscale of 16 or 32 bits or floating point as 8 bits; the range follows the values that occur."""
+    values = np.asarray(image, dtype=np.float64)
+    top = values.max(initial=0)
+    known = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
+    limit = next((limit for limit in known if top <= limit), top)
+    return Image.fromarray((np.nan_to_num(values) / limit * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image  # a broken profile, or one of another color space: the numbers are taken as they are
+
+
+def fit_picture(
+    image: Image.Image, width: int, height: int, fit: str = "crop", color: str = PAD_COLOR
+) -> Image.Image:
+    """A picture brought to a size without distortion, as RGB.
+
+    "crop" fills the size and cuts what stands out, evenly on both sides; "fit" shows the whole picture before
+    a blurred enlargement of itself; "pad" shows the whole picture between bars of `color`.
+    """
+    if fit not in FITS:
+        raise ValueError(f"unknown fit {fit!r}; choose from {', '.join(FITS)}")
+    image = to_rgb(image)
+    if image.size == (width, height):
+        return image
+    if fit == "crop" or image.width * height == image.height * width:
+        return _cover(image, width, height)
+    scale = min(width / image.width, height / image.height)
+    inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if fit == "pad":
+        ground = Image.new("RGB", (width, height), color)
+    else:
+        ground = _cover(image, width, height).filter(ImageFilter.GaussianBlur(min(width, height) / 12))
+    ground.paste(
+        image.resize(inner, Image.Resampling.LANCZOS, reducing_gap=3.0),
+        ((width - inner[0]) // 2, (height - inner[1]) // 2),
+    )
+    return ground
+
+
+def _cover(image: Image.Image, width: int, height: int) -> Image.Image:
+    scale = max(width / image.width, height / image.height)
+    across, down = min(image.width, width / scale), min(image.height, height / scale)  # of the source
+    left, top = (image.width - across) / 2, (image.height - down) / 2
+    box = (left, top, left + across, top + down)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+
+
+def write_picture(
+    path: str | Path, frame: np.ndarray, metadata: dict[str, Any] | None = None, *, keep: str = "embed"
+) -> Path:
+    """A still, uint8 (h, w, 3), as PNG; `keep`: `metadata` in a text chunk, in a sidecar, or nowhere.
+
+    Returns the path used.
+    """
+    info = PngImagePlugin.PngInfo()
+    if metadata is not None and keep == "embed":
+        info.add_text("comment", json.dumps(metadata, allow_nan=False))
+    part, path = reserve(Path(path))
+    try:
+        Image.fromarray(frame).save(part, format="PNG", pnginfo=info)
+        path = publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    if metadata is not None and keep == "sidecar":
+        write_sidecar(path, metadata)
+    return path

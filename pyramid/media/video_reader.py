@@ -1,0 +1,303 @@
+"""Videos of others, read with care: nothing but the given bytes is opened, and nothing is read without end.
+
+    info = inspect("clip.mp4")                                              # VideoInfo: size, rate, pixels,
+    duration for picture in read_frames("clip.mp4", fps=8): ...                      # PIL, RGB, upright, SDR,
+    over white frames = read_video("clip.mp4", 640, 384, fps=24, num_frames=17)        # its end, uint8 (f, h,
+    w, 3)
+
+A file from a stranger may be a list of other files (m3u8, concat, SDP, a name pattern), which ffmpeg would
+open; or a few bytes that decode to terabytes. `pyramid.media.containers` sees to the first; a `Budget` bounds
+time, frames and pixels, and ends the decoder's process.
+"""
+
+import io
+import re
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pyramid.media.containers import this_file
+from pyramid.media.files import ffmpeg
+from pyramid.media.pictures import BACKGROUND, fit_picture, read_picture
+from pyramid.settings import FRAMES_PER_UNIT, Settings
+
+MOST_STRETCHED = 4  # of a pixel's sides: DV's and DVD's are below 1.5, anamorphic film's 2
+HDR = {"arib-std-b67", "smpte2084"}  # transfers of HLG and PQ
+TO_SDR = (  # diffuse white at 203 nits, ITU-R BT.2408; what is brighter is clipped
+    "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=tonemap=clip:desat=0,"
+    "zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+)
+# A frame is shown for a minute at most: the next one may be given for a day later, and `fps` would fill the
+# day.
+CLOSE_GAPS = "setpts='if(isnan(PREV_OUTPTS),PTS,PREV_OUTPTS+min(PTS-PREV_INPTS,60/TB))'"
+ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ya8|ya16|pal8")
+# thousand and first parts, as ffmpeg rounds
+NTSC = {24000: 23.98, 30000: 29.97, 60000: 59.94, 120000: 119.88}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What reading one video may take at most."""
+
+    seconds: float = 120.0  # of wall time
+    frames: int = 20_000
+    pixels: int = 36_000_000  # of a frame, as it is shown: a little above 8192 × 4320
+    probing: float = 20.0  # seconds until ffmpeg has said what the file holds
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """The first video stream of a file, as ffmpeg describes it."""
+
+    width: int  # pixels as stored
+    height: int
+    aspect: Fraction  # of a pixel, width by height
+    pixel_format: str  # ffmpeg's name
+    transfer: str  # such as bt709, smpte2084; "" when it is not said
+    codec: str
+    interlaced: bool
+    alpha: bool
+    fps: float | None  # frames a second, on average
+    rate: float | None  # the steady rate at which ffmpeg hands the frames out
+    duration: float | None  # seconds
+
+    @property
+    def shown_pixels(self) -> int:
+        return int(self.width * self.aspect) * self.height
+
+
+# -- what a file is
+
+
+def _input(path: Path, budget: Budget, *decoder: str) -> list[str]:
+    """ffmpeg's arguments for a file that is read: itself alone, with frames of bounded size."""
+    return this_file(path, "-max_pixels", str(budget.pixels), *decoder)
+
+
+def probe(path: str | Path, budget: Budget | None = None) -> str:
+    """What ffmpeg says of a file: streams, sizes, pixel format, duration. Raises ValueError."""
+    path, budget = Path(path), budget or Budget()
+    command = [ffmpeg(), "-hide_banner", "-nostdin", *_input(path, budget)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=budget.probing)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{path.name} could not be read within {budget.probing:g} seconds") from None
+    return done.stderr.decode(errors="replace")
+
+
+def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
+    """The first video stream of a file.
+
+    Raises ValueError for a file without one, and for frames that are larger than the budget.
+    """
+    path, budget = Path(path), budget or Budget()
+    said = probe(path, budget)
+    line = re.search(r"Stream #0:\d+.*?: Video: (.*)", said)
+    size = re.search(r"\b(\d{1,6})x(\d{1,6})\b", line[1]) if line else None
+    if line is None or size is None:
+        raise ValueError(f"{path.name} is not a video this program can read{_reason(said)}")
+    stream = line[1]
+    aspect = re.search(r"SAR (\d+):(\d+)", stream)
+    shape = Fraction(int(aspect[1]), int(aspect[2])) if aspect and int(aspect[2]) else Fraction(1)
+    pixel_format = re.search(r"Video: \S+(?: \([^)]*\))*(?: \([^)]*\))*, (\w+)", line[0])
+    colors = re.search(r"\w+/\w+/([\w-]+)", stream)
+    duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", said)
+    info = VideoInfo(
+        width=int(size[1]),
+        height=int(size[2]),
+        aspect=shape or Fraction(1),
+        pixel_format=pixel_format[1] if pixel_format else "",
+        transfer=colors[1] if colors else "",
+        codec=stream.split()[0].rstrip(","),
+        interlaced=bool(re.search(r"(top|bottom) (first|coded)", stream)),
+        alpha=bool(pixel_format and ALPHA.search(pixel_format[1]))
+        or bool(re.search(r"alpha_mode\s*: 1", said)),
+        fps=_rate(stream, "fps"),
+        rate=_rate(stream, "tbr"),
+        duration=_seconds(*duration.groups()) if duration else None,
+    )
+    _check(path, info, budget)
+    return info
+
+
+def _rate(stream: str, unit: str) -> float | None:
+    found = re.search(rf"([\d.]+)(k?) {unit}", stream)
+    if found is None or not float(found[1]):
+        return None
+    value = float(found[1]) * (1000 if found[2] else 1)
+    exact = next((parts / 1001 for parts, rounded in NTSC.items() if rounded == value), value)
+    return exact
+
+
+def _seconds(hours: str, minutes: str, seconds: str) -> float:
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _check(path: Path, info: VideoInfo, budget: Budget) -> None:
+    """ValueError where frames would be larger than the budget."""
+    if not 1 / MOST_STRETCHED <= info.aspect <= MOST_STRETCHED:
+        raise ValueError(
+            f"{path.name} has pixels of {info.aspect.numerator}:{info.aspect.denominator}: at most "
+            f"{MOST_STRETCHED}:1 is read"
+        )
+    if max(info.width * info.height, info.shown_pixels) > budget.pixels:
+        raise ValueError(
+            f"{path.name} has frames of {info.width}×{info.height} pixels: at most "
+            f"{budget.pixels // 10**6} million are read; make it smaller first"
+        )
+
+
+# -- its frames
+
+
+def read_given(settings: Settings, path: str | Path | None = None) -> dict[str, Any]:
+    """The picture or the end of the video that `settings` start from, as the pipeline's argument; none:
+    empty.
+
+    `path`: where it lies, when not where the settings say. Raises ValueError when it cannot be read.
+    """
+    s = settings
+    if s.image is not None:
+        return {"image": read_picture(path or s.image, (s.width, s.height))}
+    if s.video is not None:
+        frames = read_video(path or s.video, s.width, s.height, fps=s.fps, num_frames=s.num_frames, fit=s.fit)
+        return {"video": list(frames)}
+    return {}
+
+
+def read_video(
+    path: str | Path, width: int, height: int, *, fps: float, num_frames: int, fit: str = "crop"
+) -> np.ndarray:
+    """The end of a video at `fps`: its last frames at a size, uint8 (f, h, w, 3).
+
+    f is the largest 1 + 8k that is at most `num_frames` and at most what the file has. Raises ValueError when
+    the file is missing, or no video can be read from it.
+    """
+    frames: deque[np.ndarray] = deque(maxlen=num_frames)
+    last = (num_frames + 2) / fps + 1  # seconds, with room for rounding
+    for bound in (last, None):  # from the beginning where sound that outlasts the pictures misled the seek
+        frames.clear()
+        try:
+            for picture in read_frames(path, fps=fps, last=bound):
+                frames.append(np.asarray(fit_picture(picture, width, height, fit)))
+        except ValueError:
+            if bound is None:
+                raise
+        if len(frames) == num_frames:
+            break
+    usable = 1 + (len(frames) - 1) // FRAMES_PER_UNIT * FRAMES_PER_UNIT
+    return np.stack(list(frames)[-usable:])
+
+
+def read_frames(
+    path: str | Path, *, fps: float | None = None, last: float | None = None, budget: Budget | None = None
+) -> Iterator[Image.Image]:
+    """The frames of a video as RGB pictures, one at a time: upright, deinterlaced, HDR as SDR, over white.
+
+    At `fps`, and only the `last` seconds, if given; a clip that is shorter than a frame at `fps` gives its
+    own frames. Raises ValueError when the file is missing, no video can be read from it, or the budget is
+    spent.
+    """
+    path, budget = Path(path), budget or Budget()
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is not a file")
+    info = inspect(path, budget)
+    seek: list[str] = []
+    if last is not None and info.duration is not None and info.duration > last:
+        seek = ["-ss", f"{info.duration - last:.3f}"]
+    seen = 0
+    for rate in dict.fromkeys((fps, None)):
+        command = [ffmpeg(), "-v", "error", "-nostdin", *seek, *_input(path, budget, *_decoder(info))]
+        command += ["-an", "-sn", "-dn", "-map", "0:v:0", "-vf", _filters(info, rate), "-pix_fmt", "rgb24"]
+        for picture in _decode(path, [*command, "-f", "image2pipe", "-c:v", "ppm", "-"], budget):
+            seen += 1
+            yield picture
+        if seen:
+            return
+    raise ValueError(f"{path.name} has no frame this program can read")
+
+
+def _decoder(info: VideoInfo) -> list[str]:
+    """ffmpeg's own decoders of VP8 and VP9 leave transparency out."""
+    names = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+    return ["-c:v", names[info.codec]] if info.alpha and info.codec in names else []
+
+
+def _filters(info: VideoInfo, fps: float | None) -> str:
+    """ffmpeg's filters between the decoder and RGB."""
+    chain = ["bwdif=mode=send_frame"] if info.interlaced else []
+    if fps is not None:
+        chain += [CLOSE_GAPS, f"fps={fps}"]
+    if info.transfer in HDR:
+        chain.append(TO_SDR)
+    if info.alpha:
+        ground = f"drawbox=t=fill:color={BACKGROUND}@1:replace=1"
+        chain.append(
+            f"format=rgba,split[over][under];[under]{ground}[ground];[ground][over]overlay=format=auto"
+        )
+    return ",".join([*chain, "scale=iw*sar:ih", "setsar=1"])
+
+
+def _decode(path: Path, command: list[str], budget: Budget) -> Iterator[Image.Image]:
+    """The pictures that a command of ffmpeg writes, within the budget; the process does not outlive them."""
+    late = threading.Event()
+    # A pipe for its words would fill up, and stop ffmpeg, at a badly damaged video.
+    with TemporaryFile() as words, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as process:
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        clock = threading.Timer(budget.seconds, end)
+        clock.daemon = True
+        clock.start()
+        try:
+            for count, picture in enumerate(_ppm_pictures(process.stdout, budget), 1):
+                if count > budget.frames:
+                    raise ValueError(f"{path.name} has more than {budget.frames} frames: give a shorter clip")
+                yield picture
+        finally:
+            clock.cancel()
+            process.kill()
+            process.stdout.close()
+            process.wait()
+        if late.is_set():
+            raise ValueError(
+                f"{path.name} took longer than {budget.seconds:g} seconds to read: give a shorter clip"
+            )
+
+
+def _ppm_pictures(stream: io.BufferedReader, budget: Budget) -> Iterator[Image.Image]:
+    """The pictures of a stream of binary PPM; each brings its size, so rotated videos are no special case.
+
+    Raises ValueError for anything else than 8 bits a channel.
+    """
+    while magic := stream.readline(64).strip():
+        size, depth = stream.readline(64).split(), stream.readline(64).strip()
+        if magic != b"P6" or depth != b"255" or len(size) != 2:
+            raise ValueError(
+                f"the decoder wrote {magic!r} with values up to {depth!r}: 8-bit RGB is expected"
+            )
+        width, height = map(int, size)
+        if width * height > budget.pixels:
+            raise ValueError(f"a frame of {width}×{height} pixels is larger than what is read")
+        data = stream.read(width * height * 3)
+        if len(data) < width * height * 3:
+            return
+        yield Image.frombytes("RGB", (width, height), data)
+
+
+def _reason(said: str) -> str:
+    """ffmpeg's last complaint, without its addresses; "" when there is none."""
+    lines = [re.sub(r"\[[^\]]*@ 0x[0-9a-f]+\]\s*", "", line).strip() for line in said.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("Input #", "At least one output"))]
+    return f": {lines[0]}" if lines and "Stream #" not in said else ""

@@ -1,0 +1,208 @@
+"""Videos of phones, cameras and strangers: read as a player shows them, or refused in one sentence."""
+
+import subprocess
+
+import numpy as np
+import pytest
+
+from pyramid.media.export import export
+from pyramid.media.files import ffmpeg, read_metadata
+from pyramid.media.video_reader import Budget, inspect, probe, read_frames, read_video
+
+BARS = ["-f", "lavfi", "-i", "smptebars=s=128x96:r=24:d=1"]
+MOVING = ["-f", "lavfi", "-i", "testsrc=s=64x48:r=30:d=3"]
+TO_HDR = (
+    "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709,zscale=t=linear:npl=203,format=gbrpf32le,"
+    "zscale=p=bt2020,zscale=t={}:m=bt2020nc:r=tv:npl=203,format=yuv420p10le"
+)
+
+
+def make(path, *arguments):
+    subprocess.run([ffmpeg(), "-v", "error", "-y", *arguments, path], check=True)
+    return path
+
+
+def arrays(path, **how):
+    return np.stack([np.asarray(picture, int) for picture in read_frames(path, **how)])
+
+
+@pytest.fixture(scope="module")
+def eight_bits(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bars") / "bars.mp4"
+    return make(path, *BARS, "-pix_fmt", "yuv420p", "-c:v", "libx264")
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [
+        ("h264.mp4", ["-pix_fmt", "yuv420p10le", "-c:v", "libx264"]),
+        ("hevc.mp4", ["-pix_fmt", "yuv422p10le", "-c:v", "libx265", "-x265-params", "log-level=none"]),
+        ("prores.mov", ["-pix_fmt", "yuv444p12le", "-c:v", "prores_ks"]),
+        ("ffv1.mkv", ["-pix_fmt", "gbrp16le", "-c:v", "ffv1"]),
+    ],
+)
+def test_more_than_eight_bits_a_channel(eight_bits, tmp_path, name, encoder):
+    deep, usual = arrays(make(tmp_path / name, *BARS, *encoder)), arrays(eight_bits)
+    assert deep.shape == usual.shape == (24, 96, 128, 3)
+    assert np.abs(deep - usual).mean() < 6  # edges of color are sharper where chroma is not subsampled
+
+
+@pytest.mark.parametrize("transfer", ["arib-std-b67", "smpte2084"])
+def test_hdr_is_shown_as_sdr(eight_bits, tmp_path, transfer):
+    path = tmp_path / "hdr.mp4"
+    tags = ["-color_primaries", "bt2020", "-color_trc", transfer, "-colorspace", "bt2020nc"]
+    make(
+        path,
+        *BARS,
+        "-vf",
+        TO_HDR.format(transfer),
+        *tags,
+        "-c:v",
+        "libx265",
+        "-x265-params",
+        "log-level=none",
+    )
+    assert inspect(path).transfer == transfer
+    gray, wanted = arrays(path)[0, 10, 5], arrays(eight_bits)[0, 10, 5]
+    assert np.abs(gray - wanted).max() <= 12
+
+
+@pytest.mark.parametrize(("fps", "rate"), [(8, 24), (8, 30), (24, 60)])
+def test_a_clip_of_one_frame_gives_it(tmp_path, fps, rate):
+    path = make(tmp_path / "one.mp4", "-f", "lavfi", "-i", f"smptebars=s=64x64:r={rate}", "-frames:v", "1")
+    assert read_video(path, 64, 64, fps=fps, num_frames=9).shape == (1, 64, 64, 3)
+
+
+def test_transparent_parts_are_white_as_those_of_pictures(tmp_path):
+    half = "color=red:s=64x64:r=8:d=1,format=yuva420p,geq=lum='p(X,Y)':a='if(gt(X,31),255,0)'"
+    for name, encoder in (("a.webm", ["-c:v", "libvpx-vp9"]), ("a.mov", ["-c:v", "qtrle"])):
+        frame = arrays(make(tmp_path / name, "-f", "lavfi", "-i", half, *encoder))[0]
+        assert np.abs(frame[5, 5] - 255).max() < 6 and frame[5, 60, 0] > 200 > 60 > frame[5, 60, 1], name
+
+
+def test_interlaced_frames_are_joined(tmp_path):
+    path = make(
+        tmp_path / "i.mpg",
+        *MOVING,
+        "-vf",
+        "interlace",
+        "-c:v",
+        "mpeg2video",
+        "-flags",
+        "+ildct+ilme",
+        "-q:v",
+        "2",
+    )
+    assert inspect(path).interlaced
+    frames = arrays(path)
+    combs = np.abs(frames[:, 1:-1] - (frames[:, :-2] + frames[:, 2:]) / 2).mean()
+    raw = subprocess.run(
+        [ffmpeg(), "-v", "error", "-i", path, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"], capture_output=True
+    ).stdout
+    rows = np.frombuffer(raw, np.uint8).reshape(-1, 48, 64, 3).astype(int)
+    assert len(frames) == len(rows)
+    assert combs < np.abs(rows[:, 1:-1] - (rows[:, :-2] + rows[:, 2:]) / 2).mean()
+
+
+def test_an_export_of_unevenly_spaced_frames_lasts_as_long(tmp_path):
+    uneven = "select='if(lt(t,1),not(mod(n,5)),1)'"
+    source = make(tmp_path / "vfr.mp4", *MOVING, "-vf", uneven, "-fps_mode", "vfr")
+    for kind in ("webm", "gif"):
+        made = export(source, kind, tmp_path / f"out.{kind}")
+        assert inspect(made).duration == pytest.approx(inspect(source).duration, abs=0.1)
+
+
+def test_a_data_track_does_not_keep_a_video_from_being_copied(tmp_path):
+    source = make(tmp_path / "camera.mp4", *BARS, "-timecode", "10:00:00:00", "-c:v", "libx264")
+    assert "Data:" in probe(source)
+    made = export(source, "mp4", tmp_path / "copy.mp4")
+    assert np.array_equal(arrays(made), arrays(source))
+
+
+# -- what strangers send
+
+LISTS = {
+    "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{secret}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile {secret}\n",
+    "plain concat": "file '{secret}'\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    "dash": '<?xml version="1.0"?><MPD><Period><BaseURL>{secret}</BaseURL></Period></MPD>',
+    "imf": '<?xml version="1.0"?><AssetMap><Path>{secret}</Path></AssetMap>',
+    "playlist": "[playlist]\nFile1={secret}\n",
+    "subtitles": "1\n00:00:00,000 --> 00:00:01,000\nhello\n",
+    "avisynth": 'AviSource("{secret}")\n',
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.m3u8", "clip%03d.png", "clip.ffconcat"])
+def test_a_list_of_other_files_is_never_followed(eight_bits, tmp_path, kind, name):
+    path = tmp_path / name
+    path.write_text(LISTS[kind].format(secret=eight_bits))
+    for read in (inspect, lambda path: list(read_frames(path)), read_metadata):
+        with pytest.raises(ValueError) as refused:
+            read(path)
+        assert "0x" not in str(refused.value)
+
+
+def test_a_name_that_is_a_pattern_or_an_option_is_a_name(eight_bits, tmp_path):
+    for name in ("%03d.mp4", "-i.mp4", "a:b.mp4", "concat:x.mp4", "ü|ö.mp4"):
+        path = tmp_path / name
+        path.write_bytes(eight_bits.read_bytes())
+        assert len(list(read_frames(path))) == 24
+
+
+def test_a_gap_of_a_day_between_frames_costs_no_day(tmp_path):
+    path = make(
+        tmp_path / "gap.mkv",
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=s=64x64:r=8:d=3",
+        "-vf",
+        "setpts='PTS+if(gte(N,10),100000/TB,0)'",
+        "-fps_mode",
+        "passthrough",
+    )
+    frames = [np.asarray(picture) for picture in read_frames(path, fps=8)]
+    assert 9 + 60 * 8 <= len(frames) <= 9 + 61 * 8 + 15
+    with pytest.raises(ValueError, match="more than 100 frames"):
+        list(read_frames(path, fps=8, budget=Budget(frames=100)))
+    assert read_video(path, 64, 64, fps=8, num_frames=9).shape == (9, 64, 64, 3)
+
+
+def test_a_decoder_that_takes_too_long_is_ended(eight_bits):
+    frames = read_frames(eight_bits, fps=100_000, budget=Budget(seconds=0.5))
+    with pytest.raises(ValueError, match=r"longer than 0\.5 seconds|more than"):
+        for _ in frames:
+            pass
+
+
+def test_frames_that_are_too_large_are_refused_from_the_header(tmp_path):
+    wide = make(tmp_path / "wide.mp4", *BARS, "-vf", "setsar=30")
+    with pytest.raises(ValueError, match="30:1"):
+        next(read_frames(wide))
+    large = make(tmp_path / "large.mp4", *BARS)
+    with pytest.raises(ValueError, match="128×96 pixels"):
+        next(read_frames(large, budget=Budget(pixels=10_000)))
+
+
+def test_a_zip_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
+    from zipfile import ZIP_DEFLATED, ZipFile
+
+    path = tmp_path / "bomb.zip"
+    with (
+        ZipFile(path, "w", ZIP_DEFLATED) as file,
+        file.open("settings.json", "w", force_zip64=True) as member,
+    ):
+        for _ in range(64):
+            member.write(bytes(2**20))
+    with pytest.raises(ValueError, match="holds no settings"):
+        read_metadata(path)
+
+
+def test_settings_that_are_nested_without_end_are_none(tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="holds no settings"):
+        read_metadata(path)
