@@ -55,6 +55,10 @@ class Preset:
             settings = Settings.for_model(model, variant, **kept)
         return dataclasses.replace(settings, **self._steps(settings), **self.values, preset=self.name)
 
+    def holds(self, settings: Settings) -> bool:
+        """Whether settings still are what this preset made of them."""
+        return dataclasses.replace(settings, **self.values) == settings
+
     def without(self, names: Container[str]) -> "Preset":
         """The preset without its values for `names`."""
         values = {name: value for name, value in self.values.items() if name not in names}
@@ -153,6 +157,16 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError("preset", f"preset {str(path)!r} cannot be read as TOML: {error}") from error
     return preset
+
+
+def find_preset(name: str, own: Path) -> Preset:
+    """A preset of the program or of the user's folder `own`, by its name, never by the path of a file.
+
+    Raises SettingsError: an unknown name (with the nearest known one), or what is wrong with the file.
+    """
+    mine = preset_names(own)
+    check_choice("preset", name, (*mine, *preset_names()))
+    return load_preset(name, own) if name in mine else load_preset(name)
 
 
 def presets(folder: Path = PRESETS_FOLDER) -> list[Preset]:

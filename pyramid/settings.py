@@ -236,7 +236,7 @@ def _device_problem(device: str) -> str | None:
 
 
 PROMPT_LIMITS = {"high": MAX_PROMPT, "unit": "characters", "rule": _text_problem, "metavar": "TEXT"}
-SIZE_LIMITS = {"low": 1, "high": MAX_SIZE, "step": 16, "unit": "pixels"}
+SIZE_LIMITS = {"low": PIXELS_PER_PATCH, "high": MAX_SIZE, "step": 16, "unit": "pixels"}
 STEP_LIMITS = {"low": 1, "high": MAX_STEPS, "metavar": "N,N,N", "advice": "10 or 20 steps a stage are usual"}
 GUIDANCE_LIMITS = {"low": 1, "high": 30, "step": 0.5, "advice": "1 turns guidance off, 4 to 9 is usual"}
 

@@ -44,7 +44,7 @@ def test_the_defaults_are_the_embedded_models():
         (dict(prompt="x" * 2001), "prompt", ["2001", "2000"]),
         (dict(width=100), "width", ["100", "64", "128"]),
         (dict(height=130), "height", ["130", "128 or 192"]),
-        (dict(width=0), "width", ["0", "1 to 4096"]),
+        (dict(width=0), "width", ["0", "16 to 4096"]),
         (dict(height=-64), "height", ["-64"]),
         (dict(width=64 * 1000), "width", ["64000", "4096"]),
         (dict(num_frames=24), "num_frames", ["24", "17 or 25"]),

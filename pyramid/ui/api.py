@@ -22,12 +22,11 @@ from gradio import utils
 from gradio.data_classes import FileData
 
 from pyramid.jobs.queue import Job, State
-from pyramid.presets import preset_names, resolve
+from pyramid.presets import find_preset, preset_names, resolve
 from pyramid.settings import MACHINE, Settings, SettingsError
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of
 from pyramid.ui.models import entries, title_of
-from pyramid.ui.presets import find_preset
 
 SHORTEST_TOKEN = 16
 MOST = 2**53 - 1  # jobs that may be left out: what JSON can count to
@@ -147,7 +146,7 @@ class Endpoints:
             with suppress(
                 SettingsError
             ):  # one that cannot be read is not offered; asked for by name, it says why
-                found.append(find_preset(self.app, name))
+                found.append(find_preset(name, self.app.presets_folder))
         return [{"name": p.name, "description": p.description, "settings": p.values} for p in found]
 
     def models(self) -> list[dict]:
@@ -210,7 +209,7 @@ class Endpoints:
         if preset:
             if preset not in (names := self.preset_names()):  # a name, and never the path of a file
                 raise ValueError(f"there is no preset {preset!r}: choose from {', '.join(names)}")
-            found = find_preset(self.app, preset)
+            found = find_preset(preset, self.app.presets_folder)
         changes = others | {"prompt": prompt} | ({"seed": seed} if seed is not None else {})
         return resolve(self.app.worker.start_from, found, changes, seconds=seconds)
 

@@ -13,10 +13,10 @@ from pyramid.jobs.queue import Job, State
 from pyramid.media.export import KINDS
 from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
-from pyramid.settings import FIELDS, MACHINE
+from pyramid.settings import FIELDS, MACHINE, label_of
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of, address_of_export
-from pyramid.ui.compare import PLAYABLE, WORDS, comparable, shown
+from pyramid.ui.compare import PLAYABLE, comparable, shown
 from pyramid.ui.pyramid_view import clock
 from pyramid.ui.view import View
 
@@ -169,11 +169,11 @@ def _settings(job: Job) -> str:
     s, rows = job.settings, []
     idle = () if s.guidance_decay else ("guidance_decay", "min_guidance_scale")  # without effect on this one
     idle += () if s.image or s.video else ("fit",)
-    rows.append(("model", f"{escape(Path(s.model).name)} {escape(s.variant)}"))
+    rows.append((label_of("model"), f"{escape(Path(s.model).name)} {escape(s.variant)}"))
     for name in FIELDS:
         value = getattr(s, name)
         if name not in HIDDEN + idle and value not in (None, ""):
-            rows.append((WORDS.get(name, name.replace("_", " ")), shown(value)))
+            rows.append((label_of(name), shown(value)))
     table = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
     return f"<details open><summary>Settings</summary><dl>{table}</dl></details>"
 

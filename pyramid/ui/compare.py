@@ -11,18 +11,9 @@ from html import escape
 from pathlib import Path
 
 from pyramid.jobs.queue import Job
-from pyramid.settings import FIELDS
+from pyramid.settings import FIELDS, label_of
 from pyramid.ui.addresses import address_of
 
-WORDS = {
-    "num_inference_steps": "steps, first frame",
-    "video_num_inference_steps": "steps, later units",
-    "guidance_scale": "guidance, first frame",
-    "video_guidance_scale": "guidance, later units",
-    "num_frames": "frames",
-    "prompt_suffix": "suffix",
-    "min_guidance_scale": "least guidance",
-}
 PLAYABLE = (".mp4", ".webm")
 COMPARED = (*PLAYABLE, ".png")  # a GIF keeps its own time, and a zip of pictures shows nothing
 
@@ -79,7 +70,7 @@ def differences(left: Job, right: Job) -> str:
     for name in FIELDS:
         a, b = getattr(left.settings, name), getattr(right.settings, name)
         if a != b:
-            title = WORDS.get(name, name.replace("_", " "))
+            title = label_of(name)
             if name == "model":  # it may be a folder, and those are not shown
                 a, b = Path(a).name, Path(b).name
             rows.append(f'<tr><th scope="row">{title}</th><td>{shown(a)}</td><td>{shown(b)}</td></tr>')

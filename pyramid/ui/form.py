@@ -4,6 +4,9 @@
     settings = form.read(*values)  # values in the order of form.components; SettingsError names the field
     updates = form.fill(settings)        # one gr.update for each of form.components
 
+A setting of the table (`pyramid.settings`) is on the page: `build_advanced` makes a field for each that has
+none yet, named as the setting and with the label, bounds, step and choices that the table gives.
+
 What the fields mean together (counts, limits, what cannot run) is `pyramid.ui.guards`.
 """
 
@@ -13,10 +16,12 @@ from pathlib import Path
 import gradio as gr
 
 from pyramid.jobs.queue import Output
+from pyramid.presets import find_preset, resolve
 from pyramid.settings import (
-    FITS,
+    GROUPS,
     MAX_STAGES,
     MAX_UNITS,
+    TABLE,
     Settings,
     SettingsError,
     Variant,
@@ -30,13 +35,16 @@ from pyramid.settings import (
 )
 from pyramid.ui import App
 from pyramid.ui.markup import html
-from pyramid.ui.presets import holds
 
 MODES = {"Text": "text", "Picture": "image", "Continue": "video", "Still": "still"}
-FIT_WORDS = {"crop": "Crop", "fit": "Fit", "pad": "Pad"}
 OTHER = "other"  # the choice of a size that is in no list
 RANDOM_WORDS = "Random"
 STEP_FIELDS = {"num_inference_steps": "first", "video_num_inference_steps": "rest"}
+COMPOSED = (  # what several fields say together; each other setting has a field of its own name
+    *("prompt_suffix", "image", "video", "num_frames", "width", "height", "seed", "preset"),
+    *STEP_FIELDS,
+)
+CHOSEN_AT_START = ("model", "machine")  # groups of settings that the form does not ask for
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -88,7 +96,7 @@ class Form:
 
     @property
     def extras(self) -> list:
-        """Format, quality, metadata, name pattern, previews, number of seeds, more pictures."""
+        """Number of videos, more pictures, format, quality, metadata, name pattern, live previews."""
         return list(self.extra.values())
 
     @property
@@ -106,46 +114,47 @@ class Form:
         Raises SettingsError for a field that is empty; what the numbers may be is `Settings.validate`'s.
         """
         v = self.values(*values)
-        start, mode = self.app.worker.start_from, v["mode"]
+        mode = v["mode"]
         check_choice("mode", mode, tuple(MODES.values()))
         stages = whole(v["stages"], "stages")
         if not 1 <= stages <= MAX_STAGES:
-            raise SettingsError("num_inference_steps", f"stages = {stages}: 1 to {MAX_STAGES} are possible")
-        fps = whole(v["fps"], "fps")
-        check_value("fps", fps)  # lengths are counted by it
-        if mode != "still" and type(v["seconds"]) not in (int, float):
-            raise SettingsError("seconds", "is empty: say how long the video is to be", named=True)
-        picture, clip = self.sources(*values)
+            raise SettingsError("stages", f"= {stages}: 1 to {MAX_STAGES} are possible", named=True)
+        fps = check_value("fps", whole(v["fps"], "fps"))  # lengths are counted by it
+        num_frames = 1 if mode == "still" else frames_for_seconds(v["seconds"], fps)
+        picture, clip = self._given(*values)
+        width, height = size_of(v)
+        asked = {name: direct(name, v[name]) for name in v if name in TABLE and name not in COMPOSED}
+        asked |= {name: counts(v, name, key, stages) for name, key in STEP_FIELDS.items()}
+        asked |= {
+            "prompt_suffix": v["prompt_suffix"] if v["use_suffix"] else "",
+            "image": Path(picture).name if picture else None,
+            "video": Path(clip).name if clip else None,
+            "num_frames": num_frames,
+            "width": width,
+            "height": height,
+            "seed": None if v["random"] else whole(v["seed"], "seed"),
+        }
+        settings = resolve(self.app.worker.start_from, None, asked)
+        return settings if not v["preset"] else self._named(settings, v["preset"])
+
+    def _named(self, settings: Settings, preset: str) -> Settings:
+        """The settings with the name of the preset, if they still are what it made of them."""
+        try:
+            found = find_preset(preset, self.app.presets_folder)
+        except SettingsError:
+            return settings
+        return replace(settings, preset=preset) if found.holds(settings) else settings
+
+    def _given(self, *values) -> tuple[str | None, str | None]:
+        """`sources`; SettingsError where the one that is to begin with is missing."""
+        mode, (picture, clip) = self.values(*values)["mode"], self.sources(*values)
         if mode == "image" and not picture:
             raise SettingsError(
                 "image", "there is no picture yet: drop one, paste one or take one, or choose Text"
             )
         if mode == "video" and not clip:
             raise SettingsError("video", "there is no clip to continue yet: drop one, or choose Text")
-        if v["size"] == OTHER:
-            width, height = whole(v["width"], "width"), whole(v["height"], "height")
-        else:
-            width, height = listed_size(v["size"])
-        asked = replace(
-            start,
-            prompt=v["prompt"],
-            negative_prompt=v["negative"],
-            prompt_suffix=v["suffix"] if v["use_suffix"] else "",
-            image=Path(picture).name if picture else None,
-            video=Path(clip).name if clip else None,
-            fit=v["fit"],
-            num_frames=1 if mode == "still" else frames_for_seconds(v["seconds"], fps),
-            fps=fps,
-            width=width,
-            height=height,
-            **{name: counts(v, name, key, stages) for name, key in STEP_FIELDS.items()},
-            guidance_scale=v["guidance"],
-            video_guidance_scale=v["video_guidance"],
-            guidance_decay=v["decay"],
-            min_guidance_scale=v["least"],
-            seed=None if v["random"] else whole(v["seed"], "seed"),
-        )
-        return replace(asked, preset=v["preset"]) if holds(self.app, v["preset"], asked) else asked
+        return picture, clip
 
     def basis(self, *values) -> Settings:
         """The settings without a source: what presets change and keep,
@@ -185,56 +194,54 @@ class Form:
                 title="Nothing was changed",
                 print_exception=False,
             )
-        s, known = settings, size_choices(self.expects.sizes, settings.stages, self.app.limits.max_pixels)
-        mode = "image" if picture else "video" if video else "still" if s.num_frames == 1 else "text"
-        size = f"{s.width}x{s.height}"
-        new = {
-            "mode": mode,
-            "prompt": s.prompt,
-            "negative": s.negative_prompt,
-            "fit": s.fit,
+        new = self._held(settings, picture, video)
+        updates = {name: gr.update(value=new[name]) if name in new else gr.skip() for name in self.fields}
+        known = size_choices(self.expects.sizes, settings.stages, self.app.limits.max_pixels)
+        size = f"{settings.width}x{settings.height}"
+        listed = size in [value for _, value in known]
+        updates["size"] = gr.update(choices=known, value=size if listed else OTHER)
+        longest = {"maximum": max(longest_seconds(self.app), settings.seconds)}
+        if settings.num_frames > 1:
+            longest["value"] = settings.seconds
+        updates["seconds"] = gr.update(**longest)
+        return list(updates.values())
+
+    def _held(self, s: Settings, picture: str | Path | None, video: str | Path | None) -> dict:
+        """What the fields hold for settings, by name; those that stay as they are, are left out."""
+        held = {name: getattr(s, name) for name in self.fields if name in TABLE and name not in COMPOSED}
+        held |= {
+            "mode": "still" if s.num_frames == 1 else "text",
             "picture": str(picture) if picture else None,
             "clip": str(video) if video else None,
             "use_suffix": bool(s.prompt_suffix),
-            "suffix": s.prompt_suffix or self.expects.prompt_suffix,
-            "fps": s.fps,
+            "prompt_suffix": s.prompt_suffix or self.expects.prompt_suffix,
             "width": s.width,
             "height": s.height,
             "stages": s.stages,
-            "guidance": s.guidance_scale,
-            "video_guidance": s.video_guidance_scale,
-            "decay": s.guidance_decay,
-            "least": s.min_guidance_scale,
             "random": s.seed is None,
             "preset": s.preset or "",
         }
-        if s.num_frames > 1:
-            new["seconds"] = s.seconds
+        if picture or video:
+            held["mode"] = "image" if picture else "video"
         if s.seed is not None:
-            new["seed"] = s.seed
-        for n, (first, rest) in enumerate(
-            zip(s.num_inference_steps, s.video_num_inference_steps, strict=True)
-        ):
-            new |= {f"first{n}": first, f"rest{n}": rest}
-        updates = {name: gr.update(value=new[name]) if name in new else gr.skip() for name in self.fields}
-        listed = size in [value for _, value in known]
-        updates["size"] = gr.update(choices=known, value=size if listed else OTHER)
-        top = max(longest_seconds(self.app), s.seconds)
-        updates["seconds"] = gr.update(maximum=top, **({"value": s.seconds} if s.num_frames > 1 else {}))
-        return list(updates.values())
+            held["seed"] = s.seed
+        for name, key in STEP_FIELDS.items():
+            held |= {f"{key}{n}": steps for n, steps in enumerate(getattr(s, name))}
+        return held
 
     def for_model(self) -> list[dict]:
         """What the fields become for the model that is now loaded: its sizes, lengths, steps and guidance."""
-        v, start = self.expects, self.app.worker.start_from
+        v = self.expects
+        start = self.app.worker.start_from
         updates = dict(zip(self.fields, self.fill(start), strict=True))
         for kept in ("prompt", "picture", "clip", "fit", "seed", "random", "mode"):
             updates[kept] = gr.skip()
         updates["mode"] = (
             gr.update(choices=modes_of(v), value="still") if v.units == 1 else gr.update(choices=modes_of(v))
         )
-        step, least = unit_seconds(v), unit_seconds(v)
+        unit = unit_seconds(v)
         updates["seconds"] = gr.update(
-            minimum=least, maximum=longest_seconds(self.app), step=step, value=start.seconds or least
+            minimum=unit, maximum=longest_seconds(self.app), step=unit, value=start.seconds or unit
         )
         return list(updates.values())
 
@@ -255,6 +262,18 @@ class Form:
 def upload_path(value: dict | str | None) -> str | None:
     """Where this server keeps an upload. Gradio has checked by then that it is one of its own uploads."""
     return value["path"] if isinstance(value, dict) else value
+
+
+def size_of(values: dict) -> tuple[int, int]:
+    """Width and height that the fields ask for: a size of the list, or another one."""
+    if values["size"] != OTHER:
+        return listed_size(values["size"])
+    return whole(values["width"], "width"), whole(values["height"], "height")
+
+
+def direct(name: str, value):
+    """The value of a setting whose field is its own."""
+    return whole(value, name) if TABLE[name].kind is int else value
 
 
 def listed_size(value) -> tuple[int, int]:
@@ -290,6 +309,28 @@ def unit_seconds(v: Variant) -> float:
 # Building
 
 
+def control(name: str, value, **more):
+    """The field of a setting, with the label, bounds, step and choices that the table has for it."""
+    spec = TABLE[name]
+    look = {"label": spec.short or spec.label, "elem_id": spec.option.removeprefix("--")} | more
+    bounds = {"minimum": spec.low, "maximum": spec.high, "step": spec.step}
+    if spec.kind is bool:
+        return gr.Checkbox(value, **look)
+    if spec.choices:
+        return gr.Radio([(choice.capitalize(), choice) for choice in spec.choices], value=value, **look)
+    if spec.kind is float:
+        return gr.Slider(value=value, buttons=[], **bounds, **look)
+    if spec.kind in (int, int | None):
+        return gr.Number(value, **bounds | {"step": spec.step or 1}, **look)
+    return gr.Textbox(value, **look)
+
+
+def explained(name: str) -> str:
+    """What a setting does, as a sentence under its label."""
+    text = TABLE[name].help
+    return text[0].upper() + text[1:]
+
+
 def build_form(app: App) -> Form:
     """The fields for making; `build_advanced` and `build_pyramid` add theirs where the page wants them."""
     form, v = Form(app), app.worker.checkpoint.defaults
@@ -297,13 +338,8 @@ def build_form(app: App) -> Form:
     f["mode"] = gr.Radio(
         modes_of(v), value="text" if v.units > 1 else "still", label="What to make", elem_id="mode"
     )
-    f["prompt"] = gr.Textbox(
-        label="Prompt",
-        lines=3,
-        max_lines=8,
-        elem_id="prompt",
-        placeholder="a red ball moves to the right over a meadow",
-    )
+    placeholder = "a red ball moves to the right over a meadow"
+    f["prompt"] = control("prompt", "", lines=3, max_lines=8, placeholder=placeholder)
     return form
 
 
@@ -323,13 +359,7 @@ def build_sources(form: Form) -> None:
     f["clip"] = gr.Video(
         label="Clip to continue", sources=["upload"], height=190, buttons=[], elem_id="clip", visible=False
     )
-    f["fit"] = gr.Radio(
-        [(FIT_WORDS[fit], fit) for fit in FITS],
-        value="crop",
-        label="To the video's shape",
-        elem_id="fit",
-        visible=False,
-    )
+    f["fit"] = control("fit", form.app.worker.start_from.fit, visible=False)
 
 
 def build_size(form: Form) -> None:
@@ -351,14 +381,14 @@ def build_size(form: Form) -> None:
             choices, value=f"{start.width}x{start.height}", label="Size", filterable=False, elem_id="size"
         )
     with gr.Row(elem_classes="pair", visible=False, elem_id="other-size") as form.other_size:
-        f["width"] = gr.Number(start.width, label="Width", step=16)
-        f["height"] = gr.Number(start.height, label="Height", step=16)
+        f["width"] = control("width", start.width)
+        f["height"] = control("height", start.height)
 
 
 def build_seed(form: Form) -> None:
     f = form.fields
     with gr.Row(elem_classes="pair", elem_id="seed-row"):
-        f["seed"] = gr.Number(0, label="Seed", elem_id="seed")
+        f["seed"] = control("seed", 0)
         f["random"] = gr.Checkbox(True, label=RANDOM_WORDS, elem_id="random")
 
 
@@ -368,10 +398,8 @@ def build_steps(form: Form) -> None:
     f["stages"] = gr.Radio(
         list(range(1, MAX_STAGES + 1)), value=start.stages, label="Stages", elem_id="stages"
     )
-    for key, title, steps in (
-        ("first", "Steps for the first frame", start.num_inference_steps),
-        ("rest", "Steps for each later unit", start.video_num_inference_steps),
-    ):
+    for name, key in STEP_FIELDS.items():
+        title, steps = label_of(name), getattr(start, name)
         html(f'<span class="title">{title}</span>')
         with gr.Row(elem_classes="steps"):
             for n in range(MAX_STAGES):
@@ -387,49 +415,42 @@ def build_steps(form: Form) -> None:
 
 
 def build_advanced(form: Form) -> None:
-    f, start, v = form.fields, form.app.worker.start_from, form.expects
-    f["negative"] = gr.Textbox(
-        start.negative_prompt, label="Negative prompt: what should not be seen", lines=2, elem_id="negative"
-    )
+    """The negative prompt, the model's quality words, and each setting that has no field yet, by groups."""
+    f, start = form.fields, form.app.worker.start_from
+    what = f"{label_of('negative_prompt')}: {TABLE['negative_prompt'].help}"
+    f["negative_prompt"] = control("negative_prompt", start.negative_prompt, label=what, lines=2)
     f["use_suffix"] = gr.Checkbox(
         bool(start.prompt_suffix), label="Add these words to the prompt", elem_id="use-suffix"
     )
-    f["suffix"] = gr.Textbox(
-        v.prompt_suffix,
-        label="Quality words",
-        show_label=False,
-        elem_id="suffix",
-        placeholder="such as: , hyper quality, Ultra HD, 8K",
-    )
-    for title, sliders in (
-        (
-            "Guidance: how closely the words are followed",
-            (
-                ("guidance", "First frame", 1, 30, 0.5, start.guidance_scale),
-                ("video_guidance", "Later units", 1, 30, 0.5, start.video_guidance_scale),
-            ),
-        ),
-        (
-            "Guidance of later units, falling in a line",
-            (
-                ("decay", "By, each unit", 0, 10, 0.05, start.guidance_decay),
-                ("least", "Not below", 1, 30, 0.5, start.min_guidance_scale),
-            ),
-        ),
-    ):
-        html(f'<span class="title">{title}</span>')
+    example = "such as: , hyper quality, Ultra HD, 8K"
+    suffix = form.expects.prompt_suffix
+    f["prompt_suffix"] = control("prompt_suffix", suffix, show_label=False, placeholder=example)
+    for group, title in GROUPS.items():
+        names = [name for name, spec in TABLE.items() if spec.group == group]
+        left = [name for name in names if name not in (*f, *COMPOSED)]
+        if left and group not in CHOSEN_AT_START:
+            build_group(form, title, left)
+
+
+def build_group(form: Form, title: str, names: list[str]) -> None:
+    """The fields of settings that belong together, two side by side under their title; one alone explains
+    itself.
+    """
+    start = form.app.worker.start_from
+    if len(names) == 1:
+        form.fields[names[0]] = control(names[0], getattr(start, names[0]), info=explained(names[0]))
+        return
+    html(f'<span class="title">{title}</span>')
+    for at in range(0, len(names), 2):
         with gr.Row(elem_classes="pair"):
-            for key, label, low, high, step, value in sliders:
-                f[key] = gr.Slider(
-                    low, high, value, step=step, label=label, buttons=[], elem_id=key.replace("_", "-")
-                )
-    f["fps"] = gr.Number(start.fps, label="Frames a second", elem_id="fps")
+            for name in names[at : at + 2]:
+                form.fields[name] = control(name, getattr(start, name))
 
 
 def build_extras(form: Form) -> None:
     """How many, and how they are kept. The pattern's names are `Output`'s."""
     e, kept = form.extra, Output()
-    e["count"] = gr.Number(1, label="Videos, each with the next seed", elem_id="count")
+    e["count"] = gr.Number(1, label="Number of videos, each with the next seed", elem_id="count")
     e["pictures"] = gr.File(
         label="More pictures: a video from each",
         file_count="multiple",
@@ -454,7 +475,7 @@ def build_extras(form: Form) -> None:
             filterable=False,
         )
         e["pattern"] = gr.Textbox(kept.pattern, label="Name pattern", max_lines=1, elem_id="pattern")
-    e["previews"] = gr.Checkbox(kept.previews, label="Show what each step makes of it", elem_id="previews")
+    e["previews"] = gr.Checkbox(kept.previews, label="Live previews of each step", elem_id="previews")
 
 
 FORMATS = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "png": "PNG pictures"}

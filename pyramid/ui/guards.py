@@ -91,12 +91,12 @@ class Look:
     def __call__(self, *values) -> list:
         v = self.form.values(*values)
         mode, still = v["mode"], v["mode"] == "still"
-        suffix = v["suffix"] if v["use_suffix"] else ""
+        suffix = v["prompt_suffix"] if v["use_suffix"] else ""
         settings, verdict = self.judge(*values)
         shown = [gr.update(visible=n < int(v["stages"])) for _ in range(2) for n in range(MAX_STAGES)]
         return [
             self.counter.html(v["prompt"] + suffix),
-            self.counter.html(v["negative"]),
+            self.counter.html(v["negative_prompt"]),
             length_words(settings) if settings else gr.skip(),
             self.draw(settings) if settings else gr.skip(),
             verdict,

@@ -6,20 +6,16 @@ Adding a TOML file adds a choice, with the next page that is opened.
 """
 
 import base64
-from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from pyramid.presets import Preset, load_preset, preset_names, save_preset
-from pyramid.settings import Settings, SettingsError, check_choice
+from pyramid.presets import Preset, find_preset, preset_names, resolve, save_preset
+from pyramid.settings import SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
+from pyramid.ui.form import Form
 from pyramid.ui.markup import html, words_of
-
-if TYPE_CHECKING:
-    from pyramid.ui.form import Form
 
 EXAMPLE_PICTURES = Path(__file__).resolve().parent.parent.parent / "assets" / "examples"
 EXAMPLES = [  # (prompt, picture of EXAMPLE_PICTURES to begin with)
@@ -44,21 +40,12 @@ NAMED = {
 # Presets
 
 
-def find_preset(app: App, name: str) -> Preset:
-    """A preset of the program or of the user's own folder, by name.
-    SettingsError says what is wrong with it.
-    """
-    own = app.presets_folder
-    check_choice("preset", name, (*preset_names(own), *preset_names()))  # a name, never the path of a file
-    return load_preset(name, own) if name in preset_names(own) else load_preset(name)
-
-
 def preset_choices(app: App) -> list[tuple[str, str]]:
     """(label, name) of all presets; those for another model say so."""
     choices = [("None", "")]
     for name in [*preset_names(), *preset_names(app.presets_folder)]:
         try:
-            other = needs(app, find_preset(app, name))
+            other = needs(app, find_preset(name, app.presets_folder))
             choices.append((f"{name} · {other}" if other else name, name))
         except SettingsError:
             choices.append((f"{name} · cannot be read", name))
@@ -73,22 +60,13 @@ def needs(app: App, preset: Preset) -> str:
     return "" if (model, variant) == (start.model, start.variant) else f"{Path(model).name} {variant}".strip()
 
 
-def holds(app: App, name: str, settings: Settings) -> bool:
-    """Whether settings still are what preset `name` made of them; a changed preset is none."""
-    try:
-        preset = find_preset(app, name) if name else None
-        return preset is not None and replace(settings, **preset.values) == settings
-    except SettingsError:
-        return False
-
-
-def build_presets(form: "Form") -> None:
+def build_presets(form: Form) -> None:
     form.fields["preset"] = gr.Dropdown(
         preset_choices(form.app), value="", label="Preset", filterable=False, elem_id="preset"
     )
 
 
-def build_save(form: "Form") -> tuple[gr.Textbox, gr.Button]:
+def build_save(form: Form) -> tuple[gr.Textbox, gr.Button]:
     with gr.Row(elem_classes="pair", elem_id="save-preset"):
         name = gr.Textbox(
             label="Keep these settings as a preset", placeholder="a name", max_lines=1, elem_id="preset-name"
@@ -98,7 +76,7 @@ def build_save(form: "Form") -> tuple[gr.Textbox, gr.Button]:
 
 
 def wire_presets(
-    form: "Form", page: gr.Blocks, name: gr.Textbox, save: gr.Button, visitor: gr.BrowserState
+    form: Form, page: gr.Blocks, name: gr.Textbox, save: gr.Button, visitor: gr.BrowserState
 ) -> None:
     app, choice = form.app, form.fields["preset"]
 
@@ -107,12 +85,12 @@ def wire_presets(
         if not v["preset"]:
             return [gr.skip() for _ in form.components]
         try:
-            preset = find_preset(app, v["preset"])
+            preset = find_preset(v["preset"], app.presets_folder)
             if other := needs(app, preset):
                 raise SettingsError(
                     "model", f"Preset {preset.name} is for {other}: load that under Models first"
                 )
-            settings = replace(preset.apply(form.basis(*values)), preset=preset.name)
+            settings = resolve(form.basis(*values), preset, {})
         except SettingsError as error:
             raise gr.Error(words_of(error), title="Nothing was changed", print_exception=False) from error
         gr.Info(preset.description, title=f"Preset {preset.name}")
@@ -172,7 +150,7 @@ def build_examples(app: App) -> gr.HTML:
     return html(examples_html(app), js_on_load=CLICKS, elem_id="examples")
 
 
-def wire_examples(form: "Form", chips: gr.HTML) -> None:
+def wire_examples(form: Form, chips: gr.HTML) -> None:
     def take(event: gr.EventData) -> list:
         if event.example not in NAMED:  # a page that was opened before the program was updated
             raise gr.Error("there is no such example any more: load the page anew", print_exception=False)

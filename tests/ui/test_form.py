@@ -12,7 +12,7 @@ from PIL import Image
 from pyramid.jobs.queue import JobStore, Limits
 from pyramid.jobs.record import FORMATS
 from pyramid.jobs.worker import Worker
-from pyramid.presets import load_preset
+from pyramid.presets import find_preset, load_preset
 from pyramid.settings import Settings, SettingsError
 from pyramid.ui import App, form, page, presets
 from pyramid.ui.sight import build_sight, wire_sight
@@ -66,7 +66,7 @@ def handler(blocks: gr.Blocks, name: str):
         ({"fps": None}, "Frames a second is empty"),
         ({"seconds": None}, "Seconds is empty"),
         ({"seconds": 10**6}, "Seconds = 1e+06: at most"),
-        ({"guidance": 99}, "Guidance for the first frame = 99"),
+        ({"guidance_scale": 99}, "Guidance for the first frame = 99"),
     ],
 )
 def test_what_is_wrong_is_said_with_and_without_a_prompt(left, changes, words, prompt):
@@ -74,7 +74,7 @@ def test_what_is_wrong_is_said_with_and_without_a_prompt(left, changes, words, p
     assert 'class="problem"' in verdict
     if len(prompt) < 2000:
         assert words in verdict
-    assert shown is None or "guidance" in changes  # what cannot be made is not drawn either
+    assert shown is None or "guidance_scale" in changes  # what cannot be made is not drawn either
     assert len(left.look(*values(left, prompt=prompt, **changes))) == len(left.look.outputs)
 
 
@@ -224,5 +224,5 @@ def test_a_preset_is_a_name_and_never_the_path_of_a_file(left, app, tmp_path):
     path = tmp_path / "elsewhere.toml"
     path.write_text('description = "not for this page"\nfps = 8\n')
     with pytest.raises(SettingsError, match="preset = .* is unknown"):
-        presets.find_preset(app, str(path))
+        find_preset(str(path), app.presets_folder)
     assert left.form.read(*values(left, preset=str(path), fps=8)).preset is None

@@ -208,10 +208,11 @@ def test_delete_asks_once_more_and_removes_the_file(page, served):
 
 def test_the_opened_result_shows_its_settings_and_closes_by_key(page):
     detail = open_result(page, "blue ball")
-    expect(detail.locator("dt", has_text="seed")).to_be_visible()
+    expect(detail.locator("dt", has_text="Seed")).to_be_visible()
     names, values = (detail.locator(tag).all_inner_texts() for tag in ("dt", "dd"))
     told = dict(zip(names, values, strict=True))
-    assert told.items() >= {"frames": "25", "seed": "12", "steps, first frame": "2 · 2 · 2"}.items(), told
+    shown = {"Frames": "25", "Seed": "12", "Steps for the first frame": "2 · 2 · 2"}
+    assert told.items() >= shown.items(), told
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
     expect(card(page, "blue ball").locator(".media")).to_be_focused()
@@ -240,7 +241,7 @@ def test_two_results_play_in_step(page):
     )
     page.wait_for_function(f"{ended} && b.currentTime > 3; }}", arg=part.element_handle())
     rows = part.locator("tr").all_inner_texts()
-    assert [row.split("\t")[0] for row in rows] == ["prompt", "frames", "seed"], rows
+    assert [row.split("\t")[0] for row in rows] == ["Prompt", "Frames", "Seed"], rows
     part.get_by_role("button", name="Over each other").click()
     part.get_by_label("Where the two are divided").fill("20")
     clip = part.locator("video").nth(1).evaluate("(video) => getComputedStyle(video).clipPath")
