@@ -235,7 +235,7 @@ def _device_problem(device: str) -> str | None:
     return f"= {device!r}: use auto, cpu, mps, xpu, cuda, cuda:1"
 
 
-PROMPT_LIMITS = {"high": MAX_PROMPT, "unit": "characters", "rule": _text_problem, "metavar": "TEXT"}
+PROMPT_LIMITS = {"high": MAX_PROMPT, "rule": _text_problem, "metavar": "TEXT"}
 SIZE_LIMITS = {"low": PIXELS_PER_PATCH, "high": MAX_SIZE, "step": 16, "unit": "pixels"}
 STEP_LIMITS = {"low": 1, "high": MAX_STEPS, "metavar": "N,N,N", "advice": "10 or 20 steps a stage are usual"}
 GUIDANCE_LIMITS = {"low": 1, "high": 30, "step": 0.5, "advice": "1 turns guidance off, 4 to 9 is usual"}
@@ -565,6 +565,18 @@ EXPECTED = {
     int | None: "a whole number",
     STEPS: "a list of whole numbers, one a stage,",
 }
+
+
+def values_of(spec: Spec) -> str:
+    """What a setting may be, in words: its choices, or its type and bounds."""
+    if spec.choices:
+        return ", ".join(spec.choices)
+    words = EXPECTED[spec.kind].rstrip(",").removeprefix("a ")
+    if isinstance(spec.default, str):
+        return words if spec.high is None else f"{words} of at most {spec.high} characters"
+    if spec.low is not None:
+        words += f", {spec.low} to {spec.high}"
+    return f"{words}, in {spec.unit}" if spec.unit else words
 
 
 def default_words(spec: Spec) -> str:

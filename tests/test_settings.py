@@ -2,9 +2,13 @@
 
 import dataclasses
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import settings_page
 
 from pyramid.hub.checkpoints import defaults_of
 from pyramid.settings import (
@@ -14,8 +18,11 @@ from pyramid.settings import (
     Settings,
     SettingsError,
     check_size,
+    check_value,
+    flag_of,
     frames_for_seconds,
     frames_of,
+    label_of,
     seconds_of,
     size_grid,
     units_of,
@@ -168,3 +175,99 @@ def test_a_photo_is_an_experiment_for_a_model_of_drawn_scenes():
 
 def test_former_names_are_read():
     assert Settings.from_dict({"prompt": "a red ball", "quantise": "int8"}).quantize == "int8"
+
+
+def test_one_value_is_checked_by_itself():
+    assert check_value("fps", 8) == 8 and check_value("seed", None) is None
+    assert check_value("num_inference_steps", [1, 2]) == (1, 2) and check_value("guidance_scale", 7) == 7.0
+    for name, value, words in (("fps", 0, "fps = 0 is outside 1 to 120"), ("width", None, "width is empty")):
+        with pytest.raises(SettingsError, match=words):
+            check_value(name, value)
+
+
+def test_each_front_end_calls_a_setting_by_its_own_word():
+    with pytest.raises(SettingsError) as caught:
+        check_value("video_num_inference_steps", (5, 500, 5))
+    said = [caught.value.told(name_of) for name_of in (str, label_of, flag_of)]
+    names = "video_num_inference_steps", "Steps for each later unit", "--video-steps"
+    assert said == [
+        f"{name}, stage 2 = 500 is outside 1 to 200: 10 or 20 steps a stage are usual" for name in names
+    ]
+
+
+def test_the_list_of_settings_is_what_the_table_gives():
+    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.as_markdown()
+
+
+ENTRIES = """
+    grain: float = setting(0.0, "Film grain", "how grainy it looks", "more", low=0, high=2, step=0.1)
+    loop: bool = setting(False, "Endless", "whether its end meets its beginning", "more")
+"""
+EVERYWHERE = """
+import contextlib, io, sys, threading, typing
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import settings_page
+from gradio_client.utils import python_type_to_json_schema
+from pyramid.commands import cli
+from pyramid.commands.flags import asked_for, command_of
+from pyramid.jobs.queue import JobStore, Limits
+from pyramid.jobs.worker import Worker
+from pyramid.presets import resolve
+from pyramid.settings import Settings, SettingsError, label_of
+from pyramid.ui import App, api, compare, page
+
+start = Settings(prompt="a red ball")
+try:                                                            # validation
+    resolve(start, None, {"grain": 3}).validate()
+except SettingsError as error:
+    assert error.told(label_of) == "Film grain = 3 is outside 0 to 2", error.told(label_of)
+
+args = cli.parser("generate").parse_args(["generate", "--grain", "1.5", "--loop"])       # flags and help
+changed = resolve(start, None, asked_for(args))
+assert (changed.grain, changed.loop) == (1.5, True)
+assert "--grain=1.5 --loop" in command_of(changed) and "--no-loop" in command_of(start)
+with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):
+    cli.parser("generate").parse_args(["generate", "--help"])
+assert "--grain GRAIN" in told.getvalue() and "how grainy it looks" in told.getvalue()
+
+store = JobStore(Path("outputs"), Limits())                     # the form
+worker = Worker(store, model=sys.argv[1], begin=threading.Event())
+with gr.Blocks(analytics_enabled=False):
+    form = page.build_left(App(store, worker, store.folder, store.limits, True)).form
+slider, box = form.fields["grain"], form.fields["loop"]
+assert (slider.label, slider.minimum, slider.maximum, slider.step) == ("Film grain", 0, 2, 0.1)
+assert (box.label, box.value) == ("Endless", False)
+held = {name: part.value for name, part in form.fields.items()}
+asked = form.read(*(held | {"prompt": "a red ball", "grain": 0.5, "loop": True}).values())
+assert (asked.grain, asked.loop) == (0.5, True)
+assert form.fill(asked)[list(form.fields).index("grain")]["value"] == 0.5
+worker.close()
+store.close()
+
+kinds = python_type_to_json_schema(typing.get_type_hints(api.Endpoints.generate)["settings"])["oneOf"][1]
+assert kinds["properties"]["grain"] == {"type": "number"}, kinds                # the endpoints
+assert "grain (number, 0 to 2): how grainy it looks" in api.Endpoints.generate.__doc__
+
+rows = compare.differences(SimpleNamespace(settings=start), SimpleNamespace(settings=asked))    # compare
+assert '<th scope="row">Film grain</th><td>0</td><td>0.5</td>' in rows, rows
+row = "| `grain` | Film grain | `--grain` | how grainy it looks | number, 0 to 2 | 0 |"
+assert row in settings_page.as_markdown()                       # the documents
+"""
+
+
+def test_a_new_setting_is_one_entry_of_the_table(tmp_path, tiny_checkpoint):
+    root = Path(__file__).parent.parent
+    shutil.copytree(root / "pyramid", tmp_path / "pyramid", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("presets", "assets", "tools"):
+        (tmp_path / name).symlink_to(root / name)
+    shutil.copy(root / "tools" / "settings_page.py", tmp_path)
+    table = tmp_path / "pyramid" / "settings.py"
+    text, last = table.read_text(encoding="utf-8"), "    preset: str | None ="
+    table.write_text(text.replace(last, f"{ENTRIES}{last}"), encoding="utf-8")
+    code = [sys.executable, "-c", EVERYWHERE, str(tiny_checkpoint)]
+    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -13,9 +13,10 @@ each time.
 """
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import gradio as gr
 from gradio import utils
@@ -23,7 +24,7 @@ from gradio.data_classes import FileData
 
 from pyramid.jobs.queue import Job, State
 from pyramid.presets import find_preset, preset_names, resolve
-from pyramid.settings import MACHINE, Settings, SettingsError
+from pyramid.settings import MACHINE, STEPS, TABLE, Settings, SettingsError, Spec, values_of
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of
 from pyramid.ui.models import entries, title_of
@@ -32,6 +33,28 @@ SHORTEST_TOKEN = 16
 MOST = 2**53 - 1  # jobs that may be left out: what JSON can count to
 OURS_ALONE = ("model", "variant", *MACHINE)  # settings that only the machine's owner may choose
 UPLOADS = ("image", "video")  # settings that are files
+OWN_ARGUMENTS = (*UPLOADS, "prompt", "seed", "preset")  # of `generate`
+OTHERS = tuple(name for name in TABLE if name not in (*OWN_ARGUMENTS, *OURS_ALONE))
+
+
+def asked_table() -> type:
+    """The `settings` of `generate` as a type, of which Gradio makes the schema of endpoint and tool."""
+    kinds = {name: schema_type(TABLE[name]) for name in OTHERS}
+    return TypedDict("AskedSettings", kinds, total=False)
+
+
+def schema_type(spec: Spec) -> Any:
+    """The type of a setting's value in JSON."""
+    if spec.choices:
+        return Literal[spec.choices]
+    return int | list[int] if spec.kind == STEPS else spec.kind
+
+
+def documented(endpoint: Callable) -> Callable:
+    """`endpoint` with the settings in its docstring, from which Gradio takes what it tells programs."""
+    told = "; ".join(f"{name} ({values_of(TABLE[name])}): {TABLE[name].help}" for name in OTHERS)
+    endpoint.__doc__ = endpoint.__doc__.replace("SETTINGS", told)
+    return endpoint
 
 
 def register_api(app: App) -> None:
@@ -47,6 +70,7 @@ class Endpoints:
     def __init__(self, app: App):
         self.app = app
 
+    @documented
     def generate(  # noqa: PLR0913 - the arguments of the endpoint
         self,
         prompt: str,
@@ -55,7 +79,7 @@ class Endpoints:
         seed: int | None = None,
         seconds: float | None = None,
         preset: str | None = None,
-        settings: dict | None = None,
+        settings: asked_table() | None = None,
         token: str = "",
         request: gr.Request = None,
     ) -> dict:
@@ -68,7 +92,7 @@ class Endpoints:
             seed: the same seed makes the same video; random when left out.
             seconds: length of the video.
             preset: settings with a name, one of those that `presets` lists.
-            settings: any other settings by name, such as {"num_inference_steps": [10, 10, 10]}.
+            settings: any other settings by name, such as {"num_inference_steps": [10, 10, 10]}. SETTINGS.
             token: your secret, where there are no accounts.
         """
         try:

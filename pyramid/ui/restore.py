@@ -9,7 +9,7 @@ Nothing is guessed: what is unknown, not here, or not of the loaded model is nam
 """
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from pyramid.hub.checkpoints import identity
 from pyramid.jobs.queue import Job
 from pyramid.media.files import read_metadata
 from pyramid.presets import load_preset, preset_names
-from pyramid.settings import FIELDS, MACHINE, Settings, SettingsError, renamed
+from pyramid.settings import MACHINE, TABLE, Settings, SettingsError, flag_of, label_of, renamed, typed
 from pyramid.ui import App
+from pyramid.ui.markup import words_of
 
 MAX_TEXT = 5_000_000  # bytes of a settings file
 STAYS = "Format and name pattern are not in a file: they stay as the form has them."
@@ -97,16 +98,15 @@ def _settings_of(values: Any, notes: list[str], name: str) -> Settings:
     if not isinstance(values, dict):
         raise ValueError(f"{name} holds no settings")
     values = renamed(values)
-    known = {key: value for key, value in values.items() if key in FIELDS}
-    if extra := sorted(str(key) for key in values if key not in FIELDS and key != "version"):
+    known = {key: value for key, value in values.items() if key in TABLE}
+    if extra := sorted(str(key) for key in values if key not in TABLE and key != "version"):
         notes.append(f"Unknown to this version of the program, and left out: {', '.join(extra)}.")
-    for field in fields(Settings):
-        if field.name in known:
-            try:
-                Settings(**{field.name: known[field.name]})
-            except SettingsError as error:
-                notes.append(f"Left out: {error}.")
-                del known[field.name]
+    for key in list(known):
+        try:
+            typed(TABLE[key], known[key])
+        except SettingsError as error:
+            notes.append(f"Left out: {words_of(error)}.")
+            del known[key]
     try:
         return Settings.from_dict({"version": values.get("version", 1)} | known)
     except SettingsError as error:
@@ -147,7 +147,7 @@ def _for_loaded(settings: Settings, metadata: dict[str, Any], app: App, notes: l
         value = getattr(settings, name)
         if value not in ("auto", getattr(start, name)):  # the form does not ask for it
             notes.append(
-                f"{name} = {value} is chosen when the program starts (--{name}): it is "
+                f"{label_of(name)} = {value} is chosen when the program starts ({flag_of(name)}): it is "
                 f"{getattr(start, name)} now."
             )
     kept = {name: getattr(start, name) for name in ("model", "variant", *MACHINE)}
