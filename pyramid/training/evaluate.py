@@ -133,7 +133,7 @@ def evaluate_pictures(pipe, world: World, count: int, seed: int) -> dict:
     rng = np.random.default_rng(seed + 1)
     scenes = choose_scenes(world, count, seed + 1)
     verdicts = []
-    kept = []
+    kept: list[float] = []
     for index, scene in enumerate(track(scenes, description="image to video", transient=True)):
         picture = world.render(scene, rng)[0]
         clip = _from_picture(pipe, world, picture, canonical_caption(scene), seed + index, kept)

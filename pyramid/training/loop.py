@@ -102,6 +102,7 @@ class Loop:
         """How much of the budget is used, 0 to 1."""
         if self.budget.steps is not None:
             return min(self.step / self.budget.steps, 1.0)
+        assert self.budget.minutes is not None
         return min(self.spent / (60 * self.budget.minutes), 1.0)
 
     def run(

@@ -40,7 +40,8 @@ def make_optimizers(model: nn.Module, learning_rate: float, *, matrices: str) ->
     to AdamW.
     """
     words = matrices.split()
-    muon, adamw = [], []
+    muon: list[nn.Parameter] = []
+    adamw: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_matrix = parameter.dim() >= 2 and any(word in name for word in words)

@@ -19,7 +19,7 @@ from PIL import Image
 WALLPAPERS = Path("/usr/share/backgrounds")
 
 # package, file, license, attribution (from each package's own notes)
-SOURCES = (
+SOURCES: tuple[tuple[str, str, str, str], ...] = (
     ("skimage.data", "astronaut.png", "public domain", "NASA"),
     ("skimage.data", "brick.png", "CC0", "CC0Textures"),
     ("skimage.data", "camera.png", "CC0", "Lav Varshney"),
@@ -78,7 +78,8 @@ def _locate(package: str, name: str, extra: Iterable[str]) -> Path | None:
     else:  # found without importing it: scikit-learn's datasets bring all of scikit-learn
         top, *rest = package.split(".")
         spec = find_spec(top)
-        folders = [Path(root, *rest) for root in spec.submodule_search_locations] if spec else []
+        roots = spec.submodule_search_locations if spec else None
+        folders = [Path(root, *rest) for root in roots or ()]
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 

@@ -116,7 +116,7 @@ def attribute_values(world: World) -> dict[str, tuple[str, ...]]:
 
 def wordings(world: World) -> dict[str, dict[str, tuple[str, ...]]]:
     """All wordings of every value of every attribute."""
-    known = {
+    known: dict[str, dict[str, tuple[str, ...]]] = {
         "shape": words_of.SHAPE_WORDS,
         "color": words_of.COLOR_WORDS,
         "background": words_of.BACKGROUND_WORDS,

@@ -12,6 +12,7 @@ import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pyramid.training.world import World
 
@@ -136,7 +137,7 @@ def load_recipe(path: str | Path) -> Recipe:
     return _build(Recipe, table, str(path))
 
 
-def _build(kind: type, table: dict, where: str):
+def _build(kind: type, table: dict, where: str) -> Any:
     """A dataclass from a table, checking every key and turning lists into tuples, tables into dataclasses."""
     known = typing.get_type_hints(kind)
     table = {FORMER_KEYS.get(key, key): value for key, value in table.items()}
@@ -146,7 +147,7 @@ def _build(kind: type, table: dict, where: str):
     values = {}
     for key, value in table.items():
         hint = known[key]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             value = _build(hint, value, f"{where} [{key}]")
         elif key == "phases":
             value = tuple(_build(Phase, phase, f"{where} [[phases]]") for phase in value)

@@ -14,7 +14,7 @@ guidance, therefore has a code of its own instead of whatever an untrained netwo
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -61,7 +61,7 @@ def lowercase_charsmap() -> bytes:
     SentencePiece compiles one: so a throwaway model is trained for the sake of its map.
     """
     import sentencepiece
-    from sentencepiece import sentencepiece_model_pb2
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # made when imported
 
     rules = [(chr(code), chr(code).lower()) for code in range(ord("A"), ord("Z") + 1)]
     rules += [("\u2019", "'"), ("\u00a0", " ")]
@@ -77,9 +77,7 @@ def lowercase_charsmap() -> bytes:
             normalization_rule_tsv=str(table),
             minloglevel=2,
         )
-    return sentencepiece_model_pb2.ModelProto.FromString(
-        model.getvalue()
-    ).normalizer_spec.precompiled_charsmap
+    return ModelProto.FromString(model.getvalue()).normalizer_spec.precompiled_charsmap
 
 
 def build_t5_tokenizer(words: Iterable[str]) -> T5Tokenizer:
@@ -197,12 +195,13 @@ class Code(nn.Module):
     `share` is the part of a vector's energy (one a channel) that a written code has.
     """
 
-    def __init__(self, values: dict[str, Sequence[str]], width: int, share: float = CODE_SHARE):
+    def __init__(self, values: Mapping[str, Sequence[str]], width: int, share: float = CODE_SHARE):
         super().__init__()
         self.values = {name: [NONE, *known] for name, known in values.items()}
         count = sum(map(len, self.values.values()))
         if count > width:
             raise ValueError(f"{count} attribute values do not fit {width} channels: raise the width")
+        self.directions: Tensor
         self.register_buffer("directions", nn.init.orthogonal_(torch.empty(count, width)))
         self.amplitude = (share * width / len(self.values)) ** 0.5
 

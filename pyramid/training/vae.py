@@ -133,7 +133,7 @@ def initialize(model: CausalVideoVAE) -> None:
             fan_in = weight.shape[1] * weight[0, 0, -1].numel()
             weight.normal_(std=fan_in**-0.5)
             weight[:, :, :-1] *= 0.05  # time enters slowly
-            module.conv.bias.zero_()
+            bias_of(module).zero_()
     repeats = {Downsample: 1, SpatialUpsample: 4, TemporalUpsample: 2}
     for module in model.modules():
         if isinstance(module, CausalResnetBlock):
@@ -149,7 +149,13 @@ def initialize(model: CausalVideoVAE) -> None:
     # start with little noise on the latents: the log-variance rows at about -6
     half = model.config.encoder_out_channels
     model.quant_conv.conv.weight[half:] *= 0.1
-    model.quant_conv.conv.bias[half:] = -6.0
+    bias_of(model.quant_conv)[half:] = -6.0
+
+
+def bias_of(conv: CausalConv3d) -> Tensor:
+    """The bias of a causal convolution, which all of them have."""
+    assert conv.conv.bias is not None
+    return conv.conv.bias
 
 
 def _pass_through(conv: CausalConv3d, repeat: int, noise: float = 0.2) -> None:
@@ -172,7 +178,8 @@ def inflate(model: CausalVideoVAE) -> None:
     for module in model.modules():
         if isinstance(module, TemporalUpsample):
             module.conv.conv.weight[0::2] = module.conv.conv.weight[1::2]
-            module.conv.conv.bias[0::2] = module.conv.conv.bias[1::2]
+            bias = bias_of(module.conv)
+            bias[0::2] = bias[1::2]
 
 
 def vae_losses(
@@ -230,13 +237,14 @@ def whiten(model: CausalVideoVAE, latents: tuple[Tensor, Tensor]) -> dict[str, f
     white = vectors @ torch.diag((values + ridge).rsqrt()) @ vectors.T
     into, out = model.quant_conv.conv, model.post_quant_conv.conv
     channels = len(mean)
-    weight, bias = into.weight[:channels].flatten(1).double(), into.bias[:channels].double()
+    into_bias, out_bias = bias_of(model.quant_conv), bias_of(model.post_quant_conv)
+    weight, bias = into.weight[:channels].flatten(1).double(), into_bias[:channels].double()
     into.weight[:channels] = (white @ weight).view(*into.weight[:channels].shape)
-    into.bias[:channels] = white @ (bias - mean)
+    into_bias[:channels] = white @ (bias - mean)
     # the posterior's noise is turned too; what stays diagonal of it is kept as a shift of the log-variances
-    into.bias[channels:] += white.square().sum(1).log().to(into.bias)
+    into_bias[channels:] += white.square().sum(1).log().to(into_bias)
     weight = out.weight.flatten(1).double()
-    out.bias += (weight @ mean).to(out.bias)
+    out_bias += (weight @ mean).to(out_bias)
     out.weight.copy_((weight @ torch.linalg.inv(white)).view_as(out.weight))
     first, later = (((half.double() - mean) @ white.T) for half in latents)
     return {
