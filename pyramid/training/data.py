@@ -44,7 +44,9 @@ class ClipPool:
         self.photos = photographs("train", extra=photo_folders)
         cameras = [(photo, camera) for photo in self.photos for camera in world.photo_cameras]
         picked = rng.permutation(len(cameras))[: clips // 3]
-        self.moving = [self._camera_clip(photo, camera, rng) for photo, camera in (cameras[i] for i in picked)]
+        self.moving = [
+            self._camera_clip(photo, camera, rng) for photo, camera in (cameras[i] for i in picked)
+        ]
 
     def _camera_clip(self, photo, camera: str, rng: np.random.Generator) -> np.ndarray:
         return camera_clip(photo, camera, rng, size=self.world.size, frames=self.world.frames)
