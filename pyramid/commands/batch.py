@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ class Here:
         return Outcome(self.item, path, seconds=time.monotonic() - began)
 
     def close(self) -> None:
-        self.maker = None
+        self.maker.holder.unload()
 
 
 def work(
@@ -244,6 +245,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the list, do what is left of it, tell how it went."""
+    from pyramid.commands.console import interruptible
+
+    check_flags(args)
+    stop = threading.Event()
+    try:
+        items = read_list(args.list, args.preset, args.seeds)
+        check_folder(args.output_dir)
+        with Journal(args.output_dir) as journal, interruptible(stop):
+            left = journal.left(items)
+            say(f"{len(items)} items, {len(items) - len(left)} done before, {len(left)} to do")
+            how = {"retries": args.retries, "continue_on_error": args.continue_on_error}
+            ended: list[Outcome] = []
+            if left:
+                with closing(engine_of(args, stop)) as engine:
+                    ended = work(left, engine, journal, stop=stop, **how)
+    except ListError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+    except (Stopped, KeyboardInterrupt):  # the second Ctrl-C does not wait for the step's end
+        say("Stopped. The same command goes on from here.")
+        return 130
+    return report(items, left, ended)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """ValueError for a number that is none of those that work, and where Ray is missing."""
     for name, low in (("seeds", 1), ("retries", 0), ("workers", 1)):
         value = getattr(args, name)
         if value is not None and value < low:
@@ -252,45 +279,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--workers {args.workers}: only with --ray; without it one video is made after the other"
         )
-    from pyramid.commands.console import interruptible
-
     if args.ray is not None:
         from pyramid.commands.cluster import need_ray
 
         need_ray()
-    stop = threading.Event()
-    try:
-        items = read_list(args.list, args.preset, args.seeds)
-        check_folder(args.output_dir)
-        with Journal(args.output_dir) as journal, interruptible(stop):
-            left = journal.left(items)
-            say(f"{len(items)} items, {len(items) - len(left)} done before, {len(left)} to do")
-            engine = None
-            try:
-                if left:
-                    engine = engine_of(args, stop)
-                ended = (
-                    work(
-                        left,
-                        engine,
-                        journal,
-                        retries=args.retries,
-                        stop=stop,
-                        continue_on_error=args.continue_on_error,
-                    )
-                    if left
-                    else []
-                )
-            finally:
-                if engine:
-                    engine.close()
-    except ListError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return 2
-    except (Stopped, KeyboardInterrupt):  # the second Ctrl-C does not wait for the step's end
-        say("Stopped. The same command goes on from here.")
-        return 130
-    return report(items, left, ended)
 
 
 def engine_of(args: argparse.Namespace, stop: threading.Event) -> Engine:

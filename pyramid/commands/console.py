@@ -90,16 +90,22 @@ class Generation:
 
     def recording(self, identity: dict[str, Any]) -> Recording:
         """What is to be kept, and where: beside the result, or in the folder of a run that this finishes."""
+        still = self.settings.num_frames == 1
         if self.units is None:
-            about, marks, asked = {"beside": self.settings.num_frames > 1}, source(self.settings), None
-        else:
-            begun = self.units.about()["inputs"]  # the picture may have gone since
-            named = ("source",) if self.settings.num_frames == 1 else ("source", "run")
-            marks = {name: value for name, value in begun.items() if name in named}
-            asked = self.units.load()[0] if self.partial else None
-            about = {"more_units": not self.partial, "units_stay": self.partial, "partial": self.partial}
+            marks = source(self.settings)
+            return Recording(self.settings, self.path, identity, marks=marks, beside=not still)
+        begun = self.units.about()["inputs"]  # the picture may have gone since
+        named = ("source",) if still else ("source", "run")
         return Recording(
-            self.settings, self.path, identity, asked=asked, marks=marks, units=self.units, **about
+            self.settings,
+            self.path,
+            identity,
+            asked=self.units.load()[0] if self.partial else None,
+            marks={name: value for name, value in begun.items() if name in named},
+            units=self.units,
+            more_units=not self.partial,
+            units_stay=self.partial,
+            partial=self.partial,
         )
 
     def report(self, recorder: Recorder) -> int:
@@ -267,7 +273,8 @@ class Display(Listener):
     def unsaved(self, why: str) -> None:
         print(f"note: finished units cannot be saved from here on ({why})", file=sys.stderr)
 
-    def ended_early(self, recorder: Recorder, error: BaseException | None) -> None:
+    def ended_early(self, error: BaseException | None) -> None:
+        recorder = self.recorder
         if error and recorder.path:
             print(f"What was finished before the error is in {recorder.path}", file=sys.stderr)
         if recorder.units and not recorder.recording.units_stay:

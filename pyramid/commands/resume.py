@@ -63,13 +63,8 @@ def go_on(units, args: argparse.Namespace) -> int:
     verify(checkpoint)
     if identity(checkpoint) != about["model"]:
         raise ValueError(
-            f"{units.path.name} was "
-            "begun "
-            "with "
-            "other weights than "
-            f"{settings.model} has "
-            "now: the rest "
-            "would not fit to it"
+            f"{units.path.name} was begun with other weights than {settings.model} has now: the rest would "
+            "not fit to it"
         )
     if args.decode:
         settings = replace(settings, **what_there_is(settings, finished))

@@ -81,6 +81,13 @@ class Loaded:
 
         return latent_colors(self.pipeline.vae)
 
+    def place(self, plan: Plan) -> None:
+        """As another plan says, where that asks for no other weights."""
+        from pyramid.memory.loading import place
+
+        place(self.pipeline, plan)
+        self.plan, self.changes = plan, ()
+
     def spread(self, others: str) -> None:
         """Text encoders and VAE go to a second device. ValueError for one that is not there."""
         from pyramid.memory.parallel import place
@@ -134,14 +141,8 @@ class ModelHolder:
             pipeline, note = ladder.load(load_for, settings, memory)
             self.loaded = Loaded(key_of(settings, plan), plan, pipeline, identity(checkpoint), note)
         elif (self.loaded.plan.tile, self.loaded.plan.window) != (plan.tile, plan.window):
-            self._place(plan)  # frames are cut otherwise
+            self.loaded.place(plan)  # frames are cut otherwise
         return self.loaded
-
-    def _place(self, plan: Plan) -> None:
-        from pyramid.memory.loading import place
-
-        place(self.loaded.pipeline, plan)
-        self.loaded.plan, self.loaded.changes = plan, ()
 
     def unload(self) -> None:
         """Let go of the model, and of the memory that it took."""

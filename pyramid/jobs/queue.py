@@ -87,31 +87,20 @@ class JobStore(Database):
         with self.lock:
             self._check_room(owner, 1)
             job_id = uuid.uuid4().hex
+            values = {
+                "id": job_id,
+                "owner": owner,
+                "state": State.QUEUED,
+                "settings": _json(settings.to_dict()),
+                "output": _json(asdict(output or Output())),
+                "words": search_words(settings),
+                "created": time.time(),
+                "parent": parent,
+            }
             try:
                 if source:
                     source.write(self.private / "inputs" / job_id)
-                with self.change() as db:
-                    last = db.execute("SELECT max(position) FROM jobs").fetchone()[0] or 0
-                    db.execute(
-                        "INSERT INTO jobs (id, "
-                        "owner, "
-                        "state, "
-                        "position, settings, "
-                        "output, words, created, "
-                        "parent)"
-                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        (
-                            job_id,
-                            owner,
-                            State.QUEUED,
-                            last + 1,
-                            _json(settings.to_dict()),
-                            _json(asdict(output or Output())),
-                            search_words(settings),
-                            time.time(),
-                            parent,
-                        ),
-                    )
+                self._append(values)
             except BaseException:
                 shutil.rmtree(self.private / "inputs" / job_id, ignore_errors=True)
                 raise
@@ -135,24 +124,16 @@ class JobStore(Database):
         total = count * max(1, len(images))
         if not count >= 1 or total > MAX_MANY:
             raise SettingsError("count", f"{total} jobs at once: 1 to {MAX_MANY} can be added")
-        first, jobs = settings.resolved().seed, []
-        seeds = [(first + i) % (MAX_SEED + 1) for i in range(count)]
+        first = settings.resolved().seed or 0
+        jobs: list[Job] = []
+        same: dict[str, Any] = {"owner": owner, "output": output, "video": video, "parent": parent}
         with self.lock:
             self._check_room(owner, total)
             try:
                 for name, content in images or (("", None),):
-                    for seed in seeds:
-                        jobs.append(
-                            self.add(
-                                replace(settings, seed=seed),
-                                owner=owner,
-                                output=output,
-                                image=content,
-                                image_name=name,
-                                video=video,
-                                parent=parent,
-                            )
-                        )
+                    for step in range(count):
+                        seeded = replace(settings, seed=(first + step) % (MAX_SEED + 1))
+                        jobs.append(self.add(seeded, image=content, image_name=name, **same))
             except BaseException:
                 for job in jobs:
                     self.remove(job.id, owner)
@@ -372,17 +353,20 @@ class JobStore(Database):
                 raise ValueError("no unit of this job was finished: resume it to make them")
             return self._requeue(job_id, decode_only=True)
 
+    def _append(self, values: dict[str, Any]) -> None:
+        """A new row at the end of the queue."""
+        with self.change() as db:
+            last = db.execute("SELECT max(position) FROM jobs").fetchone()[0] or 0
+            values = {**values, "position": last + 1}
+            places = ", ".join("?" * len(values))
+            db.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({places})", [*values.values()])
+
     def _requeue(self, job_id: str, *, decode_only: bool = False) -> Job:
         with self.change() as db:
             last = db.execute("SELECT max(position) FROM jobs").fetchone()[0]
             db.execute(
-                "UPDATE jobs SET state = "
-                "'queued', "
-                "position "
-                "= ?, ended = NULL, "
-                "path = NULL, error "
-                "= '', decode_only = ?"
-                " WHERE id = ?",
+                "UPDATE jobs SET state = 'queued', position = ?, ended = NULL, path = NULL, error = '', "
+                "decode_only = ? WHERE id = ?",
                 (last + 1, int(decode_only), job_id),
             )
         return self.get(job_id)
@@ -395,11 +379,8 @@ class JobStore(Database):
         """
         with self.change() as db:
             rows = db.execute(
-                "UPDATE jobs SET state = "
-                "'interrupted', "
-                "ended = ?, error "
-                "= ? WHERE state = "
-                "'running' RETURNING *",
+                "UPDATE jobs SET state = 'interrupted', ended = ?, error = ? WHERE state = 'running' "
+                "RETURNING *",
                 (time.time(), "The program ended while this was being made."),
             ).fetchall()
             known = {row["id"] for row in db.execute("SELECT id FROM jobs")}
@@ -470,8 +451,9 @@ class JobStore(Database):
 
     def _checked(self, settings: Settings, source: "Source | None") -> Settings:
         """`settings` with the source's name, if they can be run and what they start from can be read."""
-        kind = source.kind if source else None
-        names = {"image": None, "video": None} | ({kind: source.name} if source else {})
+        names: dict[str, Any] = {"image": None, "video": None}
+        if source:
+            names[source.kind] = source.name
         settings = replace(settings, **names).validate()
         self.limits.check(settings)
         if source:

@@ -12,7 +12,7 @@ and, where the listener wants it, as a shorter result.
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,8 @@ class Nothing(Exception):
 class Listener:
     """Where the news of a run goes. This one keeps silent, and keeps what is finished."""
 
+    recorder: "Recorder"  # whose news these are: it says so itself
+
     def event(self, event: "Event", seconds: float) -> None:
         """An event came, after so many seconds; what is to be kept of it is kept already."""
 
@@ -53,8 +55,8 @@ class Listener:
     def grown(self, path: Path) -> None:
         """A longer clip of the finished units is there. Comes from another thread."""
 
-    def ended_early(self, recorder: "Recorder", error: BaseException | None) -> None:
-        """A stop or an error ended the run; `recorder.path` and `recorder.units`, if any, stay."""
+    def ended_early(self, error: BaseException | None) -> None:
+        """A stop or an error ended the run; the recorder's `path` and `units`, if any, stay."""
 
     def wants(self, early: bool) -> bool:
         """Whether what is finished becomes a result; `early`: it is less than was asked for."""
@@ -94,6 +96,7 @@ class Recorder:
     def __init__(self, recording: Recording, listener: Listener | None = None, notes: Sequence[str] = ()):
         """`notes`: what the result has to say before anything was made."""
         self.recording, self.listener = recording, listener or Listener()
+        self.listener.recorder = self
         self.units = recording.units
         self.notes = list(notes)
         self.timings: dict[str, float] = {}  # seconds by phase
@@ -109,31 +112,31 @@ class Recorder:
 
     def _begin(self) -> list[Unit]:
         """Claim the folder of units: those that an earlier attempt left in it, if they fit to this one."""
-        r = self.recording
-        if self.units is None:
+        r, folder = self.recording, self.units
+        if folder is None:
             return []
         if not r.more_units:
-            return self.units.load()[1]
-        units, why = self.units.left_for(r.settings, r.identity)
+            return folder.load()[1]
+        units, why = folder.left_for(r.settings, r.identity)
         if why:
             self.note(why)
         self._saved = len(units)
-        if units or self.units.held:
-            self.units.hold()
+        if units or folder.held:
+            folder.hold()
         else:
-            self.saving(lambda: self.units.begin(r.settings, r.identity))
+            self.saving(lambda: folder.begin(r.settings, r.identity))
         return units
 
     def _begin_beside(self, result: Path) -> dict[str, Any]:
         """A folder for the units beside the result, which says so by a mark; no mark where there is none."""
         r = self.recording
-        self.units, mark = beside(result), {"run": uuid4().hex}
+        folder, mark = beside(result), {"run": uuid4().hex}
         inputs = r.marks | mark | {"result": result.name}
-        self.saving(lambda: self.units.begin(r.settings, r.identity, inputs))
+        self.saving(lambda: folder.begin(r.settings, r.identity, inputs))
         if self._unsaved:
-            self.units.remove()
-            self.units = None
+            folder.remove()
             return {}
+        self.units = folder
         return mark
 
     def saving(self, save: Callable[[], Any]) -> None:
@@ -147,8 +150,9 @@ class Recorder:
 
     def _keep(self, unit: Unit) -> None:
         """What is lost of a run that dies is its last unit."""
-        if self.units and self._saves and unit.index >= self._saved:
-            self.saving(lambda: self.units.save(unit))
+        folder = self.units
+        if folder and self._saves and unit.index >= self._saved:
+            self.saving(lambda: folder.save(unit))
             self._saves = not self._unsaved  # those after one that is missing are of no use
 
     def _leave_units(self, early: bool) -> None:
@@ -176,7 +180,7 @@ class Recorder:
         """
         error: BaseException | None = None
         try:
-            self._write(start(self._begin()))
+            return self._write(start(self._begin()))
         except BaseException as caught:
             error = caught
             raise
@@ -184,42 +188,53 @@ class Recorder:
             early = error is not None or self._short
             self._leave_units(early)
             if early:
-                self.listener.ended_early(self, error)
-        return self.path
+                self.listener.ended_early(error)
 
     @property
     def _short(self) -> bool:
         """Whether less was made than was asked for."""
         return self.units_done < self.recording.settings.units
 
-    def _write(self, events: "Iterator[Event]") -> None:
-        error = self._write_still(events) if self.recording.still else self._write_video(events)
+    def _write(self, events: "Iterator[Event]") -> Path:
+        write = self._write_still if self.recording.still else self._write_video
+        self.path, error = write(events)
         if error:
             raise error
+        return self.path
 
-    def _write_video(self, events: "Iterator[Event]") -> Exception | None:
+    def _write_video(self, events: "Iterator[Event]") -> tuple[Path, Exception | None]:
         r, s = self.recording, self.recording.settings
-        size, how = (s.width, s.height), {"quality": r.output.quality, "keep": r.output.metadata}
-        with ExitStack() as stack:
-            if r.growing:
-                self._clip = stack.enter_context(GrowingClip(r.growing, s.fps, size, self.listener.grown))
-            writer = stack.enter_context(open_writer(r.path, s.fps, size, r.metadata, **how))
+        size, output = (s.width, s.height), r.output
+        with (
+            self._growing(),
+            open_writer(
+                r.path, s.fps, size, r.metadata, quality=output.quality, keep=output.metadata
+            ) as writer,
+        ):
             if r.beside:
                 writer.metadata |= self._begin_beside(writer.path)
             error = self._consume(events, writer.write)
             self._check(error)
             writer.partial = bool(error) or r.partial or self._less_than_asked
             writer.metadata |= self._outcome()
-        self.path = writer.path
-        return error
+        return writer.path, error
 
-    def _write_still(self, events: "Iterator[Event]") -> Exception | None:
-        r, frames = self.recording, []
+    @contextmanager
+    def _growing(self) -> Iterator[None]:
+        r, s = self.recording, self.recording.settings
+        if r.growing is None:
+            yield
+            return
+        with GrowingClip(r.growing, s.fps, (s.width, s.height), self.listener.grown) as self._clip:
+            yield
+
+    def _write_still(self, events: "Iterator[Event]") -> tuple[Path, Exception | None]:
+        r = self.recording
+        frames: list[np.ndarray] = []
         error = self._consume(events, frames.append)
         self._check(error)
         metadata = r.metadata | self._outcome()
-        self.path = write_picture(r.path, frames[0][0], metadata, keep=r.output.metadata)
-        return error
+        return write_picture(r.path, frames[0][0], metadata, keep=r.output.metadata), error
 
     def _check(self, error: Exception | None) -> None:
         """Nothing becomes a file that nobody wants."""

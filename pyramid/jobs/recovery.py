@@ -107,7 +107,7 @@ class UnitsFolder:
         they are all there, and nothing is lost by making them again.
         """
         settings = Settings.from_dict(self.about()["settings"])
-        units = []
+        units: list[Unit] = []
         while (unit := _read(self._file(len(units)), len(units))) is not None:
             units.append(unit)
         return settings, units if any(not unit.given for unit in units) else []

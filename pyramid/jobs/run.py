@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -30,23 +30,12 @@ from pyramid.media.preview import latent_preview, save_estimate
 from pyramid.media.video import read_given
 from pyramid.settings import Settings
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 log = logging.getLogger(__name__)
 SHOWN_SIDE = 512  # pixels: frames that are held for showing are no larger
 PREVIEW_BUDGET = 0.02  # of a run's time; above it, only each stage's last step is shown
-
-
-@dataclass(frozen=True)
-class At:
-    """The last step that was taken. Indices count from 0."""
-
-    unit: int
-    units: int
-    stage: int
-    stages: int
-    step: int
-    steps: int
-    done: int  # steps since the run began
-    total: int
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Live:
 
     job: Job
     phase: str = ""  # for people
-    at: At | None = None
+    at: Preview | None = None  # the last step that was taken, without its estimate
     estimates: dict[tuple[int, int], Image.Image] = field(default_factory=dict)  # by unit and stage
     frames: tuple[
         np.ndarray, ...
@@ -95,14 +84,14 @@ class Live:
 class Run(Listener):
     """The work on one job. Its recorder's news become snapshots, and what the store remembers."""
 
+    _loaded: Loaded  # while it works
+    _progress: Progress
+
     def __init__(self, job: Job, store: JobStore, speeds: Speeds):
         self.job, self.store, self.speeds = job, store, speeds
         self.stop, self.keep, self.closing = threading.Event(), True, False
         self.live = Live(job, "Waiting for the model", began=time.monotonic())
         self._lock = threading.Lock()
-        self._loaded: Loaded | None = None
-        self._recorder: Recorder | None = None
-        self._progress: Progress | None = None
         self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began
 
     def end(self, *, keep: bool = True, closing: bool = False) -> None:
@@ -116,9 +105,10 @@ class Run(Listener):
         state, error = State.DONE, ""
         try:
             self._loaded = bring(self.job, lambda phase: self._show(phase=phase))
-            if self.stop.is_set():
-                raise Nothing
-            self._record()
+            try:
+                self._record()
+            finally:
+                del self._loaded  # it may have to make room for another one
             if self.live.units_done < self.job.settings.units:
                 state = State.PARTIAL
         except Nothing:
@@ -130,17 +120,12 @@ class Run(Listener):
 
     def _finish(self, state: State, error: str) -> Job:
         """Store what became of the job, and show it."""
-        job, live, recorder = replace(self.job, state=state, error=error), self.live, self._recorder
-        self._loaded = self._recorder = None  # they hold the model, which may have to make room for another
+        job, live = replace(self.job, state=state, error=error), self.live
+        recorder = getattr(self, "recorder", None)  # none where the model could not be brought
+        made = {"path": recorder.path, "timings": recorder.timings} if recorder else {}
         try:
             job = self.store.finish(
-                job.id,
-                state,
-                path=recorder.path if recorder else None,
-                error=error,
-                notes=live.notes,
-                timings=recorder.timings if recorder else {},
-                units_done=live.units_done,
+                job.id, state, error=error, notes=live.notes, units_done=live.units_done, **made
             )
         finally:
             self._show(job=job, phase="", ended=time.monotonic(), growing=None)
@@ -155,21 +140,23 @@ class Run(Listener):
         """
         from pyramid.generate.request import Inputs
 
+        if self.stop.is_set():
+            raise Nothing
+        loaded = self._loaded
         job, settings = self.job, self.job.settings
         units = UnitsFolder(self.store.units_of(job))
         if job.decode_only:
             settings = replace(settings, **what_there_is(settings, units.load()[1]))
-        self._progress = Progress(settings, partial(self.speeds.step_seconds, self._loaded.speed_key))
-        self._recorder = Recorder(self._recording(settings, units), self, self._loaded.notes)
-        self._show(notes=tuple(self._recorder.notes))
+        self._progress = Progress(settings, partial(self.speeds.step_seconds, loaded.speed_key))
+        self._show(notes=loaded.notes)
 
         def start(finished: list[Unit]) -> Iterator[Any]:
             given = {} if job.decode_only or any(unit.given for unit in finished) else self._given()
             previews = int(job.output.previews)
             inputs = Inputs(**given, finished=finished, stop=self.stop, preview_every=previews)
-            return self._loaded.stream(settings, inputs)
+            return loaded.stream(settings, inputs)
 
-        self._recorder.record(start)
+        Recorder(self._recording(settings, units), self, loaded.notes).record(start)
 
     def _recording(self, settings: Settings, units: UnitsFolder) -> Recording:
         job, target = self.job, self.store.target_of(self.job)
@@ -212,13 +199,13 @@ class Run(Listener):
                 if not event.given:
                     self.speeds.decoded(self._loaded.speed_key, event.video[..., 0].size, seconds)
             case Finished() if self._previews:
-                self._recorder.timings["previews"] = self._previews
+                self.recorder.timings["previews"] = self._previews
 
     def note(self, sentence: str) -> None:
         self._show(notes=(*self.live.notes, sentence))
 
     def unsaved(self, why: str) -> None:
-        self._recorder.note(f"Finished units could not be saved ({why}): this could not be resumed.")
+        self.recorder.note(f"Finished units could not be saved ({why}): this could not be resumed.")
 
     def grown(self, path: Path) -> None:
         self._show(growing=path)
@@ -228,7 +215,7 @@ class Run(Listener):
 
     def _unit(self, index: int) -> None:
         """A unit is finished: what its stages looked like is kept beside it."""
-        folder, saving = self.store.units_of(self.job), self._recorder.saving
+        folder, saving = self.store.units_of(self.job), self.recorder.saving
         for (unit, stage), picture in self.live.estimates.items():
             if unit == index:
                 saving(partial(save_estimate, folder, unit, stage, picture))
@@ -245,22 +232,13 @@ class Run(Listener):
         if event.clean is not None or self._loaded.device == "cpu":  # else nobody waited for the step
             self.speeds.step(key, cost(progress.settings, event.unit, event.stage), seconds)
         due = now + (now - self._sampling) * (progress.whole - progress.done) / progress.done
-        at = At(
-            event.unit,
-            event.units,
-            event.stage,
-            event.stages,
-            event.step,
-            event.steps,
-            event.done,
-            event.total,
-        )
-        shown = {} if event.clean is None else self._estimate(event)
+        shown = {} if event.clean is None else self._estimate(event, event.clean)
         share = self._previews / max(time.monotonic() - self.live.began, 1e-9)
         phase = self.live.phase if self.stop.is_set() else ""
-        self._show(phase=phase, at=at, due=due, memory_bytes=memory_in_use(), preview_share=share, **shown)
+        shown |= {"phase": phase, "at": replace(event, clean=None), "due": due}
+        self._show(memory_bytes=memory_in_use(), preview_share=share, **shown)
 
-    def _estimate(self, event: Preview) -> dict[str, Any]:
+    def _estimate(self, event: Preview, clean: "Tensor") -> dict[str, Any]:
         """The clean estimate as a picture, unless previews took too much of the time already."""
         from pyramid.generate.latents import denormalize
 
@@ -269,7 +247,7 @@ class Run(Listener):
         if not last and self._previews > PREVIEW_BUDGET * (time.monotonic() - self._sampling):
             return {}
         first = event.unit == 0
-        vae_latents = denormalize(event.clean[:1], self._loaded.pipeline.scales, first=first)
+        vae_latents = denormalize(clean[:1], self._loaded.pipeline.scales, first=first)
         picture = Image.fromarray(latent_preview(vae_latents, self._loaded.colors, first=first)[0, 0])
         shown = {"estimates": self.live.estimates | {(event.unit, event.stage): picture}}
         self._previews += time.perf_counter() - began

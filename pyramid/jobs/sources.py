@@ -40,7 +40,7 @@ class Source:
 
     def check(self, settings: Settings, limit: float | None) -> None:
         """SettingsError when it cannot be read, or is larger than `limit` MB."""
-        size = (self.path.stat().st_size if self.path else len(self.content)) / 1e6
+        size = (len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size) / 1e6
         if limit is not None and size > limit:
             raise SettingsError(
                 self.kind, f"{self.name} has {size:.1f} MB: at most {limit:g} MB are allowed here"
@@ -48,7 +48,7 @@ class Source:
         s = settings
         try:
             if self.kind == "image":
-                read_picture(self.path.read_bytes() if self.path else self.content, (s.width, s.height))
+                read_picture(self._bytes(), (s.width, s.height))
             else:
                 with self._as_file() as path:
                     read_video(path, s.width, s.height, fps=s.fps, num_frames=9, fit=s.fit)
@@ -65,12 +65,15 @@ class Source:
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / self.name
-            path.write_bytes(self.content)
+            path.write_bytes(self._bytes())
             yield path
+
+    def _bytes(self) -> bytes:
+        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
     def write(self, folder: Path) -> None:
         """Into `folder`, in place of what may be there."""
-        content = self.path.read_bytes() if self.path else self.content
+        content = self._bytes()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / self.name).write_bytes(content)

@@ -66,19 +66,19 @@ class Progress:
 
     def __init__(self, settings: Settings, weigh: Callable[[int], float | None] = lambda tokens: None):
         self.settings, self._weigh = settings, weigh
-        self.whole: float | None = None  # None before the first step
+        self.whole = 0.0  # 0 before the first step
         self.done = 0.0
 
     def step(self, event: Preview) -> float:
         """A step was taken: what it weighs."""
-        if self.whole is None:
+        if not self.whole:
             self._plan(counted(self.settings, given=event.unit))  # units before it are not sampled
         weight = self._weights[event.unit, event.stage]
         self.done += weight
         return weight
 
     def _plan(self, steps: list[tuple[int, int, int]]) -> None:
-        self._weights = {}
+        self._weights: dict[tuple[int, int], float] = {}
         for unit, stage, _ in steps:
             tokens = cost(self.settings, unit, stage)
             self._weights[unit, stage] = self._weigh(tokens) or tokens

@@ -66,13 +66,8 @@ class Worker:
         self._aim(model, variant, {"dtype": dtype, "quantize": quantize, "device": device, "memory": memory})
         if not hold(self._lock_file):
             raise ValueError(
-                "another program makes "
-                "videos "
-                "into "
-                f"{store.folder} "
-                "already: use that "
-                "one, or choose "
-                "another folder with --output-dir"
+                f"another program makes videos into {store.folder} already: use that one, or choose another "
+                "folder with --output-dir"
             )
         store.recover()
         sweep(store.folder)

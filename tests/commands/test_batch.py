@@ -15,11 +15,11 @@ from PIL import Image
 from pyramid.commands import batch, cli
 from pyramid.commands.batch import Journal, Outcome, Stopped
 from pyramid.commands.prompt_list import Item, ListError, digest, read_list
-from pyramid.events import Notice, Status
+from pyramid.events import Frames, Notice, Preview, Status
 from pyramid.generate.loaded import Loaded
 from pyramid.jobs.recorder import source as source_of
 from pyramid.media.files import read_metadata
-from pyramid.media.video import read_given
+from pyramid.media.video import read_frames, read_given
 from pyramid.memory import ladder
 from pyramid.settings import Settings
 
@@ -66,6 +66,10 @@ def run(tmp_path, capfd):
 
 def events(folder):
     return [json.loads(line) for line in (folder / batch.STATE).read_text().splitlines()]
+
+
+def pixels(path):
+    return [frame.tobytes() for frame in read_frames(path)]
 
 
 def results(folder):
@@ -279,6 +283,35 @@ def test_a_stop_keeps_what_is_done_and_drops_what_is_not(listed, tmp_path, monke
     with pytest.raises(Stopped):
         engine.next()
     assert results(tmp_path) == ["list.jsonl"]
+
+
+def test_an_item_that_was_stopped_goes_on_from_its_finished_units(listed, tmp_path, monkeypatch):
+    made = read_list(listed({"prompt": "a", "seed": 1, "num_frames": 25}))[0]
+    stop, sampled, stream = batch.threading.Event(), [], Loaded.stream
+
+    def watched(self, settings, inputs):
+        for event in stream(self, settings, inputs):
+            yield event
+            if isinstance(event, Preview):
+                sampled.append(event.unit)
+            elif isinstance(event, Frames) and event.unit == 1 and 1 in sampled:
+                stop.set()
+
+    monkeypatch.setattr(Loaded, "stream", watched)
+    engine = batch.Here(tmp_path / "out", stop)
+    engine.submit(made)
+    with pytest.raises(Stopped):
+        engine.next()
+    assert results(tmp_path / "out") == [] and set(sampled) == {0, 1}
+    stop.clear()
+    sampled.clear()
+    engine.submit(made)
+    path = engine.next().path
+    assert set(sampled) == {2, 3} and not list((tmp_path / "out" / batch.UNITS).iterdir())
+    monkeypatch.undo()
+    whole = batch.Here(tmp_path / "whole", stop)
+    whole.submit(made)
+    assert pixels(path) == pixels(whole.next().path)
 
 
 def test_a_failure_on_the_way_is_told_and_leaves_no_file(listed, run, tmp_path):

@@ -160,6 +160,19 @@ def test_given_units_count_once_a_sampled_one_follows(folder):
     assert [u.given for u in folder.load()[1]] == [True, False]
 
 
+def test_units_of_other_settings_or_weights_are_not_used(folder):
+    assert folder.left_for(Settings(prompt="größer", seed=7), {"identity": "tiny/128p"}) == ([], "")
+    folder.save(unit(0))
+    same = Settings(prompt="größer", seed=7, dtype="bfloat16", device="cpu")
+    assert len(folder.left_for(same, {"identity": "tiny/128p"})[0]) == 1
+    for settings, weights, what in (
+        (replace(same, seed=8), {"identity": "tiny/128p"}, "The settings"),
+        (same, {"identity": "other"}, "The model's weights"),
+    ):
+        units, why = folder.left_for(settings, weights)
+        assert units == [] and why.startswith(what) and "made anew" in why
+
+
 @pytest.mark.parametrize(
     "harm",
     [
