@@ -10,6 +10,7 @@ from diffusers.models.attention_dispatch import attention_backend
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyramid.commands import bench, cli
+from pyramid.generate import benchmark
 
 TINY = ["--width", "64", "--layers", "1,2", "--size", "32x32", "--stages", "2", "--device", "cpu"]
 
@@ -23,7 +24,7 @@ def arguments(*options):
 @pytest.mark.parametrize("texts", ["6,4", "5,5"])
 def test_useful_arithmetic_is_what_torch_counts(texts):
     args = arguments("--text", texts)
-    model, prompt = bench.build(args), bench.texts(args)
+    model, prompt = benchmark.build(args), benchmark.texts(args)
     history = [torch.randn(2, 16, 2, 2, 2), torch.randn(2, 16, 1, 4, 4)]
     current, timestep = torch.randn(2, 16, 1, 4, 4), torch.tensor([500.0, 500.0])
     with torch.no_grad():
@@ -31,7 +32,7 @@ def test_useful_arithmetic_is_what_torch_counts(texts):
     with attention_backend("_native_math"), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model.denoise(current, timestep, prompt.pooled, context)  # without fused kernels: all is counted
     with torch.no_grad():
-        counted = bench.useful_flops(
+        counted = benchmark.useful_flops(
             model, lambda: model.denoise(current, timestep, prompt.pooled, context), context.layout
         )
     assert counted == counter.get_total_flops()
