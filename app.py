@@ -65,6 +65,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="ADDRESS",
         help="let other machines in, at every address of this one or at the one given",
     )
+    add(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that the page of this machine goes by, as behind a proxy; may be repeated",
+    )
     add("--share", action="store_true", help="also open a public link through Gradio's servers")
     add(
         "--auth-file", type=Path, metavar="FILE", help="who may come in: a line name:password for each person"
@@ -187,7 +194,8 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
     except ValueError:
         store.close()
         raise
-    return App(store, worker, store.folder, limits, local)
+    names = (options.listen.strip("[]"), *options.allowed_host)
+    return App(store, worker, store.folder, limits, local, allowed_hosts=names)
 
 
 def limits_of(options: argparse.Namespace, local: bool):
@@ -213,10 +221,11 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
     from pyramid.ui import page
     from pyramid.ui.security.guard import doors
 
+    reach_directly(options.listen)
     built = page.build(app)
     try:
         built.launch(
-            server_name=options.listen,
+            server_name=f"[{options.listen}]" if is_ipv6(options.listen) else options.listen,
             server_port=options.port,
             share=options.share,
             inbrowser=options.inbrowser,
@@ -238,6 +247,21 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
     finally:
         built.close(verbose=False)
     return 0
+
+
+def is_ipv6(address: str) -> bool:
+    """Whether an address is one of IPv6, without the brackets that it has in a URL."""
+    return ":" in address and not address.startswith("[")
+
+
+def reach_directly(listen: str) -> None:
+    """Gradio asks its own page whether it is there: not through the proxy that an office's machine may
+    name.
+    """
+    for name in ("no_proxy", "NO_PROXY"):
+        known = [host for host in os.environ.get(name, "").split(",") if host]
+        own = [host for host in ("localhost", "127.0.0.1", "::1", listen) if host not in known]
+        os.environ[name] = ",".join([*known, *own])
 
 
 def notices(local: str, public: str | None, *, share: bool, listen: str) -> list[str]:

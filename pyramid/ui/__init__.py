@@ -44,6 +44,7 @@ class App:
     folder: Path
     limits: Limits = field(default_factory=Limits)
     local: bool = True
+    allowed_hosts: tuple[str, ...] = ()  # names of a local server beside those of every machine
 
     def owner(self, request: "gr.Request | None", token: str | None) -> str:
         """Whose jobs a request sees: everybody's on one machine, else those of a login or of one browser.

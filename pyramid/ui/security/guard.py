@@ -10,12 +10,39 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+
+from gradio import utils
 
 from pyramid.ui import App
 from pyramid.ui.addresses import FILE
 from pyramid.ui.security.accounts import Accounts
 from pyramid.ui.security.login import WrongPasswords, address_behind
+from pyramid.ui.security.routes import API, file_of, is_host, is_open
+
+LOCAL_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
+POLICY = "; ".join(  # Gradio's page writes its own scripts and styles into itself
+    [
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'self'",
+    ]
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+]
 
 
 def doors(app: App, accounts: Accounts | None) -> dict:
@@ -39,41 +66,67 @@ def doors(app: App, accounts: Accounts | None) -> dict:
 
 
 class Guard:
-    """In front of everything that is served, as an ASGI application around another: finds results by their
-    job, keeps the rest of the output folder in, and makes an address that gives wrong passwords wait.
+    """In front of everything that is served, as an ASGI application around another:
+    lets open addresses through and no others, finds results by their job, and makes an address that gives
+    wrong passwords wait.
 
-    By its path a result is served to the owner of the machine only; the app's own records are to nobody.
+    A page for this machine alone answers to the names of this machine only, as a page of somebody else's
+    could otherwise reach it by a name of its own (DNS rebinding). By its path a result is served to the owner
+    of the machine only; the app's own records are to nobody.
     """
 
     def __init__(self, inner: Callable[..., Awaitable[None]], app_of_page: App):
         self.inner = inner
         self.page = app_of_page
         self.wrong = WrongPasswords()
+        self.hosts = LOCAL_NAMES | frozenset(name.lower() for name in app_of_page.allowed_hosts)
 
     async def __call__(self, scope, receive, send) -> None:
-        path = scope.get("path", "") if scope["type"] == "http" else ""
-        if path.rstrip("/").endswith("/login") and scope["method"] == "POST":
-            await self.login(scope, receive, send)
-        elif FILE in path:
-            await self.file(scope, receive, send)
-        else:
+        if scope["type"] == "lifespan":
             await self.inner(scope, receive, send)
+            return
+        if scope["type"] != "http":  # Gradio opens no web socket
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        send = with_headers(send)
+        path = scope["path"]
+        if not self.is_ours(scope):
+            await refuse(send, 403, "this server does not go by that name: start it with --allowed-host NAME")
+        elif path.rstrip("/") == "/login" and scope["method"] == "POST":
+            await self.login(scope, receive, send)
+        elif wanted := file_of(path):
+            await self.file(wanted, scope, receive, send)
+        elif is_open(path):
+            await self.inner(scope, receive, send)
+        else:
+            await refuse(send, 404, "there is nothing at this address")
 
-    async def file(self, scope, receive, send) -> None:
-        """A file's address: a result is looked up, a private one refused."""
-        before, _, wanted = scope["path"].partition(FILE)
+    def is_ours(self, scope) -> bool:
+        """Whether a request was made to a name of this server, and by a page of this server or by none."""
+        if not self.page.local:
+            return True
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        names = [headers.get(b"host", "")]
+        if b"origin" in headers:
+            names.append(urlsplit(headers[b"origin"]).netloc)
+        return all(is_host(name, self.hosts) for name in names)
+
+    async def file(self, wanted: str, scope, receive, send) -> None:
+        """A file's address: a result is looked up, any other file has to be one that may leave."""
+        found: Path | None
         if wanted.startswith(("results/", "live/")):
             kind, *parts = wanted.split("/")
             found = self.result(parts) if kind == "results" else self.growing(parts)
             if found is None:
                 await refuse(send, 404, "there is no such result")
                 return
-            path = f"{before}{FILE}{found}"
-            scope = scope | {"path": path, "raw_path": quote(path).encode()}
-        elif not self.may_leave(wanted):
-            await refuse(send, 403, "this file is not served")
-            return
-        await self.inner(scope, receive, send)
+        else:
+            found = self.may_leave(wanted)
+            if found is None:
+                await refuse(send, 403, "this file is not served")
+                return
+        path = f"{API}{FILE}{found}"
+        await self.inner(scope | {"path": path, "raw_path": quote(path).encode()}, receive, send)
 
     def result(self, parts: list[str]) -> Path | None:
         """The file of a job's result, of which `parts` are the id, the name, and a name inside a folder.
@@ -99,17 +152,19 @@ class Guard:
         path = live.growing if live else None
         return path if path and parts == [live.job.id, path.name] and path.is_file() else None
 
-    def may_leave(self, wanted: str) -> bool:
-        """Whether a file named by its path may be served, as far as the output folder goes;
-        Gradio knows the rest.
+    def may_leave(self, wanted: str) -> Path | None:
+        """The file of a path, if it may be served: one that Gradio keeps for the page (uploads, copies), or,
+        to the owner of the machine, one of the output folder that is not the app's own.
         """
+        if "\0" in wanted:
+            return None
         path = Path(os.path.realpath(wanted))
-        folder = Path(os.path.realpath(self.page.folder))
-        within = [part.casefold() for part in path.parts[: len(folder.parts)]]
-        if within != [part.casefold() for part in folder.parts]:
-            return True  # a file of Gradio's, or one that it refuses
-        inner = [part.casefold() for part in path.parts[len(folder.parts) :]]
-        return self.page.local and not any(part.startswith(".") for part in inner)
+        if inside(path, Path(utils.get_upload_folder())) is not None:
+            return path
+        within = inside(path, self.page.folder)
+        if self.page.local and within is not None and not any(part.startswith(".") for part in within):
+            return path
+        return None
 
     async def login(self, scope, receive, send) -> None:
         """A try to log in; refused unread while its address has to wait."""
@@ -118,12 +173,34 @@ class Guard:
             await refuse(send, 429, f"Too many wrong passwords: try again in {wait:.0f} seconds.")
             return
 
+        self.wrong.tell(address, wrong=True)  # before it is checked: others may be tried beside it
+
         async def watch(message) -> None:
-            if message["type"] == "http.response.start":
-                self.wrong.tell(address, wrong=message["status"] == 400)
+            if message["type"] == "http.response.start" and message["status"] != 400:
+                self.wrong.tell(address, wrong=False)
             await send(message)
 
         await self.inner(scope, receive, watch)
+
+
+def inside(path: Path, folder: Path) -> list[str] | None:
+    """The parts of a real path below a folder, in lower case; None when it is not below it."""
+    parts = [part.casefold() for part in path.parts]
+    above = [part.casefold() for part in Path(os.path.realpath(folder)).parts]
+    return parts[len(above) :] if parts[: len(above)] == above and len(parts) > len(above) else None
+
+
+def with_headers(send):
+    """`send`, with the headers that tell a browser what a page of this server may do."""
+
+    async def send_with(message) -> None:
+        if message["type"] == "http.response.start":
+            told = {name.lower() for name, _ in message.get("headers", ())}
+            more = [(name, value) for name, value in HEADERS if name not in told]
+            message = message | {"headers": [*message.get("headers", ()), *more]}
+        await send(message)
+
+    return send_with
 
 
 async def refuse(send, status: int, detail: str) -> None:

@@ -36,7 +36,7 @@ def check_door(listen: str, *, share: bool, public: bool, auth_file: Path | None
 
 def is_local(address: str) -> bool:
     """Whether an address to listen at is reached from this machine only."""
-    return address in ("localhost", "::1") or address.startswith("127.")
+    return address.strip("[]") in ("localhost", "::1") or address.startswith("127.")
 
 
 class WrongPasswords:

@@ -1,0 +1,176 @@
+"""What a hostile visitor tries against a really started server, and which of Gradio's routes are open."""
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import gradio as gr
+import httpx
+import pytest
+
+from pyramid.jobs.queue import JobStore, Limits
+from pyramid.jobs.worker import Worker
+from pyramid.ui import App
+from pyramid.ui.api import register_api
+from pyramid.ui.security.guard import doors
+from pyramid.ui.security.routes import file_of, is_host, is_normal, is_open
+
+QUICK = {"num_inference_steps": (1, 1, 1), "video_num_inference_steps": (1, 1, 1), "num_frames": 1}
+CLOSED = {  # Gradio's routes that this page has no use for
+    "/monitoring",
+    "/monitoring/summary",
+    "/monitoring/{key}",
+    "/gradio_api/deep_link",
+    "/gradio_api/dev/reload",
+    "/gradio_api/runs/",
+    "/gradio_api/runs",
+    "/gradio_api/run-history/connect",
+    "/gradio_api/run-history/buckets",
+    "/gradio_api/run-history/records",
+    "/gradio_api/run-history/records/{endpoint}/{record_id}/assets/{asset_id}",
+    "/gradio_api/custom_component/{id}/{environment}/{type}/{file_name}",
+    "/gradio_api/proxy={url_path:path}",
+    "/gradio_api/file/{path:path}",
+    "/gradio_api/stream/{event_id}",
+    "/gradio_api/stream/{event_id}/close",
+    "/gradio_api/process_recording",
+    "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist.m3u8",
+    "/gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}",
+    "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file",
+    "/gradio_api/vibe-edit",
+    "/gradio_api/vibe-edit/",
+    "/gradio_api/undo-vibe-edit",
+    "/gradio_api/undo-vibe-edit/",
+    "/gradio_api/vibe-code",
+    "/gradio_api/vibe-code/",
+    "/gradio_api/vibe-starter-queries",
+    "/gradio_api/vibe-starter-queries/",
+}
+
+
+def start(folder: Path, checkpoint: Path, *, local: bool):
+    store = JobStore(folder, Limits())
+    app = App(store, Worker(store, model=str(checkpoint)), store.folder, store.limits, local)
+    with gr.Blocks(analytics_enabled=False) as page:
+        register_api(app)
+    page.launch(prevent_thread_lock=True, quiet=True, **doors(app, None))
+    return page, app
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["local", "public"])
+def server(request, tiny_checkpoint, tmp_path_factory):
+    """A page with one finished result: (page, app, the job)."""
+    page, app = start(tmp_path_factory.mktemp("served"), tiny_checkpoint, local=request.param)
+    asked = replace(app.worker.start_from, prompt="a red ball", **QUICK)
+    job = app.store.add(asked, owner="local" if request.param else "visitor:somebody-else")
+    while not app.store.get(job.id).over:
+        app.store.wait(app.store.version, 1)
+    yield page, app, app.store.get(job.id)
+    page.close(verbose=False)
+    app.worker.close()
+    app.store.close()
+
+
+def raw(page, target: str, host: str | None = None) -> int:
+    """The status of a request whose address is sent as it is written."""
+    with socket.create_connection(("127.0.0.1", page.server_port), timeout=30) as line:
+        name = host or f"127.0.0.1:{page.server_port}"
+        line.sendall(f"GET {target} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode("latin-1"))
+        return int(line.makefile("rb").readline().split()[1])
+
+
+def routes_of(routes):
+    for route in routes:
+        if hasattr(route, "original_router"):
+            yield from routes_of(route.original_router.routes)
+        else:
+            yield route.path
+
+
+def test_each_of_gradios_routes_is_open_on_purpose_or_closed(server):
+    page, _, _ = server
+    for path in set(routes_of(page.app.routes)):
+        sample = (
+            path.replace("{path:path}", "a/b").replace("{path_or_url:path}", "/a").replace("{size}", "192")
+        )
+        for name in ("session_hash", "api_name", "event_id"):
+            sample = sample.replace("{" + name + "}", "abc")
+        served = is_open(sample) or file_of(sample) is not None
+        assert served != (path in CLOSED), f"{path}: is it to be open? see routes.OPEN, and CLOSED here"
+
+
+SPELLINGS = (
+    "/gradio_api/file={}",
+    "/gradio_api/file/{}",
+    "/gradio_api/file%3D{}",
+    "/gradio_api//file={}",
+    "//gradio_api/file={}",
+    "/gradio_api/./file={}",
+    "/gradio_api/x/../file={}",
+    "/GRADIO_API/FILE={}",
+    "/gradio_api/file=/./{}",
+    "/gradio_api/file=//{}",
+    "/gradio_api/file={}%00",
+    "/gradio_api/proxy=file://{}",
+    "/file={}",
+    "/file/{}",
+    "/gradio_api/%66ile={}",
+    "/gradio_api/%2566ile={}",
+    "/gradio_api\\file={}",
+    "/static/..%2f..{}",
+    "/assets/../..{}",
+    "/svelte/%2e%2e/%2e%2e{}",
+    "/gradio_api/file=results/{}",
+)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_no_spelling_of_a_path_gets_out_what_is_not_served(server, spelling):
+    page, app, job = server
+    private = [app.store.private / "jobs.sqlite", Path("/etc/passwd"), Path(__file__)]
+    for path in private + ([] if app.local else [job.path]):
+        for written in (quote(str(path)), quote(str(path), safe=""), str(path).replace("/.", "/%2e")):
+            assert raw(page, spelling.format(written)) in (400, 403, 404, 405), written
+
+
+def test_a_result_leaves_by_its_job_and_to_the_owner_of_the_machine_by_its_path(server):
+    page, app, job = server
+    assert raw(page, f"/gradio_api/file=results/{job.id}/{quote(job.path.name)}") == 200
+    assert raw(page, f"/gradio_api/file={quote(str(job.path))}") == (200 if app.local else 403)
+    assert raw(page, f"/gradio_api/file=results/{job.id}/..%2f{quote(job.path.name)}") == 404
+
+
+def test_a_local_page_answers_to_names_of_this_machine_only(server):
+    page, app, _ = server
+    for host, ours in (
+        ("localhost:7860", True),
+        ("127.0.0.1", True),
+        ("[::1]:7860", True),
+        ("evil.example", False),
+    ):
+        assert (raw(page, "/config", host) == 200) == (ours or not app.local), host
+    foreign = httpx.get(f"{page.local_url}config", headers={"Origin": "http://evil.example"})
+    assert (foreign.status_code == 200) == (not app.local)
+
+
+def test_every_answer_tells_the_browser_what_a_page_may_do(server):
+    page, _, _ = server
+    for path in ("", "config", "nothing/here", "gradio_api/file=/etc/passwd"):
+        headers = httpx.get(page.local_url + path).headers
+        assert "frame-ancestors 'self'" in headers["content-security-policy"], path
+        assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "SAMEORIGIN"
+        assert headers["referrer-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("path", ["/a//b", "/a/../b", "/a/.", "/a\\b", "/a\0b", "/a\nb", "/a\x7fb"])
+def test_paths_with_several_spellings_are_not_normal(path):
+    assert not is_normal(path) and not is_open(path)
+
+
+def test_names_of_hosts_come_with_ports_and_brackets():
+    allowed = frozenset(["localhost", "::1", "name.example"])
+    assert all(
+        is_host(name, allowed) for name in ("LOCALHOST", "localhost:1", "[::1]", "[::1]:7860", "name.example")
+    )
+    assert not any(is_host(name, allowed) for name in ("", "localhost.evil", "evil", "127.0.0.1.evil:80"))
