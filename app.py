@@ -39,66 +39,53 @@ VISITORS = {"max_upload_mb": 50.0, "max_seconds": 10.0, "max_queue": 5, "max_ste
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="app.py", description="The page, at http://127.0.0.1:7860.", allow_abbrev=False)
-    add = parser.add_argument
-    add(
-        "--model",
-        default="embedded",
-        help=f"{', '.join(MODELS)}, a folder or a repository (default: embedded)",
-    )
+    add_model_flags(parser.add_argument)
+    add_server_flags(parser.add_argument)
+    add_limit_flags(parser.add_argument)
+    return parser.parse_args(arguments)
+
+
+def add_model_flags(add) -> None:
+    """The model, and how it lies on this machine."""
+    models = ", ".join(MODELS)
+    layouts = "auto, max, balanced, low, tiny, cpu"
+    add("--model", default="embedded", help=f"{models}, a folder or a repository (default: embedded)")
     add("--variant", help="which transformer of the model, such as 384p")
     add("--dtype", default="auto", choices=DTYPES, help="precision (default: what suits the device)")
     add("--quantize", default="none", choices=QUANTIZE, help="weights in fewer bits: see generate --help")
     add("--quantise", dest="quantize", choices=QUANTIZE, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    add(
-        "--memory",
-        default="auto",
-        help="how the model is laid out in memory: auto, max, balanced, low, tiny, cpu",
-    )
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
+    add("--memory", default="auto", help=f"how the model is laid out in memory: {layouts}")
+
+
+def add_server_flags(add) -> None:
+    """Where the page is, and who may come in."""
+    host = "another name that the page of this machine goes by, as behind a proxy; may be repeated"
+    listen = "accept connections from other machines, on all addresses of this one or on the one given"
     add("--output-dir", type=Path, default=Path("outputs"), help="where results, queue and history are kept")
-    add("--port", type=int, help="7860, or the next that is free")
-    add(
-        "--listen",
-        nargs="?",
-        const="0.0.0.0",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="let other machines in, at every address of this one or at the one given",
-    )
-    add(
-        "--allowed-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="another name that the page of this machine goes by, as behind a proxy; may be repeated",
-    )
+    add("--port", type=int, help="7860, or the next free one")
+    add("--listen", nargs="?", const="0.0.0.0", default="127.0.0.1", metavar="ADDRESS", help=listen)
+    add("--allowed-host", action="append", default=[], metavar="NAME", help=host)
     add("--share", action="store_true", help="also open a public link through Gradio's servers")
-    add(
-        "--auth-file", type=Path, metavar="FILE", help="who may come in: a line name:password for each person"
-    )
+    add("--auth-file", type=Path, metavar="FILE", help="who may log in: one name:password a line")
     add("--public", action="store_true", help="with --share or --listen: everybody may come in")
-    add("--hash-password", metavar="NAME", help="ask for a password, print its line for --auth-file, and end")
-    add("--max-seconds", type=float, metavar="S", help="longest video that may be asked for (visitors: 10)")
-    add("--max-upload-mb", type=float, metavar="MB", help="largest file that may be uploaded (visitors: 50)")
-    add("--max-queue", type=int, metavar="N", help="jobs that one person may have waiting (visitors: 5)")
-    add("--max-steps", type=int, metavar="N", help="steps that a stage may take (visitors: 50)")
-    add(
-        "--max-pixels",
-        type=int,
-        metavar="N",
-        help="largest frame, width × height (visitors: the largest size that the model was trained for)",
-    )
-    add(
-        "--mcp",
-        action="store_true",
-        help="offer the interface for programs to language models too (gradio[mcp])",
-    )
+    add("--hash-password", metavar="NAME", help="ask for a password and print its line for --auth-file")
+    add("--mcp", action="store_true", help="also offer the API to language models as MCP tools (gradio[mcp])")
     add("--inbrowser", action="store_true", help="open the page in a browser")
-    return parser.parse_args(arguments)
+
+
+def add_limit_flags(add) -> None:
+    """What may be asked for; the defaults are for visitors only, see VISITORS."""
+    largest = "largest frame, width × height (visitors: the largest size that the model was trained for)"
+    add("--max-seconds", type=float, metavar="S", help="longest video that may be requested (visitors: 10)")
+    add("--max-upload-mb", type=float, metavar="MB", help="largest file that may be uploaded (visitors: 50)")
+    add("--max-queue", type=int, metavar="N", help="jobs that one user may have waiting (visitors: 5)")
+    add("--max-steps", type=int, metavar="N", help="steps per stage (visitors: at most 50)")
+    add("--max-pixels", type=int, metavar="N", help=largest)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until Ctrl-C. 0, or 2 after one line `error: …` on stderr for what a user has to mend."""
+    """Serve until Ctrl-C. 0, or 2 after one line `error: …` on stderr for what a user has to fix."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     for name in ("httpx", "bitsandbytes"):  # of no use to who wants a video: which optional kernels there are
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -294,7 +281,7 @@ def port_words(options: argparse.Namespace) -> str:
 
 
 def looks(app) -> dict:
-    """What `launch` is told about fonts, colours and the picture's shape."""
+    """What `launch` is told about fonts, colors and the picture's shape."""
     import gradio as gr
 
     from pyramid.ui.page import STYLE

@@ -30,7 +30,7 @@ element.addEventListener("click", (event) => {
   }
   if (button.closest("form")) {
     const value = Object.fromEntries(new FormData(button.closest("form")).entries());
-    hold(button, "One moment …");
+    hold(button, "Working …");
     send(action, job, JSON.stringify(value));
     return;
   }

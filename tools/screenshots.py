@@ -25,6 +25,8 @@ FLAGS = [
     "--no-first-run",
     "--disable-background-networking",
 ]
+CLIPS_ARE_SEEN = """() => [...document.querySelectorAll("#large video, .media video")]
+  .every((clip) => clip.readyState >= 2)"""
 MINUTES = 10 * 60_000  # milliseconds: a slow machine is waited for
 
 
@@ -70,6 +72,7 @@ def shoot(browser, address: str) -> None:
     expect(page.locator("#status")).to_contain_text("stage 3 of 3")
     save(page, "page-running")
     expect(page.locator("#used-seed")).to_have_text("7")
+    expect(page.locator(".card")).to_have_count(2)
     for name, (width, height) in SIZES.items():
         page.set_viewport_size({"width": width, "height": height})
         for theme in ("light", "dark"):
@@ -89,13 +92,10 @@ def make(page: Page, prompt: str, seed: int) -> None:
 
 
 def save(page: Page, name: str) -> None:
-    """A picture of the page as it is seen, once its clips can be seen;
-    PNG in few colours would hide the previews.
+    """A picture of the page as it is seen, once its clips can be seen; PNG in few colors would hide the
+    previews.
     """
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('#large video, .media "
-        "video')].every(clip => clip.readyState >= 2)"
-    )
+    page.wait_for_function(CLIPS_ARE_SEEN)
     page.screenshot(animations="disabled", path=PICTURES / f"{name}.webp.png")
     from PIL import Image
 

@@ -21,7 +21,7 @@ from pyramid.ui.pyramid_view import clock
 from pyramid.ui.view import View
 
 ICONS = {  # paths of 16 × 16 pictures
-    "favourite": "M8 1.6l1.9 4.1 4.5.5-3.3 3 .9 4.4L8 11.4l-4 2.2.9-4.4-3.3-3 4.5-.5z",
+    "favorite": "M8 1.6l1.9 4.1 4.5.5-3.3 3 .9 4.4L8 11.4l-4 2.2.9-4.4-3.3-3 4.5-.5z",
     "compare": "M2 3h5v10H2zm1.4 1.4v7.2h2.2V4.4zM9 3h5v10H9zm1.4 1.4v7.2h2.2V4.4z",
     "delete": "M6 2h4l.6 1H14v1.5H2V3h3.4zM3.2 5.5h9.6L12 14H4zm1.7 1.5l.5 5.5h5.2l.5-5.5z",
 }
@@ -32,7 +32,7 @@ STATES = {
     State.INTERRUPTED: "interrupted",
 }
 HIDDEN = ("prompt", "model", "variant", *MACHINE)  # said elsewhere, or of no use here
-KEEP_WORDS = {"embed": "in the file", "sidecar": "beside it, as .json", "none": "nowhere (a clean copy)"}
+KEEP_WORDS = {"embed": "in the file", "sidecar": "in a .json file beside it", "none": "none (a clean copy)"}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -42,8 +42,8 @@ KEEP_WORDS = {"embed": "in the file", "sidecar": "beside it, as .json", "none": 
 def grid_html(jobs: list[Job], view: View, *, more: bool) -> str:
     """The cards, or why there are none."""
     if not jobs:
-        filtered = view.search or view.favourites
-        words = "Nothing fits the search." if filtered else "What you make is kept here."
+        filtered = view.search or view.favorites
+        words = "No results match." if filtered else "Your results appear here."
         return f'<p class="empty">{words}</p>'
     button = '<p class="more"><button type="button" data-action="more">Show more</button></p>' if more else ""
     cards = "".join(card(job, view) for job in jobs)
@@ -51,19 +51,18 @@ def grid_html(jobs: list[Job], view: View, *, more: bool) -> str:
 
 
 def card(job: Job, view: View) -> str:
-    prompt, words = escape(job.settings.prompt), escape(job.settings.prompt[:80], quote=True)
+    words = escape(job.settings.prompt[:80], quote=True)
     state = f'<span class="tag {job.state}">{STATES[job.state]}</span>' if job.state in STATES else ""
-    tools = _tool("favourite", job, f"Favourite: {words}", job.favourite)
+    tools = _tool("favorite", job, f"Favorite: {words}", job.favourite)
     tools += _tool("compare", job, f"Compare: {words}", job.id in view.pair) if comparable(job) else ""
     tools += _tool("delete", job, f"Delete: {words}")
     opened = " open" if job.id == view.opened else ""
     return (
         f'<article class="card {job.state}{opened}" role="listitem" data-job="{job.id}">'
-        '<button type="button" class="media" data-action="open" '
-        f'data-job="{job.id}" aria-label="Open: {words}">'
-        f"{_media(job)}{state}</button>"
-        f'<p class="prompt">{prompt}</p><p class="facts">{facts(job)}</p><div '
-        f'class="tools">{tools}</div></article>'
+        f'<button type="button" class="media" data-action="open" data-job="{job.id}" '
+        f'aria-label="Open: {words}">{_media(job)}{state}</button>'
+        f'<p class="prompt">{escape(job.settings.prompt)}</p><p class="facts">{facts(job)}</p>'
+        f'<div class="tools">{tools}</div></article>'
     )
 
 
@@ -71,21 +70,20 @@ def _tool(action: str, job: Job, label: str, pressed: bool | None = None) -> str
     state = "" if pressed is None else f' aria-pressed="{str(pressed).lower()}"'
     return (
         f'<button type="button" data-action="{action}" data-job="{job.id}" aria-label="{label}" '
-        f'title="{label.split(":")[0]}"{state}>'
-        '<svg viewBox="0 0 16 16" aria-hidden="true"><path fill-rule="evenodd" '
-        f'd="{ICONS[action]}"/></svg></button>'
+        f'title="{label.split(":")[0]}"{state}><svg viewBox="0 0 16 16" aria-hidden="true">'
+        f'<path fill-rule="evenodd" d="{ICONS[action]}"/></svg></button>'
     )
 
 
 def _media(job: Job) -> str:
     """What plays when pointed at; pictures and GIFs stand, or move, by themselves."""
     if job.path is None or not job.path.is_file():
-        return f'<span class="none">{"its file is gone" if job.path else "no video"}</span>'
+        return f'<span class="none">{"file not found" if job.path else "no video"}</span>'
     source = escape(address_of(job), quote=True)
     if job.path.suffix.lower() in PLAYABLE:
         return f'<video src="{source}" muted loop playsinline preload="metadata" tabindex="-1"></video>'
     if job.path.suffix.lower() == ".zip":
-        return f'<span class="none">{job.settings.num_frames} pictures</span>'
+        return f'<span class="none">{job.settings.num_frames} images</span>'
     return f'<img src="{source}" alt="" loading="lazy">'
 
 
@@ -110,13 +108,14 @@ def detail_html(app: App, job: Job, view: View) -> str:
         f"{_export(app, job, view) if file else ''}"
     )
     inside = f'<section class="detail"><div>{left}</div><div>{right}</div></section>'
-    return f'<dialog aria-label="The opened result">{inside}</dialog>'
+    return f'<dialog aria-label="Result">{inside}</dialog>'
 
 
 def _player(job: Job) -> str:
     if job.path is None or not job.path.is_file() or job.path.suffix.lower() not in PLAYABLE:
         return f'<div class="media player">{_media(job)}</div>'
-    source, words = escape(address_of(job), quote=True), escape(job.settings.prompt, quote=True)
+    source = escape(address_of(job), quote=True)
+    words = escape(job.settings.prompt, quote=True)
     options = "controls loop autoplay muted playsinline"
     return f'<video class="player" src="{source}" {options} aria-label="{words}"></video>'
 
@@ -131,11 +130,12 @@ def _name(job: Job, file: bool) -> str:
 
 def _why(app: App, job: Job) -> str:
     """How it ended, where that was not simply at its end; what was changed on the way."""
-    units, said = f"{job.units_done} of {job.settings.units} units are finished", []
+    said = []
+    units = f"{job.units_done} of {job.settings.units} units are finished"
     if job.state is State.PARTIAL:
-        said.append(f"Stopped before its end: {units}.")
+        said.append(f"Stopped early: {units}.")
     elif job.state is State.STOPPED:
-        said.append("Stopped, and nothing was kept." if not job.units_done else f"Stopped: {units}.")
+        said.append(f"Stopped: {units}." if job.units_done else "Stopped before any unit was finished.")
     elif job.state in (State.FAILED, State.INTERRUPTED):
         said.append(f"{job.error or STATES[job.state].capitalize()} {units[0].upper()}{units[1:]}.")
     said += job.notes
@@ -143,33 +143,35 @@ def _why(app: App, job: Job) -> str:
 
 
 def _actions(job: Job, file: bool) -> str:
-    buttons, over = [], job.state is not State.DONE
+    buttons = []
+    over = job.state is not State.DONE
     if over and job.units_done < job.settings.units:
         buttons.append(("resume", "Resume", True))
     if over and not file and job.units_done:
-        buttons.append(("decode", "Make a video of what there is", False))
+        buttons.append(("decode", "Make a video of the finished units", False))
     buttons.append(("reuse", "Use all settings", not over))
-    buttons.append(("seed", "Only the seed", False))
+    buttons.append(("seed", "Use the seed only", False))
     if file and job.path.suffix.lower() in PLAYABLE:
         buttons.append(("continue", "Continue from here", False))
     if file and job.path.suffix.lower() == ".png":
-        buttons.append(("animate", "Animate this picture", False))
+        buttons.append(("animate", "Animate this image", False))
     inside = "".join(
-        f'<button type="button" data-action="{action}" '
-        f'data-job="{job.id}"{" class=first" * first}>{label}</button>'
+        f'<button type="button" data-action="{action}" data-job="{job.id}"{" class=first" * first}>'
+        f"{label}</button>"
         for action, label, first in buttons
     )
     if file:
-        source, name = escape(address_of(job), quote=True), escape(job.path.name, quote=True)
+        source = escape(address_of(job), quote=True)
+        name = escape(job.path.name, quote=True)
         inside += f'<a class="download" href="{source}" download="{name}">Download</a>'
     return f'<div class="actions">{inside}</div>'
 
 
 def _settings(job: Job) -> str:
-    s, rows = job.settings, []
+    s = job.settings
     idle = () if s.guidance_decay else ("guidance_decay", "min_guidance_scale")  # without effect on this one
     idle += () if s.image or s.video else ("fit",)
-    rows.append((label_of("model"), f"{escape(Path(s.model).name)} {escape(s.variant)}"))
+    rows = [(label_of("model"), f"{escape(Path(s.model).name)} {escape(s.variant)}")]
     for name in FIELDS:
         value = getattr(s, name)
         if name not in HIDDEN + idle and value not in (None, ""):
@@ -197,19 +199,22 @@ def _longer(app: App, job: Job, view: View) -> str:
         f'<option value="{units}"{" selected" * (units == 2)}>{words}</option>'
         for units, words in choices.items()
     )
-    wrong = (
-        f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong_with == "longer" else ""
-    )
+    wrong = _wrong(view, "longer")
     return (
-        f'<details{" open" if wrong else ""} data-tries="{view.tries}"><summary>Make '
-        "it longer</summary><form>"
-        f'<label class="wide">What happens then<input type="text" name="prompt" maxlength="2000" '
+        f'<details{" open" if wrong else ""} data-tries="{view.tries}"><summary>Extend</summary><form>'
+        '<label class="wide">What happens next<input type="text" name="prompt" maxlength="2000" '
         f'value="{escape(job.settings.prompt, quote=True)}"></label>'
-        f'<label>Longer by<select name="units">{options}</select></label>'
-        f'<button type="button" data-action="longer" data-job="{job.id}">Go on</button></form>{wrong}'
-        "<p>A new result: this one, and what follows it. It goes on from "
-        "the latents, so nothing is lost.</p></details>"
+        f'<label>Extend by<select name="units">{options}</select></label>'
+        f'<button type="button" data-action="longer" data-job="{job.id}">Extend</button></form>{wrong}'
+        "<p>Makes a new, longer result. It continues from the latents, so no quality is lost.</p></details>"
     )
+
+
+def _wrong(view: View, form: str) -> str:
+    """What was wrong when this form of the opened result was sent last."""
+    if view.wrong_with != form:
+        return ""
+    return f'<p class="why failed" role="alert">{escape(view.wrong)}</p>'
 
 
 def _export(app: App, job: Job, view: View) -> str:
@@ -221,28 +226,24 @@ def _export(app: App, job: Job, view: View) -> str:
     words = {"png": "PNG"} if still else {kind: text for kind, (_, text) in KINDS.items()}
     options = "".join(f'<option value="{kind}">{words[kind]}</option>' for kind in kinds)
     keeps = "".join(f'<option value="{keep}">{text}</option>' for keep, text in KEEP_WORDS.items())
-    least = job.output.quality
+    lowest = job.output.quality
     files = "".join(
         f'<li><a href="{escape(address_of_export(job, path), quote=True)}" '
-        f'download="{escape(path.name, quote=True)}">'
-        f"{escape(path.name)}</a> · {size_words(path)}</li>"
+        f'download="{escape(path.name, quote=True)}">{escape(path.name)}</a> · {size_words(path)}</li>'
         for path in written(app, job)
     )
-    wrong = (
-        f'<p class="why failed" role="alert">{escape(view.wrong)}</p>' if view.wrong_with == "export" else ""
-    )
+    wrong = _wrong(view, "export")
     return (
         f'<details{" open" if wrong or files else ""} data-tries="{view.tries}"><summary>Export</summary>'
         f'<form data-kind="{kinds[0]}">'
         f'<label>Format<select name="kind">{options}</select></label>'
-        f'<label>Settings are kept<select name="keep">{keeps}</select></label>'
-        f'<label class="quality"><span>CRF <output>{least}</output>: '
-        f"{least} is as it is, more is smaller</span>"
-        f'<input type="range" name="quality" min="{least}" max="45" value="{least}"></label>'
-        f'<label class="wide"><span>Name; {{date}}, {{seed}} and the '
-        'like are filled in</span><input type="text" '
+        f'<label>Metadata<select name="keep">{keeps}</select></label>'
+        f'<label class="quality"><span>CRF <output>{lowest}</output> '
+        f"({lowest}: unchanged; higher: smaller file)</span>"
+        f'<input type="range" name="quality" min="{lowest}" max="45" value="{lowest}"></label>'
+        '<label class="wide"><span>Name; {date}, {seed} and the like are filled in</span><input type="text" '
         f'name="pattern" value="{escape(_name_of(job), quote=True)}" spellcheck="false"></label>'
-        f'<button type="button" data-action="export" data-job="{job.id}">Make the file</button></form>{wrong}'
+        f'<button type="button" data-action="export" data-job="{job.id}">Export</button></form>{wrong}'
         f'<ul class="files" aria-label="Exported files">{files}</ul></details>'
     )
 
@@ -279,6 +280,6 @@ def notes_html(title: str, notes: tuple[str, ...], *, bad: bool = False) -> str:
     """A sentence, and one for each thing that is not as it was."""
     more = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
     return (
-        f'<div class="notes{" failed" * bad}" '
-        f'role="{"alert" if bad else "status"}">{escape(title)}{more}</div>'
+        f'<div class="notes{" failed" * bad}" role="{"alert" if bad else "status"}">'
+        f"{escape(title)}{more}</div>"
     )

@@ -1,8 +1,8 @@
 """The making: what each stage makes of the unit in work, the units that are finished, the clip that grows.
 
     live = build_live(app)                       # inside gr.Blocks
-    live.outputs, live.show(owner)               # what they become now, for one owner; cheap when nothing
-    changed live.wire(visitor)                           # Stop, and the stages of a finished unit
+    live.outputs, live.show(owner)               # what they become now, for one owner
+    live.wire(visitor)                           # Stop, and the stages of a finished unit
 
 A picture is drawn once, however many pages watch: pages share what was made for the same moment of a run.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pyramid.jobs.queue import State
-from pyramid.jobs.run import Live
+from pyramid.jobs.run import At, Live
 from pyramid.settings import Settings
 from pyramid.ui import QUIET, App
 from pyramid.ui.addresses import address_of, address_of_growing
@@ -44,7 +44,7 @@ element.addEventListener("loadedmetadata", ({target}) => {
 
 
 def estimate(live: Live | None, unit: int, stage: int) -> str:
-    """The last clean estimate of a stage; empty before there is one."""
+    """The last denoised estimate of a stage; empty before there is one."""
     picture = live.estimates.get((unit, stage)) if live else None
     if picture is None:
         return ""
@@ -67,21 +67,29 @@ def thumbnail(frame: np.ndarray) -> str:
 
 def tiles(live: Live | None, settings: Settings) -> str:
     """What each stage makes of the unit in work, the coarsest first."""
-    at, cells = live.at if live else None, []
+    at = live.at if live else None
+    first = at is None or at.unit == 0
+    cells = []
     for stage in range(settings.stages):
         scale = 2 ** (settings.stages - 1 - stage)
-        first = at is None or at.unit == 0
         steps = (settings.num_inference_steps if first else settings.video_num_inference_steps)[stage]
-        taken = 0 if at is None or at.stage < stage else at.step + 1 if at.stage == stage else steps
+        taken = steps_taken(at, stage, steps)
         now = " now" if at and live.busy and at.stage == stage else ""
         words = f"step {taken} of {steps}" if taken else f"{steps} step{'s' * (steps > 1)}"
+        picture = estimate(live, at.unit, stage) if at else ""
         cells.append(
-            f'<figure class="tile{now}"><div '
-            f'class="pane">{estimate(live, at.unit, stage) if at else ""}</div>'
+            f'<figure class="tile{now}"><div class="pane">{picture}</div>'
             f"<figcaption><b>Stage {stage + 1}</b><span>{words}</span>"
             f"<span>{settings.width // scale} × {settings.height // scale} px</span></figcaption></figure>"
         )
     return f'<div class="pyramid" style="{ratio(settings)}">{"".join(cells)}</div>'
+
+
+def steps_taken(at: At | None, stage: int, steps: int) -> int:
+    """How many of a stage's steps the unit in work has taken."""
+    if at is None or at.stage < stage:
+        return 0
+    return at.step + 1 if at.stage == stage else steps
 
 
 def ratio(settings: Settings) -> str:
@@ -91,9 +99,8 @@ def ratio(settings: Settings) -> str:
 def screen(live: Live | None, settings: Settings, waiting: int = 0) -> str:
     """The large picture: a still, the unit in work, or an invitation."""
     if live and (address := playable(live)):
-        poster = (
-            once("poster", live.frames[-1], poster_of) if live.frames else ""
-        )  # until a longer clip is there
+        # until a longer clip is there
+        poster = once("poster", live.frames[-1], poster_of) if live.frames else ""
         inside = (
             f'<video src="{escape(address)}" poster="{poster}" aria-label="The clip" '
             "autoplay loop muted playsinline controls></video>"
@@ -106,11 +113,11 @@ def screen(live: Live | None, settings: Settings, waiting: int = 0) -> str:
         inside = f'<div class="invitation busy">{GLYPH}<p>{escape(live.phase)}</p></div>'
     elif waiting:
         inside = (
-            f'<div class="invitation busy">{GLYPH}<p>Somebody else’s video '
-            f"is being made.<br>{ahead(waiting)}</p></div>"
+            f'<div class="invitation busy">{GLYPH}<p>Another user’s video is being generated.<br>'
+            f"{ahead(waiting)}</p></div>"
         )
     else:
-        words = "Say what you want to see,<br>and watch it take shape."
+        words = "Describe what you want to see,<br>and watch it take shape."
         inside = f'<div class="invitation">{GLYPH}<p>{words}</p></div>'
     return f'<div class="screen" style="{ratio(settings)}">{inside}</div>'
 
@@ -128,7 +135,7 @@ def playable(live: Live) -> str:
 
 
 def ahead(waiting: int) -> str:
-    return "Yours is next." if waiting == 1 else f"{waiting} come before yours."
+    return "Yours is next." if waiting == 1 else f"{waiting} videos are ahead of yours."
 
 
 def still(live: Live) -> str:
@@ -153,7 +160,8 @@ def still(live: Live) -> str:
 
 def timeline(live: Live | None, settings: Settings, chosen: int | None = None) -> str:
     """One mark a unit, that fills; a finished one shows its last frame, and opens its stages."""
-    done, marks = live.units_done if live else 0, []
+    done = live.units_done if live else 0
+    marks = []
     at = live.at.unit if live and live.at else -1
     for unit in range(settings.units):
         frames = live.frames if live else ()
@@ -163,8 +171,8 @@ def timeline(live: Live | None, settings: Settings, chosen: int | None = None) -
             look = any((unit, stage) in live.estimates for stage in range(settings.stages))
             marks.append(
                 f'<button type="button" class="unit done" data-unit="{unit}" {"" if look else "disabled"} '
-                f'aria-label="Unit {unit + 1}, finished: show its '
-                f'stages">{picture}<span>{unit + 1}</span></button>'
+                f'aria-label="Unit {unit + 1}, finished: show its stages">'
+                f"{picture}<span>{unit + 1}</span></button>"
             )
         else:
             state = "now" if unit == at and live.busy else ""
@@ -180,21 +188,22 @@ def unit_stages(live: Live | None, unit: int | None) -> str:
     """The stages of one unit side by side: what each made of it in the end, then its last frame."""
     if live is None or unit is None or not 0 <= unit < live.units_done:
         return ""
-    s, cells = live.job.settings, []
-    for stage in range(s.stages):
-        if picture := estimate(live, unit, stage):
-            cells.append(
-                f'<figure><div class="pane">{picture}</div><figcaption>Stage '
-                f"{stage + 1}</figcaption></figure>"
-            )
+    s = live.job.settings
+    panes = [(f"Stage {stage + 1}", estimate(live, unit, stage)) for stage in range(s.stages)]
     if 8 * unit < len(live.frames):
-        frame = once(
-            "frame", live.frames[8 * unit], lambda f: img(Image.fromarray(f), "jpeg", "decoded", quality=90)
-        )
-        cells.append(f'<figure><div class="pane">{frame}</div><figcaption>Decoded</figcaption></figure>')
+        panes.append(("Decoded", once("frame", live.frames[8 * unit], decoded)))
+    cells = [
+        f'<figure><div class="pane">{picture}</div><figcaption>{words}</figcaption></figure>'
+        for words, picture in panes
+        if picture
+    ]
     close = '<button type="button" class="close" data-unit="-1" aria-label="Close">×</button>'
     title = f"<h3>Unit {unit + 1}</h3>{close}"
     return f'<section class="stages" style="{ratio(s)}">{title}<div>{"".join(cells)}</div></section>'
+
+
+def decoded(frame: np.ndarray) -> str:
+    return img(Image.fromarray(frame), "jpeg", "decoded", quality=90)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -203,71 +212,77 @@ def unit_stages(live: Live | None, unit: int | None) -> str:
 
 def line(app: App, live: Live | None, waiting: int = 0) -> str:
     """Where the work stands: a bar, a sentence, and figures beside it."""
-    share, step, figures = 0.0, "", ""
     if live and live.busy:
-        words, step = progress(live)
-        share = live.at.done / live.at.total if live.at else 0.0
-        figures = " · ".join(figures_of(live))
-    elif waiting:
+        return busy_line(live)
+    failed = False
+    if waiting:
         words = f"Waiting. {ahead(waiting)}"
     elif live:
         words = result(app, live)
+        failed = live.job.state is State.FAILED
     elif app.worker.error:
         words = escape(app.shown(app.worker.error))
+        failed = True
+    elif app.worker.loaded.is_set():
+        words = "Ready"
     else:
-        words = "Ready" if app.worker.loaded.is_set() else "The model is loading; you can begin all the same"
-    failed = not waiting and (live.job.state is State.FAILED if live else bool(app.worker.error))
-    busy = bool(live and live.busy)
-    values = f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0%}"'.replace("%", "")
-    bar = (
-        '<div class="bar" role="progressbar" aria-label="Progress" '
-        f'{values}><b style="width: {share:.1%}"></b></div>'
+        words = "The model is loading. You can already queue a video."
+    kind, role = ("failed", "alert") if failed else ("idle", "status")
+    beside = '<p class="step"></p><p class="figures"></p>'
+    return f'<div class="line {kind}"><p role="{role}">{words}</p>{beside}</div>'
+
+
+def busy_line(live: Live) -> str:
+    """How far a run is."""
+    words, step = progress(live)
+    share = live.at.done / live.at.total if live.at else 0.0
+    return (
+        '<div class="line busy"><div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}"><b style="width: {share:.1%}"></b></div>'
+        f'<p role="status">{words}</p><p class="step">{step}</p>'
+        f'<p class="figures">{" · ".join(figures_of(live))}</p></div>'
     )
-    role = "alert" if failed else "status"
-    kind = "failed" if failed else "busy" if busy else "idle"
-    said = f'<p role="{role}">{words}</p><p class="step">{step}</p>'
-    return f'<div class="line {kind}">{bar if busy else ""}{said}<p class="figures">{figures}</p></div>'
 
 
 def progress(live: Live) -> tuple[str, str]:
     """What is told to those who listen, and what changes too often for that."""
     at = live.at
     if live.phase or at is None:
-        return escape(live.phase or "Beginning"), ""
+        return escape(live.phase or "Starting"), ""
     where = f" · stage {at.stage + 1} of {at.stages} · step {at.step + 1} of {at.steps}"
     return f"<b>Unit {at.unit + 1} of {at.units}</b>", where
 
 
 def figures_of(live: Live) -> list[str]:
-    """Time gone and left, memory, what the previews cost."""
-    figures = [f"{clock(int(live.elapsed)).replace('.0', '')} gone"]
+    """Time elapsed and left, memory, what the live previews cost."""
+    figures = [f"{clock(int(live.elapsed)).replace('.0', '')} elapsed"]
     if live.left is not None:
         figures.append(f"about {clock(max(1, round(live.left))).replace('.0', '')} left")
     if live.memory_bytes:
         figures.append(f"{live.memory_bytes / 2**30:.1f} GiB")
     if live.estimates:
-        figures.append(f"previews {live.preview_share:.1%}")
+        figures.append(f"live previews {live.preview_share:.1%}")
     return figures
 
 
 def result(app: App, live: Live) -> str:
     """How it ended, with the seed that was used."""
-    job, s, error = live.job, live.job.settings, escape(app.shown(live.job.error))
+    job = live.job
+    s = job.settings
+    error = escape(app.shown(job.error))
     if job.state is State.FAILED:
-        kept = " What was finished is among the results." if job.path else ""
+        kept = " The finished part is among the results." if job.path else ""
         return error + kept
     if job.state in (State.STOPPED, State.INTERRUPTED):
-        return f"<b>Stopped</b> · nothing was finished{': ' + error if error else ''}"
+        return f"<b>Stopped</b> · no unit was finished{': ' + error if error else ''}"
     count = len(live.frames)
     made = f"{count} frame{'s' * (count > 1)}" + (f", {(count - 1) / s.fps:g} s" if count > 1 else "")
     stopped = "Stopped and kept: " if job.state is State.PARTIAL else ""
     notes = "".join(f"<br>{escape(app.shown(note))}" for note in job.notes)
     address = address_of(job) if job.path and job.path.is_file() else None
-    link = (
-        f' · <a id="download" href="{escape(address)}" download="{escape(job.path.name)}">Download</a>'
-        if address
-        else ""
-    )
+    link = ""
+    if address:
+        link = f' · <a id="download" href="{escape(address)}" download="{escape(job.path.name)}">Download</a>'
     return (
         f"<b>{stopped}{made}</b> · {s.width} × {s.height} · "
         f'seed <code id="used-seed">{s.seed}</code> · took {clock(live.elapsed)}{link}{notes}'
@@ -325,7 +340,8 @@ class LivePart:
 
 
 def build_live(app: App) -> LivePart:
-    part, start = LivePart(app), app.worker.start_from
+    part = LivePart(app)
+    start = app.worker.start_from
     part.large = html(screen(None, start), elem_id="large", js_on_load=GOES_ON)
     part.strip = html(tiles(None, start), elem_id="strip")
     part.units = html(timeline(None, start), elem_id="units", js_on_load=CLICKS)

@@ -35,7 +35,8 @@ class Once:
     """The last results of drawing, by what was drawn: pages that show the same thing draw it once."""
 
     def __init__(self, most: int = 256):
-        self.most, self.made = most, {}
+        self.most = most
+        self.made: dict[tuple, tuple] = {}
 
     def __call__(self, kind: str, source: object, draw) -> str:
         key = (kind, id(source))

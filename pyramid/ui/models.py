@@ -37,19 +37,14 @@ WEIGHTS = {  # model -> billions of weights: transformer, autoencoder, text enco
     "miniflux": 1.97 + 0.34 + 4.88,
     "sd3": 2.03 + 0.34 + 5.58,
 }
+SHAPES = "Trying everything out in seconds, on any machine: plain shapes and motions, 128 × 128."
 GOOD_FOR = {
-    (
-        "embedded",
-        "128p",
-    ): "Trying everything out in seconds, on any machine: plain shapes and motions, 128 × 128.",
-    ("miniflux", "384p"): "Video of 640 × 384, up to 5 s. Where to begin.",
-    ("miniflux", "768p"): "Video of 1280 × 768, up to 10 s. Four times the pixels of 384p.",
-    ("miniflux", "image"): "Still pictures of 1024 × 1024 and of the video's size.",
-    (
-        "sd3",
-        "384p",
-    ): "Video of 640 × 384, up to 5 s. The earlier model, begun from Stable Diffusion 3 Medium.",
-    ("sd3", "768p"): "Video of 1280 × 768, up to 10 s. The earlier model.",
+    ("embedded", "128p"): SHAPES,
+    ("miniflux", "384p"): "Video at 640 × 384, up to 5 s. The place to start.",
+    ("miniflux", "768p"): "Video at 1280 × 768, up to 10 s. Four times the pixels of 384p.",
+    ("miniflux", "image"): "Still images at 1024 × 1024 and at the video's size.",
+    ("sd3", "384p"): "Video at 640 × 384, up to 5 s. The earlier model, based on Stable Diffusion 3 Medium.",
+    ("sd3", "768p"): "Video at 1280 × 768, up to 10 s. The earlier model.",
 }
 
 
@@ -97,12 +92,12 @@ def variants_of(model: str) -> list[str]:
 
 
 def entry(app: App, model: str, variant: str) -> Entry:
-    now, release = app.worker.start_from, RELEASES.get(model)
-    loaded = (model, variant) == (now.model, now.variant) or (
-        release is not None and (release.repository, variant) == (now.model, now.variant)
-    )
+    release = RELEASES.get(model)
+    now = (app.worker.start_from.model, app.worker.start_from.variant)
+    names = {model, release.repository} if release else {model}
+    loaded = now in {(name, variant) for name in names}
     licence = release.licence if release else ""
-    good_for = GOOD_FOR.get((model, variant), "A model of your own.")
+    good_for = GOOD_FOR.get((model, variant), "Your own model.")
     size = f"{WEIGHTS[model]:.1f} billion weights" if model in WEIGHTS else ""
     split = " · " if size else ""
     try:
@@ -139,11 +134,8 @@ def size_of(checkpoint) -> int:
     try:
         needed = needed_files(paths, checkpoint.family, checkpoint.variant)
     except CheckpointError:
-        needed = [
-            path
-            for path in paths
-            if path.startswith((f"{checkpoint.transformer.name}/", "causal_video_vae/"))
-        ]
+        folders = (f"{checkpoint.transformer.name}/", "causal_video_vae/")
+        needed = [path for path in paths if path.startswith(folders)]
     return sum((folder / path).stat().st_size for path in needed)
 
 
@@ -168,7 +160,7 @@ def path_of(typed: str) -> Path:
 def add_folder(app: App, typed: str) -> str:
     """Remember a folder of one's own. Its name, for people. CheckpointError when it holds no usable model."""
     if not typed.strip():
-        raise CheckpointError("give the folder that holds causal_video_vae and a diffusion_transformer_…")
+        raise CheckpointError("enter the folder that holds causal_video_vae and a diffusion_transformer_…")
     path = path_of(typed)
     if not path.is_dir():
         raise CheckpointError(f"there is no folder {typed.strip()!r}")
@@ -203,10 +195,12 @@ class Downloads:
         """
         with self._lock:
             if self.busy:
-                raise CheckpointError("another model is being downloaded: wait for it, or cancel it first")
+                raise CheckpointError("another model is being downloaded: wait for it or cancel it first")
             listing = look_up(model, variant)
             check_space(listing.storage, listing.missing)
-            self.listing, self.job, self.error = listing, Download(listing), ""
+            self.listing = listing
+            self.job = Download(listing)
+            self.error = ""
             self.thread = threading.Thread(target=self._run, name="download", daemon=True)
             self.thread.start()
 
@@ -214,7 +208,7 @@ class Downloads:
         try:
             self.job.run()
         except Cancelled:
-            self.error = "Cancelled. What came is kept: the next download goes on from there."
+            self.error = "Canceled. What was downloaded is kept: the next download continues from there."
         except CheckpointError as error:
             self.error = str(error)
 
@@ -224,17 +218,21 @@ class Downloads:
 
     def line(self) -> str:
         """Where it stands, as HTML; empty when nothing was downloaded."""
-        job, listing = self.job, self.listing
+        job = self.job
+        listing = self.listing
         if job is None:
             return ""
         name = f"{escape(title_of(listing.model))} {escape(listing.variant)}"
         share = job.done / max(job.total, 1)
         if self.busy:
-            said, state = f"{escape(job.now)} · {size_text(job.done)} of {size_text(job.total)}", "busy"
+            state = "busy"
+            said = f"{escape(job.now)} · {size_text(job.done)} of {size_text(job.total)}"
         elif self.error:
-            said, state = escape(self.error), "failed"
+            state = "failed"
+            said = escape(self.error)
         else:
-            said, state = f"complete, {size_text(job.total)}, all hashes right", "done"
+            state = "done"
+            said = f"complete, {size_text(job.total)}, all hashes verified"
         return (
             f'<div class="download {state}"><progress max="1" value="{share:.4f}" aria-label="Download">'
             f'</progress><p role="status"><b>{name}</b>: {said}</p></div>'
@@ -244,38 +242,90 @@ class Downloads:
 # -- the panel
 
 
-def build_models(app: App, pulse: gr.Textbox | None = None) -> None:
-    """The panel, inside gr.Blocks. That another model was chosen, others see by `app.worker.checkpoint`.
+def build_models(app: App, page: gr.Blocks, pulse: gr.Textbox | None = None) -> None:
+    """The panel, inside `page`. That another model was chosen, others see by `app.worker.checkpoint`.
 
     `pulse` changes when another model is chosen, on whichever page.
     """
-    table, seen = html(table_of(app), elem_id="models-table"), gr.State(None)
-    events = [gr.context.Context.root_block.load, *([pulse.change] if pulse else [])]
+    table = html(table_of(app), elem_id="models-table")
+    seen = gr.State(None)
+    events = [page.load, *([pulse.change] if pulse else [])]
     last = {"trigger_mode": "always_last", **QUIET}
     if not app.local:
         gr.on(events, lambda before: news(app, before)[:2], seen, [seen, table], **last)
         return
-    downloads = Downloads()
-    with gr.Row(elem_id="models-choice"):
-        choice = gr.Dropdown(
-            choices_of(app), label="Model", value=chosen(app), elem_id="models-pick", scale=3
-        )
-        use = gr.Button("Use it", elem_id="models-use", scale=1)
-        fetch = gr.Button("Download", elem_id="models-fetch", scale=1)
-        cancel = gr.Button("Cancel", elem_id="models-cancel", visible=False, scale=1)
-    line = gr.HTML(elem_id="models-line")
-    with gr.Row(elem_id="models-own"):
-        folder = gr.Textbox(
-            label="A folder of your own",
-            max_lines=1,
-            scale=3,
-            elem_id="models-folder",
-            placeholder="the folder that holds causal_video_vae",
-        )
-        add = gr.Button("Add it", elem_id="models-add", scale=1)
-    timer = gr.Timer(POLL, active=False)
-    gr.on(events, lambda *now: news(app, *now), [seen, choice], [seen, table, choice], **last)
-    wire(app, downloads, (table, choice, use, fetch, cancel, line, folder, add, timer))
+    panel = Panel(app, table)
+    gr.on(events, lambda *now: news(app, *now), [seen, panel.choice], [seen, table, panel.choice], **last)
+    panel.wire(page)
+
+
+class Panel:
+    """What the owner of the machine does with models: use one, download one, add a folder."""
+
+    def __init__(self, app: App, table: gr.HTML):
+        self.app = app
+        self.table = table
+        self.downloads = Downloads()
+        with gr.Row(elem_id="models-choice"):
+            self.choice = gr.Dropdown(
+                choices_of(app), label="Model", value=chosen(app), elem_id="models-pick", scale=3
+            )
+            self.use = gr.Button("Load", elem_id="models-use", scale=1)
+            self.fetch = gr.Button("Download", elem_id="models-fetch", scale=1)
+            self.cancel = gr.Button("Cancel", elem_id="models-cancel", visible=False, scale=1)
+        self.line = gr.HTML(elem_id="models-line")
+        with gr.Row(elem_id="models-own"):
+            self.folder = gr.Textbox(
+                label="Add a model from a folder",
+                max_lines=1,
+                scale=3,
+                elem_id="models-folder",
+                placeholder="/path/to/model, the folder that contains causal_video_vae",
+            )
+            self.add = gr.Button("Add", elem_id="models-add", scale=1)
+        self.timer = gr.Timer(POLL, active=False)
+
+    def wire(self, page: gr.Blocks) -> None:
+        line = [self.line, self.timer, self.cancel, self.fetch]
+        shown = [*line, self.table, self.choice]
+        added = [self.choice, self.table, self.folder]
+        self.fetch.click(self.start, self.choice, shown, **QUIET)
+        self.timer.tick(self.progress, None, shown, **QUIET)
+        self.cancel.click(self.stop, None, shown, **QUIET)
+        self.use.click(self.switch, self.choice, self.table, **QUIET)
+        gr.on([self.add.click, self.folder.submit], self.add_typed, self.folder, added, **QUIET)
+        page.load(lambda: self.progress()[: len(line)], None, line, **QUIET)
+
+    def progress(self) -> list:
+        """The line; the rest of the panel only when a download has just ended."""
+        busy = self.downloads.busy
+        rest = [gr.skip()] * 2 if busy else [table_of(self.app), gr.update(choices=choices_of(self.app))]
+        return [
+            self.downloads.line(),
+            gr.Timer(active=busy),
+            gr.update(visible=busy),
+            gr.update(visible=not busy),
+            *rest,
+        ]
+
+    def start(self, key: str) -> list:
+        told(lambda: self.downloads.start(*key.split("\n")))
+        return self.progress()
+
+    def stop(self) -> list:
+        self.downloads.cancel()
+        return self.progress()
+
+    def switch(self, key: str) -> str:
+        told(lambda: self.app.worker.switch(*key.split("\n")))
+        gr.Info("The model loads as soon as the running job has ended. The previous one is unloaded first.")
+        return table_of(self.app)
+
+    def add_typed(self, typed: str) -> list:
+        told(lambda: add_folder(self.app, typed))
+        name = title_of(str(path_of(typed).resolve()))
+        gr.Info(f"{name} was added: choose it under Model.")
+        return [gr.update(choices=choices_of(self.app)), table_of(self.app), ""]
 
 
 def news(app: App, seen: tuple | None, picked: str | None = None) -> list:
@@ -292,54 +342,6 @@ def news(app: App, seen: tuple | None, picked: str | None = None) -> list:
     return [now, table_of(app), gr.update(choices=choices_of(app), **value)]
 
 
-def wire(app: App, downloads: Downloads, parts: tuple) -> None:
-    """What the panel's buttons do."""
-    table, choice, use, fetch, cancel, line, folder, add, timer = parts
-
-    def progress() -> list:
-        """The line; the rest of the panel only when a download has just ended."""
-        busy = downloads.busy
-        rest = [gr.skip()] * 2 if busy else [table_of(app), gr.update(choices=choices_of(app))]
-        return [
-            downloads.line(),
-            gr.Timer(active=busy),
-            gr.update(visible=busy),
-            gr.update(visible=not busy),
-            *rest,
-        ]
-
-    def running() -> list:
-        """What a page that is opened shows of a download."""
-        return progress()[:4]
-
-    def start(key: str) -> list:
-        told(lambda: downloads.start(*key.split("\n")))
-        return progress()
-
-    def switch(key: str) -> str:
-        told(lambda: app.worker.switch(*key.split("\n")))
-        gr.Info("It is loaded when the running job has ended; the model before it is freed first.")
-        return table_of(app)
-
-    def add_it(typed: str) -> list:
-        told(lambda: add_folder(app, typed))
-        gr.Info(f"{title_of(str(path_of(typed).resolve()))} can be used now: choose it under Model.")
-        return [gr.update(choices=choices_of(app)), table_of(app), ""]
-
-    def stop() -> list:
-        downloads.cancel()
-        return progress()
-
-    shown = [line, timer, cancel, fetch, table, choice]
-    fetch.click(start, choice, shown, **QUIET)
-    timer.tick(progress, None, shown, **QUIET)
-    cancel.click(stop, None, shown, **QUIET)
-    use.click(switch, choice, table, **QUIET)
-    add.click(add_it, folder, [choice, table, folder], **QUIET)
-    gr.on([folder.submit], add_it, folder, [choice, table, folder], **QUIET)
-    gr.context.Context.root_block.load(running, None, [line, timer, cancel, fetch], **QUIET)
-
-
 def told(act):
     """What `act` returns; what is wrong becomes a message on the page."""
     try:
@@ -349,7 +351,8 @@ def told(act):
 
 
 def choices_of(app: App) -> list[tuple[str, str]]:
-    return [(f"{e.title} · {e.variant}" + ("" if e.here else " (not here)"), e.key) for e in entries(app)]
+    missing = " (not downloaded)"
+    return [(f"{e.title} · {e.variant}{'' if e.here else missing}", e.key) for e in entries(app)]
 
 
 def chosen(app: App) -> str | None:
@@ -365,7 +368,7 @@ def table_of(app: App) -> str:
         for e in entries(app)
     )
     head = "".join(
-        f"<th scope=col>{name}</th>" for name in ("Model", "Variant", "Good for", "Size", "Licence", "")
+        f"<th scope=col>{name}</th>" for name in ("Model", "Variant", "Good for", "Size", "License", "")
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     # it scrolls on phones
@@ -379,6 +382,9 @@ def licence_of(e: Entry) -> str:
 
 
 def state_of(e: Entry) -> str:
+    """Whether a model is in use, here, or damaged; what is wrong is said when it is pointed at."""
     if e.problem:
         return f'<span title="{escape(e.problem, quote=True)}">damaged</span>'
-    return "<b>in use</b>" if e.loaded else "here" if e.here else "not here"
+    if e.loaded:
+        return "<b>in use</b>"
+    return "downloaded" if e.here else "not downloaded"

@@ -1,21 +1,13 @@
 """The page as Gradio blocks: the parts, side by side, and what each tells the others.
 
-    build(app).launch(css_paths=STYLE, …)
-
-One generator, `watch`, keeps an open page up to date with the store and the worker. It may be cut at any time
-without harm: jobs are the server's, and the page's timer begins it anew.
+build(app).launch(css_paths=STYLE, …)
 """
 
-import asyncio
 import re
-import time
-from collections.abc import AsyncIterator
-from html import escape
 from pathlib import Path
 
 import gradio as gr
 
-from pyramid.jobs.queue import JobStore
 from pyramid.settings import SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.api import register_api
@@ -29,7 +21,7 @@ from pyramid.ui.form import (
     build_steps,
 )
 from pyramid.ui.guards import Look
-from pyramid.ui.live import GLYPH, LivePart, build_live
+from pyramid.ui.live import build_live
 from pyramid.ui.markup import html, words_of
 from pyramid.ui.models import build_models
 from pyramid.ui.plans import build_plan
@@ -37,14 +29,10 @@ from pyramid.ui.presets import build_examples, build_presets, build_save, wire_e
 from pyramid.ui.queue import Queue, build_banner, build_queue
 from pyramid.ui.results import build_results
 from pyramid.ui.sight import build_sight, wire_sight
+from pyramid.ui.watch import Watcher, head_words
 
 STYLE = Path(__file__).resolve().parent.parent.parent / "assets" / "style.css"
-PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
-KEPT = (
-    3600,
-    86400,
-)  # seconds: how often Gradio's copies of uploads are looked through, and how old they may get
-UPDATES = 6  # a second, over all open pages: many who watch see a job less often, and do not slow it
+KEPT = (3600, 86400)  # seconds: how often Gradio's copies of uploads are checked, and how old they may get
 AGAIN_EVERY = 1.0  # seconds until a page whose watcher was cut asks for a new one
 NEW_VISITOR = """(token) => token ||
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0"))
@@ -67,10 +55,6 @@ element.addEventListener("click", (event) => {
   const dark = document.body.classList.toggle("dark");
   localStorage.setItem("pyramid-theme", dark ? "dark" : "light");
 });"""
-HALF_MOON = (
-    '<svg viewBox="0 0 16 16" aria-hidden="true">'
-    '<path d="M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zm0 1.8v10.4a5.2 5.2 0 0 1 0-10.4z"/></svg>'
-)
 
 
 def build(app: App) -> gr.Blocks:
@@ -90,7 +74,7 @@ def build(app: App) -> gr.Blocks:
             timer = gr.Timer(AGAIN_EVERY)
         head = html(head_words(app), js_on_load=HEAD, elem_id="head")
         with gr.Column(elem_id="models", min_width=0):
-            build_models(app, pulse)
+            build_models(app, page, pulse)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="form", scale=0, min_width=0):
                 left = build_left(app)
@@ -102,128 +86,17 @@ def build(app: App) -> gr.Blocks:
         left.wire(page, visitor, pulse, model)
         live.wire(visitor)
         results.wire(page, visitor, pulse, left.form)
-        watch = watcher(app, live, left.queue)
+        watch = Watcher(app, live, left.queue).watch
         shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model]
         page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
         gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", postprocess=False, **QUIET)
     return page
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Keeping an open page up to date
-
-
-def head_words(app: App) -> str:
-    """The program's mark, the model that is loaded, and light or dark."""
-    start, worker = app.worker.start_from, app.worker
-    state = "cannot be used" if worker.error else "ready" if worker.loaded.is_set() else "loading …"
-    kind = "bad" if worker.error else "good" if worker.loaded.is_set() else "busy"
-    name = f"{Path(start.model).name} {start.variant}"
-    return (
-        f'<header><h1 id="mark">{GLYPH}Pyramid</h1>'
-        f'<button type="button" id="model" class="{kind}" aria-controls="models" title="Models">'
-        f"<i></i>{escape(name)} · {state}</button>"
-        f'<button type="button" id="theme" aria-label="Light or dark">{HALF_MOON}</button></header>'
-    )
-
-
-def watcher(app: App, live: LivePart, queue: Queue):  # noqa: C901
-    """The generator that yields what is shown, when it changed, at most every PAGE_EVERY seconds,
-    while a page is open.
-
-    Each part is a word, and all are yielded each time: Gradio sends only those that are others than the last
-    time. For a `gr.update` or `gr.skip` it would make the part anew, in Python, for every page: that slows a
-    job that is watched.
-    """
-    ended, count = Ended(app.store), len(live.outputs) + 5
-    pages: set[object] = set()  # that are open
-    drawn: dict[str, tuple[float, tuple, list[str]]] = {}  # for an owner, when, and of what moment
-
-    def parts(owner: str, moment: tuple) -> list[str]:
-        """What an owner's pages show: drawn once for all of them.
-        A run is another at each step, so while one is busy a drawing is good for a while.
-        """
-        at, of, shown = drawn.get(owner, (0.0, (None, None, None), []))
-        same, run = of[:2] == moment[:2], moment[2]
-        recent = time.monotonic() - at < PAGE_EVERY / 2
-        if not same or not (recent if run and run.busy else of[2] is run):
-            still = shown[len(live.outputs) :] if same else beside(owner)
-            shown = [*live.show(owner), *still]
-            drawn[owner] = time.monotonic(), moment, shown
-        return shown
-
-    def beside(owner: str) -> list[str]:
-        """What a run does not change."""
-        busy = bool(app.store.queue(owner)) if owner else False
-        worker = app.worker
-        model = hash(
-            (worker.start_from.model, worker.start_from.variant)
-        )  # may be a folder, which is not shown
-        loaded = (
-            f"{worker.loaded.is_set()} {worker.memory} {worker.start_from.quantize} {model} {worker.error}"
-        )
-        return [
-            queue.rows(owner),
-            "Add to the queue" if busy else "Generate",
-            head_words(app),
-            f"{ended.key(owner)} {loaded}",
-            app.worker.checkpoint.identity,
-        ]
-
-    async def watch(token: str | None, request: gr.Request) -> AsyncIterator[list]:
-        owner = app.owner(request, token)
-        if not owner:  # the browser's token is still on its way: the timer asks again
-            yield [gr.skip()] * count
-            return
-        pages.add(page := object())
-        try:
-            async for update in updates(owner):
-                yield update
-        finally:
-            pages.discard(page)
-
-    async def updates(owner: str) -> AsyncIterator[list]:
-        version, sent, now = None, None, None
-        while True:
-            # What the store says is read again when it changed; a run shows something new at any time.
-            moment = app.store.version, app.worker.loaded.is_set(), app.worker.live
-            busy = bool(moment[2] and moment[2].busy)
-            if moment != version or busy:
-                now, version = parts(owner, moment), moment
-            if now != sent:
-                yield list(now)
-                sent = now
-            every = max(PAGE_EVERY, len(pages) / UPDATES) if busy else PAGE_EVERY
-            await asyncio.sleep(
-                every - time.monotonic() % every
-            )  # all pages together, so that one drawing does
-
-    return watch
-
-
-class Ended:
-    """A word that is another one whenever an owner's ended jobs are others;
-    read once for each version of the store.
-    """
-
-    def __init__(self, store: JobStore):
-        self.store, self.version, self.keys = store, -1, {}
-
-    def key(self, owner: str) -> str:
-        if self.version != self.store.version:
-            self.version, self.keys = self.store.version, {}
-        if owner not in self.keys:
-            ended = self.store.history(owner, limit=50) if owner else []
-            self.keys[owner] = str(
-                hash(tuple((job.id, job.state, job.ended, job.favourite) for job in ended))
-            )
-        return self.keys[owner]
-
-
 def refusal(error: Exception, title: str) -> gr.Error:
     """What went wrong with what a visitor asked for, without the folders of this machine."""
     if isinstance(error, KeyError):
-        words = "It is not in the queue any more."
+        words = "This job is no longer in the queue."
     else:
         words = (isinstance(error, OSError) and error.strerror) or words_of(error)
     words = re.sub(r"'?(?:[A-Za-z]:)?[/\\\\][^\s']*[/\\\\]([^\s'/\\\\]+)'?", r"\1", words)
@@ -238,10 +111,12 @@ class Left:
     """The form with all that stands around its fields, and the buttons that start."""
 
     def __init__(self, app: App):
-        self.app, self.queue = app, Queue(app)
+        self.app = app
+        self.queue = Queue(app)
 
     def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.Textbox, model: gr.Textbox) -> None:
-        form, look = self.form, self.look
+        form = self.form
+        look = self.look
         asked = [visitor, *form.components, *form.extras]
         gr.on(
             [self.generate.click, form.fields["prompt"].submit],
@@ -296,16 +171,18 @@ class Left:
         except (ValueError, OSError) as error:
             raise refusal(error, "Nothing was started") from error
         if len(jobs) > 1:
-            gr.Info(f"{len(jobs)} videos are in the queue.", title="Queue")
+            gr.Info(f"{len(jobs)} videos were added to the queue.", title="Queue")
         return jobs[0].settings.seed
 
     def change(self, job_id: str, token: str | None, request: gr.Request, *values) -> tuple:
         """Write the form into the waiting job that it was filled from."""
         fields, extras = self.split(values)
         try:
-            given, output = self.given(*fields), self.form.output(*extras)[0]
+            given = self.given(*fields)
+            output, _, _ = self.form.output(*extras)
             name = given["image"].name if given["image"] else ""
-            owner, settings = self.owner(request, token), self.form.read(*fields)
+            owner = self.owner(request, token)
+            settings = self.form.read(*fields)
             self.app.store.edit(job_id, owner, settings, output=output, image_name=name, **given)
         except (KeyError, ValueError, OSError) as error:
             raise refusal(error, "Nothing was changed") from error
@@ -326,13 +203,13 @@ class Left:
         if owner := self.app.owner(request, token):
             return owner
         raise SettingsError(
-            "owner", "this browser keeps nothing of this page, so its videos could not be found again"
+            "owner", "this browser blocks this page's storage, so your videos could not be found again"
         )
 
 
 def for_mode(mode: str) -> list[dict]:
     """More pictures where a picture is asked for, and what a still becomes whatever the format is."""
-    note = "A still becomes a PNG picture" if mode == "still" else ""
+    note = "A still is saved as PNG" if mode == "still" else ""
     return [gr.update(visible=mode == "image"), gr.update(info=note)]
 
 

@@ -13,21 +13,21 @@ from pyramid.memory.plan import NAMES, Plan, describe, make_plan
 from pyramid.settings import QUANTIZE, Settings, SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.form import Form
-from pyramid.ui.markup import html
+from pyramid.ui.markup import html, words_of
 
 WORDS = {
     "auto": "Automatic: the fastest that fits",
-    "max": "Max: everything on the card",
-    "balanced": "Balanced: text passes through the card",
-    "low": "Low: one model at a time on the card",
-    "tiny": "Tiny: layer by layer",
-    "cpu": "CPU: no card",
+    "max": "Max: everything on the GPU",
+    "balanced": "Balanced: text encoders only while needed",
+    "low": "Low: one model at a time on the GPU",
+    "tiny": "Tiny: one layer at a time on the GPU",
+    "cpu": "CPU: no GPU",
 }
 BITS = {
-    "none": "As they are",
-    "int8": "8 bit: T5, and the transformer on a CUDA card",
-    "nf4": "4 bit: T5, and the transformer on a CUDA card",
-    "fp8": "8-bit storage of the transformer",
+    "none": "Not quantized",
+    "int8": "8-bit: T5, and the transformer on CUDA",
+    "nf4": "4-bit (NF4): T5, and the transformer on CUDA",
+    "fp8": "FP8 storage of the transformer",
 }
 
 
@@ -44,11 +44,11 @@ def plan_words(app: App, settings: Settings) -> str:
     try:
         plan = plan_of(app, settings)
     except SettingsError as error:
-        return f'<p class="problem">{escape(str(error))}</p>'
+        return f'<p class="problem">{escape(words_of(error))}</p>'
     if plan is None:
         return '<p class="note">The model is loading</p>'
     words = describe(plan)
-    short = "" if plan.fits else '<p class="problem">This is more than is free now.</p>'
+    short = "" if plan.fits else '<p class="problem">This is more memory than is free now.</p>'
     return f'<p class="note">{escape(words[0].upper() + words[1:])}</p>{short}'
 
 
@@ -56,7 +56,9 @@ class PlanPart:
     """The choice, for the owner of the machine, and what it means, for everybody."""
 
     def __init__(self, app: App):
-        self.app, self.choice, self.quantize = app, None, None
+        self.app = app
+        self.choice: gr.Dropdown | None = None
+        self.quantize: gr.Dropdown | None = None
 
     def wire(self, page: gr.Blocks, form: Form, pulse: gr.Textbox) -> None:
         """Apart from the rest of the form: what is free is measured each time,
@@ -93,8 +95,10 @@ class PlanPart:
         What is not given stays as it is, whatever an open page shows. Returns what holds then: a choice that
         this machine cannot follow is taken back, and it is said why.
         """
-        app, before = self.app, self.chosen()
-        name, quantize = name or before[0], quantize or before[1]
+        app = self.app
+        before = self.chosen()
+        name = name or before[0]
+        quantize = quantize or before[1]
         start = replace(app.worker.start_from, quantize=quantize)
         if (name, quantize) == before:
             return before  # a choice can be told twice
@@ -102,10 +106,10 @@ class PlanPart:
             make_plan(app.worker.checkpoint, start, wanted=name)
             app.worker.switch(start.model, start.variant, memory=name, quantize=quantize)
         except ValueError as error:
-            gr.Warning(str(error), title="The plan was not changed")
+            gr.Warning(words_of(error), title="The memory plan was not changed")
             return before
         busy = app.worker.live is not None and app.worker.live.busy
-        gr.Info(f"The model is loaded anew{', when the running job has ended' * busy}.", title="Memory")
+        gr.Info(f"The model reloads{' as soon as the running job has ended' * busy}.", title="Memory")
         return name, quantize
 
 
@@ -118,7 +122,11 @@ def build_plan(app: App) -> PlanPart:
         )
         kinds = [(BITS[name], name) for name in QUANTIZE]
         part.quantize = gr.Dropdown(
-            kinds, value=app.worker.start_from.quantize, label="Weights", filterable=False, elem_id="quantize"
+            kinds,
+            value=app.worker.start_from.quantize,
+            label="Quantization",
+            filterable=False,
+            elem_id="quantize",
         )
     part.words = html("", elem_id="plan")
     return part

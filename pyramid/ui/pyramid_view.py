@@ -17,7 +17,10 @@ PLANE = 132  # width of the finest plane, in the drawing's units
 BAR = 74  # width of a full share
 ROW = 62  # height of a stage
 WIDTH = 330
-GRID_LINES = 12  # more token lines than these would be a grey area
+MIDDLE = 72  # of every plane, from the left
+DEPTH = 0.34  # of a plane, over its width
+TEXT = 152  # where the words begin, from the left
+GRID_LINES = 12  # more token lines than these would be a gray area
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def stage_costs(settings: Settings, given: int = 0) -> list[StageCost]:
     costs = []
     for stage in range(settings.stages):
         scale = 2 ** (settings.stages - 1 - stage)
-        width, height = settings.width // scale, settings.height // scale
+        width = settings.width // scale
+        height = settings.height // scale
         tokens = (width // PIXELS_PER_PATCH) * (height // PIXELS_PER_PATCH)
         history = step_tokens(settings, settings.units - 1, stage) - TEXT_TOKENS - tokens
         costs.append(StageCost(width, height, tokens, history, work[stage] / max(1, sum(work))))
@@ -55,7 +59,9 @@ def stage_costs(settings: Settings, given: int = 0) -> list[StageCost]:
 def drawing(settings: Settings, seconds: float | None = None, given: int = 0) -> str:
     """The SVG, with words for screen readers. `seconds`: of the whole run, where it can be estimated."""
     costs = stage_costs(settings, given)
-    rows, spoken, corners = [], [], []
+    rows = []
+    spoken = []
+    corners = []
     for stage, at in enumerate(costs):
         y = 26 + stage * ROW
         plane = PLANE / 2 ** (settings.stages - 1 - stage)
@@ -64,7 +70,7 @@ def drawing(settings: Settings, seconds: float | None = None, given: int = 0) ->
         spoken.append(f"stage {stage + 1}: {at.width} by {at.height} pixels, {at.share:.0%} of the work")
         rows.append(_plane(plane, y, at) + _words(stage, y, at, took))
     edges = "".join(
-        f'<path class="edge" d="M{72 + side * a / 2:g} {y} L{72 + side * b / 2:g} {y2}"/>'
+        f'<path class="edge" d="M{MIDDLE + side * a / 2:g} {y} L{MIDDLE + side * b / 2:g} {y2}"/>'
         for (a, y), (b, y2) in zip(corners, corners[1:], strict=False)
         for side in (-1, 1)
     )
@@ -77,34 +83,37 @@ def drawing(settings: Settings, seconds: float | None = None, given: int = 0) ->
 
 def _plane(width: float, y: float, cost: StageCost) -> str:
     """A stage seen from above at an angle, with its tokens as a grid where they can be told apart."""
-    depth, x = width * 0.34, 72
-    left, right, top, bottom = x - width / 2, x + width / 2, y - depth / 2, y + depth / 2
+    x = MIDDLE
+    depth = width * DEPTH
+    left, right = x - width / 2, x + width / 2
+    top, bottom = y - depth / 2, y + depth / 2
     lines = []
     for count, (ax, ay), (bx, by) in (
         (cost.width // PIXELS_PER_PATCH, (left, y), (x, top)),
         (cost.height // PIXELS_PER_PATCH, (left, y), (x, bottom)),
     ):
-        ox, oy = (right - bx, y - by)  # from a point of this edge to the one across
+        ox, oy = right - bx, y - by  # from a point of this edge to the one across
         for part in range(1, count) if count <= GRID_LINES else ():
             px, py = ax + (bx - ax) * part / count, ay + (by - ay) * part / count
             lines.append(f"M{px:.1f} {py:.1f} l{ox:.1f} {oy:.1f}")
     return (
         f'<polygon class="plane" style="--share: {cost.share:.3f}" '
-        f'points="{left:g},{y} {x},{top:g} {right:g},{y} {x},{bottom:g}"/><path '
-        f'class="grid" d="{" ".join(lines)}"/>'
+        f'points="{left:g},{y} {x},{top:g} {right:g},{y} {x},{bottom:g}"/>'
+        f'<path class="grid" d="{" ".join(lines)}"/>'
     )
 
 
 def _words(stage: int, y: float, cost: StageCost, took: str) -> str:
-    (w, h), x = cost.latents, 152
+    w, h = cost.latents
+    x = TEXT
+    share = max(5, BAR * cost.share)
     many = f"{cost.tokens} token{'s' * (cost.tokens != 1)}"
     return (
         f'<text x="{x}" y="{y - 13}"><tspan class="name">Stage {stage + 1}</tspan>'
         f" {cost.width} × {cost.height} px</text>"
         f'<text x="{x}" y="{y + 3}">{w} × {h} latents · {many}</text>'
         f'<rect class="track" x="{x}" y="{y + 11}" width="{BAR}" height="5" rx="2.5"/>'
-        f'<rect class="share" x="{x}" y="{y + 11}" '
-        f'width="{max(5, BAR * cost.share):.1f}" height="5" rx="2.5"/>'
+        f'<rect class="share" x="{x}" y="{y + 11}" width="{share:.1f}" height="5" rx="2.5"/>'
         f'<text x="{x + BAR + 8}" y="{y + 18}" class="cost">{cost.share:.0%}{took}</text>'
     )
 

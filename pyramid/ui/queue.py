@@ -11,7 +11,6 @@ from html import escape
 import gradio as gr
 
 from pyramid.jobs.queue import Job, Output
-from pyramid.settings import SettingsError
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form
 from pyramid.ui.markup import html, words_of
@@ -27,13 +26,18 @@ ICONS = {  # name: (label, path of a 16 × 16 picture)
     "copy": ("Duplicate", "M5 2h8v9h-2v3H3V5h2zm1.5 1.5V9.5h5v-6zM4.5 6.5v6h5V11H5V6.5z"),
     "remove": ("Remove", "M4.2 3L8 6.8 11.8 3 13 4.2 9.2 8l3.8 3.8-1.2 1.2L8 9.2 4.2 13 3 11.8 6.8 8 3 4.2z"),
 }
+GONE = "This job is no longer in the queue."
 
 
 def row(job: Job, place: int, count: int) -> str:
     """One job: its prompt, what it is, and its buttons."""
     s = job.settings
     kind = "still" if s.num_frames == 1 else f"{s.seconds:g} s"
-    source = " · from a picture" if s.image else " · goes on from a clip" if s.video else ""
+    source = ""
+    if s.image:
+        source = " · from a picture"
+    elif s.video:
+        source = " · continues a clip"
     facts = f"{kind} · {s.width} × {s.height} · seed {s.seed}{source}"
     if not job.waiting:
         buttons = '<span class="tag">now</span>'
@@ -42,8 +46,8 @@ def row(job: Job, place: int, count: int) -> str:
         buttons = "".join(
             f'<button type="button" data-act="{act}" data-job="{job.id}" title="{label}" '
             f'aria-label="{label}: {escape(s.prompt[:60])}" {"disabled" if off.get(act) else ""}>'
-            '<svg viewBox="0 0 16 16" aria-hidden="true"><path '
-            f'fill-rule="evenodd" d="{path}"/></svg></button>'
+            '<svg viewBox="0 0 16 16" aria-hidden="true">'
+            f'<path fill-rule="evenodd" d="{path}"/></svg></button>'
             for act, (label, path) in ICONS.items()
         )
     return (
@@ -64,56 +68,57 @@ class Queue:
         if not waiting:
             return ""
         items = [row(job, waiting.index(job) if job.waiting else -1, len(waiting)) for job in jobs]
-        return (
-            '<section class="queue"><h2>Queue '
-            f"<span>{len(waiting)}</span></h2><ol>{''.join(items)}</ol></section>"
-        )
+        title = f"<h2>Queue <span>{len(waiting)}</span></h2>"
+        return f'<section class="queue">{title}<ol>{"".join(items)}</ol></section>'
 
     def wire(self, form: Form, visitor: gr.BrowserState) -> None:
         """`editing` holds the id of the job that is changed in the form; `banner` says so."""
-        app, store = self.app, self.app.store
         nothing = [gr.skip() for _ in form.components + form.extras]
 
         def act(token: str | None, editing: str, request: gr.Request, event: gr.EventData) -> list:
-            owner, job_id = app.owner(request, token), str(event.job)
+            owner = self.app.owner(request, token)
+            job_id = str(event.job)
             try:
-                match event.act:
-                    case "up" | "down":
-                        store.move(job_id, owner, -1 if event.act == "up" else 1)
-                    case "copy":
-                        store.duplicate(job_id, owner, seed=None)
-                        gr.Info(
-                            "The same again, with a new seed, is at the end of the queue.", title="Duplicated"
-                        )
-                    case "remove":
-                        store.remove(job_id, owner)
-                        if job_id == editing:
-                            return ["", gr.update(visible=False), gr.skip(), *nothing]
-                    case "edit":
-                        job = store.get(job_id, owner)
-                        if not job.waiting:
-                            raise ValueError("it has begun already")
-                        return [
-                            job_id,
-                            gr.update(visible=True),
-                            banner_words(job),
-                            *self.into_form(form, job),
-                        ]
+                if event.act == "edit":
+                    return self.edit(form, job_id, owner)
+                self.do(event.act, job_id, owner)
             except KeyError:
-                raise gr.Error(
-                    "It is not in the queue any more.", title="Queue", print_exception=False
-                ) from None
-            except (SettingsError, ValueError) as error:
+                raise gr.Error(GONE, title="Queue", print_exception=False) from None
+            except ValueError as error:
                 raise gr.Error(words_of(error), title="Queue", print_exception=False) from error
+            if event.act == "remove" and job_id == editing:
+                return ["", gr.update(visible=False), gr.skip(), *nothing]
             return [gr.skip(), gr.skip(), gr.skip(), *nothing]
 
         outputs = [self.editing, self.banner, self.words, *form.components, *form.extras]
         self.list.click(act, [visitor, self.editing], outputs, **QUIET)
         self.cancel.click(lambda: ("", gr.update(visible=False)), None, [self.editing, self.banner], **QUIET)
 
+    def do(self, act: str, job_id: str, owner: str) -> None:
+        """What a button does that leaves the form alone. KeyError: there is no such job of the owner's."""
+        store = self.app.store
+        match act:
+            case "up":
+                store.move(job_id, owner, -1)
+            case "down":
+                store.move(job_id, owner, 1)
+            case "copy":
+                store.duplicate(job_id, owner, seed=None)
+                gr.Info("A copy with a new seed was added to the end of the queue.", title="Duplicated")
+            case "remove":
+                store.remove(job_id, owner)
+
+    def edit(self, form: Form, job_id: str, owner: str) -> list:
+        """The updates that bring a waiting job into the form. ValueError: it no longer waits."""
+        job = self.app.store.get(job_id, owner)
+        if not job.waiting:
+            raise ValueError("This job has already started.")
+        return [job_id, gr.update(visible=True), banner_words(job), *self.into_form(form, job)]
+
     def into_form(self, form: Form, job: Job) -> list[dict]:
         """An update for each of the form's components and extras."""
-        path, s = self.app.store.input_of(job), job.settings
+        s = job.settings
+        path = self.app.store.input_of(job)
         filled = form.fill(s, picture=path if s.image else None, video=path if s.video else None)
         return [*filled, *kept_as(form, job.output)]
 
@@ -127,7 +132,7 @@ def kept_as(form: Form, output: Output) -> list[dict]:
 
 
 def banner_words(job: Job) -> str:
-    return f'<p class="note">You are changing a job that waits: <b>{escape(job.settings.prompt[:60])}</b></p>'
+    return f'<p class="note">Editing a queued job: <b>{escape(job.settings.prompt[:60])}</b></p>'
 
 
 def build_queue(part: Queue) -> None:
@@ -139,5 +144,5 @@ def build_banner(part: Queue) -> None:
     part.editing = gr.State("")
     with gr.Row(visible=False, elem_id="editing") as part.banner:
         part.words = html("")
-        part.save = gr.Button("Save the change", variant="primary", size="sm", scale=0, elem_id="edit-save")
-        part.cancel = gr.Button("Leave it as it is", size="sm", scale=0, elem_id="edit-cancel")
+        part.save = gr.Button("Save changes", variant="primary", size="sm", scale=0, elem_id="edit-save")
+        part.cancel = gr.Button("Cancel", size="sm", scale=0, elem_id="edit-cancel")

@@ -10,6 +10,8 @@ address that names the job, never a folder (`addresses.address_of`).
 import json
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +26,13 @@ from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html, written
 from pyramid.ui.compare import ASSETS, CSS, STEP, comparable, compare_html
 from pyramid.ui.form import Form
+from pyramid.ui.markup import words_of
 from pyramid.ui.queue import kept_as
 from pyramid.ui.restore import STAYS, Restored, of_job, restore
 from pyramid.ui.view import SHOWN, View
 
 MAX_EXPORTS = 50  # of one result
+GONE = "This result no longer exists."
 one_at_a_time = threading.Lock()  # an encoder takes all processors, and the model needs some too
 RESTORABLE = [".mp4", ".webm", ".gif", ".png", ".zip", ".json", ".toml"]
 GRID_JS, GRID_CSS = ((ASSETS / name).read_text(encoding="utf-8") for name in ("results.js", "results.css"))
@@ -45,7 +49,7 @@ class Results:
     def show(self, owner: str, view: View) -> list[str]:
         """The opened result, the two that are compared, the grid."""
         store = self.app.store
-        jobs = store.history(owner, search=view.search, favourites=view.favourites, limit=view.limit + 1)
+        jobs = store.history(owner, search=view.search, favourites=view.favorites, limit=view.limit + 1)
         opened = self.find(view.opened, owner)
         pair = [job for job in (self.find(job_id, owner) for job_id in view.pair) if job and comparable(job)]
         grid = grid_html(jobs[: view.limit], view, more=len(jobs) > view.limit)
@@ -72,69 +76,27 @@ class Results:
 
     # -- what can be done
 
-    def wire(
-        self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.components.Component, form: Form
-    ) -> None:
-        app, nothing, kept = self.app, [gr.skip() for _ in form.components], [gr.skip() for _ in form.extras]
+    def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.Textbox, form: Form) -> None:
+        self.form = form
         shown = [self.detail, self.compare, self.grid, self.view, self.sent]
         state = [visitor, self.view, self.sent]
-
-        def look(
-            token: str | None, view: View, sent, words: str | None, favourites: bool, request: gr.Request
-        ) -> list:
-            search = words or ""  # a page that is not quite there yet sends None
-            if (search, favourites) != (view.search, view.favourites):
-                view = replace(view, search=search, favourites=favourites, limit=SHOWN)
-            return self.updates(app.owner(request, token), view, sent)
-
-        def act(token: str | None, view: View, sent, request: gr.Request, event: gr.EventData) -> list:
-            owner, action, job_id, value = (
-                app.owner(request, token),
-                event.action,
-                str(event.job),
-                str(event.value),
-            )
-            notes, filled, output = gr.skip(), nothing, kept
-            with words_for_people("Results"):
-                if action in LOOKS:
-                    view = LOOKS[action](view, job_id)
-                elif action in FORM:
-                    job = self.own(job_id, owner)
-                    filled, found = FORM[action](self, form, job)
-                    output = kept_as(form, job.output) if action == "reuse" else kept
-                    view, notes = view.opening(""), notes_html(SAID[action], found.notes)
-                    gr.Info(SAID[action], title="Results")
-                else:
-                    view = DEEDS[action](self, self.own(job_id, owner), view, value) or view
-            return [*self.updates(owner, view, sent), notes, *filled, *output]
-
-        def drop(path: str | None, token: str | None, request: gr.Request) -> list:
-            if not path:
-                return [gr.skip(), gr.skip(), *nothing]
-            try:
-                found = restore(path, app, app.owner(request, token))
-            except ValueError as error:
-                return [None, notes_html(str(error), (), bad=True), *nothing]
-            words = f"The settings of {Path(path).name} are in the form."
-            return [None, notes_html(words, (*found.notes, STAYS)), *fill(form, found)]
-
         gr.on(
-            [page.load, visitor.change, pulse.change, self.search.change, self.favourites.change],
-            look,
-            [*state, self.search, self.favourites],
+            [page.load, visitor.change, pulse.change, self.search.change, self.favorites.change],
+            self.look,
+            [*state, self.search, self.favorites],
             shown,
             trigger_mode="always_last",
             **QUIET,
         )
         gr.on(
             [self.grid.click, self.detail.click, self.compare.click, self.notes.click],
-            act,
+            self.act,
             state,
             [*shown, self.notes, *form.components, *form.extras],
             **QUIET,
         )
-        self.file.upload(drop, [self.file, visitor], [self.file, self.notes, *form.components], **QUIET)
-
+        restored = [self.file, self.notes, *form.components]
+        self.file.upload(self.drop, [self.file, visitor], restored, **QUIET)
         pattern = form.extra["pattern"]
         gr.on(
             [page.load, pattern.change],
@@ -145,30 +107,69 @@ class Results:
             **AS_SENT,
         )
 
+    def look(
+        self, token: str | None, view: View, sent, words: str | None, favorites: bool, request: gr.Request
+    ) -> list:
+        """The results as the search and the history now are."""
+        search = words or ""  # a page that is not quite there yet sends None
+        if (search, favorites) != (view.search, view.favorites):
+            view = replace(view, search=search, favorites=favorites, limit=SHOWN)
+        return self.updates(self.app.owner(request, token), view, sent)
+
+    def act(self, token: str | None, view: View, sent, request: gr.Request, event: gr.EventData) -> list:
+        """What a button of a result does: to the view, to the form, or to the result."""
+        owner = self.app.owner(request, token)
+        action = event.action
+        job_id = str(event.job)
+        notes = gr.skip()
+        filled = [gr.skip() for _ in self.form.components]
+        output = [gr.skip() for _ in self.form.extras]
+        with words_for_people("Results"):
+            if action in LOOKS:
+                view = LOOKS[action](view, job_id)
+            elif action in FORM:
+                job = self.own(job_id, owner)
+                filled, found = FORM[action](self, self.form, job)
+                if action == "reuse":
+                    output = kept_as(self.form, job.output)
+                view = view.opening("")
+                notes = notes_html(SAID[action], found.notes)
+                gr.Info(SAID[action], title="Results")
+            else:
+                view = DEEDS[action](self, self.own(job_id, owner), view, str(event.value)) or view
+        return [*self.updates(owner, view, sent), notes, *filled, *output]
+
+    def drop(self, path: str | None, token: str | None, request: gr.Request) -> list:
+        """The settings of a file that was dropped, in the form, or why there are none."""
+        nothing = [gr.skip() for _ in self.form.components]
+        if not path:
+            return [gr.skip(), gr.skip(), *nothing]
+        try:
+            found = restore(path, self.app, self.app.owner(request, token))
+        except ValueError as error:
+            return [None, notes_html(words_of(error), (), bad=True), *nothing]
+        words = f"The settings of {Path(path).name} are in the form."
+        return [None, notes_html(words, (*found.notes, STAYS)), *fill(self.form, found)]
+
     def own(self, job_id: str, owner: str) -> Job:
         """The owner's ended job; ValueError when there is none."""
         if job := self.find(job_id, owner):
             return job
-        raise ValueError("This result is not here any more.")
+        raise ValueError(GONE)
 
 
-class words_for_people:
+@contextmanager
+def words_for_people(title: str) -> Iterator[None]:
     """What a user causes is shown as a message, with no trace and no path."""
-
-    def __init__(self, title: str):
-        self.title = title
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, OSError):
-            raise gr.Error(
-                error.strerror or "The file could not be written.", title=self.title, print_exception=False
-            ) from error
-        if isinstance(error, (ValueError, KeyError)):
-            words = "This result is not here any more." if isinstance(error, KeyError) else str(error)
-            raise gr.Error(words, title=self.title, print_exception=False) from error
+    try:
+        yield
+    except OSError as error:
+        words = error.strerror or "The file could not be written."
+        raise gr.Error(words, title=title, print_exception=False) from error
+    except KeyError as error:
+        raise gr.Error(GONE, title=title, print_exception=False) from error
+    except ValueError as error:
+        raise gr.Error(words_of(error), title=title, print_exception=False) from error
 
 
 def has_file(job: Job) -> bool:
@@ -184,7 +185,7 @@ def name_words(form: Form, pattern: str, *values) -> str:
     try:
         return f"As in {file_name(pattern, form.basis(*values))}"
     except SettingsError as error:
-        return str(error)
+        return words_of(error)
 
 
 def fill(form: Form, found: Restored) -> list[dict]:
@@ -214,12 +215,12 @@ def animate(results: Results, form: Form, job: Job) -> tuple[list, Restored]:
 
 def begin_with(results: Results, form: Form, job: Job, kind: str) -> tuple[list, Restored]:
     if not has_file(job):
-        raise ValueError("This result has no file to begin with.")
+        raise ValueError("This result has no file to start from.")
     found = of_job(replace(job, settings=replace(job.settings, image=None, video=None)), results.app)
     start = results.app.worker.start_from
     frames = start.num_frames if found.settings.num_frames == 1 else found.settings.num_frames
     if frames == 1:
-        raise ValueError("The model that is loaded makes still pictures only: load another one under Models.")
+        raise ValueError("The loaded model makes still images only: load another one under Models.")
     settings = replace(found.settings, num_frames=frames, seed=None, **{kind: job.path.name})
     files = {"picture": job.path} if kind == "image" else {"video": job.path}
     found = replace(found, settings=settings, **files)
@@ -230,7 +231,7 @@ def begin_with(results: Results, form: Form, job: Job, kind: str) -> tuple[list,
 # To the result: each takes (results, job, view, value) and may return another view
 
 
-def favourite(results: Results, job: Job, view: View, value: str) -> None:
+def favorite(results: Results, job: Job, view: View, value: str) -> None:
     results.app.store.favourite(job.id, job.owner, not job.favourite)
 
 
@@ -242,13 +243,13 @@ def delete(results: Results, job: Job, view: View, value: str) -> View:
 
 def resume(results: Results, job: Job, view: View, value: str) -> View:
     results.app.worker.resume(job.id, owner=job.owner)
-    gr.Info("It goes on from its finished units, when its turn comes.", title="In the queue")
+    gr.Info("It continues from its finished units when its turn comes.", title="Added to the queue")
     return view.without(job.id)
 
 
 def decode(results: Results, job: Job, view: View, value: str) -> View:
     results.app.worker.decode_finished(job.id, owner=job.owner)
-    gr.Info("Its finished units become a video, when its turn comes.", title="In the queue")
+    gr.Info("Its finished units become a video when its turn comes.", title="Added to the queue")
     return view.without(job.id)
 
 
@@ -265,7 +266,8 @@ def write_export(results: Results, job: Job, view: View, value: str) -> View:
 
 def make_export(app: App, job: Job, asked: dict) -> Path:
     """What a form asks for: kind, keep, quality and pattern. Raises ValueError."""
-    kind, keep, quality = asked.get("kind"), asked.get("keep"), int(asked.get("quality", job.output.quality))
+    kind = asked.get("kind")
+    quality = int(asked.get("quality", job.output.quality))
     if kind not in KINDS:
         raise SettingsError("format", f"unknown format {kind!r}: choose from {', '.join(KINDS)}")
     if not has_file(job):
@@ -273,17 +275,17 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
     name = file_name(str(asked.get("pattern", "")), job.settings, index=int(job.position))
     if "/" in name:
         raise SettingsError(
-            "pattern", "this file goes to your downloads, so its name has no folders: leave out /"
+            "pattern", "this file goes to your downloads, so its name cannot contain folders: leave out /"
         )
     if len(written(app, job)) >= MAX_EXPORTS:
-        raise ValueError(f"{MAX_EXPORTS} files were made of this result already: they go when it is deleted.")
+        raise ValueError(f"{MAX_EXPORTS} files were exported from this result already: no more can be kept.")
     as_it_is = kind == "mp4" and job.path.suffix == ".mp4" and quality <= job.output.quality
     with one_at_a_time:
         return export(
             job.path,
             kind,
             exports_of(app, job) / f"{name}{KINDS[kind][0]}",
-            keep=keep,
+            keep=asked.get("keep"),
             quality=None if as_it_is else quality,
             estimates=load_estimates(app.store.units_of(job)),
         )
@@ -291,21 +293,20 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
 
 def longer(results: Results, job: Job, view: View, value: str) -> View:
     """The same and more, as a new job that begins with this one's finished units: see `recovery`."""
-    store, asked = results.app.store, json.loads(value)
+    store = results.app.store
+    asked = json.loads(value)
     try:
         if not can_grow(results.app, job):
-            raise ValueError(
-                "The latents of this result are not here any more: continue from its video instead."
-            )
+            raise ValueError("The latents of this result no longer exist: continue from its video instead.")
         frames = frames_of(job.settings.units + int(asked.get("units", 0)))
         if frames <= job.settings.num_frames:
-            raise ValueError("It can only become longer.")
+            raise ValueError("Choose at least one more unit.")
         with store.lock:  # nobody begins with it before its units are there
             copy = store.duplicate(job.id, job.owner, num_frames=frames, prompt=str(asked.get("prompt", "")))
             shutil.copytree(store.units_of(job), store.units_of(copy), dirs_exist_ok=True)
     except (ValueError, OSError) as error:
         return view.tried("longer", error)
-    gr.Info("It goes on when its turn comes.", title="In the queue")
+    gr.Info("It continues when its turn comes.", title="Added to the queue")
     return view.opening("")
 
 
@@ -319,12 +320,12 @@ LOOKS = {
 SAID = {
     "reuse": "The settings are in the form.",
     "seed": "The seed is in the form.",
-    "continue": "The form goes on from this clip: say what happens next.",
-    "animate": "The form begins with this picture: say what moves.",
+    "continue": "The form continues from this clip: describe what happens next.",
+    "animate": "The form starts from this image: describe what moves.",
 }
 FORM = {"reuse": reuse, "seed": reuse_seed, "continue": go_on, "animate": animate}
 DEEDS = {
-    "favourite": favourite,
+    "favorite": favorite,
     "delete": delete,
     "resume": resume,
     "decode": decode,
@@ -343,7 +344,7 @@ def build_results(app: App) -> Results:
         gr.HTML("<h2>Results</h2>", elem_id="results-title", apply_default_css=False)
         with gr.Row(elem_id="results-head"):
             part.search = gr.Textbox(
-                label="Search the results",
+                label="Search results",
                 show_label=False,
                 placeholder="Search",
                 max_lines=1,
@@ -351,11 +352,11 @@ def build_results(app: App) -> Results:
                 scale=2,
                 elem_id="results-search",
             )
-            part.favourites = gr.Checkbox(
-                False, label="Favourites", min_width=110, scale=1, elem_id="results-favourites"
+            part.favorites = gr.Checkbox(
+                False, label="Favorites", min_width=110, scale=1, elem_id="results-favorites"
             )
         part.file = gr.File(
-            label="Drop a result or a settings file: its settings come back",
+            label="Restore settings from a file",
             file_types=RESTORABLE,
             height=56,
             elem_id="restore",
@@ -367,5 +368,6 @@ def build_results(app: App) -> Results:
         )
         part.detail = gr.HTML("", elem_id="results-detail", **look)
         part.grid = gr.HTML(grid_html([], View(), more=False), elem_id="results-grid", **look)
-        part.view, part.sent = gr.State(View()), gr.State(None)
+        part.view = gr.State(View())
+        part.sent = gr.State(None)
     return part

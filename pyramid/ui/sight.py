@@ -39,34 +39,55 @@ def check_frame(app: App, width: int, height: int, stages: int, fps: int) -> Non
     check(app, frame, skip=("prompt",))
 
 
-def wire_sight(form: Form, sight: gr.HTML) -> None:
-    f = form.fields
-    watched = [
-        f[name] for name in ("mode", "picture", "clip", "fit", "size", "width", "height", "stages", "fps")
-    ]
+class Sight:
+    """What the preview shows for the fields that decide it."""
 
-    def look(mode, picture, clip, fit, size, width, height, stages, fps) -> str:  # noqa: PLR0913 - one a field of the form
-        sources = {"image": picture, "video": clip}
-        path = upload_path(sources.get(mode))
+    FIELDS = ("mode", "picture", "clip", "fit", "size", "width", "height", "stages", "fps")
+
+    def __init__(self, form: Form):
+        self.form = form
+
+    def __call__(self, *values) -> str:
+        """The preview as HTML; values in the order of FIELDS."""
+        v = dict(zip(self.FIELDS, values, strict=True))
+        path = upload_path({"image": v["picture"], "video": v["clip"]}.get(v["mode"]))
         if not path:
             return ""
         try:
-            w, h = listed_size(size) if size != OTHER else (whole(width, "width"), whole(height, "height"))
-            check_frame(form.app, w, h, whole(stages, "stages"), whole(fps, "fps") if mode == "video" else 1)
-            if mode == "image":
-                seen, words = (
-                    fit_picture(read_picture(path, (w, h)), w, h, fit),
-                    "The first frame, as the model sees it",
-                )
-            else:
-                frames = read_video(path, w, h, fps=fps, num_frames=1, fit=fit)
-                seen, words = Image.fromarray(frames[-1]), "The last frame, from which it goes on"
+            size = self.size(v)
+            seen, words = first_frame(path, v, size) if v["mode"] == "image" else last_frame(path, v, size)
         except (ValueError, TypeError) as error:
             words = words_of(error).replace(repr(str(path)), Path(path).name)
             return f'<p class="problem" role="alert">{escape(words)}</p>'
         seen.thumbnail((SHOWN, SHOWN))
         picture = img(seen, "jpeg", words, quality=88)
-        return f'<figure class="sight">{picture}<figcaption>{words}<br>{w} × {h} px</figcaption></figure>'
+        size_text = f"{size[0]} × {size[1]} px"
+        return f'<figure class="sight">{picture}<figcaption>{words}<br>{size_text}</figcaption></figure>'
 
+    def size(self, v: dict) -> tuple[int, int]:
+        """Width and height of the video, once they are known to be possible."""
+        if v["size"] == OTHER:
+            width, height = whole(v["width"], "width"), whole(v["height"], "height")
+        else:
+            width, height = listed_size(v["size"])
+        fps = whole(v["fps"], "fps") if v["mode"] == "video" else 1
+        check_frame(self.form.app, width, height, whole(v["stages"], "stages"), fps)
+        return width, height
+
+
+def first_frame(path: str, v: dict, size: tuple[int, int]) -> tuple[Image.Image, str]:
+    """A picture as the model sees it, and what it is."""
+    picture = fit_picture(read_picture(path, size), *size, v["fit"])
+    return picture, "The first frame, as the model sees it"
+
+
+def last_frame(path: str, v: dict, size: tuple[int, int]) -> tuple[Image.Image, str]:
+    """Where a clip ends, and what it is."""
+    frames = read_video(path, *size, fps=v["fps"], num_frames=1, fit=v["fit"])
+    return Image.fromarray(frames[-1]), "The last frame; the video continues from here"
+
+
+def wire_sight(form: Form, sight: gr.HTML) -> None:
+    watched = [form.fields[name] for name in Sight.FIELDS]
     changes = [field.change for field in watched]
-    gr.on(changes, look, watched, sight, trigger_mode="always_last", **AS_SENT)
+    gr.on(changes, Sight(form), watched, sight, trigger_mode="always_last", **AS_SENT)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from pyramid.ui.markup import words_of
+
 SHOWN = 24  # cards at first, and with each click on "Show more"
 
 
@@ -10,7 +12,7 @@ class View:
     """What one page shows of the history."""
 
     search: str = ""
-    favourites: bool = False
+    favorites: bool = False
     limit: int = SHOWN
     opened: str = ""  # a job's id
     pair: tuple[str, ...] = ()  # ids of those to compare
@@ -28,8 +30,10 @@ class View:
 
     def tried(self, form: str, error: Exception | None = None) -> "View":
         """After a form was sent, and what was wrong with it."""
-        words = (error.strerror if isinstance(error, OSError) else None) or str(error or "")
-        return replace(self, tries=self.tries + 1, wrong=words, wrong_with=form if error else "")
+        if error is None:
+            return replace(self, tries=self.tries + 1, wrong="", wrong_with="")
+        words = (isinstance(error, OSError) and error.strerror) or words_of(error)
+        return replace(self, tries=self.tries + 1, wrong=words, wrong_with=form)
 
     def without(self, job_id: str) -> "View":
         pair = tuple(other for other in self.pair if other != job_id)

@@ -26,9 +26,9 @@ from pyramid.media.preview import load_estimates
 from pyramid.media.video import read_frames
 from pyramid.ui import App
 from pyramid.ui.live import progress
-from pyramid.ui.page import Ended
 from pyramid.ui.results import Results, delete
 from pyramid.ui.view import View
+from pyramid.ui.watch import Ended
 
 SLOW = (200, 200, 200)  # steps: a run that is not over before it is stopped
 

@@ -15,7 +15,7 @@ from pyramid.jobs.worker import Worker
 from pyramid.presets import find_preset, load_preset
 from pyramid.settings import Settings, SettingsError
 from pyramid.ui import App, form, page, presets
-from pyramid.ui.sight import build_sight, wire_sight
+from pyramid.ui.sight import Sight
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +100,7 @@ def test_a_blank_prompt_alone_is_no_problem(left):
 )
 def test_a_picture_is_not_brought_to_a_size_that_cannot_be_made(left, tmp_path, changes, words, monkeypatch):
     Image.new("RGB", (80, 60), "teal").save(path := tmp_path / "sea.png")
-    with gr.Blocks(analytics_enabled=False) as blocks:
-        at = page.build_left(left.app)
-        wire_sight(at.form, build_sight())
-    look = handler(blocks, "look")
+    look = Sight(left.form)
     asked = {
         "mode": "image",
         "picture": str(path),

@@ -59,7 +59,7 @@ def test_a_damaged_model_is_shown_as_damaged(app, tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
-        (" ", "give the folder"),
+        (" ", "enter the folder"),
         ("/no/such/folder", "there is no folder"),
         (".", "is not a Pyramid Flow checkpoint"),
     ],
@@ -84,7 +84,7 @@ def test_a_model_is_fetched_cancelled_and_taken_up_again(
     monkeypatch.setitem(RELEASES, "miniflux", Release("miniflux", "miniflux", "someone/tiny", "free"))
     monkeypatch.setitem(panel.MODELS, "miniflux", ("128p",))
     with gr.Blocks(analytics_enabled=False) as page:
-        build_models(app)
+        build_models(app, page)
     with serving(hub):
         page.launch(prevent_thread_lock=True, quiet=True, **doors(app, None))
         try:
@@ -103,7 +103,7 @@ def follow(browser, address: str, hub: Hub) -> None:
     page.set_default_timeout(120_000)
     page.goto(address)
     row, line = page.locator("tr", has_text="miniflux"), page.locator("#models-line")
-    expect(row).to_contain_text("not here")
+    expect(row).to_contain_text("not downloaded")
     page.get_by_label("Model", exact=True).click()
     page.get_by_role("option", name="miniflux").click()
     page.click("#models-use")
@@ -115,12 +115,12 @@ def follow(browser, address: str, hub: Hub) -> None:
     expect(line).to_contain_text("Fetching")
     page.click("#models-cancel")
     hub.go_on.set()
-    expect(line).to_contain_text("Cancelled. What came is kept")
+    expect(line).to_contain_text("Canceled. What was downloaded is kept")
     page.get_by_label("Model", exact=True).click()
     page.get_by_role("option", name="miniflux").click()
     page.click("#models-fetch")
-    expect(line).to_contain_text("all hashes right")
-    expect(row).not_to_contain_text("not here")
+    expect(line).to_contain_text("all hashes verified")
+    expect(row).not_to_contain_text("not downloaded")
     page.click("#models-use")
     expect(row).to_contain_text("in use")
     page.close()
@@ -128,6 +128,6 @@ def follow(browser, address: str, hub: Hub) -> None:
 
 def test_visitors_see_the_list_and_no_buttons(app):
     with gr.Blocks(analytics_enabled=False) as page:
-        build_models(App(app.store, app.worker, Path(app.folder), local=False))
+        build_models(App(app.store, app.worker, Path(app.folder), local=False), page)
     kinds = {type(block).__name__ for block in page.blocks.values()}
     assert "HTML" in kinds and not kinds & {"Button", "Textbox", "Dropdown"}

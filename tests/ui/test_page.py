@@ -207,7 +207,7 @@ def test_a_clip_goes_on(page, server):
     page.locator("#mode").get_by_label("Continue").check(force=True)
     with page.expect_response("**/upload*"):
         page.set_input_files("#clip input[type=file]", made)
-    expect(page.locator(".sight")).to_contain_text("from which it goes on")
+    expect(page.locator(".sight")).to_contain_text("the video continues from here")
     ask(page, seed=32)
     expect(page.locator("#used-seed")).to_have_text("32")
     (longer,) = server[1].glob("*-32*.mp4")
@@ -247,7 +247,7 @@ def test_a_queue_of_three_is_moved_changed_and_worked_through(page):
     expect(page.locator("#previews")).to_be_visible()
     page.locator("#seconds input[type=number]").fill("6")  # the first outlasts all that is done to the others
     ask(page, first=LONG, rest=LONG, seed=100, count=3)
-    expect(toast(page)).to_contain_text("3 videos are in the queue")
+    expect(toast(page)).to_contain_text("3 videos were added to the queue")
     rows = page.locator("#queue li")
     waiting = page.locator("#queue li:not(.now)")
     expect(page.locator("#queue li.now")).to_contain_text("seed 100")
@@ -298,7 +298,7 @@ def test_what_a_power_cut_left_becomes_a_video(browser, tiny_checkpoint, tmp_pat
         expect(card.locator(".tag")).to_have_text("interrupted")
         card.get_by_role("button", name="Open").click()
         expect(page.locator(".detail")).to_contain_text("2 of 3 units are finished")
-        page.locator(".detail").get_by_role("button", name="Make a video of what there is").click()
+        page.locator(".detail").get_by_role("button", name="Make a video of the finished units").click()
         expect(card.locator("video")).to_be_visible()
         expect(card.locator(".tag")).to_have_text("stopped early")
         (kept,) = tmp_path.glob("[!.]*-51*.mp4")

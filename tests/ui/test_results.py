@@ -177,20 +177,20 @@ def test_the_history_shows_the_owners_jobs_as_they_ended_and_plays_what_is_point
 
 
 def test_search_and_favourites_find_results_again(page, served):
-    card(page, "blue ball").get_by_role("button", name="Favourite").click()
-    expect(card(page, "blue ball").get_by_role("button", name="Favourite")).to_have_attribute(
+    card(page, "blue ball").get_by_role("button", name="Favorite").click()
+    expect(card(page, "blue ball").get_by_role("button", name="Favorite")).to_have_attribute(
         "aria-pressed", "true"
     )
-    page.get_by_label("Favourites").check()
+    page.get_by_label("Favorites").check()
     expect(page.locator(".card")).to_have_count(1)
-    page.get_by_label("Favourites").uncheck()
+    page.get_by_label("Favorites").uncheck()
     expect(page.locator(".card")).to_have_count(6)
-    page.get_by_label("Search the results").fill("RED ball")
+    page.get_by_label("Search results").fill("RED ball")
     expect(page.locator(".card")).to_have_count(1)
-    page.get_by_label("Search the results").fill("no such thing")
-    expect(page.locator(".empty")).to_have_text("Nothing fits the search.")
+    page.get_by_label("Search results").fill("no such thing")
+    expect(page.locator(".empty")).to_have_text("No results match.")
     page.reload()
-    expect(card(page, "blue ball").get_by_role("button", name="Favourite")).to_have_attribute(
+    expect(card(page, "blue ball").get_by_role("button", name="Favorite")).to_have_attribute(
         "aria-pressed", "true"
     )
 
@@ -252,7 +252,7 @@ def test_two_results_play_in_step(page):
 
 # -- into the form
 def test_settings_come_back_into_the_form_or_only_the_seed(page):
-    open_result(page, "blue ball").get_by_role("button", name="Only the seed").click()
+    open_result(page, "blue ball").get_by_role("button", name="Use the seed only").click()
     expect(page.locator("#results-notes")).to_contain_text("The seed is in the form.")
     expect(page.locator("#seed input")).to_have_value("12")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
@@ -265,7 +265,7 @@ def test_a_clip_goes_on_and_a_picture_begins_to_move(page, served):
     open_result(page, "red ball").get_by_role("button", name="Continue from here").click()
     expect(page.locator("#clip video")).to_be_visible()
     expect(page.locator("#mode input:checked")).to_have_value("video")
-    open_result(page, "a still of a house").get_by_role("button", name="Animate this picture").click()
+    open_result(page, "a still of a house").get_by_role("button", name="Animate this image").click()
     expect(page.locator("#picture img")).to_be_visible()
     expect(page.locator("#mode input:checked")).to_have_value("image")
     page.click("#generate")
@@ -278,13 +278,13 @@ def test_a_clip_becomes_longer_from_its_own_latents(page, served):
     job = served.store.add(replace(served.start, prompt="a kite climbs", seed=3, num_frames=9), owner="local")
     expect(card(page, "a kite climbs").locator("video")).to_be_visible(timeout=120_000)
     detail = open_result(page, "a kite climbs")
-    detail.locator("summary", has_text="Make it longer").click()
-    detail.get_by_label("What happens then").fill("")
-    detail.get_by_role("button", name="Go on").click()
+    detail.locator("summary", has_text="Extend").click()
+    detail.get_by_label("What happens next").fill("")
+    detail.get_by_role("button", name="Extend").click()
     expect(detail.get_by_role("alert")).to_contain_text("the prompt is empty")
-    detail.get_by_label("What happens then").fill("a kite falls")
-    detail.get_by_label("Longer by").select_option("1")
-    detail.get_by_role("button", name="Go on").click()
+    detail.get_by_label("What happens next").fill("a kite falls")
+    detail.get_by_label("Extend by").select_option("1")
+    detail.get_by_role("button", name="Extend").click()
     expect(card(page, "a kite falls").locator("video")).to_be_visible(timeout=120_000)
     more, first = served.store.history("local", search="kite")[0], served.store.get(job.id)
     assert more.settings.num_frames == 17 and more.state is State.DONE
@@ -308,7 +308,7 @@ def test_exports_are_made_and_fetched(page, served):
     detail.locator("summary", has_text="Export").click()
     expect(detail.get_by_label("Name")).to_have_value("a-red-ball-rolls-over-a-meadow-11")
     detail.get_by_label("Name").fill("{prompt:.5}_{nothing}")
-    detail.get_by_role("button", name="Make the file").click()
+    detail.get_by_role("button", name="Export").click()
     expect(detail.get_by_role("alert")).to_contain_text("there is no {nothing}")
     for kind, keep, name in (
         ("gif", "embed", "a-red.gif"),
@@ -319,8 +319,8 @@ def test_exports_are_made_and_fetched(page, served):
     ):
         detail.get_by_label("Name").fill("{prompt:.5}")
         detail.get_by_label("Format").select_option(kind)
-        detail.get_by_label("Settings are kept").select_option(keep)
-        detail.get_by_role("button", name="Make the file").click()
+        detail.get_by_label("Metadata").select_option(keep)
+        detail.get_by_role("button", name="Export").click()
         with page.expect_download() as download:
             detail.get_by_role("link", name=name, exact=True).click()
         assert download.value.suggested_filename == name
@@ -450,5 +450,5 @@ def test_an_owner_reaches_only_their_own_results(served):
     for owner in ("local", "visitor:me", ""):
         shown = "".join(results.show(owner, opened))
         assert "kite" not in shown and kite.id not in shown
-        with pytest.raises(ValueError, match="not here any more"):
+        with pytest.raises(ValueError, match="no longer exist"):
             results.own(kite.id, owner)
