@@ -87,3 +87,9 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     from tiny import make_checkpoint
 
     return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def copy(tiny_checkpoint, tmp_path) -> Path:
+    """A tiny checkpoint of its own, for a test that changes or breaks it."""
+    return shutil.copytree(tiny_checkpoint, tmp_path / "copy")

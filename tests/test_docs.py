@@ -4,12 +4,10 @@ page, links and paths exist, and the tree of files is the one that is there.
 
 import ast
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from helpers import program
 
 import app
 from pyramid.commands import cli
@@ -163,14 +162,8 @@ def test_the_python_examples_run(example, tmp_path, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Iterator[str]:
     """The address of the page, started as a user starts it."""
-    folder = tmp_path_factory.mktemp("page")
-    command = [sys.executable, str(ROOT / "app.py"), "--output-dir", str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        found = next(filter(None, (re.search(r"http://\S+\d", line) for line in process.stdout)), None)
-        assert found, "the page did not start"
-        yield found[0].rstrip("/")
-        process.terminate()
+    with program(tmp_path_factory.mktemp("page")) as (_, address, _):
+        yield address.rstrip("/")
 
 
 @needs_model

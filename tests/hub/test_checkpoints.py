@@ -25,11 +25,6 @@ TRANSFORMER = "diffusion_transformer_128p"
 WEIGHTS = f"{TRANSFORMER}/diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture
-def copy(tiny_checkpoint, tmp_path) -> Path:
-    return shutil.copytree(tiny_checkpoint, tmp_path / "copy")
-
-
 def edit_json(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 

@@ -29,11 +29,6 @@ def sd3_checkpoint(tmp_path_factory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("sd3"), "sd3", "384p")
 
 
-@pytest.fixture
-def copy(tiny_checkpoint, tmp_path) -> Path:
-    return shutil.copytree(tiny_checkpoint, tmp_path / "copy")
-
-
 def encoders(folder: Path, tmp_path: Path, **options) -> TextEncoders:
     return TextEncoders.from_folder(folder, cache=tmp_path / "cache", **options)
 

@@ -3,14 +3,10 @@
 Every test waits for states, never for time. Skipped where there is no Chromium.
 """
 
-import os
-import re
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers import program
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -18,7 +14,6 @@ from pyramid.media.files import read_metadata
 from pyramid.media.video import read_frames
 from pyramid.presets import load_preset
 
-ROOT = Path(__file__).parent.parent.parent
 BALL = "a red ball moves to the right"
 LONG = (
     200  # steps, the most there may be: a stage that is still at work when the page has done what it is asked
@@ -38,37 +33,12 @@ pytestmark = pytest.mark.browser
 expect.set_options(timeout=120_000)
 
 
-@contextmanager
-def program(checkpoint: Path, folder: Path):
-    """app.py at work on a checkpoint, and its address."""
-    command = [
-        sys.executable,
-        "-u",
-        str(ROOT / "app.py"),
-        "--model",
-        str(checkpoint),
-        "--output-dir",
-        str(folder),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            for printed in process.stdout:
-                if found := re.search(r"http://127\.0\.0\.1:\d+", printed):
-                    yield process, found[0]
-                    break
-            else:
-                pytest.fail("app.py ended without serving a page")
-        finally:
-            process.terminate()
-
-
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint, tmp_path_factory):
     """The address of app.py, running on the tiny checkpoint, and the folder its videos go to."""
     folder = tmp_path_factory.mktemp("outputs")
-    with program(tiny_checkpoint, folder) as (_, address):
-        yield address, folder
+    with program(folder, "--model", str(tiny_checkpoint)) as (_, address, _):
+        yield address, folder / "outputs"
 
 
 @pytest.fixture
@@ -282,7 +252,7 @@ def act(page: Page, words: str, deed: str) -> None:
 
 
 def test_what_a_power_cut_left_becomes_a_video(browser, tiny_checkpoint, tmp_path):
-    with program(tiny_checkpoint, tmp_path) as (process, address):
+    with program(tmp_path, "--model", str(tiny_checkpoint)) as (process, address, _):
         page = browser.new_page()
         page.goto(address)
         expect(page.locator("#verdict .ready")).to_be_visible()
@@ -290,8 +260,8 @@ def test_what_a_power_cut_left_becomes_a_video(browser, tiny_checkpoint, tmp_pat
         expect(page.locator("#units .unit.done")).to_have_count(2)
         process.kill()
     page.close()
-    assert not list(tmp_path.glob("[!.]*-51*"))
-    with program(tiny_checkpoint, tmp_path) as (_, address):
+    assert not list((tmp_path / "outputs").glob("[!.]*-51*"))
+    with program(tmp_path, "--model", str(tiny_checkpoint)) as (_, address, _):
         page = browser.new_page()
         page.goto(address)
         card = page.locator(".card", has_text=BALL)
@@ -301,7 +271,7 @@ def test_what_a_power_cut_left_becomes_a_video(browser, tiny_checkpoint, tmp_pat
         page.locator(".detail").get_by_role("button", name="Make a video of the finished units").click()
         expect(card.locator("video")).to_be_visible()
         expect(card.locator(".tag")).to_have_text("stopped early")
-        (kept,) = tmp_path.glob("[!.]*-51*.mp4")
+        (kept,) = (tmp_path / "outputs").glob("[!.]*-51*.mp4")
         assert read_metadata(kept)["partial"] is True and len(list(read_frames(kept))) == 9
         page.close()
 
@@ -388,7 +358,7 @@ def test_what_cannot_run_is_said_before_anything_is_pressed(page):
     page.get_by_label("Prompt", exact=True).fill(BALL)
     choose(page, "#size", "Another size …")
     page.get_by_label("Width").fill("100")
-    expect(page.locator("#verdict .problem")).to_contain_text("width = 100 is not a multiple of 64")
+    expect(page.locator("#verdict .problem")).to_contain_text("Width = 100 is not a multiple of 64")
     page.get_by_label("Width").fill("128")
     expect(page.locator("#verdict .mark")).to_contain_text("128×64")
 

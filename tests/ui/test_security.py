@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app import limits_of, notices, parse
+from app import limits_of, main, notices, parse
 from pyramid.jobs.queue import Limits
 from pyramid.settings import Settings, SettingsError
 from pyramid.ui.security.accounts import hashed_line, read_accounts
@@ -32,6 +33,27 @@ def run_app(*arguments: str, typed: str = "", folder: Path | None = None) -> sub
     )
 
 
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """What the program says on stderr to flags that it refuses, in this process."""
+
+    def call(*flags: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            code = main([*flags])
+        except SystemExit as end:
+            code = end.code
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        said = capsys.readouterr()
+        assert code == 2 and not said.out, said.err
+        assert said.err.startswith("error: ") and said.err.count("\n") == 1
+        return said.err
+
+    return call
+
+
 def accounts_file(folder: Path, text: str) -> Path:
     path = folder / "accounts.txt"
     path.write_text(text, encoding="utf-8")
@@ -42,14 +64,10 @@ def accounts_file(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("flags", [["--share"], ["--listen"], ["--listen", "192.168.0.7"]])
-def test_nobody_is_let_in_without_a_word_on_who(flags, tmp_path):
-    done = run_app(*flags, folder=tmp_path)
-    assert done.returncode == 2 and not done.stdout
-    assert (
-        done.stderr.startswith(f"error: {flags[0]} lets others reach this page")
-        and done.stderr.count("\n") == 1
-    )
-    assert "--auth-file" in done.stderr and "--public" in done.stderr
+def test_nobody_is_let_in_without_a_word_on_who(flags, refused, tmp_path):
+    said = refused(*flags)
+    assert said.startswith(f"error: {flags[0]} lets others reach this page")
+    assert "--auth-file" in said and "--public" in said
     assert not any(tmp_path.iterdir()), "nothing is begun"
 
 
@@ -70,16 +88,13 @@ def test_nobody_is_let_in_without_a_word_on_who(flags, tmp_path):
         (["--device", "foo"], "--device = 'foo': use auto, cpu, mps, xpu, cuda"),
     ],
 )
-def test_what_cannot_be_served_is_told_in_one_line(flags, says, tmp_path):
-    done = run_app(*flags, folder=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ") and says in done.stderr and done.stderr.count("\n") == 1
+def test_what_cannot_be_served_is_told_in_one_line(flags, says, refused):
+    assert says in refused(*flags)
 
 
 @pytest.mark.skipif(bool(__import__("importlib").util.find_spec("mcp")), reason="the extra is installed here")
-def test_mcp_without_its_extra_says_how_to_get_it(tmp_path):
-    done = run_app("--mcp", folder=tmp_path)
-    assert done.returncode == 2 and "gradio[mcp]" in done.stderr and done.stderr.count("\n") == 1
+def test_mcp_without_its_extra_says_how_to_get_it(refused):
+    assert "gradio[mcp]" in refused("--mcp")
 
 
 def test_visitors_have_limits_and_the_owner_of_the_machine_those_that_are_given():
