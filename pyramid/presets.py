@@ -53,7 +53,8 @@ class Preset:
         if (model, variant) != (settings.model, settings.variant):
             kept = {name: getattr(settings, name) for name in KEPT_OVER_MODELS}
             settings = Settings.for_model(model, variant, **kept)
-        return dataclasses.replace(settings, **self._steps(settings), **self.values, preset=self.name)
+        values: dict[str, Any] = self._steps(settings) | self.values | {"preset": self.name}
+        return dataclasses.replace(settings, **values)
 
     def holds(self, settings: Settings) -> bool:
         """Whether settings still are what this preset made of them."""

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from pyramid.presets import PRESETS_FOLDER, load_preset, preset_names, presets, save_preset
+from pyramid.presets import PRESETS_FOLDER, load_preset, preset_names, presets, resolve, save_preset
 from pyramid.settings import VARIANTS, Settings, SettingsError
 
 GOOD = Settings(prompt="a red ball")
@@ -78,3 +78,35 @@ def test_what_cannot_be_run_is_not_saved(tmp_path, wrong):
     assert not list(tmp_path.iterdir())
     save_preset("mine", GOOD, tmp_path)
     assert load_preset("mine", tmp_path).apply(GOOD) == dataclasses.replace(GOOD, preset="mine")
+
+
+def test_a_request_is_the_models_own_then_the_presets_then_what_it_says():
+    plain = resolve(None, None, {"prompt": "a red ball"})
+    assert plain.model == "embedded" and plain.variant == "128p" and plain.prompt == "a red ball"
+    quick = load_preset("quick")
+    changed = resolve(None, quick, {"guidance_scale": 6, "quantise": "int8"}, seconds=2)
+    assert (changed.preset, changed.guidance_scale, changed.quantize) == ("quick", 6.0, "int8")
+    assert (changed.num_inference_steps, changed.num_frames) == ((5, 5, 5), 17)
+    # A preset's variant is one of its own model's, and a loaded model keeps its own, and its machine.
+    assert resolve("embedded", load_preset("released-768p"), {}).variant == "128p"
+    sd3 = Settings.for_model("sd3", dtype="bfloat16")
+    loaded = resolve(sd3, load_preset("released-768p"), {})
+    assert (loaded.model, loaded.variant, loaded.dtype, loaded.width) == ("sd3", "384p", "bfloat16", 640)
+    with pytest.raises(SettingsError, match="did you mean 'width'"):
+        resolve(None, None, {"widht": 64})
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "later"),
+    [
+        ({"num_inference_steps": 7}, (7, 7, 7), (8, 8, 8)),
+        ({"num_inference_steps": (7, 3)}, (7, 3), (7, 3)),
+        ({"num_inference_steps": [7, 3], "video_num_inference_steps": 2}, (7, 3), (2, 2)),
+        ({"num_inference_steps": 4, "video_num_inference_steps": (3, 2)}, (4, 4), (3, 2)),
+        ({"num_inference_steps": [9]}, (9,), (9,)),
+    ],
+)
+def test_one_count_stands_for_all_stages_and_other_stages_hold_for_later_units_too(changes, first, later):
+    start = dataclasses.replace(GOOD, video_num_inference_steps=(8, 8, 8))
+    settings = resolve(start, None, changes)
+    assert (settings.num_inference_steps, settings.video_num_inference_steps) == (first, later)

@@ -32,6 +32,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def add_setting(group: Any, spec: Spec) -> None:
     """The flag of one setting, None where it is left out, and its former names, which --help leaves out."""
+    options: dict[str, Any]
     if spec.kind is bool:
         options = {"action": argparse.BooleanOptionalAction, "default": None}
     else:

@@ -65,7 +65,11 @@ def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Ite
 
     Raises ListError with everything that is wrong, and where.
     """
-    items, problems, ids, seen, keys = [], [], {}, Counter(), {}
+    items: list[Item] = []
+    problems: list[str] = []
+    ids: dict[str, int] = {}  # of the lines
+    seen: Counter[str] = Counter()  # lines without an id, by what they ask for
+    keys: dict[str, int] = {}  # of the videos
     for number, text in _lines(path):
         try:
             table = _table(text)

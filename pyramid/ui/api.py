@@ -37,10 +37,10 @@ OWN_ARGUMENTS = (*UPLOADS, "prompt", "seed", "preset")  # of `generate`
 OTHERS = tuple(name for name in TABLE if name not in (*OWN_ARGUMENTS, *OURS_ALONE))
 
 
-def asked_table() -> type:
+def asked_table() -> Any:
     """The `settings` of `generate` as a type, of which Gradio makes the schema of endpoint and tool."""
-    kinds = {name: schema_type(TABLE[name]) for name in OTHERS}
-    return TypedDict("AskedSettings", kinds, total=False)
+    kinds: dict[str, Any] = {name: schema_type(TABLE[name]) for name in OTHERS}
+    return TypedDict("AskedSettings", kinds, total=False)  # type: ignore[operator]
 
 
 def schema_type(spec: Spec) -> Any:
@@ -53,7 +53,7 @@ def schema_type(spec: Spec) -> Any:
 def documented(endpoint: Callable) -> Callable:
     """`endpoint` with the settings in its docstring, from which Gradio takes what it tells programs."""
     told = "; ".join(f"{name} ({values_of(TABLE[name])}): {TABLE[name].help}" for name in OTHERS)
-    endpoint.__doc__ = endpoint.__doc__.replace("SETTINGS", told)
+    endpoint.__doc__ = str(endpoint.__doc__).replace("SETTINGS", told)
     return endpoint
 
 
@@ -62,6 +62,9 @@ def register_api(app: App) -> None:
     endpoints = Endpoints(app)
     for name in ("generate", "status", "stop", "history", "presets", "models"):
         gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
+
+
+ASKED_SETTINGS: Any = asked_table()
 
 
 class Endpoints:
@@ -79,7 +82,7 @@ class Endpoints:
         seed: int | None = None,
         seconds: float | None = None,
         preset: str | None = None,
-        settings: asked_table() | None = None,
+        settings: ASKED_SETTINGS | None = None,
         token: str = "",
         request: gr.Request = None,
     ) -> dict:

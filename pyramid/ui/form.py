@@ -88,7 +88,10 @@ class Form:
     """The fields: `components` are what decides a result, `extras` how many and how they are kept."""
 
     def __init__(self, app: App):
-        self.app, self.fields, self.extra = app, {}, {}
+        self.app = app
+        self.fields: dict[str, gr.components.Component] = {}
+        self.extra: dict[str, gr.components.Component] = {}
+        self.other_size: gr.Row | None = None
 
     @property
     def components(self) -> list:
@@ -255,7 +258,7 @@ class Form:
             pattern=v["pattern"],
             previews=v["previews"],
         )
-        pictures = [upload_path(file) for file in v["pictures"] or []]
+        pictures = [path for file in v["pictures"] or [] if (path := upload_path(file))]
         return kept, whole(v["count"], "number of videos"), pictures
 
 

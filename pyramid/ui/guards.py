@@ -9,8 +9,9 @@ were not trained for is marked.
 """
 
 import threading
-from dataclasses import replace
 from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -20,12 +21,18 @@ from pyramid.ui.form import OTHER, Form
 from pyramid.ui.markup import words_of
 from pyramid.ui.pyramid_view import clock, drawing
 
+if TYPE_CHECKING:
+    from pyramid.text.encoders import TextEncoders
+
 
 class Counter:
     """Tokens of a text by encoder, with the tokenizers of the model that is loaded. Nothing before it is."""
 
     def __init__(self, app: App):
-        self.app, self._of, self._encoders, self._lock = app, None, None, threading.Lock()
+        self.app = app
+        self._of: Path | None = None  # the folder whose tokenizers these are
+        self._encoders: TextEncoders | None = None
+        self._lock = threading.Lock()
 
     def measure(self, text: str) -> dict[str, tuple[int, int, str]]:
         """{encoder: (tokens, how many it reads, what is cut)};
@@ -35,13 +42,11 @@ class Counter:
         if not worker.loaded.is_set() or worker.error or not worker.checkpoint.has_text:
             return {}
         with self._lock:
-            if self._of != worker.checkpoint.folder:
+            if self._encoders is None or self._of != worker.checkpoint.folder:
                 from pyramid.text.encoders import TextEncoders  # torch is there by now
 
-                self._encoders, self._of = (
-                    TextEncoders.from_folder(worker.checkpoint.folder),
-                    worker.checkpoint.folder,
-                )
+                self._of = worker.checkpoint.folder
+                self._encoders = TextEncoders.from_folder(self._of)
             return self._encoders.measure(text)
 
     def html(self, text: str) -> str:
@@ -185,11 +190,3 @@ def ready_words(app: App, settings: Settings) -> str:
         for note in settings.experimental(app.worker.checkpoint.defaults)
     )
     return f'<p class="ready">{words}</p>{marks}'
-
-
-def seeds_from(settings: Settings, count: int) -> list[Settings]:
-    """`count` copies with one seed after the other, from the one that was asked for or drawn."""
-    if not 1 <= count <= 64:
-        raise SettingsError("seed", f"{count} videos at once: 1 to 64 are possible")
-    first = settings.resolved()
-    return [replace(first, seed=first.seed + n) for n in range(count)]
