@@ -9,6 +9,7 @@ import argparse
 import re
 
 from pyramid.hub.families import MINIFLUX, TEXT_TOKENS
+from pyramid.memory.device import MAIN, CudaCard
 from pyramid.settings import size_grid
 
 HEAD = MINIFLUX.defaults["attention_head_dim"]
@@ -82,10 +83,8 @@ def check(args):
 
 def run(args):
     """Measure what the arguments ask for and print the tables. ValueError for shapes that do not exist."""
-    import torch
-
     if args.device == "auto":
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+        args.device = "cuda" if CudaCard.count() else MAIN
     check(args)
     from pyramid.generate.benchmark import measure
 

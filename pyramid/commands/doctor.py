@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pyramid.memory.machine import runs_on
+from pyramid.memory.device import FIRST_WITH_BFLOAT16, MAIN, AppleGraphics, CudaCard, Processor, runs_on
 from pyramid.settings import MODELS, Settings
 
 GREEN, AMBER, RED = "green", "amber", "red"
@@ -109,10 +109,10 @@ def card(driver: dict[str, str] | None) -> Finding:
     """The graphics card, and whether this torch can use it. `driver`: what `nvidia_driver` found."""
     import torch
 
-    if not torch.cuda.is_available():
-        return without_cuda(driver, torch.version.cuda, torch.backends.mps.is_available())
-    capability, name = torch.cuda.get_device_capability(0), torch.cuda.get_device_name(0)
-    return with_cuda(name, capability, torch.cuda.get_arch_list(), (driver or {}).get("driver", "unknown"))
+    if not CudaCard.count():
+        return without_cuda(driver, torch.version.cuda, AppleGraphics.count() > 0)
+    found, version = CudaCard.asked(), (driver or {}).get("driver", "unknown")
+    return with_cuda(found.label, found.capability, CudaCard.built_for(), version)
 
 
 def without_cuda(driver: dict[str, str] | None, built_for: str | None, mps: bool) -> Finding:
@@ -144,7 +144,7 @@ def without_cuda(driver: dict[str, str] | None, built_for: str | None, mps: bool
 
 
 def with_cuda(name: str, capability: tuple[int, int], built: list[str], driver: str) -> Finding:
-    """A CUDA card: whether torch has kernels for it. `built`: torch.cuda.get_arch_list()."""
+    """A CUDA card: whether torch has kernels for it. `built`: see `CudaCard.built_for`."""
     own = f"{capability[0]}{capability[1]}"
     found = f"{name}, capability {capability[0]}.{capability[1]}, driver {driver}"
     if not runs_on(capability, built):
@@ -155,7 +155,7 @@ def with_cuda(name: str, capability: tuple[int, int], built: list[str], driver: 
             else "this card is older than what this torch is built for: use --device cpu, or an older torch"
         )
         return Finding("device", RED, f"{found}; this torch is built for {', '.join(built)}", advice)
-    if capability < (8, 0):
+    if capability < FIRST_WITH_BFLOAT16:
         return Finding(
             "device",
             AMBER,
@@ -168,11 +168,11 @@ def with_cuda(name: str, capability: tuple[int, int], built: list[str], driver: 
 def memory() -> list[Finding]:
     """Free graphics and main memory, and the plan that the embedded model gets."""
     from pyramid.hub.checkpoints import find
-    from pyramid.memory.machine import Machine, cpu_dtype
+    from pyramid.memory.machine import Machine
     from pyramid.memory.plan import describe, make_plan
 
     machine = Machine.here()
-    dtype = str(cpu_dtype()).removeprefix("torch.")
+    dtype = Processor.here(MAIN).best_dtype()
     found = (
         f"{machine.free_ram / 1e9:.1f} of {machine.total_ram / 1e9:.1f} "
         f"GB free; the processor computes in {dtype}"

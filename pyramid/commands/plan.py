@@ -233,8 +233,6 @@ def peak(settings: Settings, memory: str) -> dict[str, float]:
 def run_watched(settings: Settings, memory: str) -> dict[str, float]:
     """The same in this process."""
     with watched() as most:
-        import torch
-
         from pyramid.events import Frames, Unit
         from pyramid.generate.loaded import load_for
 
@@ -244,7 +242,7 @@ def run_watched(settings: Settings, memory: str) -> dict[str, float]:
                 seconds, began = time.perf_counter() - began, time.perf_counter()
             elif isinstance(event, Frames):
                 seconds, began = seconds + time.perf_counter() - began, time.perf_counter()
-        vram = torch.cuda.max_memory_reserved(pipe.plan.transformer.device) if pipe.plan.estimate.vram else 0
+        vram = pipe.plan.transformer.place.peak_reserved()
     return {**most, "vram": vram, "last_unit": seconds}
 
 
@@ -310,16 +308,15 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
     from pathlib import Path
 
     import numpy as np
-    import torch
 
     from pyramid.events import Finished, Frames
     from pyramid.generate.loaded import load_pipeline
+    from pyramid.memory.device import empty_caches
 
     gc.collect()  # what the means before this one had on the card
-    torch.cuda.empty_cache()
+    empty_caches()
     pipe, frames, encoders = load_pipeline(checkpoint, plan), [], []
-    if plan.estimate.vram:
-        torch.cuda.reset_peak_memory_stats(plan.transformer.device)
+    plan.transformer.place.reset_peak()
     with tempfile.TemporaryDirectory() as folder:
         pipe.text.cache = Path(folder)
         read = pipe.text.load
@@ -336,7 +333,7 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
         for model in (*encoders, pipe.transformer, pipe.vae)
         for weight in model.parameters()
     )
-    vram = torch.cuda.max_memory_allocated(plan.transformer.device) if plan.estimate.vram else 0
+    vram = plan.transformer.place.peak_allocated()
     return Measured(
         weights,
         decoding_bytes(settings, plan, checkpoint),
@@ -361,7 +358,7 @@ def means_table(settings: Settings, plan):
 
     from pyramid.hub.checkpoints import find
 
-    checkpoint, card = find(settings.model, settings.variant), plan.transformer.device != "cpu"
+    checkpoint, card = find(settings.model, settings.variant), plan.transformer.place.is_card
     plain = replace(plan, tile=None, window=1, text=replace(plan.text, quantized=""))
     settings = replace(settings, num_frames=min(settings.num_frames, 17))
     measure(settings, plain, checkpoint)  # what is slow the first time only

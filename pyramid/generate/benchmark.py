@@ -22,6 +22,7 @@ from pyramid.generate.guidance import GuidedModel, Prompt
 from pyramid.generate.latents import denormalize, history
 from pyramid.generate.sampler import Noise, Sampling, sample
 from pyramid.hub.families import GRID, MINIFLUX, TEXT_TOKENS
+from pyramid.memory.device import device_of
 from pyramid.memory.machine import peak_bytes
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.layers import Linear
@@ -86,12 +87,11 @@ def texts(args):
 
 def clock(function, device):
     """Seconds that function() takes, device work included."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
+    place = device_of(device)
+    place.synchronize()
     start = time.perf_counter()
     function()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
+    place.synchronize()
     return time.perf_counter() - start
 
 
@@ -100,7 +100,7 @@ class MatrixPeak:
 
     def __init__(self, device, dtype):
         self.device, self.rate = device, 0.0
-        self.side = 8192 if device.startswith("cuda") else 1024
+        self.side = device_of(device).peak_side
         self.x = torch.randn(self.side, self.side, device=device, dtype=dtype)
         self.layer = Linear(self.side, self.side).to(device, dtype)
 
@@ -185,9 +185,7 @@ def measure_clip(model, prompt, args):
 
 def peak_memory(device):
     """Most bytes in use so far: on the card, or by this process."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    return peak_bytes()
+    return device_of(device).peak_allocated() or peak_bytes()
 
 
 def forward_table(forwards, peak):

@@ -33,7 +33,7 @@ def load_pipeline(checkpoint: Checkpoint, plan: Plan) -> "PyramidFlowPipeline":
     """The pipeline of a checkpoint, placed as `plan` says; the plan is its attribute `plan`."""
     from pyramid.generate.pipeline import PyramidFlowPipeline
 
-    if plan.transformer.device == "cpu" and "PYRAMID_RETURN_MEMORY" not in os.environ:
+    if not plan.transformer.place.is_card and "PYRAMID_RETURN_MEMORY" not in os.environ:
         keep_freed_memory()
     return PyramidFlowPipeline.from_pretrained(checkpoint.folder, checkpoint.variant, plan=plan)
 

@@ -28,6 +28,7 @@ from pyramid.media.export import open_writer
 from pyramid.media.files import describe
 from pyramid.media.growing import GrowingClip
 from pyramid.media.video import write_picture
+from pyramid.memory.device import device_of
 from pyramid.settings import Settings
 
 if TYPE_CHECKING:
@@ -295,10 +296,8 @@ def _settle(event: "Event") -> None:
 
     Where nothing is shown nobody waits, and what a step took is not known.
     """
-    if isinstance(event, Preview) and event.clean is not None and event.clean.device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(event.clean.device)
+    if isinstance(event, Preview) and event.clean is not None:
+        device_of(event.clean.device).synchronize()
 
 
 def source(settings: Settings, path: Path | None = None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from pyramid.jobs.speed import Progress, Speeds, cost
 from pyramid.media.export import KINDS
 from pyramid.media.preview import latent_preview, save_estimate
 from pyramid.media.video import read_given
+from pyramid.memory.device import cards, device_of
 from pyramid.settings import Settings
 
 if TYPE_CHECKING:
@@ -229,7 +230,9 @@ class Run(Listener):
             self._sampling = now - seconds
             self.speeds.began(key, self._sampling - self.live.began)
         progress.step(event)
-        if event.clean is not None or self._loaded.device == "cpu":  # else nobody waited for the step
+        if (
+            event.clean is not None or not device_of(self._loaded.device).waits
+        ):  # else nobody waited for the step
             self.speeds.step(key, cost(progress.settings, event.unit, event.stage), seconds)
         due = now + (now - self._sampling) * (progress.whole - progress.done) / progress.done
         shown = {} if event.clean is None else self._estimate(event, event.clean)
@@ -278,7 +281,6 @@ def _small(frame: np.ndarray) -> np.ndarray:
 def memory_in_use() -> int:
     """Bytes: of the graphics cards where there is one in use, else of this process."""
     import psutil  # accelerate brings it
-    import torch
 
-    on_cards = sum(torch.cuda.memory_allocated(card) for card in range(torch.cuda.device_count()))
+    on_cards = sum(card.allocated() for card in cards())
     return on_cards or psutil.Process().memory_info().rss

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
+from pyramid.memory.device import MAIN, device_of, empty_caches
 from pyramid.settings import Settings
 
 SMALLEST_TILE = 64  # pixels
@@ -140,11 +141,8 @@ class Told:
 
 def free() -> None:
     """Give back what nobody uses."""
-    import torch
-
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_caches()
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -163,12 +161,12 @@ def tighten(pipe, phase: str, settings: Settings | None = None) -> str | None:
 
 
 def _read_on_cpu(pipe, settings) -> str | None:
-    if pipe.text is None or (pipe.text_device or pipe._execution_device).type == "cpu":
+    if pipe.text is None or not device_of(pipe.text_device or pipe._execution_device).is_card:
         return None
     import torch
 
     pipe.text.free()
-    pipe.text_device = torch.device("cpu")
+    pipe.text_device = torch.device(MAIN)
     return "prompts are read on the processor from here on"
 
 
@@ -227,10 +225,11 @@ def _tile_by_tile(pipe, settings) -> str | None:
 
 
 def _offload_models(pipe, settings) -> str | None:
-    if pipe._execution_device.type == "cpu" or getattr(pipe, "_all_hooks", None) or _hooked(pipe.transformer):
+    held = getattr(pipe, "_all_hooks", None) or _hooked(pipe.transformer)
+    if held or not device_of(pipe._execution_device).is_card:
         return None
     device = pipe._execution_device
-    pipe.to("cpu")
+    pipe.to(MAIN)
     pipe.text_device = pipe.vae_device = None  # all share one card from here on
     pipe.enable_model_cpu_offload(device=device)
     return "only the model that is at work stays on the card"
@@ -238,7 +237,7 @@ def _offload_models(pipe, settings) -> str | None:
 
 def _offload_leaves(pipe, settings) -> str | None:
     device = pipe._execution_device
-    if device.type == "cpu" or _hooked(pipe.transformer):
+    if not device_of(device).is_card or _hooked(pipe.transformer):
         return None
     import torch
 
@@ -249,7 +248,7 @@ def _offload_leaves(pipe, settings) -> str | None:
     pipe.vae_device = None
     wider = pipe.transformer.dtype == torch.float16  # in which a step that overflows could not be taken again
     if wider:
-        torch.nn.Module.to(pipe.transformer.to("cpu"), torch.float32)
+        torch.nn.Module.to(pipe.transformer.to(MAIN), torch.float32)
     for model, kind in ((pipe.transformer, "block"), (pipe.vae, "leaf")):
         place_model(model, Part(str(device), str(model.dtype).removeprefix("torch."), kind))
     return "the weights come to the card layer by layer, which is slow" + ", and in float32" * wider
@@ -337,7 +336,7 @@ def _less(settings, memory: str) -> Iterator[tuple[Any, str, str]]:
 
     checkpoint = find(settings.model, settings.variant)
     plan = make_plan(checkpoint, settings, wanted=memory)
-    card = plan.transformer.device != "cpu"
+    card = plan.transformer.place.is_card
     if plan.transformer.dtype == "float32" or settings.dtype != "bfloat16" and not card:
         settings = replace(settings, dtype="bfloat16")
         yield settings, memory, "it computes in bfloat16"

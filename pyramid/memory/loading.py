@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 from diffusers.hooks import apply_group_offloading
 
+from pyramid.memory.device import MAIN, device_of
 from pyramid.models import transformer_class
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.text.encoders import Part as Encoder
@@ -82,7 +83,7 @@ def _encoder(encoder: Encoder, part, quantized: str):
         import transformers
 
         config = transformers.BitsAndBytesConfig(**_bits(quantized, dtype))
-        where = {"device_map": {"": device}} if device.type != "cpu" else {}
+        where = {"device_map": {"": device}} if part.place.is_card else {}
         return load_encoder(encoder, dtype, quantization_config=config, **where)
     model = load_encoder(encoder, dtype)
     if part.offload != "leaf":
@@ -92,9 +93,9 @@ def _encoder(encoder: Encoder, part, quantized: str):
     apply_group_offloading(
         model.encoder if encoder.is_t5 else model,
         onload_device=device,
-        offload_device=torch.device("cpu"),
+        offload_device=torch.device(MAIN),
         offload_type="leaf_level",
-        use_stream=device.type == "cuda",
+        use_stream=part.place.streams,
         low_cpu_mem_usage=True,
     )
     return model
@@ -110,7 +111,7 @@ def _quantizer(part) -> dict:
     """Arguments of `from_pretrained` for bitsandbytes, which diffusers allows on a card only."""
     if part.quantized not in ("int8", "nf4"):
         return {}
-    if part.device == "cpu":
+    if not part.place.bitsandbytes:
         raise ValueError(
             f"{part.quantized} transformers need a CUDA card: diffusers refuses bitsandbytes without one"
         )
@@ -167,16 +168,16 @@ def place_model(module, part) -> None:
     if part.offload not in ("block", "leaf"):
         module.to(device)
         return
-    module.to("cpu")
+    module.to(MAIN)
     kind = (
         {"offload_type": "leaf_level"}
         if part.offload == "leaf"
         else {"offload_type": "block_level", "num_blocks_per_group": 1}
     )
     # A stream needs to know the order of the layers; the VAE's changes with what it is asked for.
-    stream = device.type == "cuda" and part.offload == "block"
+    stream = part.place.streams and part.offload == "block"
     module.enable_group_offload(
-        onload_device=device, offload_device=torch.device("cpu"), use_stream=stream, **kind
+        onload_device=device, offload_device=torch.device(MAIN), use_stream=stream, **kind
     )
     if stream:
         fetch_ahead(module.blocks)
@@ -203,7 +204,7 @@ def matmul_rate(device: str, dtype: str) -> float:
 
     A guess for a card that has no room for the measurement.
     """
-    side = 1024 if device == "cpu" else 4096  # a card takes longer to be asked than for a small one
+    side = device_of(device).probe_side
     best = float("inf")
     try:
         x = torch.randn(side, side, device=device).to(getattr(torch, dtype))

@@ -6,10 +6,10 @@ peak_bytes()                      # most main memory that this process has had
 
 import ctypes
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pyramid.settings import SettingsError
+from pyramid.memory.device import MAIN, Device, device_of, find_device
 
 GIB = 2**30
 
@@ -18,7 +18,7 @@ GIB = 2**30
 class Machine:
     """What may be used now. Bytes; `free_*` counts what this process already holds as free."""
 
-    device: str = "cpu"  # "cuda:0", "mps", "cpu"
+    device: str = MAIN  # "cuda:0", "mps", "cpu"
     name: str = "processor"
     free_vram: int = 0
     total_vram: int = 0
@@ -35,57 +35,21 @@ class Machine:
         """
         import importlib.util
 
-        import torch
+        found, main = find_device(device), ram()
+        vram = found.memory(main) if found.is_card else (0, 0)
+        quantizes = importlib.util.find_spec("bitsandbytes") is not None
+        facts = {"capability": found.capability, "bfloat16": found.bfloat16, "quantizes": quantizes}
+        return cls(found.name, found.label, *vram, *main, **facts)
 
-        free, total = ram()
-        known = dict(
-            free_ram=free, total_ram=total, quantizes=importlib.util.find_spec("bitsandbytes") is not None
-        )
-        index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else 0
-        if torch.cuda.is_available() and index >= torch.cuda.device_count():
-            raise SettingsError(
-                "device", f"device = {device!r}: there are {torch.cuda.device_count()} cards, counted from 0"
-            )
-        cuda = torch.cuda.is_available() and runs_on(
-            torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
-        )
-        other = {"mps": torch.backends.mps.is_available, "xpu": torch.xpu.is_available}.get(device)
-        if device.startswith("cuda") and not cuda or other and not other():
-            kind = "CUDA card" if device.startswith("cuda") else f"{device} device"
-            raise SettingsError(
-                "device",
-                f"device = {device!r}: there is no {kind} that this torch can use; use "
-                "auto or cpu (python -m pyramid doctor says why)",
-            )
-        if cuda and (device == "auto" or device.startswith("cuda")):
-            here, everything = torch.cuda.mem_get_info(index)
-            own = torch.cuda.memory_reserved(index)
-            capability = torch.cuda.get_device_capability(index)
-            return cls(
-                f"cuda:{index}",
-                torch.cuda.get_device_name(index),
-                here + own,
-                everything,
-                capability=capability,
-                bfloat16=capability >= (8, 0),
-                **known,
-            )
-        if device in ("mps", "xpu"):
-            return cls(device, device, free, total, bfloat16=True, **known)
-        return cls(bfloat16=cpu_dtype() == torch.bfloat16, **known)
+    @property
+    def place(self) -> Device:
+        """Its device, with the facts: also of a machine that was made up."""
+        facts = {"capability": self.capability, "bfloat16": self.bfloat16}
+        return replace(device_of(self.device), label=self.name, **facts)
 
-
-def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
-    """Whether a torch that is `built` for these (`torch.cuda.get_arch_list()`) has kernels for a card.
-
-    A kernel for x.y runs on x.z with z ≥ y; portable code (compute_) on everything newer.
-    """
-    native = [arch.removeprefix("sm_").rstrip("af") for arch in built if arch.startswith("sm_")]
-    portable = [arch.removeprefix("compute_").rstrip("af") for arch in built if arch.startswith("compute_")]
-    major, minor = capability
-    return any(arch[:-1] == str(major) and int(arch[-1]) <= minor for arch in native) or any(
-        int(arch) <= 10 * major + minor for arch in portable
-    )
+    def without_card(self) -> "Machine":
+        """The same, with its processor alone."""
+        return replace(self, device=MAIN)
 
 
 def ram() -> tuple[int, int]:
@@ -144,15 +108,6 @@ def _number(path: Path, key: str = "") -> int | None:
         else text.strip()
     )
     return int(words) if words.isdigit() else None
-
-
-def cpu_dtype():
-    """The dtype that a processor is fastest in: bfloat16 where it has AVX512_BF16 or AMX, else float32."""
-    import torch
-
-    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    has = any(getattr(torch.cpu, name, lambda: False)() for name in known)
-    return torch.bfloat16 if has else torch.float32
 
 
 def keep_freed_memory() -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pyramid.memory.device import MAIN, CudaCard, check_there, device_of
 from pyramid.memory.loading import lift
 from pyramid.models.attention import Bucket, Layout
 from pyramid.models.flux import PATCH, StageContext, unit_sizes
@@ -34,11 +35,8 @@ def place(pipe, transformer: str | torch.device, others: str | torch.device):
     What goes between them is small: embeddings, and a unit's latents. ValueError for a device that is not
     there.
     """
-    for device in map(torch.device, (transformer, others)):
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(
-                f"there is no such device as {device}: this torch sees {torch.cuda.device_count()} cards"
-            )
+    check_there(transformer)
+    check_there(others)
     lift(pipe)
     if getattr(pipe.transformer, "hf_quantizer", None) is None:  # bitsandbytes has put it there already
         pipe.transformer.to(transformer)
@@ -54,23 +52,25 @@ def begin(device: str = "auto") -> str:
 
     ValueError where there are more processes here than cards, or a card is asked for by its number.
     """
-    cuda = device != "cpu" and torch.cuda.is_available()
-    if device not in ("auto", "cpu", "cuda") or device == "cuda" and not cuda:
+    count = 0 if device == MAIN else CudaCard.count()
+    needed = {"auto": 0, MAIN: 0, "cuda": 1}  # cards, for what may be asked for
+    if device not in needed or count < needed[device]:
         raise ValueError(
             f"device = {device!r} with several processes: each takes the card of its number; use auto, "
             "cuda (where there are cards) or cpu"
         )
     here = int(os.environ.get("LOCAL_RANK", 0))
-    if cuda and here >= torch.cuda.device_count():
+    if 0 < count <= here:
         raise ValueError(
-            f"process {here + 1} of this machine has no card: there are {torch.cuda.device_count()}; "
-            f"start with --nproc-per-node {torch.cuda.device_count()}"
+            f"process {here + 1} of this machine has no card: there are {count}; "
+            f"start with --nproc-per-node {count}"
         )
-    if cuda:
-        torch.cuda.set_device(here)
+    own = device_of(f"cuda:{here}" if count else MAIN)
+    own.make_current()
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "cpu:gloo")
-    return f"cuda:{here}" if cuda else "cpu"
+        talking = {place.kind: place.process_group for place in (device_of(MAIN), own)}
+        dist.init_process_group(",".join(f"{kind}:{group}" for kind, group in talking.items()))
+    return own.name
 
 
 def is_first() -> bool:
@@ -182,7 +182,7 @@ def _prepare_part(prepare: Callable, rank: int, world: int) -> Callable:
             unit for clip in history for unit in clip.split(1, dim=2)
         ]  # a hook shares each clip's tokens
         sizes, _ = unit_sizes(history, shape)
-        uneven = sizes[-1] % world and text[0].device.type == "cpu"  # gloo gathers only parts of one size
+        uneven = sizes[-1] % world and device_of(text[0].device).even
         if shape[0] != 1 or min(sizes) < world or uneven:
             raise ValueError(
                 f"{world} processes cannot share {sizes[-1]} tokens (a stage of {shape[2] // PATCH}×"

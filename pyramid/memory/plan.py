@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 
 from pyramid.hub.checkpoints import Checkpoint
 from pyramid.hub.families import RGB
+from pyramid.memory.device import MAIN, Device, Processor, device_of
 from pyramid.memory.estimate import Shape, Size, component_sizes
-from pyramid.memory.machine import GIB, Machine, cpu_dtype, peak_bytes
+from pyramid.memory.machine import GIB, Machine, peak_bytes
 from pyramid.settings import Settings, SettingsError
 
 NAMES = ("max", "balanced", "low", "tiny", "cpu")
@@ -53,6 +54,11 @@ class Part:
     dtype: str
     offload: str = ""
     quantized: str = ""
+
+    @property
+    def place(self) -> Device:
+        """What it runs on."""
+        return device_of(self.device)
 
 
 @dataclass(frozen=True)
@@ -128,13 +134,13 @@ def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = 
     Raises SettingsError for a precision that this machine is no place for.
     """
     machine = machine or Machine.here(settings.device)
-    card = machine.device != "cpu" and settings.device != "cpu"
-    check_precision(settings, machine if card else replace(machine, device="cpu"))
+    card = machine.place.is_card and settings.device != MAIN
+    check_precision(settings, machine if card else machine.without_card())
     sizes, shape = component_sizes(checkpoint), Shape.of(checkpoint, settings)
     # What bitsandbytes has put on a card stays there.
     names = ("max", "balanced", "cpu") if settings.quantize in BITSANDBYTES else NAMES
     found = []
-    for name in names if card else ("cpu",):
+    for name in names if card else NAMES[-1:]:
         variants = [
             judge(plan, sizes, shape, settings, machine) for plan in _variants(name, settings, machine)
         ]
@@ -148,7 +154,7 @@ def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = 
 def check_precision(settings: Settings, machine: Machine) -> None:
     """Raises SettingsError where `machine` cannot compute or quantize in this way, or gains nothing by it."""
     kind = settings.quantize
-    if settings.dtype == "float16" and machine.device == "cpu":
+    if not machine.place.computes_in(settings.dtype):
         raise SettingsError(
             "dtype",
             "dtype = 'float16' is for cards: a processor is slower in it and needs no less "
@@ -166,7 +172,7 @@ def check_precision(settings: Settings, machine: Machine) -> None:
             f"quantize = {kind!r} needs bitsandbytes, which is not installed: "
             "pip install bitsandbytes, or choose fp8",
         )
-    if kind != "none" and machine.device.startswith(("mps", "xpu")):
+    if kind != "none" and not machine.place.packs:
         raise SettingsError(
             "quantize",
             f"quantize = {kind!r} runs on CUDA cards and processors, not on "
@@ -176,20 +182,14 @@ def check_precision(settings: Settings, machine: Machine) -> None:
 
 def _variants(name: str, settings: Settings, machine: Machine):
     """Plans of one name, the fastest first."""
+    place = machine.place if name != "cpu" or not machine.place.is_card else Processor.here(MAIN)
     dtype = settings.dtype
-    if dtype == "auto" or dtype == "float16" and name == "cpu":
-        dtype = (
-            _dtype(machine)
-            if name != "cpu" or machine.device == "cpu"
-            else str(cpu_dtype()).removeprefix("torch.")
-        )
+    if dtype == "auto" or not place.computes_in(dtype):
+        dtype = place.best_dtype()
     kept_whole = name != "tiny" and settings.quantize == "none"
     if settings.dtype == "auto" and dtype == "float16" and not kept_whole:
         dtype = "float32"  # a step that overflows could not be taken again in it
-    # T5 overflows in float16; one prompt in a bfloat16 that a card does not have at full speed costs little.
-    emulated = machine.capability is not None and machine.capability >= (7, 5)
-    text_dtype = ("bfloat16" if emulated else "float32") if dtype == "float16" else dtype
-    there = "cpu" if name == "cpu" else machine.device
+    text_dtype, there = place.text_dtype(dtype), place.name
     offload = {
         "max": ("", "", ""),
         "balanced": ("leaf", "", ""),
@@ -198,7 +198,7 @@ def _variants(name: str, settings: Settings, machine: Machine):
         "cpu": ("free", "", ""),
     }[name]
     bits = settings.quantize if settings.quantize in BITSANDBYTES else ""
-    stored = "fp8" if settings.quantize == "fp8" else "" if name == "cpu" else bits
+    stored = "fp8" if settings.quantize == "fp8" else bits * place.is_card
     whole = "" if offload[0] == "leaf" else bits  # what comes layer by layer is as it lies in its file
     plan = Plan(
         name,
@@ -215,16 +215,9 @@ def _variants(name: str, settings: Settings, machine: Machine):
             yield replace(plan, text=replace(plan.text, quantized=kind), tile=128, window=0)
 
 
-def _dtype(machine: Machine) -> str:
-    """bfloat16 where the device has it; on older CUDA cards float16, guarded; else float32."""
-    if machine.bfloat16:
-        return "bfloat16"
-    return "float16" if machine.capability else "float32"
-
-
 def judge(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings, machine: Machine) -> Plan:
     """`plan` with its estimate, whether it fits, and reasons where it does not."""
-    card = plan.transformer.device != "cpu"
+    card = plan.transformer.place.is_card
     vram, (ram_needed, file) = (_vram(plan, sizes, shape) if card else 0), _ram(plan, sizes, shape)
     estimate = Estimate(vram, ram_needed, file, _seconds(plan, sizes, shape, settings))
     reasons = []
@@ -292,9 +285,7 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
 
     text = _text_bytes(plan, sizes)
     text_file = text * all(mapped(s, plan.text) for n, s in sizes.items() if n.startswith("text_encoder"))
-    if (
-        plan.transformer.device != "cpu"
-    ):  # one component passes through at a time; what is offloaded waits here
+    if plan.transformer.place.is_card:  # one component passes through at a time; what is offloaded waits here
         parts = {"transformer": plan.transformer, "vae": plan.vae}
         waiting = sum(
             weights(name, part) * (PINNED if part.offload == "block" else 1)
@@ -383,8 +374,6 @@ def compare(plan: Plan) -> str:
     e = plan.estimate
     measured = [f"{_gb(peak_bytes())} of main memory ({_gb(e.ram)} estimated)"]
     if e.vram:
-        import torch
-
-        most = torch.cuda.max_memory_reserved(plan.transformer.device)
+        most = plan.transformer.place.peak_reserved()
         measured.insert(0, f"{_gb(most)} on the card ({_gb(e.vram)} estimated)")
     return "peak: " + ", ".join(measured) + _since(plan)

@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from diffusers.utils.torch_utils import empty_device_cache
 
 from pyramid.hub.checkpoints import CheckpointError, fingerprint
 from pyramid.hub.families import ENCODER_KINDS, FAMILIES, T5, TEXT_TOKENS, TextEncoder
@@ -135,8 +136,7 @@ class TextEncoders:
         """Lets all weights go; the next prompt that is not in the cache loads them again."""
         with self._lock:
             self._models.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_device_cache(self.device.type)
 
     def encode(self, prompts: str | list[str], max_sequence_length: int = TEXT_TOKENS) -> PromptEmbeds:
         """The embeddings of one prompt or several, T5's padded to `max_sequence_length` tokens.

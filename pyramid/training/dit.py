@@ -27,6 +27,7 @@ from pyramid.generate.latents import denormalize, normalize
 from pyramid.generate.sampler import Noise, Sampling, sample
 from pyramid.generate.schedule import make_stages
 from pyramid.hub.families import GRID, TEXT_TOKENS, LatentScales
+from pyramid.memory.device import device_of
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import TRAINED_STAGES, units_of
@@ -206,9 +207,9 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
         ema_decay=settings.ema_decay,
         constant_share=settings.constant_share,
     )
-    if loop.accelerator.device.type == "cpu":
-        # At a few hundred tokens the plain product's backward is faster there.
-        model.set_attention_backend("_native_math")
+    backend = device_of(loop.accelerator.device).attention_in_training
+    if backend is not None:
+        model.set_attention_backend(backend)
     loop.run(_stepper(loop, data, recipe), lambda path: save_samples(model, vae, encoder, recipe, path))
     model.eval().reset_attention_backend()
     model.to(torch.bfloat16).save_pretrained(folder / "diffusion_transformer")
