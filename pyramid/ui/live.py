@@ -13,8 +13,9 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from pyramid.events import Preview
 from pyramid.jobs.queue import State
-from pyramid.jobs.run import At, Live
+from pyramid.jobs.run import Live
 from pyramid.settings import Settings
 from pyramid.ui import QUIET, App
 from pyramid.ui.addresses import address_of, address_of_growing
@@ -85,7 +86,7 @@ def tiles(live: Live | None, settings: Settings) -> str:
     return f'<div class="pyramid" style="{ratio(settings)}">{"".join(cells)}</div>'
 
 
-def steps_taken(at: At | None, stage: int, steps: int) -> int:
+def steps_taken(at: Preview | None, stage: int, steps: int) -> int:
     """How many of a stage's steps the unit in work has taken."""
     if at is None or at.stage < stage:
         return 0
