@@ -167,7 +167,9 @@ def load(place: Path) -> None:
         str(place),
         expects=checkpoint.defaults,
         prompt="a red ball",
+        seed=1,
         num_frames=1,
+        num_inference_steps=(1, 1, 1),
         width=64,
         height=64,
         dtype="bfloat16",
@@ -180,18 +182,7 @@ def load(place: Path) -> None:
         plan = make_plan(checkpoint, settings, Machine.here("cpu"))
         pipe = load_by(checkpoint, plan)
         peaks["loading"] = dict(most)
-        for event in pipe.stream(
-            *pipe.request(
-                "a red ball",
-                num_frames=1,
-                width=64,
-                height=64,
-                num_inference_steps=[1, 1, 1],
-                guidance_scale=1,
-                video_guidance_scale=1,
-                seed=1,
-            )
-        ):
+        for event in pipe.stream(settings):
             print(
                 type(event).__name__, getattr(event, "message", ""), dict(most), file=sys.stderr, flush=True
             )

@@ -82,7 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--units", type=int, default=4)
-    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--count", type=int, default=10, help="runs, and changes of model; 3 or more")
     args = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
