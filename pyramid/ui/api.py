@@ -285,7 +285,7 @@ class Endpoints:
                 "phase": live.phase,
                 "seconds_left": live.left,
                 "units_done": live.units_done,
-                "progress": at.done / at.total if at else 0.0,
+                "progress": at.fraction if at else 0.0,
             }
             told |= (
                 {name: getattr(at, name) for name in ("unit", "stage", "stages", "step", "steps")}

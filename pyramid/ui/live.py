@@ -236,7 +236,7 @@ def line(app: App, live: Live | None, waiting: int = 0) -> str:
 def busy_line(live: Live) -> str:
     """How far a run is."""
     words, step = progress(live)
-    share = live.at.done / live.at.total if live.at else 0.0
+    share = live.at.fraction if live.at else 0.0
     return (
         '<div class="line busy"><div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}"><b style="width: {share:.1%}"></b></div>'
