@@ -163,7 +163,7 @@ def torch_candidates(driver: tuple[int, int] | None) -> list[tuple[str, list[str
         ]
     else:
         builds = ["cpu"]
-    near = [(f"+{build}", []) for build in builds]
+    near: list[tuple[str, list[str]]] = [(f"+{build}", []) for build in builds]
     # An index that cannot be reached must cost seconds, not pip's five patient retries.
     index = [(f"+{build}", ["--extra-index-url", TORCH_INDEX + build, "--retries", "1"]) for build in builds]
     return [*near, *index, ("", [])]

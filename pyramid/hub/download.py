@@ -160,7 +160,7 @@ def look_up(model: str, variant: str | None = None) -> Listing:
         repository,
         variant,
         str(info.sha),
-        str((info.card_data or {}).get("license") or ""),
+        str((info.card_data and info.card_data.get("license")) or ""),
         files,
         Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model"),
     )

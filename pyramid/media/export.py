@@ -106,8 +106,8 @@ def _convert(source: Path, target: Path, metadata: dict[str, Any], *, keep: str,
     first = next(frames, None)
     if first is None:
         raise ValueError(f"{source.name} has no pictures in it")
-    options = {"quality": QUALITY if quality is None else quality, "keep": keep}
-    with open_writer(target, fps, first.size, metadata, **options) as writer:
+    quality = QUALITY if quality is None else quality
+    with open_writer(target, fps, first.size, metadata, quality=quality, keep=keep) as writer:
         writer.write(np.asarray(first))
         for picture in frames:
             writer.write(np.asarray(picture))

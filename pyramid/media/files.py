@@ -16,6 +16,7 @@ import re
 import signal
 import string
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,10 +32,10 @@ from PIL import Image
 from pyramid.media.containers import this_file
 from pyramid.settings import Settings, SettingsError
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     fcntl = None
+else:
+    import fcntl
 
 PROGRAM = "pyramid"
 KEEPS = ("embed", "sidecar", "none")  # where a result's metadata goes
@@ -96,6 +97,7 @@ def _filled(pattern: str, values: dict[str, Any]) -> Iterator[str]:
         yield text
         if field is None:
             continue
+        form = form or ""
         if field not in values:
             raise _refused(
                 pattern, f"there is no {{{field}}}; use {', '.join(f'{{{name}}}' for name in values)}"
@@ -168,6 +170,7 @@ def reserve(path: Path) -> tuple[Path, Path]:
                     return _part_of(name), name
         except FileExistsError:  # another writer's
             continue
+    raise AssertionError("the names do not end")
 
 
 def publish(part: Path, path: Path) -> Path:
@@ -195,6 +198,7 @@ def publish(part: Path, path: Path) -> Path:
             return name
         os.unlink(part)
         return name
+    raise AssertionError("the names do not end")
 
 
 def result_of(run: str, beginning: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -391,7 +395,7 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
         "-c",
         "copy",
         *front,
-        target.absolute(),
+        str(target.absolute()),
     ]
     with no_interrupts():
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -12,7 +12,7 @@ to that.
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -117,7 +117,8 @@ class VideoWriter:
         self.keep = keep
         self.frames = 0
         self.partial = False
-        self._writer = self._part = None
+        self._writer: Any  # moviepy's, from `with` on, and the hidden file that it fills
+        self._part: Path
 
     def __enter__(self) -> Self:
         from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # takes a second: not for every command

@@ -10,7 +10,6 @@ open; or a few bytes that decode to terabytes. `pyramid.media.containers` sees t
 time, frames and pixels, and ends the decoder's process.
 """
 
-import io
 import re
 import subprocess
 import threading
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -252,6 +251,8 @@ def _decode(path: Path, command: list[str], budget: Budget) -> Iterator[Image.Im
     late = threading.Event()
     # A pipe for its words would fill up, and stop ffmpeg, at a badly damaged video.
     with TemporaryFile() as words, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as process:
+        assert process.stdout
+        stream = process.stdout
 
         def end() -> None:
             late.set()
@@ -261,14 +262,14 @@ def _decode(path: Path, command: list[str], budget: Budget) -> Iterator[Image.Im
         clock.daemon = True
         clock.start()
         try:
-            for count, picture in enumerate(_ppm_pictures(process.stdout, budget), 1):
+            for count, picture in enumerate(_ppm_pictures(stream, budget), 1):
                 if count > budget.frames:
                     raise ValueError(f"{path.name} has more than {budget.frames} frames: give a shorter clip")
                 yield picture
         finally:
             clock.cancel()
             process.kill()
-            process.stdout.close()
+            stream.close()
             process.wait()
         if late.is_set():
             raise ValueError(
@@ -276,7 +277,7 @@ def _decode(path: Path, command: list[str], budget: Budget) -> Iterator[Image.Im
             )
 
 
-def _ppm_pictures(stream: io.BufferedReader, budget: Budget) -> Iterator[Image.Image]:
+def _ppm_pictures(stream: IO[bytes], budget: Budget) -> Iterator[Image.Image]:
     """The pictures of a stream of binary PPM; each brings its size, so rotated videos are no special case.
 
     Raises ValueError for anything else than 8 bits a channel.

@@ -9,6 +9,7 @@ Source: arXiv 2410.05954, sections 3.2 and 3.3; double and single stream blocks 
 Run: `python -m pytest tests/models/test_flux.py`
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -171,7 +172,11 @@ class StageTransformer(StrictLoading, ModelMixin, ConfigMixin):
 
     latent_channels: int  # of the clips
     rotary_axes: tuple[int, ...]  # head dimensions for time, or for time, rows and columns
-    blocks: list[nn.Module]
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks, in order."""
+        raise NotImplementedError
 
     def embed(self, clip, grid):
         """Tokens (b, n, dim) of a clip (b, c, t, h, w); grid: (h, w) of the current clip in patches."""
@@ -187,7 +192,8 @@ class StageTransformer(StrictLoading, ModelMixin, ConfigMixin):
         text, mask, current = encoder_hidden_states, encoder_attention_mask, tuple(shape_of_current)
         check_clips(current, history, self.latent_channels, len(text))
         mask = text.new_ones(text.shape[:2]) if mask is None else mask
-        layout = sequence_layout(mask, *unit_sizes(history, current), causal=self.config.use_temporal_causal)
+        tokens, units = unit_sizes(history, current)
+        layout = sequence_layout(mask, tokens, units, causal=self.config.use_temporal_causal)
         grids = [(t, h // PATCH, w // PATCH) for t, h, w in [*(c.shape[2:] for c in history), current]]
         past = [self.embed(layout.sort(clip), grids[-1][1:]) for clip in history]
         return StageContext(

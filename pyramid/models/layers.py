@@ -11,6 +11,7 @@ Run: `python -m pytest tests/models/test_flux.py tests/models/test_mmdit.py`
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,7 +20,13 @@ from torch.nn import functional as F
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-class StrictLoading:
+if TYPE_CHECKING:
+    from diffusers import ModelMixin as Loading
+else:
+    Loading = object
+
+
+class StrictLoading(Loading):
     """Mixin, put before `ModelMixin`: missing or unexpected weights are an error that lists them.
 
     diffusers only warns, and a model with half of its weights at random makes noise without saying why.
@@ -27,7 +34,7 @@ class StrictLoading:
     dropped without a warning; any other unknown key is dropped with diffusers' warning.
     """
 
-    _leftover_config_keys = ()
+    _leftover_config_keys: tuple[str, ...] = ()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):

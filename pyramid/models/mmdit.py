@@ -10,7 +10,7 @@ Run: `python -m pytest tests/models/test_mmdit.py`
 import torch
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramid.models.flux import PATCH, DoubleBlock, StageTransformer
@@ -45,6 +45,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.size = size
         self.proj = nn.Conv2d(channels, dim, PATCH, stride=PATCH)
+        self.pos_embed: Tensor
         self.register_buffer("pos_embed", sincos_table(dim, size, base))  # a part of the checkpoint
 
     def forward(self, clip, grid):

@@ -177,7 +177,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         if not self.use_tiling or max(x.shape[-2:]) <= size_in:
             return run(x, (0, 0))
         stride, height, width = size_in - fade_in, *x.shape[-2:]
-        rows: list[Tensor] = []
+        rows: list[list[Tensor]] = []
         for top in range(0, height, stride):
             row: list[Tensor] = []
             for left in range(0, width, stride):
@@ -193,7 +193,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     # -- pixels to latents
     # -------------------------------------------------------------------------------------
 
-    def encode(self, video: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
+    def encode(self, video: Tensor, return_dict: bool = True) -> AutoencoderKLOutput:
         """Video `(b, 3, 1 + 8k, h, w)` in [-1, 1] to the posterior of its latents `(b, 16, 1 + k, h/8, w/8)`.
 
         The first frame stands alone, then each 8 frames make one unit; a picture is a video of one frame.
@@ -221,7 +221,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     # -- latents to pixels
     # -------------------------------------------------------------------------------------
 
-    def decode(self, latents: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+    def decode(self, latents: Tensor, return_dict: bool = True) -> DecoderOutput:
         """Latents `(b, 16, 1 + k, h, w)` of the VAE to video `(b, 3, 1 + 8k, 8h, 8w)`, about [-1, 1],
         not clamped.
         """

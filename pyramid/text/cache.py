@@ -54,7 +54,8 @@ def read_embeds(path: Path) -> PromptEmbeds | None:
     try:
         with safe_open(path, "pt") as file:
             cut = json.loads(file.metadata()["cut"])
-            return PromptEmbeds(*(file.get_tensor(name) for name in ("embeds", "mask", "pooled")), cut)
+            embeds, mask, pooled = (file.get_tensor(name) for name in ("embeds", "mask", "pooled"))
+            return PromptEmbeds(embeds, mask, pooled, cut)
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import empty_device_cache
@@ -255,7 +256,7 @@ class TextEncoders:
             self._tokenizers[part.label] = loaded
         return self._tokenizers[part.label]
 
-    def _model(self, part: Part) -> torch.nn.Module:
+    def _model(self, part: Part) -> Any:
         """The encoder, loaded if need be: memory-mapped, and from .bin files as tensors only."""
         if part.label not in self._models:
             load = self.load or (lambda part: load_encoder(part, self.dtype).to(self.device))

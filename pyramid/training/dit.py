@@ -149,11 +149,11 @@ def _group(values: Tensor) -> dict[int, Tensor]:
 
 
 def _encode_captions(encoder: CaptionEncoder, texts: list[str], owner: Tensor) -> Captions:
-    states, lengths, pooled = zip(
+    parts, lengths, pooled = zip(
         *(encoder(texts[i : i + 256]) for i in range(0, len(texts), 256)), strict=True
     )
-    longest = max(part.shape[1] for part in states)
-    states = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in states])
+    longest = max(part.shape[1] for part in parts)
+    states = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
     return Captions(states, torch.cat(lengths), torch.cat(pooled), owner)
 
 
@@ -223,14 +223,14 @@ def _stepper(loop: Loop, data: LatentClips, recipe: Recipe) -> Callable[[float],
     generator = torch.Generator().manual_seed(recipe.seed + loop.step)
 
     def step(_: float) -> dict[str, Tensor]:
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for stage in range(TRAINED_STAGES):
             length = prefix_length(loop.step, data.latents.shape[2], finest=stage == TRAINED_STAGES - 1)
             clips, text = data.batch(recipe.dit.batch[stage], recipe.dit.text_dropout)
             losses[f"stage{stage}"] = stage_loss(
                 loop, clips[:, :, :length], text, stages, stage, recipe, generator
             )
-        return {"loss": sum(losses.values()) / TRAINED_STAGES} | losses
+        return {"loss": sum(losses.values(), start=torch.zeros(())) / TRAINED_STAGES} | losses
 
     return step
 

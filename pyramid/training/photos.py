@@ -74,12 +74,12 @@ def photographs(split: str, extra: Iterable[str] = ()) -> list[Photo]:
 
 def _locate(package: str, name: str, extra: Iterable[str]) -> Path | None:
     if package == "wallpapers":
-        folders = [Path(folder) for folder in (*extra, WALLPAPERS)]
+        folders = [*map(Path, extra), Path(WALLPAPERS)]
     else:  # found without importing it: scikit-learn's datasets bring all of scikit-learn
         top, *rest = package.split(".")
         spec = find_spec(top)
         roots = spec.submodule_search_locations if spec else None
-        folders = [Path(root, *rest) for root in roots or ()]
+        folders = [Path(root).joinpath(*rest) for root in roots or ()]
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 

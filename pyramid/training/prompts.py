@@ -7,7 +7,7 @@ The transformer trains on the world's own captions only; the encoders also learn
 leave things unsaid, unknown words and the empty prompt, so that a user need not know the caption grammar.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def attribute_values(world: World) -> dict[str, tuple[str, ...]]:
 
 def wordings(world: World) -> dict[str, dict[str, tuple[str, ...]]]:
     """All wordings of every value of every attribute."""
-    known: dict[str, dict[str, tuple[str, ...]]] = {
+    known: dict[str, Mapping[str, tuple[str, ...]]] = {
         "shape": words_of.SHAPE_WORDS,
         "color": words_of.COLOR_WORDS,
         "background": words_of.BACKGROUND_WORDS,

@@ -183,7 +183,7 @@ def inflate(model: CausalVideoVAE) -> None:
 
 
 def vae_losses(
-    model: nn.Module, video: Tensor, recipe: Recipe, adversary: Adversary | None = None
+    model: CausalVideoVAE, video: Tensor, recipe: Recipe, adversary: Adversary | None = None
 ) -> dict[str, Tensor]:
     """The losses of one batch `(b, 3, t, h, w)`: `loss` to minimize, its parts to log.
     The adversary learns too.
