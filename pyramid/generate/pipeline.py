@@ -44,6 +44,8 @@ from pyramid.generate.request import Inputs, Task, check, check_dtype, signature
 from pyramid.generate.sampler import Noise, Sampling, StepCallback, Stop, sample
 from pyramid.hub.checkpoints import Checkpoint, find, verify
 from pyramid.hub.families import GRID, LatentScales, family_of
+from pyramid.memory.placement import Placement
+from pyramid.memory.plan import Plan
 from pyramid.models import transformer_class
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, variant_of
@@ -109,14 +111,14 @@ class PyramidFlowPipeline(DiffusionPipeline):
         self.checkpoint = checkpoint
         self.vocabulary = Vocabulary.of(checkpoint.details) if checkpoint else None
         self.scales = _scales_of(transformer, vae)
-        self.split_guidance = (
-            False  # prompt and negative prompt one after the other: half the memory of a step
-        )
-        self.tile_first = False  # decode after sampling, all units of a tile before the next tile
-        self.text_device = None  # where prompts are read; None: where all else runs
+        self.placement = Placement()  # replaced as a whole
         self.executor = Alone()
-        self.vae_device = None  # where pictures become latents and latents pictures; None: likewise
         self._stops: list[threading.Event] = []  # one for each open run
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the placement was made by, with what was given up since."""
+        return self.placement.plan
 
     # -- running
 
@@ -247,7 +249,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
             stop=self.executor.stop(stop),
         )
         told: list[str] = []
-        guided = GuidedModel(self.transformer, *prompts, task.guidance, split=self.split_guidance)
+        guided = GuidedModel(self.transformer, *prompts, task.guidance, split=self.placement.split_guidance)
         for event in sample(Guarded(guided, told.append), noise, run):
             yield from (Notice("precision", sentence) for sentence in told)
             told.clear()
@@ -258,13 +260,13 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """Whether frames are made after all sampling. With model offload one model leaves when the other
         comes: it is changed once then, not twice a unit.
         """
-        return bool(getattr(self, "_all_hooks", None)) or self.tile_first
+        return bool(getattr(self, "_all_hooks", None)) or self.placement.tile_first
 
     def _decode_late(
         self, task: Task, units: list[Unit], decode: Callable[[Unit], list[Frames]], clock: "Clock"
     ) -> Iterator[Status | Frames]:
         """The frames of all units, after sampling."""
-        if self.tile_first and self.vae.use_tiling and units:
+        if self.placement.tile_first and self.vae.use_tiling and units:
             yield Status("decode", f"Decoding {len(units)} units, tile by tile")
             decode = self._decoder(task, clock.timed("decode", self._decode_by_tiles, units))
         for done, unit in enumerate(units):
@@ -297,7 +299,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
     @torch.no_grad()
     def _encode_pictures(self, task: Task) -> list[Tensor]:
         self._bring(self.vae)
-        pixels = torch.from_numpy(task.pictures).to(self.vae_device or self._execution_device)
+        pixels = torch.from_numpy(task.pictures).to(self.placement.vae_device or self._execution_device)
         video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # 1 3 f h w
         vae_latents = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
         latents = normalize(vae_latents.float(), self.scales).expand(len(task.seeds), -1, -1, -1, -1)
@@ -308,7 +310,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """All frames of `units`, as something that hands them out unit by unit."""
         self._bring(self.vae)
         latents = [denormalize(unit.latents, self.scales, first=unit.index == 0) for unit in units]
-        frames = self.vae.decode(torch.cat(latents, dim=2).to(self.vae_device, self.vae.dtype)).sample
+        frames = self.vae.decode(
+            torch.cat(latents, dim=2).to(self.placement.vae_device, self.vae.dtype)
+        ).sample
         pieces = iter([frames[:, :, :1], *frames[:, :, 1:].split(FRAMES_PER_UNIT, dim=2)])
         return lambda _latents: next(pieces)
 
@@ -321,7 +325,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         @torch.no_grad()
         def decode(unit: Unit) -> list[Frames]:
             vae_latents = denormalize(unit.latents, self.scales, first=unit.index == 0)
-            video = decoder(vae_latents.to(self.vae_device, self.vae.dtype)).float()
+            video = decoder(vae_latents.to(self.placement.vae_device, self.vae.dtype)).float()
             if not torch.isfinite(video).all():  # it would be black
                 raise FloatingPointError(
                     f"Unit {unit.index} overflows in {self.vae.dtype} when it is decoded."
@@ -359,7 +363,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return self.executor.once(self._encode_text, list(texts), length)
 
     def _encode_text(self, texts: list[str], length: int) -> PromptEmbeds:
-        device = self.text_device or self._execution_device
+        device = self.placement.text_device or self._execution_device
         return self.text.to(device).encode(texts, max_sequence_length=length)
 
     def _prompt(self, task: Task, embeds: PromptEmbeds) -> Prompt:

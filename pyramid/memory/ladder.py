@@ -155,18 +155,16 @@ def tighten(pipe, phase: str, settings: Settings | None = None) -> str | None:
     A plan that the pipeline has tells it from then on.
     """
     change = next((change for rung in RUNGS[phase] if (change := rung(pipe, settings))), None)
-    if change and getattr(pipe, "plan", None) is not None:
-        pipe.plan = replace(pipe.plan, changes=(*pipe.plan.changes, change))
+    if change:
+        pipe.placement = pipe.placement.told(change)
     return change
 
 
 def _read_on_cpu(pipe, settings) -> str | None:
-    if pipe.text is None or not device_of(pipe.text_device or pipe._execution_device).is_card:
+    if pipe.text is None or not device_of(pipe.placement.text_device or pipe._execution_device).is_card:
         return None
-    import torch
-
     pipe.text.free()
-    pipe.text_device = torch.device(MAIN)
+    pipe.placement = replace(pipe.placement, text_device=MAIN)
     return "prompts are read on the processor from here on"
 
 
@@ -191,9 +189,9 @@ def _narrow_text(pipe, settings) -> str | None:
 
 
 def _split_guidance(pipe, settings) -> str | None:
-    if pipe.split_guidance:
+    if pipe.placement.split_guidance:
         return None
-    pipe.split_guidance = True
+    pipe.placement = replace(pipe.placement, split_guidance=True)
     return "the prompt and the negative prompt go through the model one after the other"
 
 
@@ -218,9 +216,9 @@ def _into_tiles(pipe, settings) -> str | None:
 
 def _tile_by_tile(pipe, settings) -> str | None:
     """As frames come, every tile keeps its cache until the end: here one tile's is held at a time."""
-    if pipe.tile_first or not pipe.vae.use_tiling:
+    if pipe.placement.tile_first or not pipe.vae.use_tiling:
         return None
-    pipe.tile_first = True
+    pipe.placement = replace(pipe.placement, tile_first=True)
     return "frames are decoded at the end, all units of a tile before the next tile"
 
 
@@ -230,7 +228,8 @@ def _offload_models(pipe, settings) -> str | None:
         return None
     device = pipe._execution_device
     pipe.to(MAIN)
-    pipe.text_device = pipe.vae_device = None  # all share one card from here on
+    # All share one card from here on.
+    pipe.placement = replace(pipe.placement, text_device=None, vae_device=None)
     pipe.enable_model_cpu_offload(device=device)
     return "only the model that is at work stays on the card"
 
@@ -245,7 +244,7 @@ def _offload_leaves(pipe, settings) -> str | None:
     from pyramid.memory.plan import Part
 
     lift(pipe)
-    pipe.vae_device = None
+    pipe.placement = replace(pipe.placement, vae_device=None)
     wider = pipe.transformer.dtype == torch.float16  # in which a step that overflows could not be taken again
     if wider:
         torch.nn.Module.to(pipe.transformer.to(MAIN), torch.float32)

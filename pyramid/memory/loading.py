@@ -138,8 +138,7 @@ def place(pipe, plan) -> None:
     else:
         place_model(pipe.transformer, plan.transformer)
         place_model(pipe.vae, plan.vae)
-    pipe.tile_first = plan.window == 0
-    pipe.plan = plan
+    pipe.placement = replace(pipe.placement, plan=plan, tile_first=plan.window == 0)
 
 
 def is_cast(module) -> bool:

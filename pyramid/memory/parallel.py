@@ -41,7 +41,7 @@ def place(pipe, transformer: str | torch.device, others: str | torch.device):
     if getattr(pipe.transformer, "hf_quantizer", None) is None:  # bitsandbytes has put it there already
         pipe.transformer.to(transformer)
     pipe.vae.to(others)
-    pipe.text_device = pipe.vae_device = torch.device(others)
+    pipe.placement = replace(pipe.placement, text_device=str(others), vae_device=str(others))
     return pipe
 
 

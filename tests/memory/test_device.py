@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from pyramid.memory.device import (
 )
 from pyramid.memory.loading import matmul_rate, place_model
 from pyramid.memory.machine import Machine
-from pyramid.memory.plan import Part
+from pyramid.memory.placement import Placement
+from pyramid.memory.plan import Part, Plan
 from pyramid.settings import SettingsError
 
 OLD, TURING, AMPERE = (7, 0), (7, 5), (8, 6)
@@ -154,3 +156,12 @@ def test_nobody_else_compares_names_of_devices_or_asks_torch_for_a_card():
 def test_devices_load_no_torch():
     code = "import sys, pyramid.memory.device; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_placement_is_replaced_and_tells_what_was_given_up():
+    plan = Plan("cpu", *[Part("cpu", "float32")] * 3)
+    placement = Placement(plan)
+    assert placement.told("tiles").told("guidance").plan.changes == ("tiles", "guidance")
+    assert placement.plan.changes == () and Placement().told("tiles") == Placement()
+    with pytest.raises(FrozenInstanceError):
+        placement.split_guidance = True

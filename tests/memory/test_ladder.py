@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_first_unit(pipe, tiny_checkpoint, limit):
     assert len(messages(events)) == 1 and "one after the other" in messages(events)[0]
     check_order(events, 4)
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
-    tighter.split_guidance = True
+    tighter.placement = replace(tighter.placement, split_guidance=True)
     *_, last = tighter.stream(*tighter.request(PROMPT, **QUICK))
     assert torch.equal(events[-1].latents, last.latents)
 
@@ -130,7 +131,7 @@ def test_later_units_go_on_from_the_last_finished_one(pipe, tiny_checkpoint, lim
     assert sum(isinstance(event, Preview) for event in events) == 3 * 4  # no finished step is taken twice
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     *_, whole = tighter.stream(*tighter.request(PROMPT, **QUICK))
-    tighter.split_guidance = True
+    tighter.placement = replace(tighter.placement, split_guidance=True)
     before = list(whole.latents.split(1, dim=2))[:2]
     *_, rest = tighter.stream(*tighter.request(PROMPT, **QUICK, finished=before))
     assert torch.equal(events[-1].latents, rest.latents)
@@ -142,7 +143,7 @@ def test_one_rung_after_the_other(pipe, tiny_checkpoint, limit):
     events = list(ladder.stream(pipe, *pipe.request(PROMPT, **QUICK)))
     assert len(messages(events)) == 2 and "bfloat16 instead of float32" in messages(events)[1]
     tighter = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
-    tighter.split_guidance = True
+    tighter.placement = replace(tighter.placement, split_guidance=True)
     tighter.transformer.to(torch.bfloat16)
     *_, last = tighter.stream(*tighter.request(PROMPT, **QUICK))
     assert torch.equal(events[-1].latents, last.latents)
@@ -216,7 +217,11 @@ def test_each_rung_gives_once_and_says_so(pipe):
     for phase in ladder.RUNGS:
         said = list(iter(lambda phase=phase: tighten(pipe, phase, Settings(width=512, height=512)), None))
         assert len(said) == len(set(said)), said
-    assert pipe.vae.tile_size == 64 and pipe.split_guidance and pipe.transformer.dtype == torch.bfloat16
+    assert (
+        pipe.vae.tile_size == 64
+        and pipe.placement.split_guidance
+        and pipe.transformer.dtype == torch.bfloat16
+    )
 
 
 def test_tiles_get_smaller_only_once_one_is_held_at_a_time(pipe):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,7 @@ def test_a_placed_pipeline_makes_the_same(tiny_checkpoint):
     request = REQUEST[0] | {"width": 64, "num_frames": 9, "output_type": "np"}
     pipe = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     before = pipe(**request).frames
-    assert parallel.place(pipe, "cpu", "cpu") is pipe and pipe.text_device.type == "cpu"
+    assert parallel.place(pipe, "cpu", "cpu") is pipe and pipe.placement.text_device == "cpu"
     assert (pipe(**request).frames == before).all()
     with pytest.raises(ValueError, match="no such device"):
         parallel.place(pipe, "cpu", "cuda:99")
@@ -149,7 +150,7 @@ def test_the_vae_is_asked_on_its_own_device(tiny_checkpoint, request_):
     """The meta device as the second one: it takes what it is given, and has nothing to give back."""
     pipe = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     pipe.vae.to("meta")
-    pipe.vae_device = torch.device("meta")
+    pipe.placement = replace(pipe.placement, vae_device="meta")
     seen = []
     pipe.vae.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].device.type))
     pipe.vae.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].device.type))
