@@ -5,6 +5,8 @@
 `pyramid.ui.security.guard` finds the files behind them.
 """
 
+import os
+import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,3 +26,11 @@ def address_of_growing(live) -> str:
 def address_of_export(job, path: Path) -> str:
     """Where a file that was exported from a job's result is fetched."""
     return f"gradio_api{FILE}{quote(f'results/{job.id}/exports/{path.name}')}"
+
+
+def uploads_folder() -> Path:
+    """Where Gradio keeps uploads, as its documentation has it: GRADIO_TEMP_DIR, or `gradio` in the system's
+    folder for temporary files.
+    """
+    folder = os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio"
+    return Path(folder).resolve()

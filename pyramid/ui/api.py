@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import gradio as gr
-from gradio import utils
-from gradio.data_classes import FileData
 
 from pyramid.jobs.queue import Job, State
 from pyramid.presets import find_preset, preset_names, resolve
 from pyramid.settings import MACHINE, STEPS, TABLE, Settings, SettingsError, Spec, values_of
 from pyramid.ui import App
-from pyramid.ui.addresses import address_of
+from pyramid.ui.addresses import address_of, uploads_folder
 from pyramid.ui.models import entries, title_of
 
 SHORTEST_TOKEN = 16
@@ -77,8 +75,8 @@ class Endpoints:
     def generate(  # noqa: PLR0913 - the arguments of the endpoint
         self,
         prompt: str,
-        image: FileData | None = None,
-        video: FileData | None = None,
+        image: gr.FileData | None = None,
+        video: gr.FileData | None = None,
         seed: int | None = None,
         seconds: float | None = None,
         preset: str | None = None,
@@ -148,7 +146,7 @@ class Endpoints:
 
         Args:
             search: words that all have to occur in the prompt or the settings.
-            favourites: only those marked as favourites.
+            favourites: only your favorites.
             limit: at most so many, up to 100.
             offset: leave out so many of the latest.
             token: your secret, where there are no accounts.
@@ -177,7 +175,7 @@ class Endpoints:
         return [{"name": p.name, "description": p.description, "settings": p.values} for p in found]
 
     def models(self) -> list[dict]:
-        """The models: what each is good for, its licence and size, whether it is here,
+        """The models: what each is good for, its license and size, whether it is here,
         and which one is loaded.
         """
         return [
@@ -185,7 +183,7 @@ class Endpoints:
                 "model": entry.title,
                 "variant": entry.variant,
                 "good_for": entry.good_for,
-                "licence": entry.licence,
+                "licence": entry.license,
                 "size": entry.size,
                 "here": entry.here,
                 "loaded": entry.loaded,
@@ -250,7 +248,7 @@ class Endpoints:
         if not isinstance(path, str) or not path:
             raise ValueError(f"{what}: upload a file, such as with handle_file of gradio_client")
         found = Path(path).resolve()
-        if not found.is_relative_to(Path(utils.get_upload_folder()).resolve()) or not found.is_file():
+        if not found.is_relative_to(uploads_folder()) or not found.is_file():
             raise ValueError(
                 f"{what}: {Path(path).name!r} was not uploaded; paths on the server are not taken"
             )

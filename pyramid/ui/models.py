@@ -59,7 +59,7 @@ class Entry:
     variant: str
     title: str
     good_for: str
-    licence: str
+    license: str
     size: str
     here: bool
     loaded: bool = False
@@ -96,14 +96,14 @@ def entry(app: App, model: str, variant: str) -> Entry:
     now = (app.worker.start_from.model, app.worker.start_from.variant)
     names = {model, release.repository} if release else {model}
     loaded = now in {(name, variant) for name in names}
-    licence = release.licence if release else ""
+    license_text = release.licence if release else ""
     good_for = GOOD_FOR.get((model, variant), "Your own model.")
     size = f"{WEIGHTS[model]:.1f} billion weights" if model in WEIGHTS else ""
     split = " · " if size else ""
     try:
         checkpoint = find(model, variant)
     except CheckpointError:
-        return Entry(model, variant, title_of(model), good_for, licence, size, here=False)
+        return Entry(model, variant, title_of(model), good_for, license_text, size, here=False)
     problem = ""
     try:
         verify(checkpoint, text=checkpoint.has_text)
@@ -114,7 +114,7 @@ def entry(app: App, model: str, variant: str) -> Entry:
         variant,
         title_of(model),
         good_for,
-        checkpoint.licence or licence,
+        checkpoint.licence or license_text,
         f"{size_text(size_of(checkpoint))} on disk{split}{size}",
         here=not problem,
         loaded=loaded,
@@ -364,7 +364,7 @@ def table_of(app: App) -> str:
     """The list as a table."""
     rows = "".join(
         f"<tr><th scope=row>{escape(e.title)}</th><td>{escape(e.variant)}</td><td>{escape(e.good_for)}</td>"
-        f"<td>{escape(e.size)}</td><td>{licence_of(e)}</td><td>{state_of(e)}</td></tr>"
+        f"<td>{escape(e.size)}</td><td>{license_of(e)}</td><td>{state_of(e)}</td></tr>"
         for e in entries(app)
     )
     head = "".join(
@@ -375,10 +375,10 @@ def table_of(app: App) -> str:
     return f'<div class="models" role="region" aria-label="Models" tabindex="0">{table}</div>'
 
 
-def licence_of(e: Entry) -> str:
-    """The licence, or a link to where it is."""
+def license_of(e: Entry) -> str:
+    """The license, or a link to where it is."""
     link = r'<a href="\2" target="_blank" rel="noopener">\1</a>'
-    return re.sub(r"(model card) at (https://[^\s)]+)", link, escape(e.licence))
+    return re.sub(r"(model card) at (https://[^\s)]+)", link, escape(e.license))
 
 
 def state_of(e: Entry) -> str:

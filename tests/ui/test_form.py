@@ -4,7 +4,9 @@ The page itself is in test_page.py.
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
+import gradio
 import gradio as gr
 import pytest
 from PIL import Image
@@ -15,6 +17,7 @@ from pyramid.jobs.worker import Worker
 from pyramid.presets import find_preset, load_preset
 from pyramid.settings import Settings, SettingsError
 from pyramid.ui import App, form, page, presets
+from pyramid.ui.addresses import uploads_folder
 from pyramid.ui.sight import Sight
 
 
@@ -223,3 +226,11 @@ def test_a_preset_is_a_name_and_never_the_path_of_a_file(left, app, tmp_path):
     with pytest.raises(SettingsError, match="preset = .* is unknown"):
         find_preset(str(path), app.presets_folder)
     assert left.form.read(*values(left, preset=str(path), fps=8)).preset is None
+
+
+@pytest.mark.parametrize("folder", [None, "elsewhere"])
+def test_the_folder_of_uploads_is_gradios(folder, monkeypatch, tmp_path):
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    if folder:
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / folder))
+    assert uploads_folder() == Path(gradio.utils.get_upload_folder()).resolve()

@@ -34,7 +34,7 @@ def test_what_there_is_and_what_is_here(app):
     assert {key[0] for key in found} == {"embedded", "miniflux", "sd3", "checkpoint0"}
     embedded, released = found["embedded", "128p"], found["miniflux", "768p"]
     assert (
-        embedded.here and not embedded.loaded and embedded.licence == "Apache-2.0" and "MB" in embedded.size
+        embedded.here and not embedded.loaded and embedded.license == "Apache-2.0" and "MB" in embedded.size
     )
     assert not released.here and "1280 × 768" in released.good_for and "billion weights" in released.size
     assert found["checkpoint0", "128p"].loaded

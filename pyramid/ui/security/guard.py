@@ -12,10 +12,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from gradio import utils
-
 from pyramid.ui import App
-from pyramid.ui.addresses import FILE
+from pyramid.ui.addresses import FILE, uploads_folder
 from pyramid.ui.security.accounts import Accounts
 from pyramid.ui.security.login import WrongPasswords, address_behind
 from pyramid.ui.security.routes import API, file_of, is_host, is_open
@@ -159,7 +157,7 @@ class Guard:
         if "\0" in wanted:
             return None
         path = Path(os.path.realpath(wanted))
-        if inside(path, Path(utils.get_upload_folder())) is not None:
+        if inside(path, uploads_folder()) is not None:
             return path
         within = inside(path, self.page.folder)
         if self.page.local and within is not None and not any(part.startswith(".") for part in within):
