@@ -20,6 +20,8 @@ CHECKED = (
     "pyramid/text",
     "pyramid/media",
     "pyramid/training",
+    "pyramid/commands",
+    "app.py",
 )
 
 

@@ -112,6 +112,7 @@ def card(driver: dict[str, str] | None) -> Finding:
     if not CudaCard.count():
         return without_cuda(driver, torch.version.cuda, AppleGraphics.count() > 0)
     found, version = CudaCard.asked(), (driver or {}).get("driver", "unknown")
+    assert found.capability
     return with_cuda(found.label, found.capability, CudaCard.built_for(), version)
 
 

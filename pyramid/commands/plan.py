@@ -242,6 +242,7 @@ def run_watched(settings: Settings, memory: str) -> dict[str, float]:
                 seconds, began = time.perf_counter() - began, time.perf_counter()
             elif isinstance(event, Frames):
                 seconds, began = seconds + time.perf_counter() - began, time.perf_counter()
+        assert pipe.plan
         vram = pipe.plan.transformer.place.peak_reserved()
     return {**most, "vram": vram, "last_unit": seconds}
 
@@ -320,12 +321,17 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         pipe.text.cache = Path(folder)
         read = pipe.text.load
-        pipe.text.load = lambda part: encoders.append(read(part)) or encoders[-1]
+
+        def load(part):
+            encoders.append(read(part))
+            return encoders[-1]
+
+        pipe.text.load = load
         began = time.perf_counter()
         for event in pipe.stream(settings):
             if isinstance(event, Frames):
                 frames.append(event.video)
-            elif isinstance(event, Finished):
+            elif isinstance(event, Finished) and event.latents is not None:
                 latents = event.latents.float().cpu()
         seconds = time.perf_counter() - began
     weights = sum(
