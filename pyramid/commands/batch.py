@@ -146,7 +146,7 @@ class Here:
 
     def next(self) -> Outcome:
         from pyramid.jobs.recorder import source
-        from pyramid.media.video import read_given
+        from pyramid.media.video_reader import read_given
 
         began, settings = time.monotonic(), self.item.settings
         try:

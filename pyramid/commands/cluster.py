@@ -102,7 +102,7 @@ class OnRay:
 
     def submit(self, item: Item) -> None:
         from pyramid.jobs.recorder import source
-        from pyramid.media.video import read_given
+        from pyramid.media.video_reader import read_given
 
         try:
             given, about = read_given(item.settings), source(item.settings)

@@ -166,6 +166,15 @@ def with_cuda(name: str, capability: tuple[int, int], built: list[str], driver: 
     return Finding("device", GREEN, f"{found}; bfloat16")
 
 
+def _main_memory(free: int, found: str) -> Finding:
+    if free < 1.2e9:
+        return Finding("main memory", RED, found, "close other programs")
+    if free < 12e9:
+        enough = "enough for the embedded model; T5-XXL of the published ones wants 12 GB"
+        return Finding("main memory", AMBER, found, enough)
+    return Finding("main memory", GREEN, found, "")
+
+
 def memory() -> list[Finding]:
     """Free graphics and main memory, and the plan that the embedded model gets."""
     from pyramid.hub.checkpoints import find
@@ -178,19 +187,7 @@ def memory() -> list[Finding]:
         f"{machine.free_ram / 1e9:.1f} of {machine.total_ram / 1e9:.1f} "
         f"GB free; the processor computes in {dtype}"
     )
-    few = machine.free_ram < 1.2e9
-    findings = [
-        Finding(
-            "main memory",
-            RED if few else AMBER if machine.free_ram < 12e9 else GREEN,
-            found,
-            "close other programs"
-            if few
-            else "enough for the embedded model; T5-XXL of the published ones wants 12 GB"
-            if machine.free_ram < 12e9
-            else "",
-        )
-    ]
+    findings = [_main_memory(machine.free_ram, found)]
     if machine.free_vram:
         little = machine.free_vram < 6e9
         findings.append(

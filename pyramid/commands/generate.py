@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Make what was asked for; returns the exit code."""
     from pyramid.commands.console import Generation, JointGeneration, check_device, launched
     from pyramid.hub.checkpoints import find, verify
-    from pyramid.media.video import read_given
+    from pyramid.media.video_reader import read_given
 
     settings = settings_of(args)
     checkpoint = find(settings.model, settings.variant)

@@ -111,6 +111,20 @@ def one_step(settings: Settings) -> Settings:
     return replace(settings, num_inference_steps=once, video_num_inference_steps=once)
 
 
+COLUMNS = (
+    "plan",
+    "fits",
+    "card",
+    "main memory",
+    "of it files",
+    "last unit",
+    "dtype",
+    "text",
+    "transformer",
+    "VAE",
+)
+
+
 def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, float] | None):
     """All plans for the machine, as a rich table; beside the chosen one, what was measured."""
     from rich.table import Table
@@ -122,18 +136,7 @@ def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, f
         title=f"{settings.model}/{settings.variant}, {settings.width}×{settings.height}, "
         f"{settings.num_frames} frames; {free}"
     )
-    for name in (
-        "plan",
-        "fits",
-        "card",
-        "main memory",
-        "of it files",
-        "last unit",
-        "dtype",
-        "text",
-        "transformer",
-        "VAE",
-    ):
+    for name in COLUMNS:
         table.add_column(name)
     for plan in every:
         e, mark = plan.estimate, "▸ " if plan.name == chosen.name else "  "

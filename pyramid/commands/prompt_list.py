@@ -96,9 +96,7 @@ def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Ite
         problems.append(
             f'{path.name} has no lines: each is a table such as {{"prompt": "a red ball stays still"}}'
         )
-    if problems:
-        more = len(problems) - SHOWN_PROBLEMS
-        raise ListError("\n".join(problems[:SHOWN_PROBLEMS] + [f"… and {more} more"] * (more > 0)))
+    _check_problems(problems)
     first = {item.model: at for at, item in reversed(list(enumerate(items)))}
     return sorted(items, key=lambda item: first[item.model])  # each model is loaded once
 
@@ -113,6 +111,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         line = error.object[: error.start].count(b"\n") + 1
         raise ListError(f"{path.name}, line {line}: this is not UTF-8 text; save the list as UTF-8") from None
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _check_problems(problems: list[str]) -> None:
+    """ListError with the first problems, if there are any."""
+    more = len(problems) - SHOWN_PROBLEMS
+    if problems:
+        raise ListError("\n".join(problems[:SHOWN_PROBLEMS] + [f"… and {more} more"] * (more > 0)))
 
 
 def _table(text: str) -> dict[str, Any]:
@@ -158,7 +163,7 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
 
     Files that it names are opened.
     """
-    from pyramid.media.video import read_given
+    from pyramid.media.video_reader import read_given
 
     asked_for, table = table, renamed(table)
     check_known(table, "setting")

@@ -53,7 +53,7 @@ def go_on(units, args: argparse.Namespace) -> int:
     from pyramid.commands.console import Generation
     from pyramid.hub.checkpoints import find, identity, verify
     from pyramid.jobs.recovery import what_there_is
-    from pyramid.media.video import read_given
+    from pyramid.media.video_reader import read_given
 
     settings, finished = units.load()
     about = units.about()

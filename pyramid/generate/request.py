@@ -25,7 +25,8 @@ from pyramid.events import Unit
 from pyramid.generate.guidance import Guidance
 from pyramid.generate.sampler import Stop
 from pyramid.hub.families import GRID
-from pyramid.media.video import fit_picture, read_given, read_picture, read_video
+from pyramid.media.pictures import fit_picture, read_picture
+from pyramid.media.video_reader import read_given, read_video
 from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, frames_of, units_of
 from pyramid.text.cache import PromptEmbeds
 

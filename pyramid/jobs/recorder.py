@@ -27,7 +27,7 @@ from pyramid.jobs.recovery import UnitsFolder, beside
 from pyramid.media.export import open_writer
 from pyramid.media.files import describe
 from pyramid.media.growing import GrowingClip
-from pyramid.media.video import write_picture
+from pyramid.media.pictures import write_picture
 from pyramid.memory.device import device_of
 from pyramid.settings import Settings
 

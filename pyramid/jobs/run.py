@@ -27,7 +27,7 @@ from pyramid.jobs.recovery import UnitsFolder, what_there_is
 from pyramid.jobs.speed import Progress, Speeds, cost
 from pyramid.media.export import KINDS
 from pyramid.media.preview import latent_preview, save_estimate
-from pyramid.media.video import read_given
+from pyramid.media.video_reader import read_given
 from pyramid.memory.device import cards, device_of
 from pyramid.settings import Settings
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyramid.media.video import read_picture, read_video
+from pyramid.media.pictures import read_picture
+from pyramid.media.video_reader import read_video
 from pyramid.settings import Settings, SettingsError
 
 NAMELESS = {"image": "picture.png", "video": "video.mp4"}

@@ -18,35 +18,13 @@ import numpy as np
 
 from pyramid.media.files import (
     KEEPS,
-    describe,
-    ffmpeg,
     no_interrupts,
     publish,
-    read_metadata,
     reserve,
     tag,
-    unique_path,
     write_sidecar,
 )
-from pyramid.media.pictures import fit_picture, read_picture, to_rgb, write_picture
-from pyramid.media.video_reader import probe, read_frames, read_given, read_video
 from pyramid.settings import SettingsError
-
-__all__ = [  # files in and out, all by one name: also what files.py holds
-    "VideoWriter",
-    "describe",
-    "ffmpeg",
-    "fit_picture",
-    "probe",
-    "read_frames",
-    "read_given",
-    "read_metadata",
-    "read_picture",
-    "read_video",
-    "to_rgb",
-    "unique_path",
-    "write_picture",
-]
 
 QUALITY = 17  # H.264's CRF: 17 looks like the original, 23 is smaller, 51 is the worst
 TO_BT709 = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]

@@ -205,7 +205,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             raise ValueError(
                 f"A video of {frames} frames, {width}×{height}, does not fit "
                 f"the VAE: frames must be 1 + {scale}·k "
-                f"and both sides multiples of {scale}. Crop or pad it first (pyramid.media.video does)."
+                f"and both sides multiples of {scale}. Crop or pad it first (pyramid.media.pictures does)."
             )
         moments = self._in_tiles(video, lambda tile, _: self._encode(tile), encode=True)
         posterior = DiagonalGaussianDistribution(moments)

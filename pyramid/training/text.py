@@ -61,7 +61,9 @@ def lowercase_charsmap() -> bytes:
     SentencePiece compiles one: so a throwaway model is trained for the sake of its map.
     """
     import sentencepiece
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # made when imported
+
+    # type: ignore[attr-defined]  # made when imported
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
     rules = [(chr(code), chr(code).lower()) for code in range(ord("A"), ord("Z") + 1)]
     rules += [("\u2019", "'"), ("\u00a0", " ")]

@@ -9,7 +9,8 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from pyramid.media.video import fit_picture, read_picture, read_video
+from pyramid.media.pictures import fit_picture, read_picture
+from pyramid.media.video_reader import read_video
 from pyramid.settings import Settings
 from pyramid.ui import AS_SENT, App
 from pyramid.ui.form import OTHER, Form, listed_size, upload_path, whole

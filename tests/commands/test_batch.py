@@ -19,7 +19,7 @@ from pyramid.events import Frames, Notice, Preview, Status
 from pyramid.generate.loaded import Loaded
 from pyramid.jobs.recorder import source as source_of
 from pyramid.media.files import read_metadata
-from pyramid.media.video import read_frames, read_given
+from pyramid.media.video_reader import read_frames, read_given
 from pyramid.memory import ladder
 from pyramid.settings import Settings
 

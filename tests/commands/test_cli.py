@@ -17,7 +17,9 @@ from pyramid.commands import cli, console
 from pyramid.commands.flags import asked_for, command_of
 from pyramid.events import Frames
 from pyramid.jobs.speed import step_tokens
-from pyramid.media.video import VideoWriter, probe, read_metadata, read_video
+from pyramid.media.files import read_metadata
+from pyramid.media.video import VideoWriter
+from pyramid.media.video_reader import probe, read_video
 from pyramid.presets import load_preset, resolve
 from pyramid.settings import FIELDS, Settings
 

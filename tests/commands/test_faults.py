@@ -21,7 +21,7 @@ from pyramid.commands import cli
 from pyramid.events import Notice, Preview
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.media.files import ffmpeg
-from pyramid.media.video import read_video
+from pyramid.media.video_reader import read_video
 
 PROMPT = "a red ball"
 QUICK = ["--steps", "1", "--video-steps", "1", "--num-frames", "25", "--seed", "5"]

@@ -23,7 +23,8 @@ from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.checkpoints import find
 from pyramid.jobs.recovery import UnitsFolder, abandoned, beside
 from pyramid.media import files
-from pyramid.media.video import read_metadata, read_video
+from pyramid.media.files import read_metadata
+from pyramid.media.video_reader import read_video
 from pyramid.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent

@@ -24,7 +24,7 @@ from pyramid.jobs.speed import Speeds
 from pyramid.jobs.worker import Live, Worker
 from pyramid.media.files import read_metadata
 from pyramid.media.preview import latent_preview, load_estimates
-from pyramid.media.video import read_frames
+from pyramid.media.video_reader import read_frames
 from pyramid.ui import App
 from pyramid.ui.live import progress
 from pyramid.ui.results import Results, delete

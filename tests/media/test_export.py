@@ -13,8 +13,10 @@ from PIL import Image
 from pyramid.commands.cli import main
 from pyramid.media.export import KINDS, export, frames_of_result, open_writer
 from pyramid.media.files import KEEPS, check_pattern, describe, file_name, read_metadata, sidecar_of
+from pyramid.media.pictures import write_picture
 from pyramid.media.preview import load_estimates, save_estimate
-from pyramid.media.video import VideoWriter, probe, write_picture
+from pyramid.media.video import VideoWriter
+from pyramid.media.video_reader import probe
 from pyramid.settings import Settings, SettingsError
 
 SETTINGS = Settings(prompt='größer = "Welt"; # 100 % \\ \n🎈', seed=7, fps=24)

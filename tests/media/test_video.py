@@ -16,19 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pyramid.media.files import PROGRAM, publish, reserve
-from pyramid.media.video import (
-    VideoWriter,
-    describe,
-    ffmpeg,
-    fit_picture,
-    probe,
-    read_metadata,
-    read_picture,
-    read_video,
-    unique_path,
-    write_picture,
-)
+from pyramid.media.files import PROGRAM, describe, ffmpeg, publish, read_metadata, reserve, unique_path
+from pyramid.media.pictures import fit_picture, read_picture, write_picture
+from pyramid.media.video import VideoWriter
+from pyramid.media.video_reader import probe, read_video
 from pyramid.settings import Settings
 
 SETTINGS = Settings(prompt='größer = "世界"; # 100 % \\ \n🎈', negative_prompt="a" * 2000, seed=7)

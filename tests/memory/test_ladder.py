@@ -22,7 +22,8 @@ from pyramid.events import Finished, Frames, Notice, Preview, Unit
 from pyramid.generate.loaded import load_pipeline
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.checkpoints import find
-from pyramid.media.video import read_metadata, read_video
+from pyramid.media.files import read_metadata
+from pyramid.media.video_reader import read_video
 from pyramid.memory import ladder
 from pyramid.memory.ladder import DoesNotFit, is_out_of_memory, tighten
 from pyramid.memory.machine import GIB, Machine

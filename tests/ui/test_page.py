@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from pyramid.media.files import read_metadata
-from pyramid.media.video import read_frames
+from pyramid.media.video_reader import read_frames
 from pyramid.presets import load_preset
 
 BALL = "a red ball moves to the right"

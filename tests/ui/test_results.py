@@ -18,8 +18,10 @@ from pyramid.hub.checkpoints import find, identity
 from pyramid.jobs.queue import JobStore, Output, State
 from pyramid.jobs.worker import Worker
 from pyramid.media.files import describe, read_metadata
+from pyramid.media.pictures import write_picture
 from pyramid.media.preview import save_estimate
-from pyramid.media.video import VideoWriter, read_frames, write_picture
+from pyramid.media.video import VideoWriter
+from pyramid.media.video_reader import read_frames
 from pyramid.settings import Settings
 from pyramid.ui import App
 from pyramid.ui.cards import card as card_html
