@@ -20,6 +20,7 @@ CHECKED = (
     "pyramid/text",
     "pyramid/media",
     "pyramid/training",
+    "pyramid/jobs",
     "pyramid/commands",
     "app.py",
 )

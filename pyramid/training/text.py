@@ -62,8 +62,8 @@ def lowercase_charsmap() -> bytes:
     """
     import sentencepiece
 
-    # type: ignore[attr-defined]  # made when imported
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    # The class is made when the module is imported, where no type checker sees it.
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     rules = [(chr(code), chr(code).lower()) for code in range(ord("A"), ord("Z") + 1)]
     rules += [("\u2019", "'"), ("\u00a0", " ")]
