@@ -287,18 +287,18 @@ def choose(page: Page, field: str, words: str) -> None:
 
 def test_a_plan_and_fewer_bits_are_chosen(page, server):
     page.click("#advanced > button")
-    choose(page, "#memory", "Max: everything on the card")
+    choose(page, "#memory", "Max: everything on the GPU")
     expect(toast(page)).to_contain_text("choose auto or cpu")
     expect(page.locator("#memory input")).to_have_value("Automatic: the fastest that fits")
-    choose(page, "#memory", "CPU: no card")
+    choose(page, "#memory", "CPU: no GPU")
     expect(page.locator("#plan")).to_contain_text("asked for")
-    choose(page, "#quantize", "8-bit storage of the transformer")
+    choose(page, "#quantize", "FP8 storage of the transformer")
     expect(page.locator("#plan")).to_contain_text("the transformer in fp8")
     ask(page, seed=61)
     expect(page.locator("#used-seed")).to_have_text("61")
     (video,) = server[1].glob("*-61.mp4")
     assert read_metadata(video)["settings"]["quantize"] == "fp8"
-    choose(page, "#quantize", "As they are")
+    choose(page, "#quantize", "Not quantized")
     choose(page, "#memory", "Automatic: the fastest that fits")
     expect(page.locator("#plan")).not_to_contain_text("fp8")
 
