@@ -42,7 +42,7 @@ class Notice:
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """An Euler step was taken: where it stands and, when previews are wanted, the clean estimate."""
+    """An Euler step was taken: where it stands and, when previews are wanted, the denoised estimate."""
 
     unit: int
     units: int

@@ -80,7 +80,7 @@ class Journal:
                 {"begun": self.begun, "done": self.done, "failed": {}}[event["event"]][event["key"]] = event
             except (ValueError, KeyError, TypeError):
                 raise ValueError(
-                    f"{self.path}, line {number}, is damaged: mend or delete that line, or take "
+                    f"{self.path}, line {number}, is damaged: fix or delete that line, or take "
                     "another --output-dir"
                 ) from None
         return whole

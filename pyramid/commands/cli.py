@@ -25,7 +25,7 @@ COMMANDS = {  # name, which is that of its module here, and what it does
     "batch": "make many videos from a list, here or on a Ray cluster",
     "export": "make a webm, a gif, pictures or a smaller mp4 of a result",
     "plan": "show how models fit this machine's memory, estimated and measured",
-    "doctor": "look at this machine and say what to mend",
+    "doctor": "look at this machine and say what to fix",
     "bench": "measure this machine: seconds a step, a unit, a video",
 }
 

@@ -1,4 +1,4 @@
-"""What this machine can do for this program, and what to mend: `python -m pyramid doctor`.
+"""What this machine can do for this program, and what to fix: `python -m pyramid doctor`.
 
 Each line is green (well), amber (works, but …) or red (cannot work), and where it is not green says what to
 do. `--json` prints the same for programs. Exit code 1 when anything is red, else 0.
@@ -23,7 +23,7 @@ LARGE_DISK = 30e9  # what a published model and its results take
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, its colour, what was found, what to do about it."""
+    """One line: what was looked at, its color, what was found, what to do about it."""
 
     name: str
     state: str
@@ -52,11 +52,11 @@ def show(findings: list[Finding]) -> None:
     from rich.table import Table
 
     table = Table(show_header=False)
-    colours = {GREEN: "green", AMBER: "yellow", RED: "red"}
-    words = {GREEN: "ok", AMBER: "note", RED: "mend"}
+    colors = {GREEN: "green", AMBER: "yellow", RED: "red"}
+    words = {GREEN: "ok", AMBER: "note", RED: "fix"}
     for finding in findings:
         text = f"{finding.found}\n→ {finding.advice}" if finding.advice else finding.found
-        table.add_row(finding.name, f"[{colours[finding.state]}]{words[finding.state]}[/]", text)
+        table.add_row(finding.name, f"[{colors[finding.state]}]{words[finding.state]}[/]", text)
     Console().print(table)
 
 
@@ -241,16 +241,16 @@ def ffmpeg() -> Finding:
     """The encoder of videos: run once, as a binary that is there may still not start."""
     import imageio_ffmpeg
 
-    mend = (
+    fix = (
         "python -m pip install --force-reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to another ffmpeg"
     )
     try:
         path = imageio_ffmpeg.get_ffmpeg_exe()
         done = subprocess.run([path, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=60)
     except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
-        return Finding("ffmpeg", RED, f"cannot be run: {error}", mend)
+        return Finding("ffmpeg", RED, f"cannot be run: {error}", fix)
     if done.returncode or "libx264" not in done.stdout:
-        return Finding("ffmpeg", RED, f"{path} has no libx264", mend)
+        return Finding("ffmpeg", RED, f"{path} has no libx264", fix)
     return Finding("ffmpeg", GREEN, f"version {imageio_ffmpeg.get_ffmpeg_version()}")
 
 

@@ -2,10 +2,10 @@
 
     python -m pyramid plan --model miniflux --variant 768p --seconds 5   # every plan for this machine
     python -m pyramid plan --measure  # a run of the chosen one, in a new process
-    python -m pyramid plan --means  # what each means saves, costs and changes
+    python -m pyramid plan --compare  # what each way saves, costs and changes
 
-`--measure` runs one step a stage: the peak does not depend on their number. `--means` loads the model with
-one means after another and compares latents and frames with those of bfloat16, or whatever the device
+`--measure` runs one step a stage: the peak does not depend on their number. `--compare` loads the model in
+one way after another and compares latents and frames with those of bfloat16, or whatever the device
 computes in otherwise.
 """
 
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto")
     add("--memory", default="auto", help="the plan to choose: auto, max, balanced, low, tiny, cpu")
     add("--measure", action="store_true", help="run the chosen plan in a new process, one step a stage")
-    add("--means", action="store_true", help="measure each means of saving memory on this model")
+    add("--compare", action="store_true", help="measure each way of saving memory on this model")
+    add("--means", dest="compare", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("--json", action="store_true")
 
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from pyramid.memory.plan import make_plan, plans
 
     settings = settings_from(args)
-    if args.measure or args.means:
+    if args.measure or args.compare:
         settings = one_step(settings)
     checkpoint, machine = find(args.model, args.variant), Machine.here(settings.device)
     verify(checkpoint)
@@ -100,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     console.print(plan_table(every, chosen, machine, settings, measured))
     console.print(f"{chosen.name}: {'; '.join(chosen.reasons)}", highlight=False)
-    if args.means:
-        console.print(means_table(settings, chosen))
+    if args.compare:
+        console.print(comparison(settings, chosen))
     return 0
 
 
@@ -250,11 +251,11 @@ def run_watched(settings: Settings, memory: str) -> dict[str, float]:
     return {**most, "vram": vram, "last_unit": seconds}
 
 
-# -- means of saving memory
+# -- ways of saving memory
 
 
 @dataclass(frozen=True)
-class Means:
+class Way:
     """A way to need less memory, as changes of a plan. card: it has no effect, or does not run,
     without one.
     """
@@ -271,22 +272,22 @@ class Means:
         return replace(plan, **parts)
 
 
-MEANS = (
-    Means("float32", {key: {"dtype": "float32"} for key in ("text", "transformer", "vae")}),
-    Means("text int8", {"text": {"quantized": "int8"}}),
-    Means("text nf4", {"text": {"quantized": "nf4"}}),
-    Means("transformer fp8 storage", {"transformer": {"quantized": "fp8"}}),
-    Means("transformer int8", {"transformer": {"quantized": "int8"}}, card=True),
-    Means("transformer nf4", {"transformer": {"quantized": "nf4"}}, card=True),
-    Means("VAE tiles, as units come", {"tile": 0, "window": 1}),
-    Means("VAE tiles, after sampling", {"tile": 0, "window": 0}),
-    Means("model offload", {"transformer": {"offload": "model"}, "vae": {"offload": "model"}}, card=True),
-    Means(
+WAYS = (
+    Way("float32", {key: {"dtype": "float32"} for key in ("text", "transformer", "vae")}),
+    Way("text int8", {"text": {"quantized": "int8"}}),
+    Way("text nf4", {"text": {"quantized": "nf4"}}),
+    Way("transformer fp8 storage", {"transformer": {"quantized": "fp8"}}),
+    Way("transformer int8", {"transformer": {"quantized": "int8"}}, card=True),
+    Way("transformer nf4", {"transformer": {"quantized": "nf4"}}, card=True),
+    Way("VAE tiles, as units come", {"tile": 0, "window": 1}),
+    Way("VAE tiles, after sampling", {"tile": 0, "window": 0}),
+    Way("model offload", {"transformer": {"offload": "model"}, "vae": {"offload": "model"}}, card=True),
+    Way(
         "group offload by blocks",
         {"transformer": {"offload": "block"}, "vae": {"offload": "leaf"}},
         card=True,
     ),
-    Means(
+    Way(
         "group offload by layers", {"transformer": {"offload": "leaf"}, "vae": {"offload": "leaf"}}, card=True
     ),
 )
@@ -294,7 +295,7 @@ MEANS = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one means: bytes of weights (text encoders, transformer, VAE), of the decoder's caches, seconds;
+    """Of one way: bytes of weights (text encoders, transformer, VAE), of the decoder's caches, seconds;
     results.
     """
 
@@ -317,7 +318,7 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
     from pyramid.generate.loaded import load_pipeline
     from pyramid.memory.device import empty_caches
 
-    gc.collect()  # what the means before this one had on the card
+    gc.collect()  # what the way before this one had on the card
     empty_caches()
     pipe, frames, encoders = load_pipeline(checkpoint, plan), [], []
     plan.transformer.place.reset_peak()
@@ -361,8 +362,8 @@ def decoding_bytes(settings: Settings, plan, checkpoint) -> int:
     return Shape.of(checkpoint, settings).decoding(item, plan.tile, window=plan.window)
 
 
-def means_table(settings: Settings, plan):
-    """Each means beside `plan` itself: memory, speed, error of the latents, likeness of the frames."""
+def comparison(settings: Settings, plan):
+    """Each way beside `plan` itself: memory, speed, error of the latents, likeness of the frames."""
     from rich.table import Table
 
     from pyramid.hub.checkpoints import find
@@ -375,19 +376,19 @@ def means_table(settings: Settings, plan):
     table = Table(
         title=f"beside {plain.transformer.dtype} on {plain.transformer.device}, {settings.num_frames} frames"
     )
-    for name in ("means", "weights", "decoding", "time", "error of latents", "PSNR of frames"):
-        table.add_column(name, justify="left" if name == "means" else "right")
+    for name in ("way", "weights", "decoding", "time", "error of latents", "PSNR of frames"):
+        table.add_column(name, justify="left" if name == "way" else "right")
     table.add_row("none", shown_mb(base.weights), shown_mb(base.decoding), "1.00", "–", "–")
-    for means in MEANS:
-        if means.card and not card:
-            table.add_row(means.name, "needs a card")
+    for way in WAYS:
+        if way.card and not card:
+            table.add_row(way.name, "needs a card")
             continue
-        other = means.apply(plain)
+        other = way.apply(plain)
         if other.tile == 0:
             other = replace(other, tile=max(settings.width, settings.height) // 2)
         there = measure(settings, other, checkpoint)
         table.add_row(
-            means.name,
+            way.name,
             shown_mb(there.weights),
             shown_mb(there.decoding),
             f"{there.seconds / base.seconds:.2f}",

@@ -1,4 +1,5 @@
-"""Latents: pyramids, block noise, history, the two latent scales, clean estimates. Pure functions of tensors.
+"""Latents: pyramids, block noise, history, the two latent scales, denoised estimates.
+Pure functions of tensors.
 
     python -m pytest tests/generate/test_latents.py
 
@@ -133,10 +134,10 @@ def jump(x: Tensor, stage: Stage, noise: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Clean estimates
+# Denoised estimates
 
 
-def clean_estimate(x: Tensor, velocity: Tensor, r: float | Tensor, stage: Stage) -> Tensor:
+def denoised_estimate(x: Tensor, velocity: Tensor, r: float | Tensor, stage: Stage) -> Tensor:
     """What the clean latents at this resolution would be if `velocity` held to the end: for previews.
 
     A latent on the way is mostly noise (two thirds at the end of stage 0 of 3), so showing it as it is would

@@ -59,7 +59,7 @@ class Inputs:
     output_type: str = "pil"  # pil, np, pt, or latent (in the transformer's space)
     callback_on_step_end: Callable | None = None  # (pipe, step, timestep, {"latents": x}) -> dict or None
     callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS
-    preview_every: int = 0  # n > 0: each n-th step of a stage, and its last, carries a clean estimate
+    preview_every: int = 0  # n > 0: each n-th step of a stage, and its last, carries a denoised estimate
     stop: Stop | None = None  # ends the run before its next step when set
 
     def embeddings(self, which: str) -> PromptEmbeds | None:
@@ -380,7 +380,7 @@ def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def _picture(frame: Any) -> Image.Image:
-    """A frame as a PIL picture. Colour is an array's last axis, a tensor's first; floats are in [0, 1]."""
+    """A frame as a PIL picture. Color is an array's last axis, a tensor's first; floats are in [0, 1]."""
     if isinstance(frame, Image.Image):
         return frame
     if isinstance(frame, (str, Path)):

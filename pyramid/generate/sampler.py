@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyramid.events import Preview, Unit
 from pyramid.generate.guidance import Model
-from pyramid.generate.latents import block_noise, clean_estimate, history, jump, noise_pyramid
+from pyramid.generate.latents import block_noise, denoised_estimate, history, jump, noise_pyramid
 from pyramid.generate.schedule import Stage, make_stages
 
 # ----------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class Sampling:
     `given`: the first units as clean latents (b, c, 1, h, w), made of pictures. `finished`: the units after
     those as an earlier run yielded them; they are yielded again and not sampled: as a unit depends on the
     seed's roles and on the units before it only, the rest is what that run would have made. `preview_every` n
-    > 0: each n-th step of a stage, and its last, carries a clean estimate. `stop` is looked at before each
+    > 0: each n-th step of a stage, and its last, carries a denoised estimate. `stop` is looked at before each
     step.
     """
 
@@ -134,7 +134,7 @@ class Sampling:
         return earlier + sum(self.counts(unit)[:stage])
 
     def wants_preview(self, step: int, count: int) -> bool:
-        """Whether a step of a stage of `count` steps carries a clean estimate."""
+        """Whether a step of a stage of `count` steps carries a denoised estimate."""
         return self.preview_every > 0 and ((step + 1) % self.preview_every == 0 or step + 1 == count)
 
 
@@ -187,7 +187,7 @@ def sample_stage(
             x = x if replaced is None else replaced.float()
         clean = None
         if run.wants_preview(step, count):
-            clean = clean_estimate(x, velocity, sigmas[step + 1], stage)
+            clean = denoised_estimate(x, velocity, sigmas[step + 1], stage)
         yield _preview(run, unit, stage.index, step, clean)
     return x
 

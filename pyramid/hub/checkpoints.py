@@ -205,7 +205,7 @@ def defaults_of(variant: str, folder: Path, details: dict[str, Any]) -> Variant:
             raise TypeError(f"{empty[0]} is empty")
     except TypeError as error:
         raise CheckpointError(
-            f"{folder / 'pyramid.json'} holds a value of the wrong kind: {error}; mend it, or get "
+            f"{folder / 'pyramid.json'} holds a value of the wrong kind: {error}; fix it, or get "
             "the model again"
         ) from None
     world = details.get("trained_on")

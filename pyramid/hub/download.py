@@ -212,7 +212,7 @@ def told(repository: str):
         status = error.response.status_code
         if status in (401, 403):
             say = (
-                "there is no such repository, or it wants a login: accept its licence at "
+                "there is no such repository, or it wants a login: accept its license at "
                 f"https://huggingface.co/{repository}, then run hf auth login"
             )
         else:

@@ -265,7 +265,7 @@ class JobStore(Database):
         return path if path and path.is_file() else None
 
     def units_of(self, job: Job) -> Path:
-        """The folder of a job's finished units (`pyramid.jobs.recovery`) and clean estimates;
+        """The folder of a job's finished units (`pyramid.jobs.recovery`) and denoised estimates;
         it may not exist.
         """
         return self.private / "units" / job.id

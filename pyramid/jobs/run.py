@@ -54,7 +54,7 @@ class Live:
     units_done: int = 0
     notes: tuple[str, ...] = ()
     memory_bytes: int = 0
-    preview_share: float = 0.0  # of the run's time, what the clean estimates took
+    preview_share: float = 0.0  # of the run's time, what the denoised estimates took
     began: float = 0.0  # time.monotonic()
     ended: float | None = None
     due: float | None = None  # when it will end, as far as is known
@@ -174,7 +174,7 @@ class Run(Listener):
             output=job.output,
             units=units,
             more_units=not job.decode_only,
-            units_stay=True,  # with the clean estimates, which the page shows and exports
+            units_stay=True,  # with the denoised estimates, which the page shows and exports
             growing=self.store.private / "live" / job.id,
         )
 
@@ -242,7 +242,7 @@ class Run(Listener):
         self._show(memory_bytes=memory_in_use(), preview_share=share, **shown)
 
     def _estimate(self, event: Preview, clean: "Tensor") -> dict[str, Any]:
-        """The clean estimate as a picture, unless previews took too much of the time already."""
+        """The denoised estimate as a picture, unless previews took too much of the time already."""
         from pyramid.generate.latents import denormalize
 
         began = time.perf_counter()

@@ -243,7 +243,7 @@ def write_stages(
     *,
     keep: str = "embed",
 ) -> Path:
-    """A clip that shows, side by side, the last clean estimate of each stage and the result, in step.
+    """A clip that shows, side by side, the last denoised estimate of each stage and the result, in step.
 
     A unit is 8 frames and has one estimate a stage. Where a unit was given (a picture or a clip to begin
     with) its stages show the result in their size. ValueError when there are no estimates at all.

@@ -1,4 +1,4 @@
-"""What latents look like: a small picture from a clean estimate, by one matrix product.
+"""What latents look like: a small picture from a denoised estimate, by one matrix product.
 
     colors = latent_colors(pipe.vae)  # once a model: fitted on pictures that it encodes
     latent_preview(vae_latents, colors, first=True)         # uint8 (…, t, 4·h, 4·w, 3): 4×4 pixels a latent
@@ -113,7 +113,7 @@ def random_pictures(number: int, side: int) -> np.ndarray:
 
 # -- estimates kept on disk
 def save_estimate(folder: Path, unit: int, stage: int, picture: Image.Image) -> Path:
-    """Keep the last clean estimate of a unit's stage: a PNG."""
+    """Keep the last denoised estimate of a unit's stage: a PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"estimate-{unit:03d}-{stage}.png"
     part = path.with_suffix(".part")
@@ -123,7 +123,9 @@ def save_estimate(folder: Path, unit: int, stage: int, picture: Image.Image) -> 
 
 
 def load_estimates(folder: Path) -> dict[tuple[int, int], Image.Image]:
-    """The clean estimates that lie in `folder`, by unit and stage; those that cannot be read are left out."""
+    """The denoised estimates that lie in `folder`, by unit and stage;
+    those that cannot be read are left out.
+    """
     found = {}
     for path in sorted(folder.glob("estimate-*-*.png")) if folder.is_dir() else []:
         try:

@@ -67,7 +67,7 @@ def unit_sizes(clips, shape):
 def positions(grids):
     """Time, row and column of every token: grids [(t, h, w), …] in patches, the current clip last -> (n, 3).
 
-    A coarser clip spans the current clip's rows and columns, resized linearly with half-pixel centres.
+    A coarser clip spans the current clip's rows and columns, resized linearly with half-pixel centers.
     """
 
     def axis(full, size):

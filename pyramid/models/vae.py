@@ -93,7 +93,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
 
     `image_shift`, `image_scale`, `video_shift` and `video_scale` are ours: a checkpoint whose latents have
     other scales than the published models' carries them here (see `pyramid.generate.latents.LatentScales`).
-    `latent_rgb_factors` (16 × 3) and `latent_rgb_bias` (3) are a linear map from latents to colours for
+    `latent_rgb_factors` (16 × 3) and `latent_rgb_bias` (3) are a linear map from latents to colors for
     previews.
     """
 

@@ -129,7 +129,7 @@ WEIGHTS = {
     ),
     "no sizes": (
         lambda f: edit(f / "pyramid.json", sizes=[]),
-        "model/pyramid.json holds a value of the wrong kind: sizes is empty; mend it, or get the model again",
+        "model/pyramid.json holds a value of the wrong kind: sizes is empty; fix it, or get the model again",
     ),
     "a type of its header": (
         lambda f: put(f / TRANSFORMER, (f / TRANSFORMER).read_bytes().index(b"F32"), b"X"),

@@ -1,4 +1,4 @@
-"""Pyramids, block noise, history, scales and clean estimates: each as the identity that defines it.
+"""Pyramids, block noise, history, scales and denoised estimates: each as the identity that defines it.
 
 python -m pytest tests/generate/test_latents.py
 """
@@ -137,7 +137,7 @@ def test_history_keeps_every_unit_once_in_order(past, stages):
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
-def test_clean_estimate_is_exact_on_the_training_path(stages):
+def test_denoised_estimate_is_exact_on_the_training_path(stages):
     clean = L.pyramid(randn(2, 3, 1, 16, 16, seed=1, dtype=torch.float32), stages)
     noise = L.noise_pyramid(randn(2, 3, 1, 16, 16, seed=2, dtype=torch.float32), stages)
     for stage, z, e in zip(make_stages(stages), clean, noise, strict=True):
@@ -145,16 +145,16 @@ def test_clean_estimate_is_exact_on_the_training_path(stages):
         start = stage.start * e + (1 - stage.start) * coarse
         end = stage.end * e + (1 - stage.end) * z
         for r in (1.0, 0.6, 0.001):
-            estimate = L.clean_estimate(r * start + (1 - r) * end, start - end, r, stage)
+            estimate = L.denoised_estimate(r * start + (1 - r) * end, start - end, r, stage)
             torch.testing.assert_close(estimate, z, rtol=0, atol=1e-5)
 
 
-def test_clean_estimate_takes_one_level_a_sample():
+def test_denoised_estimate_takes_one_level_a_sample():
     stage = make_stages()[1]
     x, v = randn(2, 3, 1, 8, 8), randn(2, 3, 1, 8, 8, seed=1)
     r = torch.tensor([0.3, 0.9], dtype=torch.float64)
-    together = L.clean_estimate(x, v, r.view(-1, 1, 1, 1, 1), stage)
-    alone = [L.clean_estimate(x[i : i + 1], v[i : i + 1], r[i].item(), stage) for i in range(2)]
+    together = L.denoised_estimate(x, v, r.view(-1, 1, 1, 1, 1), stage)
+    alone = [L.denoised_estimate(x[i : i + 1], v[i : i + 1], r[i].item(), stage) for i in range(2)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 

@@ -73,7 +73,7 @@ def test_events_come_in_order(pipe):
         (unit, stage, step) for unit in range(3) for stage in range(3) for step in range(2)
     ]
     assert [tuple(p.clean.shape) for p in previews[:6:2]] == [(1, 16, 1, s, s) for s in (2, 4, 8)]
-    # the last clean estimate of a unit is the unit
+    # the last denoised estimate of a unit is the unit
     assert torch.equal(previews[5].clean, events[6].latents)
     assert [event.video.shape[0] for event in events if isinstance(event, Frames)] == [1, 8, 8]
 

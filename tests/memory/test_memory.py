@@ -416,7 +416,7 @@ def test_what_stays_on_a_card_stays(tiny_checkpoint):
 
 
 def test_text_is_read_in_8_bit_on_a_processor_too(tiny_checkpoint):
-    """4 bit works there as well, from a width of 64 on: `python -m pyramid plan --means` measures both."""
+    """4 bit works there as well, from a width of 64 on: `python -m pyramid plan --compare` measures both."""
     pytest.importorskip("bitsandbytes")
     checkpoint = find(tiny_checkpoint)
     settings = Settings.for_model(

@@ -5,7 +5,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from pyramid.generate.latents import clean_estimate, down, jump, noise_pyramid, pyramid
+from pyramid.generate.latents import denoised_estimate, down, jump, noise_pyramid, pyramid
 from pyramid.generate.schedule import make_stages
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.training.build import describe
@@ -46,7 +46,7 @@ def test_an_exact_velocity_walks_from_noise_to_the_clean_latents(batch, count):
         r = (1 - index / 1000).view(-1, 1, 1, 1, 1)
         assert torch.allclose(noisy - r * target, end, atol=1e-5)
         level = pyramid(clean, count)[stage]
-        assert torch.allclose(clean_estimate(noisy, target, r, stages[stage]), level, atol=1e-3)
+        assert torch.allclose(denoised_estimate(noisy, target, r, stages[stage]), level, atol=1e-3)
     assert torch.allclose(end, clean)
 
 
