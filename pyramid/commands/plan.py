@@ -307,6 +307,11 @@ class Measured:
     frames: Any
 
 
+def bytes_of(model) -> int:
+    """Bytes of a model's weights, as they lie in memory."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
 def measure(settings: Settings, plan, checkpoint) -> Measured:
     """A run with `plan`. Nothing comes from the cache of embeddings, so that the text encoders work too."""
     import tempfile
@@ -338,11 +343,7 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
             elif isinstance(event, Finished) and event.latents is not None:
                 latents = event.latents.float().cpu()
         seconds = time.perf_counter() - began
-    weights = sum(
-        weight.numel() * weight.element_size()
-        for model in (*encoders, pipe.transformer, pipe.vae)
-        for weight in model.parameters()
-    )
+    weights = sum(map(bytes_of, (*encoders, pipe.transformer, pipe.vae)))
     vram = plan.transformer.place.peak_allocated()
     return Measured(
         weights,
