@@ -53,7 +53,7 @@ def container_of(path: Path) -> str:
             f"{path.name} is a list that refers to other files, which are not opened: give the video"
         )
     raise ValueError(
-        f"{path.name} is not a video this program can read: mp4, mov, webm, mkv, avi, gif, mpg, ts, "
+        f"{str(path)!r} is not a video this program can read: mp4, mov, webm, mkv, avi, gif, mpg, ts, "
         "flv, ogv, wmv and mxf are"
     )
 

@@ -103,7 +103,7 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
     line = re.search(r"Stream #0:\d+.*?: Video: (.*)", said)
     size = re.search(r"\b(\d{1,6})x(\d{1,6})\b", line[1]) if line else None
     if line is None or size is None:
-        raise ValueError(f"{path.name} is not a video this program can read{_reason(said)}")
+        raise ValueError(f"{str(path)!r} is not a video this program can read{_reason(said)}")
     stream = line[1]
     aspect = re.search(r"SAR (\d+):(\d+)", stream)
     shape = Fraction(int(aspect[1]), int(aspect[2])) if aspect and int(aspect[2]) else Fraction(1)
