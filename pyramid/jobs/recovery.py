@@ -125,6 +125,13 @@ class UnitsFolder:
             return [], ANEW.format("The settings")
         return units, ""
 
+    def continue_as(self, settings: Settings) -> None:
+        """Let a run with these settings go on from the units that are here, though others made them.
+        OSError when it cannot be written.
+        """
+        about = self.about() | {"settings": settings.to_dict()}
+        _write(self._about, json.dumps(about, indent=2).encode())
+
     def about(self) -> dict[str, Any]:
         """What `begin` was told: settings, model, inputs. ValueError when this is no such folder."""
         try:

@@ -18,6 +18,7 @@ from pathlib import Path
 import gradio as gr
 
 from pyramid.jobs.queue import Job
+from pyramid.jobs.recovery import UnitsFolder
 from pyramid.media.export import KINDS, export
 from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
@@ -304,6 +305,7 @@ def longer(results: Results, job: Job, view: View, value: str) -> View:
         with store.lock:  # nobody begins with it before its units are there
             copy = store.duplicate(job.id, job.owner, num_frames=frames, prompt=str(asked.get("prompt", "")))
             shutil.copytree(store.units_of(job), store.units_of(copy), dirs_exist_ok=True)
+            UnitsFolder(store.units_of(copy)).continue_as(copy.settings)
     except (ValueError, OSError) as error:
         return view.tried("longer", error)
     gr.Info("It continues when its turn comes.", title="Added to the queue")
