@@ -400,7 +400,7 @@ def test_restoring_names_each_thing_that_is_not_as_it_was(served, tmp_path):
     metadata["settings"] |= {"colour": "red", "fps": "many", "dtype": "bfloat16"}
     (tmp_path / "old.json").write_text(json.dumps(metadata))
     notes = " ".join(restore(tmp_path / "old.json", app, "local").notes)
-    for words in ("colour", "fps = 'many'", "other weights", "dtype = bfloat16"):
+    for words in ("colour", "Frames a second = 'many'", "other weights", "Precision = bfloat16"):
         assert words in notes, notes
     (tmp_path / "mine.toml").write_text('description = "quick"\nnum_frames = 9\n')
     assert restore(tmp_path / "mine.toml", app, "local").settings.num_frames == 9
