@@ -145,8 +145,7 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
         check_choice("preset", name, tuple(preset_names(folder)))
         path = folder / f"{name}.toml"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        values = renamed(values)
+        values = renamed(tomllib.loads(path.read_text(encoding="utf-8")))
         check_known(values, "key", ("description", *PRESET_FIELDS))
         description = values.pop("description", None)
         if not isinstance(description, str) or not description.strip():

@@ -2,8 +2,7 @@
 compared bit for bit after it.
 
     python tools/equality.py record before.safetensors      # on the old code
-    python tools/equality.py compare before.safetensors  # on the new code, on the same machine: 0 when all is
-    equal
+    python tools/equality.py compare before.safetensors     # on the new code: 0 when all is equal
 
 Text, a picture, a clip, two and four stages, a still, a run that is stopped and goes on, and three at once:
 each from `PyramidFlowPipeline` (latents and frames), from the command line and from the page's endpoints

@@ -1,8 +1,7 @@
 """Many videos from a list, on this machine or on a Ray cluster; what is finished is never made twice.
 
     python -m pyramid batch prompts.jsonl --output-dir outputs/list
-    python -m pyramid batch prompts.jsonl --output-dir outputs/list --preset quick --seeds 4
-    --continue-on-error
+    python -m pyramid batch prompts.jsonl --output-dir outputs/list --seeds 4 --continue-on-error
     python -m pyramid batch prompts.jsonl --output-dir outputs/list --ray            # or --ray ADDRESS
 
 Each line of the list is a JSON object: `prompt`, any other field of `Settings`, and perhaps an `id`; `image`

@@ -1,7 +1,6 @@
 """The engine of `pyramid batch --ray`: Ray actors that each keep a model loaded.
 
-    engine = OnRay(folder, stop, "local", 2)  # two workers on this machine; "auto" or HOST:PORT joins a
-    cluster
+    engine = OnRay(folder, stop, "local", 2)  # two workers here; "auto" or HOST:PORT joins a cluster
 
 Pictures go to the workers and results come back through Ray, so the machines need no common disk; they need
 this project at the same path, and the models in place. The driver alone names files and writes the journal,

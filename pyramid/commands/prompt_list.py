@@ -1,7 +1,6 @@
 """A list of videos to make, read strictly: a JSON table a line.
 
-    items = read_list(Path("prompts.jsonl"), preset="quick", seeds=2)  # ListError: all that is wrong, and
-    where
+    items = read_list(Path("prompts.jsonl"), preset="quick", seeds=2)  # or ListError
 
     {"prompt": "a red ball moves to the right", "seed": 7}
     {"id": "rise", "prompt": "a blue square rises", "image": "square.png", "num_frames": 17}

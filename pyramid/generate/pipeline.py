@@ -4,8 +4,7 @@
     video = pipe("a red ball moves to the right over a green meadow", seed=1).frames[0]  # PIL pictures
     for event in pipe.stream(settings, Inputs(image=picture, preview_every=1)):          # pyramid.events
         ...
-    for event in pipe.stream(*pipe.request("a blue star spins", seed=1)):                # diffusers'
-    arguments
+    for event in pipe.stream(*pipe.request("a blue star spins", seed=1)):  # diffusers' arguments
         ...
 
 `stream` does the work, as a generator: prompt to embeddings, given pictures to latents, then sampling and

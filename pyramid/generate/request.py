@@ -27,7 +27,7 @@ from pyramid.generate.sampler import Stop
 from pyramid.hub.families import GRID
 from pyramid.media.pictures import fit_picture, read_picture
 from pyramid.media.video_reader import read_given, read_video
-from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, frames_of, units_of
+from pyramid.settings import FIELDS, FRAMES_PER_UNIT, MACHINE, Settings, Variant, frames_of, units_of
 from pyramid.text.cache import PromptEmbeds
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -72,22 +72,8 @@ class Inputs:
 # The arguments of diffusers' pipelines
 
 INPUTS = tuple(field.name for field in dataclasses.fields(Inputs))
-ARGUMENTS = (  # fields of `Settings`
-    "negative_prompt",
-    "prompt_suffix",
-    "fit",
-    "num_frames",
-    "fps",
-    "width",
-    "height",
-    "num_inference_steps",
-    "video_num_inference_steps",
-    "guidance_scale",
-    "video_guidance_scale",
-    "guidance_decay",
-    "min_guidance_scale",
-    "seed",
-)
+OTHERWISE_SAID = {"prompt", "image", "video", "model", "variant", "preset", *MACHINE}
+ARGUMENTS = tuple(name for name in FIELDS if name not in OTHERWISE_SAID)  # of `Settings`
 
 
 def to_request(
@@ -121,7 +107,8 @@ def to_request(
     )
     several = texts if isinstance(prompt, list | tuple) else None
     inputs = dataclasses.replace(inputs, prompts=several, seeds=seeds)
-    _check_negative(negative, inputs, "negative_prompt")
+    if negative is not None and inputs.negative_prompt_embeds is not None:
+        raise ValueError("Both negative_prompt and negative_prompt_embeds are given: leave one out.")
     return settings.resolved().validate(), inputs
 
 
@@ -149,11 +136,6 @@ def _texts(prompt: Any, inputs: Inputs) -> list[str]:
     if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"prompt = {prompt!r}: a text is expected, or a list of texts.")
     return list(texts)
-
-
-def _check_negative(negative: Any, inputs: Inputs, name: str) -> None:
-    if negative is not None and inputs.negative_prompt_embeds is not None:
-        raise ValueError(f"Both {name} and {name}_embeds are given: leave one out.")
 
 
 def _steps(asked: dict[str, Any], defaults: Variant) -> dict[str, tuple[int, ...]]:

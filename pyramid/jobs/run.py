@@ -230,9 +230,8 @@ class Run(Listener):
             self._sampling = now - seconds
             self.speeds.began(key, self._sampling - self.live.began)
         progress.step(event)
-        if (
-            event.clean is not None or not device_of(self._loaded.device).waits
-        ):  # else nobody waited for the step
+        # Else nobody waited for the step, and what it took is not known.
+        if event.clean is not None or not device_of(self._loaded.device).waits:
             self.speeds.step(key, cost(progress.settings, event.unit, event.stage), seconds)
         due = now + (now - self._sampling) * (progress.whole - progress.done) / progress.done
         shown = {} if event.clean is None else self._estimate(event, event.clean)

@@ -107,7 +107,7 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
     stream = line[1]
     aspect = re.search(r"SAR (\d+):(\d+)", stream)
     shape = Fraction(int(aspect[1]), int(aspect[2])) if aspect and int(aspect[2]) else Fraction(1)
-    pixel_format = re.search(r"Video: \S+(?: \([^)]*\))*(?: \([^)]*\))*, (\w+)", line[0])
+    pixel_format = re.search(r"Video: \S+(?: \([^)]*\))*, (\w+)", line[0])
     colors = re.search(r"\w+/\w+/([\w-]+)", stream)
     duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", said)
     info = VideoInfo(
@@ -133,8 +133,7 @@ def _rate(stream: str, unit: str) -> float | None:
     if found is None or not float(found[1]):
         return None
     value = float(found[1]) * (1000 if found[2] else 1)
-    exact = next((parts / 1001 for parts, rounded in NTSC.items() if rounded == value), value)
-    return exact
+    return next((parts / 1001 for parts, rounded in NTSC.items() if rounded == value), value)
 
 
 def _seconds(hours: str, minutes: str, seconds: str) -> float:
@@ -159,8 +158,8 @@ def _check(path: Path, info: VideoInfo, budget: Budget) -> None:
 
 
 def read_given(settings: Settings, path: str | Path | None = None) -> dict[str, Any]:
-    """The picture or the end of the video that `settings` start from, as the pipeline's argument; none:
-    empty.
+    """The picture or the end of the video that `settings` start from, as the pipeline's argument;
+    none: empty.
 
     `path`: where it lies, when not where the settings say. Raises ValueError when it cannot be read.
     """
@@ -213,16 +212,20 @@ def read_frames(
     seek: list[str] = []
     if last is not None and info.duration is not None and info.duration > last:
         seek = ["-ss", f"{info.duration - last:.3f}"]
-    seen = 0
-    for rate in dict.fromkeys((fps, None)):
-        command = [ffmpeg(), "-v", "error", "-nostdin", *seek, *_input(path, budget, *_decoder(info))]
-        command += ["-an", "-sn", "-dn", "-map", "0:v:0", "-vf", _filters(info, rate), "-pix_fmt", "rgb24"]
-        for picture in _decode(path, [*command, "-f", "image2pipe", "-c:v", "ppm", "-"], budget):
-            seen += 1
-            yield picture
-        if seen:
-            return
-    raise ValueError(f"{path.name} has no frame this program can read")
+    seen = False
+    with TemporaryFile() as words:  # a pipe would fill up, and stop ffmpeg, at a badly damaged video
+        for rate in dict.fromkeys((fps, None)):
+            command = [ffmpeg(), "-v", "error", "-nostdin", *seek, *_input(path, budget, *_decoder(info))]
+            command += ["-an", "-sn", "-dn", "-map", "0:v:0", "-vf", _filters(info, rate)]
+            command += ["-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "-"]
+            for picture in _decode(path, command, words, budget):
+                seen = True
+                yield picture
+            if seen:
+                return
+        words.seek(0)
+        reason = _reason(words.read(4096).decode(errors="replace"))
+    raise ValueError(f"{path.name} has no frame this program can read{reason}")
 
 
 def _decoder(info: VideoInfo) -> list[str]:
@@ -246,11 +249,12 @@ def _filters(info: VideoInfo, fps: float | None) -> str:
     return ",".join([*chain, "scale=iw*sar:ih", "setsar=1"])
 
 
-def _decode(path: Path, command: list[str], budget: Budget) -> Iterator[Image.Image]:
-    """The pictures that a command of ffmpeg writes, within the budget; the process does not outlive them."""
+def _decode(path: Path, command: list[str], words: IO[bytes], budget: Budget) -> Iterator[Image.Image]:
+    """The pictures that a command of ffmpeg writes, within the budget; the process does not outlive them.
+    `words`: a file for its complaints.
+    """
     late = threading.Event()
-    # A pipe for its words would fill up, and stop ffmpeg, at a badly damaged video.
-    with TemporaryFile() as words, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as process:
         assert process.stdout
         stream = process.stdout
 

@@ -156,7 +156,9 @@ class Processor(Device):
 class CudaCard(Device):
     """NVIDIA's cards, and AMD's under ROCm."""
 
-    streams, bitsandbytes, packs = True, True, True
+    streams = True
+    bitsandbytes = True
+    packs = True
     process_group = "nccl"
     peak_side = 8192
 

@@ -168,9 +168,7 @@ class Endpoints:
         """Settings with a name, for the `preset` of `generate`."""
         found = []
         for name in self.preset_names():
-            with suppress(
-                SettingsError
-            ):  # one that cannot be read is not offered; asked for by name, it says why
+            with suppress(SettingsError):  # not offered then; asked for by name, it says why
                 found.append(find_preset(name, self.app.presets_folder))
         return [{"name": p.name, "description": p.description, "settings": p.values} for p in found]
 

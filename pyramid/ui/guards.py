@@ -1,8 +1,7 @@
 """What the form's values mean together, said before anything is started.
 
     look = Look(app, form)
-    look.outputs, look(*values)        # counts under the prompt, the length in frames, the drawing, the
-    verdict
+    look.outputs, look(*values)        # counts under the prompt, the length, the drawing, the verdict
 
 Nothing is corrected: what cannot run is said in the words of the error that it would be, and what the weights
 were not trained for is marked.
