@@ -1,4 +1,4 @@
-"""Train a model.
+"""Train a model: a subcommand for each thing that can be trained, an entry in PARTS.
 
     python -m pyramid train text|vae|dit|embedded --config presets/training/….toml [--output runs/NAME]
 
@@ -8,21 +8,55 @@ is given again.
 """
 
 import argparse
-
-PARTS = ("text", "vae", "dit", "embedded")
+from collections.abc import Callable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `train`."""
-    add = parser.add_argument
-    add("part", choices=PARTS, help="what to train; embedded: all of it, and put it together")
-    add("--config", required=True, help="a recipe, such as presets/training/embedded-cpu.toml")
-    add("--output", help="where runs and the checkpoint are written (default: runs/NAME of the recipe)")
+    """The subcommands of `train`, each with flags of its own."""
+    parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
+    for name, (text, add, run_part) in PARTS.items():
+        sub = parts.add_parser(name, help=text, description=text, allow_abbrev=False)
+        add(sub)
+        sub.set_defaults(run_part=run_part)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for; returns the exit code."""
+    return args.run_part(args)
+
+
+# -- the embedded model and its parts
+def add_recipe(parser: argparse.ArgumentParser, *, steps: bool = True) -> None:
+    """The flags of whatever follows a recipe."""
+    add = parser.add_argument
+    add("--config", required=True, help="a recipe, such as presets/training/embedded-cpu.toml")
+    add("--output", help="where runs and the checkpoint are written (default: runs/NAME of the recipe)")
+    if steps:
+        add("--steps", type=int, metavar="N", help="so many steps, in place of the recipe's budget")
+
+
+def add_whole(parser: argparse.ArgumentParser) -> None:
+    """The flags of `embedded`: each of its parts has a budget of its own, in the recipe."""
+    add_recipe(parser, steps=False)
+
+
+def build_part(args: argparse.Namespace) -> int:
+    """Train a part of the embedded model on its synthetic world."""
+    steps = getattr(args, "steps", None)
+    if steps is not None and steps < 1:
+        raise ValueError(f"--steps {steps}: at least 1 is expected")
     from pyramid.training.build import build
 
-    print(f"Written to {build(args.part, args.config, args.output)}")
+    print(f"Written to {build(args.part, args.config, args.output, steps)}")
     return 0
+
+
+Part = tuple[
+    str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]
+]  # what it is, its flags, what it does
+PARTS: dict[str, Part] = {
+    "text": ("the text encoders of the embedded model", add_recipe, build_part),
+    "vae": ("an autoencoder", add_recipe, build_part),
+    "dit": ("a transformer", add_recipe, build_part),
+    "embedded": ("the embedded model: all of it, put together", add_whole, build_part),
+}

@@ -7,6 +7,7 @@ A part that is finished is not trained again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,12 +20,15 @@ from pyramid.training.recipe import Recipe, load_recipe
 TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
 
-def build(part: str, config: str, output: str | None = None) -> Path:
+def build(part: str, config: str, output: str | None = None, steps: int | None = None) -> Path:
     """Train `part` (text, vae, dit, or embedded: all of them) by a recipe's file; the folder of the parts.
 
-    output: where runs and the checkpoint are written, runs/NAME of the recipe when None.
+    output: where runs and the checkpoint are written, runs/NAME of the recipe when None. steps: the budget of
+    the part, in place of the recipe's.
     """
     recipe = load_recipe(config)
+    if steps is not None:
+        recipe = with_steps(recipe, part, steps)
     folder = Path(output or Path("runs") / recipe.name)
     parts = folder / "checkpoint"
     parts.mkdir(parents=True, exist_ok=True)
@@ -37,6 +41,13 @@ def build(part: str, config: str, output: str | None = None) -> Path:
     if part == "embedded":
         (parts / "pyramid.json").write_text(json.dumps(describe(recipe), indent=2) + "\n")
     return parts
+
+
+def with_steps(recipe: Recipe, part: str, steps: int) -> Recipe:
+    """The recipe with another budget for one part."""
+    table = getattr(recipe, part)
+    budget = {"steps": steps, "minutes": None} if hasattr(table, "minutes") else {"steps": steps}
+    return dataclasses.replace(recipe, **{part: dataclasses.replace(table, **budget)})
 
 
 def _text(recipe: Recipe, parts: Path) -> None:

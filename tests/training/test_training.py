@@ -8,7 +8,7 @@ from torch import nn
 from pyramid.generate.latents import denoised_estimate, down, jump, noise_pyramid, pyramid
 from pyramid.generate.schedule import make_stages
 from pyramid.models.vae import CausalVideoVAE
-from pyramid.training.build import describe
+from pyramid.training.build import describe, with_steps
 from pyramid.training.critic import Adversary, Critic, balance, hinge
 from pyramid.training.decoder import noisy_latents, train_decoder
 from pyramid.training.loop import Budget, Loop, learning_rate_factor
@@ -159,6 +159,13 @@ def test_recipes_with_the_former_spelling_are_read(tmp_path):
     path.write_text('name = "x"\n[world]\ncolours = ["red", "blue"]\n')
     assert load_recipe(path).world.colors == ("red", "blue")
     assert describe(load_recipe(path))["trained_on"]["colours"] == ("red", "blue")
+
+
+def test_steps_take_the_place_of_a_recipes_minutes():
+    recipe = load_recipe("presets/training/embedded-cpu.toml")
+    short = with_steps(recipe, "vae", 7)
+    assert (short.vae.steps, short.vae.minutes) == (7, None) and short.dit == recipe.dit
+    assert with_steps(recipe, "text", 7).text.steps == 7
 
 
 @pytest.mark.parametrize("path", ["embedded-cpu.toml", "embedded-gpu.toml"])
