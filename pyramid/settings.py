@@ -19,7 +19,7 @@ import difflib
 import math
 import re
 import secrets
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +36,7 @@ MAX_UNITS = 256
 MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+SAMPLERS = ("reference", "even", "multistep")
 QUANTIZE = ("none", "int8", "nf4", "fp8")  # see `memory.Part`
 RELEASED_SUFFIX = ", hyper quality, Ultra HD, 8K"
 RELEASED_NEGATIVE = (
@@ -85,6 +86,7 @@ class Variant:
     video_guidance_scale: float
     prompt_suffix: str = RELEASED_SUFFIX
     negative_prompt: str = RELEASED_NEGATIVE
+    sampler: str = "reference"
     photographs: bool = True  # whether it was trained on them, or on drawn scenes alone
 
     @property
@@ -117,6 +119,17 @@ MODELS = {  # short names and the variants each has, the first is the default
 def variant_of(name: str) -> Variant:
     """What variant `name` expects; an unknown name (somebody's own training) gets 384p's starting values."""
     return VARIANTS.get(name) or dataclasses.replace(VARIANTS["384p"], name=name)
+
+
+def evaluations(sampler: str, steps: Sequence[int]) -> tuple[int, ...]:
+    """How often `sampler` asks the transformer at each stage, where `steps` are wanted.
+
+    The reference's last step crosses a thousandth of a stage: the others leave it out, where it is not one of
+    two.
+    """
+    if sampler == "reference":
+        return tuple(steps)
+    return tuple(count - 1 if count > 2 else count for count in steps)
 
 
 # -- pixels, frames and seconds
@@ -340,6 +353,15 @@ class Settings:
         of_model="video_steps",
         **STEP_LIMITS,
     )
+    sampler: str = setting(
+        "reference",
+        "Sampler",
+        "reference is the released models', even leaves out a stage's last step, which does next to nothing, "
+        "multistep looks back at the step before: less error",
+        "steps",
+        choices=SAMPLERS,
+        of_model="sampler",
+    )
     guidance_scale: float = setting(
         VARIANTS["128p"].guidance_scale,
         "Guidance for the first frame",
@@ -456,6 +478,11 @@ class Settings:
     @property
     def seconds(self) -> float:  # from the first frame to the last
         return seconds_of(self.num_frames, self.fps)
+
+    def evaluations(self, unit: int) -> tuple[int, ...]:
+        """How often the transformer is asked at each stage of a unit."""
+        steps = self.video_num_inference_steps if unit else self.num_inference_steps
+        return evaluations(self.sampler, steps)
 
     def resolved(self) -> Self:
         """These settings with a seed, drawn now if none was given. Resolve before sampling."""

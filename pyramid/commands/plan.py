@@ -20,9 +20,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from pyramid.settings import DTYPES, MODELS, QUANTIZE, Settings, frames_for_seconds
+from pyramid.settings import DTYPES, MODELS, QUANTIZE, SAMPLERS, Settings, frames_for_seconds, shown
 
 PROMPT = "a red ball moves to the right over a green meadow"
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--measure", action="store_true", help="run the chosen plan in a new process, one step a stage")
     add("--compare", action="store_true", help="measure each way of saving memory on this model")
     add("--means", dest="compare", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add("--sheet", help="with --compare: a picture of what each sampler makes")
     add("--json", action="store_true")
 
 
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from pyramid.memory.machine import Machine
     from pyramid.memory.plan import make_plan, plans
 
-    settings = settings_from(args)
+    asked = settings = settings_from(args)
     if args.measure or args.compare:
         settings = one_step(settings)
     checkpoint, machine = find(args.model, args.variant), Machine.here(settings.device)
@@ -103,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"{chosen.name}: {'; '.join(chosen.reasons)}", highlight=False)
     if args.compare:
         console.print(comparison(settings, chosen))
+        console.print(sampler_table(asked, chosen, sheet=args.sheet))
     return 0
 
 
@@ -144,7 +147,7 @@ def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, f
         table.add_row(
             mark + plan.name,
             "yes" if plan.fits else "no",
-            *(shown(b) for b in (e.vram, e.ram, e.file)),
+            *(size_shown(b) for b in (e.vram, e.ram, e.file)),
             f"{e.seconds:.1f} s",
             plan.transformer.dtype,
             words(plan.text),
@@ -155,7 +158,7 @@ def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, f
             table.add_row(
                 "  measured",
                 "",
-                *(shown(measured[k]) for k in ("vram", "ram", "file")),
+                *(size_shown(measured[k]) for k in ("vram", "ram", "file")),
                 f"{measured['last_unit']:.1f} s",
                 f"estimate {e.ram / measured['ram'] - 1:+.0%}",
                 style="bold",
@@ -163,7 +166,7 @@ def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, f
     return table
 
 
-def shown(size: float) -> str:
+def size_shown(size: float) -> str:
     """Bytes for people."""
     return "–" if not size else f"{size / 1e9:.2f} GB"
 
@@ -315,7 +318,6 @@ def bytes_of(model) -> int:
 def measure(settings: Settings, plan, checkpoint) -> Measured:
     """A run with `plan`. Nothing comes from the cache of embeddings, so that the text encoders work too."""
     import tempfile
-    from pathlib import Path
 
     import numpy as np
 
@@ -399,8 +401,69 @@ def comparison(settings: Settings, plan):
     return table
 
 
+def sampler_rows(settings: Settings) -> list[Settings]:
+    """The samplers, with the model's steps and with half of them; first, what all are measured against."""
+    steps = settings.num_inference_steps, settings.video_num_inference_steps
+    rows = []
+    for share, samplers in ((2.5, ("multistep",)), (1, SAMPLERS), (0.5, SAMPLERS)):
+        first, later = (tuple(max(2, round(share * n)) for n in counts) for counts in steps)
+        for sampler in samplers:
+            rows.append(
+                replace(settings, sampler=sampler, num_inference_steps=first, video_num_inference_steps=later)
+            )
+    return rows
+
+
+def sampler_table(settings: Settings, plan, sheet: str | Path | None = None):
+    """Each sampler beside a far finer grid of steps: evaluations, time, error of the latents, likeness.
+
+    sheet: a picture to write, a row of frames for each.
+    """
+    from rich.table import Table
+
+    from pyramid.hub.checkpoints import find
+
+    checkpoint = find(settings.model, settings.variant)
+    settings = replace(settings, num_frames=min(settings.num_frames, 17))
+    rows = sampler_rows(settings)
+    made = [measure(each, plan, checkpoint) for each in rows]
+    table = Table(title=f"samplers, beside {rows[0].sampler} with {shown(rows[0].num_inference_steps)} steps")
+    for name in ("sampler", "steps", "evaluations", "time", "error of latents", "PSNR of frames"):
+        table.add_column(name, justify="left" if name == "sampler" else "right")
+    exact, usual = made[0], made[1]
+    for asked, there in zip(rows, made, strict=True):
+        itself = there is exact
+        table.add_row(
+            asked.sampler,
+            steps_shown(asked),
+            str(sum(sum(asked.evaluations(unit)) for unit in range(asked.units))),
+            f"{there.seconds / usual.seconds:.2f}",
+            "–" if itself else f"{relative(there.latents, exact.latents):.2%}",
+            "–" if itself else f"{psnr(there.frames, exact.frames):.1f} dB",
+        )
+    if sheet:
+        write_sheet(sheet, [there.frames for there in made])
+    return table
+
+
+def steps_shown(settings: Settings) -> str:
+    """The steps of the first frame, and those of later units where they differ."""
+    first, later = settings.num_inference_steps, settings.video_num_inference_steps
+    return shown(first) if first == later else f"{shown(first)}; {shown(later)}"
+
+
+def write_sheet(path: str | Path, clips: list[Any], columns: int = 6) -> None:
+    """Clips, (f, h, w, 3) in 0…255, as rows of a picture."""
+    import numpy as np
+    from PIL import Image
+
+    places = np.linspace(0, len(clips[0]) - 1, min(columns, len(clips[0]))).round().astype(int)
+    rows = [np.concatenate(list(clip[places]), axis=1) for clip in clips]
+    Image.fromarray(np.concatenate(rows).astype(np.uint8)).save(path)
+
+
 def shown_mb(size: float) -> str:
-    return f"{size / 1e6:.1f} MB" if size < 1e9 else shown(size)
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else size_shown(size)
 
 
 def relative(a, b) -> float:

@@ -1,10 +1,11 @@
 """Train a model: a subcommand for each thing that can be trained, an entry in PARTS.
 
     python -m pyramid train text|vae|dit|embedded --config presets/training/….toml [--output runs/NAME]
+    python -m pyramid train distill --from embedded --config presets/training/distill-cpu.toml
 
 `embedded` trains everything from nothing, one part after the other, and puts the finished checkpoint
-together. A part that is finished is not trained again, so an interrupted command goes on where it was when it
-is given again.
+together. `distill` teaches a copy of a finished model to take few steps. A part that is finished is not
+trained again, so an interrupted command goes on where it was when it is given again.
 """
 
 import argparse
@@ -51,6 +52,27 @@ def build_part(args: argparse.Namespace) -> int:
     return 0
 
 
+# -- few steps
+def add_distill(parser: argparse.ArgumentParser) -> None:
+    """The flags of `distill`."""
+    add_recipe(parser)
+    add = parser.add_argument
+    add("--from", dest="source", default="embedded", help="the teacher: a model's short name or folder")
+    add("--variant", help="which of the teacher's transformers (default: its first)")
+    add("--data", help="prompts, one a line, or .jsonl with text (default: the synthetic world's captions)")
+
+
+def distill_part(args: argparse.Namespace) -> int:
+    """Train a student that takes few steps without guidance."""
+    if args.steps is not None and args.steps < 1:
+        raise ValueError(f"--steps {args.steps}: at least 1 is expected")
+    from pyramid.training.distill import distill
+
+    made = distill(args.config, args.source, args.variant, args.data, args.output, args.steps)
+    print(f"Written to {made}")
+    return 0
+
+
 Part = tuple[
     str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]
 ]  # what it is, its flags, what it does
@@ -59,4 +81,5 @@ PARTS: dict[str, Part] = {
     "vae": ("an autoencoder", add_recipe, build_part),
     "dit": ("a transformer", add_recipe, build_part),
     "embedded": ("the embedded model: all of it, put together", add_whole, build_part),
+    "distill": ("a student that takes few steps without guidance", add_distill, distill_part),
 }

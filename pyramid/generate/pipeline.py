@@ -241,6 +241,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
             units=s.units,
             steps=s.num_inference_steps,
             video_steps=s.video_num_inference_steps,
+            sampler=s.sampler,
             given=given,
             finished=finished,
             preview_every=inputs.preview_every,

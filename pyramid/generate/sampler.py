@@ -11,7 +11,7 @@ Source: arXiv 2410.05954, sections 3.2 (inference with renoising) and 3.3 (autor
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from pyramid.events import Preview, Unit
 from pyramid.generate.guidance import Model
 from pyramid.generate.latents import block_noise, denoised_estimate, history, jump, noise_pyramid
 from pyramid.generate.schedule import Stage, make_stages
+from pyramid.settings import SAMPLERS, evaluations
 
 # ----------------------------------------------------------------------------------------------------------
 # What a run is given
@@ -80,6 +81,49 @@ def derive(seed: int, role: str, unit: int, stage: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # 63 bits: fits int64
 
 
+# ----------------------------------------------------------------------------------------------------------
+# How a stage is crossed
+
+
+@dataclass(frozen=True, eq=False)
+class Crossing:
+    """The steps from a stage's start to its end, by one of `settings.SAMPLERS`.
+
+    Each stage has its own: at a jump the flow changes, and nothing of the stage before holds on.
+    """
+
+    timesteps: Sequence[float]  # what the model is told, one a step
+    levels: Sequence[float]  # stage-local noise levels r, 1 … 0, one more
+    multistep: bool = False
+
+    @classmethod
+    def of(cls, sampler: str, stage: Stage, steps: int) -> Self:
+        """What a sampler does of `steps` steps of a stage."""
+        assert sampler in SAMPLERS
+        if sampler == "reference":
+            grid = stage.inference(steps)
+        else:
+            grid = stage.even(*evaluations(sampler, [steps]))
+        timesteps, levels = (values.tolist() for values in grid)
+        return cls(timesteps, levels, multistep=sampler == "multistep")
+
+    def step(self, index: int, x: Tensor, velocity: Tensor, before: Tensor | None) -> Tensor:
+        """`x` a step on; `before` is the velocity of the step before, None at the first.
+
+        With `multistep` the second-order rule of Adams and Bashforth: the velocity in the middle of the step,
+        as it would be if it went on changing as it did. Else Euler's.
+        """
+        size = self.levels[index + 1] - self.levels[index]
+        if self.multistep and before is not None:
+            ratio = size / (self.levels[index] - self.levels[index - 1])
+            velocity = velocity + ratio / 2 * (velocity - before)
+        return x + size * velocity
+
+
+# ----------------------------------------------------------------------------------------------------------
+# What is asked
+
+
 class Stop(Protocol):
     """What can stop a run: a `threading.Event`, or anything that answers `is_set`."""
 
@@ -95,7 +139,7 @@ class Sampling:
     """What is to be sampled.
 
     `steps` (unit 0) and `video_steps` (later units) have one entry a stage: their length is the number of
-    stages.
+    stages. `sampler` is one of `settings.SAMPLERS`, and decides how many of the steps are taken.
     `given`: the first units as clean latents (b, c, 1, h, w), made of pictures. `finished`: the units after
     those as an earlier run yielded them; they are yielded again and not sampled: as a unit depends on the
     seed's roles and on the units before it only, the rest is what that run would have made. `preview_every` n
@@ -106,6 +150,7 @@ class Sampling:
     units: int
     steps: Sequence[int]
     video_steps: Sequence[int]
+    sampler: str = "reference"
     given: Sequence[Tensor] = ()
     finished: Sequence[Tensor] = ()
     preview_every: int = 0
@@ -125,7 +170,11 @@ class Sampling:
         return self.stop is not None and self.stop.is_set()
 
     def counts(self, unit: int) -> Sequence[int]:
-        """Steps of a unit, one entry a stage."""
+        """The steps that are taken in a unit, one entry a stage."""
+        return evaluations(self.sampler, self.wanted(unit))
+
+    def wanted(self, unit: int) -> Sequence[int]:
+        """The steps that are asked for in a unit, one entry a stage."""
         return self.video_steps if unit else self.steps
 
     def steps_before(self, unit: int, stage: int = 0) -> int:
@@ -167,27 +216,28 @@ def sample(model: Model, noise: Noise, run: Sampling) -> Iterator[Preview | Unit
 def sample_stage(
     model: Model, noise: Noise, run: Sampling, past: Sequence[Tensor], x: Tensor, stage: Stage
 ) -> Generator[Preview, None, Tensor | None]:
-    """The Euler steps of the unit after `past` at one stage, from `x` as the stage before left it.
+    """The steps of the unit after `past` at one stage, from `x` as the stage before left it.
 
     Returns the latents at the end of the stage, or None after a stop.
     """
-    unit, count = len(past), run.counts(len(past))[stage.index]
+    unit = len(past)
+    crossing = Crossing.of(run.sampler, stage, run.wanted(unit)[stage.index])
+    before: Tensor | None = None
     if stage.index > 0:
         finer = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
         x = jump(x, stage, noise.jump(unit, stage.index, finer).to(x.device))
     velocity_of = model.stage(unit, stage.index, history(past, stage.index, len(run.steps)), x)
-    timesteps, sigmas = (values.tolist() for values in stage.inference(count))
-    for step, timestep in enumerate(timesteps):
+    for step, timestep in enumerate(crossing.timesteps):
         if run.stopped:
             return None
         velocity = velocity_of(x, timestep)
-        x = x + (sigmas[step + 1] - sigmas[step]) * velocity
+        x, before = crossing.step(step, x, velocity, before), velocity
         if run.on_step_end is not None:
             replaced = run.on_step_end(unit, stage.index, step, timestep, x)
             x = x if replaced is None else replaced.float()
         clean = None
-        if run.wants_preview(step, count):
-            clean = denoised_estimate(x, velocity, sigmas[step + 1], stage)
+        if run.wants_preview(step, len(crossing.timesteps)):
+            clean = denoised_estimate(x, velocity, crossing.levels[step + 1], stage)
         yield _preview(run, unit, stage.index, step, clean)
     return x
 

@@ -47,6 +47,19 @@ class Stage:
         sigmas = torch.linspace(1.0, 1.0 / len(self.timesteps), steps, dtype=torch.float64)
         return timesteps.float(), torch.cat([sigmas, sigmas.new_zeros(1)]).float()  # (steps,), (steps + 1,)
 
+    def even(self, steps: int) -> tuple[Tensor, Tensor]:
+        """The same for levels that run from 1 to 0 in equal steps, with the timesteps that belong to them.
+
+        Raises ValueError when `steps` is not at least 1.
+        """
+        if steps < 1:
+            raise ValueError(f"A stage needs at least 1 step, got {steps}.")
+        sigmas = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+        last = 1.0 / len(self.timesteps)  # the level that `last_timestep` belongs to
+        way = (1 - sigmas[:-1]) / (1 - last)  # (steps,), of the way from the first timestep to the last
+        timesteps = self.first_timestep + (self.last_timestep - self.first_timestep) * way
+        return timesteps.float(), sigmas.float()
+
 
 def make_stages(
     count: int = 3, gamma: float = 1 / 3, shift: float = 1.0, num_train_timesteps: int = 1000

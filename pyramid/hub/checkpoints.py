@@ -12,7 +12,10 @@ A file `pyramid.json` beside the folders, where there is one, holds the checkpoi
     {"name": "…", "variant": "128p", "licence": "…", "trained_on": "…",
      "sizes": [[128, 128]], "max_units": 4, "num_frames": 25, "fps": 8, "num_inference_steps": [10, 10, 10],
      "video_num_inference_steps": [10, 10, 10], "guidance_scale": 4.0, "video_guidance_scale": 4.0,
-     "negative_prompt": "", "prompt_suffix": ""}
+     "negative_prompt": "", "prompt_suffix": "", "sampler": "reference",
+     "variants": {"128p-fast": {"num_inference_steps": [2, 2, 1]}}}
+
+`variants` holds what differs for one of them.
 
 Nothing here loads weights, the pipeline does that. What is not on this machine yet, `pyramid.hub.download`
 fetches.
@@ -109,10 +112,13 @@ def find(model: str | Path = "embedded", variant: str | None = None) -> Checkpoi
             f"give the folder that holds causal_video_vae and {PREFIX}384p"
         )
     details = read_details(folder)
+    if not isinstance(details.get("variants", {}), dict):
+        raise CheckpointError(f"{folder / 'pyramid.json'}: variants = {details['variants']!r} is no table")
     preferred = [details.get("variant"), *MODELS.get(str(model), ()), *variants]
     chosen = variant or next(name for name in preferred if name in variants)
     if chosen not in variants:
         raise CheckpointError(_no_variant(model, folder, chosen, variants))
+    details = _of_variant(details, chosen)
     release = release_of(model)
     return Checkpoint(
         folder,
@@ -123,6 +129,12 @@ def find(model: str | Path = "embedded", variant: str | None = None) -> Checkpoi
         licence=details.get("licence") or (release.licence if release else ""),
         details=details,
     )
+
+
+def _of_variant(details: dict[str, Any], variant: str) -> dict[str, Any]:
+    """The details with what one variant says in place of the rest."""
+    own = details.get("variants", {}).get(variant)
+    return details | own if isinstance(own, dict) else details
 
 
 def _no_variant(model: str | Path, folder: Path, variant: str, variants: list[str]) -> str:

@@ -45,11 +45,10 @@ def steps_of(settings: Settings, given: int = 0) -> list[tuple[int, int]]:
 
 def counted(settings: Settings, given: int = 0) -> list[tuple[int, int, int]]:
     """(unit, stage, how many steps) in turn: short, however many steps are asked for."""
-    counts = settings.num_inference_steps, settings.video_num_inference_steps
     return [
         (unit, stage, steps)
         for unit in range(given, settings.units)
-        for stage, steps in enumerate(counts[unit > 0])
+        for stage, steps in enumerate(settings.evaluations(unit))
     ]
 
 

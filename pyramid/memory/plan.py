@@ -323,7 +323,7 @@ def _seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Setting
     """Of the last unit: its arithmetic at this machine's measured rate, and what has to come over the bus."""
     from pyramid.memory.loading import matmul_rate
 
-    steps = settings.video_num_inference_steps if shape.units > 1 else settings.num_inference_steps
+    steps = settings.evaluations(shape.units - 1)
     forwards, decode = shape.flops()
     rate = matmul_rate(plan.transformer.device, plan.transformer.dtype)
     pixels = sum(w * h for w, h in _tiles(plan, shape)) * shape.family.grid.downsampling**2

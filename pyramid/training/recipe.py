@@ -1,8 +1,8 @@
 """Recipes: the TOML files in presets/training, read strictly.
 
 A recipe holds the world, and one table for each thing that is trained: `[text]`, `[vae]`, `[decoder]`,
-`[dit]`. Budgets are in minutes (on a shared or slow machine) or in steps (to repeat a run exactly); give one
-of the two.
+`[dit]`, `[distill]`. Budgets are in minutes (on a shared or slow machine) or in steps (to repeat a run
+exactly); give one of the two.
 """
 
 from __future__ import annotations
@@ -112,6 +112,38 @@ class DiTRecipe:
 
 
 @dataclass(frozen=True)
+class DistillRecipe:
+    """How a student learns to cross each stage in few steps, without guidance (`training.distill`).
+
+    It takes `stage_steps` of them, and the teacher `teacher_steps` for each, with its own guidance where
+    `guidance` is 0. A rollout is `batch` clips of `units` units, 0: as many as the model was trained for.
+    `first_rollouts` are made before the first step, one more every `steps_a_rollout`, and the last
+    `kept_rollouts` are trained on. From the share `own_from` of the run on, a share `own` of the new ones
+    goes on from where the student came to. `history_noise` is the strongest noise on what is past.
+    """
+
+    stage_steps: tuple[int, ...] = (2, 2, 1)
+    teacher_steps: tuple[int, ...] = (3, 3, 5)
+    guidance: float = 0.0
+    units: int = 0
+    suffix: str = "fast"
+    minutes: float | None = None
+    steps: int | None = None
+    learning_rate: float = 8e-4
+    muon: bool = True
+    constant_share: float = 0.3
+    ema_decay: float = 0.99
+    batch: int = 24
+    captions_per_scene: int = 1
+    first_rollouts: int = 5
+    steps_a_rollout: int = 40
+    kept_rollouts: int = 48
+    own_from: float = 0.4
+    own: float = 0.75
+    history_noise: float = 0.1
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything one training command needs."""
 
@@ -122,6 +154,7 @@ class Recipe:
     vae: VAERecipe = field(default_factory=VAERecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     dit: DiTRecipe = field(default_factory=DiTRecipe)
+    distill: DistillRecipe = field(default_factory=DistillRecipe)
 
 
 def load_recipe(path: str | Path) -> Recipe:

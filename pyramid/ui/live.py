@@ -73,7 +73,7 @@ def tiles(live: Live | None, settings: Settings) -> str:
     cells = []
     for stage in range(settings.stages):
         scale = 2 ** (settings.stages - 1 - stage)
-        steps = (settings.num_inference_steps if first else settings.video_num_inference_steps)[stage]
+        steps = settings.evaluations(0 if first else 1)[stage]
         taken = steps_taken(at, stage, steps)
         now = " now" if at and live.busy and at.stage == stage else ""
         words = f"step {taken} of {steps}" if taken else f"{steps} step{'s' * (steps > 1)}"

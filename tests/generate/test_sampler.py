@@ -3,6 +3,7 @@
 python -m pytest tests/generate/test_sampler.py
 """
 
+import math
 import threading
 
 import pytest
@@ -13,6 +14,7 @@ from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import history, noise_pyramid, pyramid
 from pyramid.generate.sampler import Noise, Sampling, derive, sample
 from pyramid.generate.schedule import make_stages
+from pyramid.settings import SAMPLERS, evaluations
 
 SHAPE = (2, 32, 16)  # channels, height, width of the latents
 STEPS = {1: (4,), 2: (2, 3), 3: (3, 2, 4), 4: (2, 1, 3, 2)}
@@ -256,3 +258,48 @@ def test_overflow_is_an_error_that_says_what_to_do():
 
     with pytest.raises(FloatingPointError, match="bfloat16 or float32"):
         run(Overflowing({1.0: video(1)}, 3), text(1.0))
+
+
+class Curved:
+    """A flow that is no straight line: dx/dr = cos(3 r) x, so that every step makes an error."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        self.calls = 0
+
+    def stage(self, unit, stage, history, x):
+        here = make_stages(3)[stage]
+
+        def velocity(x, timestep):
+            self.calls += 1
+            way = (here.first_timestep - timestep) / (here.first_timestep - here.last_timestep)
+            return math.cos(3 * (1 - 0.999 * way)) * x
+
+        return velocity
+
+
+def crossed(sampler, steps):
+    """The latents and how often the model was asked, for 4 units."""
+    model = Curved()
+    run = Sampling(units=4, steps=(steps,) * 3, video_steps=(steps,) * 3, sampler=sampler)
+    events = list(sample(model, Noise(SHAPE, [3]), run))
+    previews = [event for event in events if isinstance(event, Preview)]
+    assert previews[-1].done == previews[-1].total == len(previews) == model.calls
+    return result(events), model.calls
+
+
+def test_a_better_sampler_makes_less_error_and_asks_less():
+    exact, _ = crossed("reference", 400)
+    latents, calls = zip(*(crossed(sampler, 8) for sampler in SAMPLERS), strict=True)
+    assert calls == (96, 84, 84)
+    reference, even, multistep = ((x - exact).norm() / exact.norm() for x in latents)
+    assert even <= 1.001 * reference and multistep < even / 2
+
+
+def test_one_and_two_steps_are_what_they_say():
+    """There a last step over a thousandth of the stage would be half of all work."""
+    assert [evaluations("even", [n])[0] for n in (1, 2, 3, 4)] == [1, 2, 2, 3]
+    assert evaluations("reference", [1, 2, 3]) == (1, 2, 3)
+    _, calls = crossed("multistep", 1)
+    assert calls == 12

@@ -66,3 +66,12 @@ def test_impossible_pyramids_are_refused(wrong):
 def test_a_stage_without_steps_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         make_stages()[0].inference(0)
+
+
+def test_an_even_grid_takes_the_timesteps_of_its_levels():
+    for stage in make_stages():
+        timesteps, levels = stage.even(4)
+        assert levels.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+        torch.testing.assert_close(timesteps, stage.timesteps[[0, 250, 500, 750]], rtol=0, atol=1e-3)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_stages()[0].even(0)
