@@ -27,6 +27,7 @@ from pyramid.settings import (
     MODELS,
     QUANTIZE,
     SettingsError,
+    at_home,
     check_choice,
     check_value,
     flag_of,
@@ -62,12 +63,17 @@ def add_server_flags(add) -> None:
     """Where the page is, and who may come in."""
     host = "another name that the page of this machine goes by, as behind a proxy; may be repeated"
     listen = "accept connections from other machines, on all addresses of this one or on the one given"
-    add("--output-dir", type=Path, default=Path("outputs"), help="where results, queue and history are kept")
+    add(
+        "--output-dir",
+        type=at_home,
+        default=Path("outputs"),
+        help="where results, queue and history are kept",
+    )
     add("--port", type=int, help="7860, or the next free one")
     add("--listen", nargs="?", const="0.0.0.0", default="127.0.0.1", metavar="ADDRESS", help=listen)
     add("--allowed-host", action="append", default=[], metavar="NAME", help=host)
     add("--share", action="store_true", help="also open a public link through Gradio's servers")
-    add("--auth-file", type=Path, metavar="FILE", help="who may log in: one name:password a line")
+    add("--auth-file", type=at_home, metavar="FILE", help="who may log in: one name:password a line")
     add("--public", action="store_true", help="with --share or --listen: everybody may come in")
     add("--hash-password", metavar="NAME", help="ask for a password and print its line for --auth-file")
     add("--mcp", action="store_true", help="also offer the API to language models as MCP tools (gradio[mcp])")

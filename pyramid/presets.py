@@ -22,9 +22,12 @@ from pyramid.settings import (
     TABLE,
     Settings,
     SettingsError,
+    at_home,
     check_choice,
     check_known,
     frames_for_seconds,
+    is_whole,
+    plain,
     renamed,
     typed,
 )
@@ -126,7 +129,7 @@ def _spelled_out(changes: dict[str, Any], stages: int) -> dict[str, Any]:
     steps = {name: changes[name] for name in STEP_LISTS if name in changes}
     asked = next((len(value) for value in steps.values() if isinstance(value, list | tuple)), stages)
     for name, value in steps.items():
-        if type(value) is int:
+        if is_whole(plain(value)):
             steps[name] = (value,) * asked
     first = steps.get("num_inference_steps")
     if isinstance(first, list | tuple) and len(first) != stages:
@@ -140,7 +143,7 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
 
     Raises SettingsError: an unknown preset or key (with the nearest known one), not TOML, a wrong value.
     """
-    path = Path(name)
+    path = at_home(name)
     if path.suffix != ".toml":
         check_choice("preset", name, tuple(preset_names(folder)))
         path = folder / f"{name}.toml"

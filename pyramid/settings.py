@@ -17,9 +17,11 @@ Sizes and lengths follow the model (arXiv 2410.05954): a unit is 8 frames, the f
 import dataclasses
 import difflib
 import math
+import numbers
+import os
 import re
 import secrets
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -68,6 +70,44 @@ class SettingsError(ValueError):
         return SettingsError(
             self.field, self.problem, named=self.named, part=self.part, before=before + self.before
         )
+
+
+# What settings are called in other programs, on their pages and in their files.
+ELSEWHERE = {
+    "text": "prompt",
+    "caption": "prompt",
+    "negative": "negative_prompt",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "guidance": "guidance_scale",
+    "video_guidance": "video_guidance_scale",
+    "min_guidance": "min_guidance_scale",
+    "steps": "num_inference_steps",
+    "num_steps": "num_inference_steps",
+    "sampling_steps": "num_inference_steps",
+    "video_steps": "video_num_inference_steps",
+    "frames": "num_frames",
+    "length": "num_frames",
+    "video_length": "num_frames",
+    "temp": "num_frames",
+    "duration": "seconds",
+    "frame_rate": "fps",
+    "framerate": "fps",
+    "init_image": "image",
+    "input_image": "image",
+    "picture": "image",
+    "init_video": "video",
+    "input_video": "video",
+    "noise_seed": "seed",
+    "random_seed": "seed",
+    "checkpoint": "model",
+    "precision": "dtype",
+    "torch_dtype": "dtype",
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "fp32": "float32",
+}
 
 
 # -- what models expect
@@ -150,7 +190,8 @@ def frames_of(units: int) -> int:
 
 def frames_for_seconds(seconds: float, fps: int) -> int:
     """The 1 + 8k frames, k ≥ 1, whose duration at `fps` is nearest to `seconds` > 0. 5 s at 24 fps: 121."""
-    if type(seconds) not in (int, float):
+    seconds = plain(seconds)
+    if not is_number(seconds):
         shown = "is empty" if seconds is None else f"= {seconds!r}"
         raise SettingsError("seconds", f"{shown}: a number is expected", named=True)
     if not (math.isfinite(seconds) and seconds > 0):
@@ -704,9 +745,13 @@ def check_choice(name: str, value: str, choices: tuple[str, ...], of: str = "") 
         raise SettingsError(name, problem, named=True)
 
 
-def _nearest(name: str, choices) -> str:
-    close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
+def _nearest(name: Any, choices: Iterable[str]) -> str:
+    """What was probably meant: what other programs call it, else the choice with nearly the same letters."""
+    known = list(choices)
+    word = str(name).lower().replace("-", "_")
+    meant = ELSEWHERE.get(word, word)
+    close = [meant] if meant in known else difflib.get_close_matches(word, known, n=1, cutoff=0.65)
+    return f", did you mean {close[0]!r}?" if close and close[0] != name else ""
 
 
 def renamed(values: dict[str, Any]) -> dict[str, Any]:
@@ -724,18 +769,48 @@ def check_known(values: dict[str, Any], what: str, allowed: tuple[str, ...] | No
     return values
 
 
+def plain(value: Any) -> Any:
+    """A value as Python itself has it: numpy's and torch's numbers as numbers, their rows as lists.
+
+    Whoever calls this from Python draws seeds with `rng.integers` and sweeps with `np.linspace`.
+    """
+    if not hasattr(value, "dtype") or not hasattr(value, "tolist"):
+        return value
+    return value.tolist() if len(getattr(value, "shape", ())) <= 1 else value
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def at_home(path: str | Path) -> Path:
+    """A path as people write it, with a leading `~` as their home folder.
+
+    A shell replaces it only where a word begins with it: not after "=", in quotes, in lists or in presets.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def typed(spec: Spec, value: Any) -> Any:
     """`value` in the type of a setting, lists as tuples, whole numbers as floats; else SettingsError."""
-    kind = spec.kind
+    kind, value = spec.kind, plain(value)
     if value is None and kind in (str | None, int | None):
         return None
     if kind in (str, str | None) and isinstance(value, (str, Path)):
         return str(value)
-    if kind in (bool, int, int | None) and type(value) is (bool if kind is bool else int):
+    if kind is bool and isinstance(value, bool):
         return value
-    if kind is float and type(value) in (int, float):
+    if kind in (int, int | None) and is_whole(value):
+        return int(value)
+    if kind is float and is_number(value):
         return float(value)
-    if kind == STEPS and isinstance(value, (list, tuple)) and {*map(type, value)} <= {int}:
-        return tuple(value)
+    if kind == STEPS and isinstance(value, (list, tuple)) and all(is_whole(plain(count)) for count in value):
+        return tuple(int(plain(count)) for count in value)
     shown = "is empty" if value is None else f"= {value!r}"
     raise SettingsError(spec.name, f"{shown}: {EXPECTED[kind]} is expected", named=True)

@@ -5,10 +5,13 @@ import json
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import settings_page
+import torch
 
 from pyramid.hub.checkpoints import defaults_of
 from pyramid.settings import (
@@ -17,6 +20,7 @@ from pyramid.settings import (
     VARIANTS,
     Settings,
     SettingsError,
+    check_known,
     check_size,
     check_value,
     flag_of,
@@ -206,11 +210,13 @@ ENTRIES = """
 EVERYWHERE = """
 import contextlib, io, sys, threading, typing
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import settings_page
+import torch
 from gradio_client.utils import python_type_to_json_schema
 from pyramid.commands import cli
 from pyramid.commands.flags import asked_for, command_of
@@ -271,3 +277,40 @@ def test_a_new_setting_is_one_entry_of_the_table(tmp_path, tiny_checkpoint):
     code = [sys.executable, "-c", EVERYWHERE, str(tiny_checkpoint)]
     done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    usual = Settings(prompt="x", seed=3, guidance_scale=4.5, num_inference_steps=(4, 4))
+    for numbers in (
+        {"seed": np.int64(3), "guidance_scale": np.float32(4.5), "num_inference_steps": np.array([4, 4])},
+        {"seed": np.array(3), "guidance_scale": np.array(4.5), "num_inference_steps": [np.int8(4), 4]},
+        {
+            "seed": torch.tensor(3),
+            "guidance_scale": Fraction(9, 2),
+            "num_inference_steps": torch.tensor([4, 4]),
+        },
+    ):
+        made = Settings(prompt="x", **numbers)
+        assert made == usual and json.dumps(made.to_dict()) == json.dumps(usual.to_dict())
+    assert frames_for_seconds(np.float32(3), 8) == 25
+    for odd in (
+        {"seed": np.bool_(True)},
+        {"seed": np.float64(3)},
+        {"guidance_scale": np.array([4.0])},
+        {"fps": True},
+    ):
+        with pytest.raises(SettingsError, match="expected"):
+            Settings(prompt="x", **odd)
+
+
+def test_the_name_that_was_meant_is_offered():
+    meant = {
+        "promt": "prompt",
+        "steps": "num_inference_steps",
+        "cfg_scale": "guidance_scale",
+        "duration": None,
+    }
+    for name, nearest in meant.items():
+        with pytest.raises(SettingsError) as told:
+            check_known({name: 1}, "setting")
+        assert (f"did you mean {nearest!r}" in str(told.value)) == (nearest is not None)

@@ -31,6 +31,7 @@ from pyramid.commands.engine import Engine, Maker, Outcome, Stopped, failure, sa
 from pyramid.commands.prompt_list import Item, ListError, digest, name_of, read_list, result_path
 from pyramid.memory.plan import NAMES
 from pyramid.presets import preset_names
+from pyramid.settings import at_home
 
 STATE = Path(".pyramid") / "batch.jsonl"
 UNITS = Path(".pyramid") / "units"  # of items that are in the making, a folder each
@@ -206,11 +207,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "list",
-        type=Path,
+        type=at_home,
         metavar="LIST.jsonl",
         help="a JSON table a line: prompt, other settings, perhaps an id",
     )
-    add("--output-dir", type=Path, required=True, metavar="FOLDER", help="where results and the journal go")
+    add(
+        "--output-dir", type=at_home, required=True, metavar="FOLDER", help="where results and the journal go"
+    )
     add("--preset", help=f"settings for all lines: {', '.join(preset_names())}, or a .toml file")
     add("--seeds", type=int, default=1, metavar="N", help="so many videos of each line, with seeds in a row")
     add(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pyramid.memory.device import FIRST_WITH_BFLOAT16, MAIN, AppleGraphics, CudaCard, Processor, runs_on
-from pyramid.settings import MODELS, Settings
+from pyramid.settings import MODELS, Settings, at_home
 
 GREEN, AMBER, RED = "green", "amber", "red"
 LOW_DISK = 2e9  # bytes below which results and caches are at risk
@@ -34,7 +34,9 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m pyramid doctor`."""
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument("--output", type=Path, default=Path("outputs"), help="the folder that results go to")
+    parser.add_argument(
+        "--output", type=at_home, default=Path("outputs"), help="the folder that results go to"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

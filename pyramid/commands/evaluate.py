@@ -5,6 +5,7 @@ Exit code 0 whatever the figures are: they are for reading, and for deciding whe
 
 import argparse
 import json
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--videos", type=int, default=108, help="text-to-video clips to judge (default: 108)")
     add("--pictures", type=int, default=36, help="image-to-video clips to judge (default: 36)")
     add("--seed", type=int, default=1000, help="of the first video; the others count up from it")
-    add("--out", help="write the results as JSON to this file")
-    add("--sheet", help="write a contact sheet of the first 12 clips to this picture")
+    add("--out", type=expanduser, help="write the results as JSON to this file")
+    add("--sheet", type=expanduser, help="write a contact sheet of the first 12 clips to this picture")
     add("--dtype", choices=DTYPES, default="auto", help="precision (default: what suits the device)")
     add("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
 

@@ -6,6 +6,7 @@ command_of(settings)                       # the command that makes the same aga
 """
 
 import argparse
+import os
 import shlex
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyramid.presets import preset_names
 from pyramid.settings import GROUPS, STEPS, TABLE, Settings, Spec, default_words
 
 NUMBERS = {int: int, int | None: int, float: float}
+PATHS = ("image", "video", "preset")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +39,8 @@ def add_setting(group: Any, spec: Spec) -> None:
         options = {"action": argparse.BooleanOptionalAction, "default": None}
     else:
         metavar = spec.metavar or spec.option.removeprefix("--").replace("-", "_").upper()
-        kind = counts if spec.kind == STEPS else NUMBERS.get(spec.kind, str)
+        text = os.path.expanduser if spec.name in PATHS else str
+        kind = counts if spec.kind == STEPS else NUMBERS.get(spec.kind, text)
         options = {"type": kind, "metavar": metavar}
     group.add_argument(spec.option, dest=spec.name, help=help_of(spec), **options)
     hidden = options | {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS}

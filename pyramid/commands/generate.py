@@ -14,7 +14,7 @@ from pathlib import Path
 from pyramid.commands.flags import add_settings, asked_for
 from pyramid.media.files import PATTERN, file_name
 from pyramid.presets import load_preset, resolve
-from pyramid.settings import Settings, SettingsError, flag_of
+from pyramid.settings import Settings, SettingsError, at_home, flag_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plans = "auto, max, balanced, low, tiny or cpu: see the command plan"
     add("--memory", default="auto", metavar="PLAN", help=plans)
     where = "a folder, or a file .mp4 or .png"
-    add("--output", type=Path, default=Path("outputs"), metavar="PATH", help=where)
+    add("--output", type=at_home, default=Path("outputs"), metavar="PATH", help=where)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,16 +5,15 @@ python -m pyramid inspect outputs/a-red-ball-7.mp4
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from pyramid.commands.flags import command_of
-from pyramid.settings import Settings, label_of, shown
+from pyramid.settings import Settings, at_home, label_of, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `inspect`."""
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=at_home)
     parser.add_argument("--json", action="store_true", help="print them as JSON")
 
 

@@ -1,31 +1,38 @@
-"""A list of videos to make, read strictly: a JSON table a line.
+"""A list of videos to make, read strictly: a JSON table a line, a JSON array of tables, or a CSV.
 
     items = read_list(Path("prompts.jsonl"), preset="quick", seeds=2)  # or ListError
 
     {"prompt": "a red ball moves to the right", "seed": 7}
     {"id": "rise", "prompt": "a blue square rises", "image": "square.png", "num_frames": 17}
 
-A line has `prompt`, any other field of `Settings`, and perhaps an `id`. What it leaves out comes from its
-preset, then from its model. `image` and `video` are paths, seen from the list's folder.
+A line has `prompt`, any other field of `Settings`, perhaps `seconds` in place of `num_frames`, and perhaps
+an `id`. One step count stands for all stages. What a line leaves out comes from its preset, then from its
+model. `image` and `video` are paths, seen from the list's folder.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pyramid.commands.list_files import EXAMPLE, ListError, rows
 from pyramid.presets import load_preset, resolve
-from pyramid.settings import MAX_SEED, TABLE, Settings, check_known, renamed, typed
+from pyramid.settings import (
+    FIELDS,
+    MAX_SEED,
+    TABLE,
+    Settings,
+    SettingsError,
+    at_home,
+    check_known,
+    renamed,
+    typed,
+)
 
 SHOWN_PROBLEMS = 20
-
-
-class ListError(ValueError):
-    """What is wrong with a list: all of it, a line of text each."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,9 @@ def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Ite
     ids: dict[str, int] = {}  # of the lines
     seen: Counter[str] = Counter()  # lines without an id, by what they ask for
     keys: dict[str, int] = {}  # of the videos
-    for number, text in _lines(path):
+    for number, read in rows(path):
         try:
-            table = _table(text)
+            table = read()
             name = _id_of(table, ids, number)
             settings, asked = _settings(table, path.parent, preset)
             key = name if name is not None else _numbered(asked, seen)
@@ -89,27 +96,13 @@ def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Ite
         except RecursionError:  # from reading it, or from telling what is wrong with it
             problems.append(
                 f"{path.name}, line {number}: lists or tables lie too deep in each other; a line is a "
-                'table such as {"prompt": "a red ball stays still"}'
+                f"table such as {EXAMPLE}"
             )
     if not items and not problems:
-        problems.append(
-            f'{path.name} has no lines: each is a table such as {{"prompt": "a red ball stays still"}}'
-        )
+        problems.append(f"{path.name} has no lines: each is a table such as {EXAMPLE}")
     _check_problems(problems)
     first = {item.model: at for at, item in reversed(list(enumerate(items)))}
     return sorted(items, key=lambda item: first[item.model])  # each model is loaded once
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ListError(f"the list {str(path)!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ListError(f"{path.name}, line {line}: this is not UTF-8 text; save the list as UTF-8") from None
-    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def _check_problems(problems: list[str]) -> None:
@@ -117,30 +110,6 @@ def _check_problems(problems: list[str]) -> None:
     more = len(problems) - SHOWN_PROBLEMS
     if problems:
         raise ListError("\n".join(problems[:SHOWN_PROBLEMS] + [f"… and {more} more"] * (more > 0)))
-
-
-def _table(text: str) -> dict[str, Any]:
-    """A line as a table. ValueError for other JSON, a name that is there twice, and numbers that are none."""
-
-    def pairs(found):
-        twice = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
-        if twice:
-            raise ValueError(f"{twice[0]!r} is given twice")
-        return dict(found)
-
-    def refuse(word):
-        raise ValueError(f"{word} is not a number that can be used")
-
-    try:
-        table = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"not JSON ({error.msg} at column {error.colno}): a line is a table such as "
-            '{"prompt": "a red ball stays still"}'
-        ) from None
-    if not isinstance(table, dict):
-        raise ValueError(f'a table such as {{"prompt": …}} is expected, not {type(table).__name__}')
-    return table
 
 
 def _id_of(table: dict[str, Any], ids: dict[str, int], line: int) -> str | None:
@@ -165,14 +134,17 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
     from pyramid.media.video_reader import read_given
 
     asked_for, table = table, renamed(table)
-    check_known(table, "setting")
+    check_known(table, "setting", (*FIELDS, "seconds"))
+    seconds = table.pop("seconds", None)
+    if seconds is not None and table.get("num_frames") is not None:
+        raise SettingsError("seconds", "both seconds and num_frames are given: leave one out")
     named = typed(TABLE["preset"], table.pop("preset", None)) or preset
     asked = load_preset(named) if named else None
     short = digest({"line": asked_for, "preset": asked.values if asked else {}})
     for name in ("image", "video"):
         if isinstance(table.get(name), str):
-            table[name] = str(folder.resolve() / table[name])
-    settings = resolve(table.pop("model", None), asked, table)
+            table[name] = str(folder.resolve() / at_home(table[name]))
+    settings = resolve(table.pop("model", None), asked, table, seconds=seconds)
     checkpoint_of(settings.model, settings.variant)
     read_given(settings.validate())
     return settings, short

@@ -13,14 +13,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pyramid.settings import DTYPES
+from pyramid.settings import DTYPES, at_home
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", nargs="?", default="latest", help="a folder that ends in .units, or: latest (default)")
     add("--decode", action="store_true", help="make a video of the finished units; they stay for later")
-    add("--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="where to look for the latest")
+    add(
+        "--output",
+        type=at_home,
+        default=Path("outputs"),
+        metavar="FOLDER",
+        help="where to look for the latest",
+    )
     add("--dtype", choices=DTYPES, help="precision of what is still to be made (default: as it was)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: as it was)")
     add(
@@ -83,7 +89,7 @@ def chosen(folder: str, output: Path):
     from pyramid.jobs.recovery import UnitsFolder, abandoned
 
     if folder != "latest":
-        return UnitsFolder(folder)
+        return UnitsFolder(at_home(folder))
     found = abandoned(output)
     if not found:
         raise ValueError(

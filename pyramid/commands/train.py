@@ -10,6 +10,7 @@ trained again, so an interrupted command goes on where it was when it is given a
 
 import argparse
 from collections.abc import Callable
+from os.path import expanduser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +31,17 @@ def run(args: argparse.Namespace) -> int:
 def add_recipe(parser: argparse.ArgumentParser, *, steps: bool = True) -> None:
     """The flags of whatever follows a recipe."""
     add = parser.add_argument
-    add("--config", required=True, help="a recipe, such as presets/training/embedded-cpu.toml")
-    add("--output", help="where runs and the checkpoint are written (default: runs/NAME of the recipe)")
+    add(
+        "--config",
+        required=True,
+        type=expanduser,
+        help="a recipe, such as presets/training/embedded-cpu.toml",
+    )
+    add(
+        "--output",
+        type=expanduser,
+        help="where runs and the checkpoint are written (default: runs/NAME of the recipe)",
+    )
     if steps:
         add("--steps", type=int, metavar="N", help="so many steps, in place of the recipe's budget")
 

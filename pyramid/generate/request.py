@@ -27,12 +27,23 @@ from pyramid.generate.sampler import Stop
 from pyramid.hub.families import GRID
 from pyramid.media.pictures import fit_picture, read_picture
 from pyramid.media.video_reader import read_given, read_video
-from pyramid.settings import FIELDS, FRAMES_PER_UNIT, MACHINE, Settings, Variant, frames_of, units_of
+from pyramid.settings import (
+    FIELDS,
+    FRAMES_PER_UNIT,
+    MACHINE,
+    Settings,
+    Variant,
+    frames_of,
+    is_whole,
+    plain,
+    units_of,
+)
 from pyramid.text.cache import PromptEmbeds
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 EMBEDDINGS = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
 CALLBACK_TENSORS = ("latents",)
+COUNTED = ("history_frames", "max_sequence_length", "preview_every", "seeds")  # of `Inputs`: whole numbers
 MAX_TOKENS = 512  # what T5 was trained on
 
 
@@ -90,7 +101,9 @@ def to_request(
         near = difflib.get_close_matches(unknown, known, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
         raise TypeError(f"unexpected argument {unknown!r}{hint}")
-    inputs = Inputs(**{name: arguments[name] for name in INPUTS if arguments.get(name) is not None})
+    given = {name: arguments[name] for name in INPUTS if arguments.get(name) is not None}
+    counted = {name: plain(given[name]) for name in COUNTED if name in given}
+    inputs = Inputs(**given | counted)
     asked = {name: arguments[name] for name in ARGUMENTS if arguments.get(name) is not None}
     texts = _texts(prompt, inputs)
     seeds = _seeds(generator, asked.get("seed"), len(texts))
@@ -138,17 +151,19 @@ def _texts(prompt: Any, inputs: Inputs) -> list[str]:
     return list(texts)
 
 
-def _steps(asked: dict[str, Any], defaults: Variant) -> dict[str, tuple[int, ...]]:
+def _steps(asked: dict[str, Any], defaults: Variant) -> dict[str, Any]:
     """Step counts, one a stage; one number stands for as many equal ones as the defaults have.
 
     With another number of stages than the defaults', later units take as many steps as the first.
     """
 
-    def per_stage(steps: int | Sequence[int]) -> tuple[int, ...]:
-        return (steps,) * len(defaults.steps) if isinstance(steps, int) else tuple(steps)
+    def per_stage(steps: Any) -> Any:
+        steps = plain(steps)
+        return (steps,) * len(defaults.steps) if is_whole(steps) else steps
 
     steps = per_stage(asked.get("num_inference_steps", defaults.steps))
-    later = defaults.video_steps if len(defaults.video_steps) == len(steps) else steps
+    fits = isinstance(steps, list | tuple) and len(defaults.video_steps) == len(steps)
+    later = defaults.video_steps if fits else steps
     later = per_stage(asked.get("video_num_inference_steps", later))
     return {"num_inference_steps": steps, "video_num_inference_steps": later}
 
@@ -237,6 +252,10 @@ def check(
 def _check_options(inputs: Inputs) -> None:
     if inputs.output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type = {inputs.output_type!r}: choose from {', '.join(OUTPUT_TYPES)}.")
+    for name in COUNTED:
+        value = getattr(inputs, name)
+        if value is not None and not all(map(is_whole, value if name == "seeds" else [value])):
+            raise ValueError(f"{name} = {value!r}: a whole number is expected.")
     unknown = sorted(set(inputs.callback_on_step_end_tensor_inputs) - set(CALLBACK_TENSORS))
     if unknown:
         raise ValueError(f"callback_on_step_end_tensor_inputs has {unknown}: only {CALLBACK_TENSORS} exist.")

@@ -29,7 +29,7 @@ from pyramid.media.files import describe
 from pyramid.media.growing import GrowingClip
 from pyramid.media.pictures import write_picture
 from pyramid.memory.device import device_of
-from pyramid.settings import Settings
+from pyramid.settings import Settings, at_home
 
 if TYPE_CHECKING:
     from pyramid.generate.pipeline import Event
@@ -305,5 +305,5 @@ def source(settings: Settings, path: Path | None = None) -> dict[str, Any]:
 
     `path`: where it lies, when not where the settings say.
     """
-    path = path or Path(settings.image or settings.video or "")
+    path = path or at_home(settings.image or settings.video or "")
     return {"source": {"name": path.name, "hash": fingerprint(path)[:16]}} if path.name else {}

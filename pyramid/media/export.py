@@ -16,7 +16,7 @@ complete.
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -27,8 +27,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pyramid.media.files import MEMBER, publish, read_metadata, reserve, tag, write_sidecar
 from pyramid.media.pictures import write_picture
+from pyramid.media.sound import Sound
 from pyramid.media.video import QUALITY, VideoWriter
-from pyramid.media.video_reader import Budget, inspect, read_frames
+from pyramid.media.video_reader import Budget, inspect, read_frames, sound_of
 from pyramid.settings import FRAMES_PER_UNIT, SettingsError
 
 KINDS = {  # what a result can become -> the file's ending, what it is for people
@@ -57,12 +58,14 @@ def export(
     quality: int | None = None,
     keep: str = "embed",
     estimates: dict[tuple[int, int], Image.Image] | None = None,
+    tell: Callable[[str], Any] = lambda sentence: None,
 ) -> Path:
     """Write the result `source` as `kind` (of KINDS) and return the new file's path; `source` stays as it is.
 
     `target`: the wanted name, by default `source`'s own with the kind's ending. `quality`: H.264's CRF, 1 to
     51; None copies an mp4 as it is, without loss. `keep`: where the settings go, see `files.KEEPS`.
-    `estimates` by (unit, stage): what "stages" shows. Raises ValueError for what cannot be made, or read.
+    `estimates` by (unit, stage): what "stages" shows. `tell` hears of what is left out, such as sound.
+    Raises ValueError for what cannot be made, or read.
     """
     if kind not in KINDS:
         raise SettingsError("format", f"unknown format {kind!r}: choose from {', '.join(KINDS)}")
@@ -75,12 +78,13 @@ def export(
         raise SettingsError("format", f"{target.name}: as {kind} its name must end in {ending}")
     if kind == "mp4" and quality is None and source.suffix.lower() == ".mp4":
         return copy_video(source, target, metadata, keep)
+    sound = _sound_for(source, kind, tell)
     if kind == "last":
         *_, last = frames_of_result(source)
         return write_picture(target, np.asarray(last), metadata | {"export": "last frame"}, keep=keep)
     if kind == "stages":
         return write_stages(target, source, estimates or {}, metadata, keep=keep)
-    return _convert(source, target, metadata, keep=keep, quality=quality)
+    return _convert(source, target, metadata, keep=keep, quality=quality, sound=sound)
 
 
 def _metadata_of(source: Path) -> dict[str, Any]:
@@ -100,14 +104,37 @@ def _export_still(source: Path, kind: str, target: Path, keep: str) -> Path:
     return write_picture(target.with_suffix(".png"), frame, _metadata_of(source), keep=keep)
 
 
-def _convert(source: Path, target: Path, metadata: dict[str, Any], *, keep: str, quality: int | None) -> Path:
+def _sound_for(source: Path, kind: str, tell: Callable[[str], Any]) -> Sound | None:
+    """The sound of a video that goes along; None, and a word to `tell`, where it cannot."""
+    if source.suffix.lower() == ".zip":
+        return None
+    try:
+        sound = sound_of(source)
+    except ValueError as error:
+        tell(f"{error}: it is left out")
+        return None
+    if sound is not None and kind not in ("mp4", "webm"):
+        tell(f"{source.name} has sound, which is left out: as {kind} it has pictures only")
+        return None
+    return sound
+
+
+def _convert(
+    source: Path,
+    target: Path,
+    metadata: dict[str, Any],
+    *,
+    keep: str,
+    quality: int | None,
+    sound: Sound | None,
+) -> Path:
     fps = _fps(source, metadata)
     frames = frames_of_result(source, fps)
     first = next(frames, None)
     if first is None:
         raise ValueError(f"{source.name} has no pictures in it")
     quality = QUALITY if quality is None else quality
-    with open_writer(target, fps, first.size, metadata, quality=quality, keep=keep) as writer:
+    with open_writer(target, fps, first.size, metadata, quality=quality, keep=keep, sound=sound) as writer:
         writer.write(np.asarray(first))
         for picture in frames:
             writer.write(np.asarray(picture))
@@ -169,13 +196,14 @@ def open_writer(
     *,
     quality: int = QUALITY,
     keep: str = "embed",
+    sound: Sound | None = None,
 ) -> "VideoWriter | PicturesWriter":
     """A writer for frames by the name's ending: .mp4, .webm and .gif, or .zip for pictures.
     See `VideoWriter`.
     """
     if Path(path).suffix.lower() == ".zip":
         return PicturesWriter(path, fps, size, metadata, keep=keep)
-    return VideoWriter(path, fps, size, metadata, quality=quality, keep=keep)
+    return VideoWriter(path, fps, size, metadata, quality=quality, keep=keep, sound=sound)
 
 
 class PicturesWriter:

@@ -30,6 +30,7 @@ from zipfile import BadZipFile, ZipFile
 from PIL import Image
 
 from pyramid.media.containers import this_file
+from pyramid.media.sound import Sound
 from pyramid.settings import Settings, SettingsError
 
 if sys.platform == "win32":
@@ -293,6 +294,12 @@ def ffmpeg() -> str:
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 
+def words_of(said: str) -> str:
+    """What ffmpeg said, without the addresses of its parts ("[mov @ 0x55d0…]"), for people."""
+    lines = (re.sub(r"\[[^\]]*@ 0x[0-9a-fA-F]+\]\s*", "", line).strip() for line in said.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
 @contextmanager
 def no_interrupts():
     """Children started here never get Ctrl-C, which a terminal sends to all: the file must outlive it."""
@@ -365,9 +372,9 @@ def _container_comment(path: Path) -> str | None:
     return re.sub(r"\\(.)", r"\1", found[1]) if found else None
 
 
-def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
+def tag(source: Path, target: Path, metadata: dict[str, Any] | None, *, sound: Sound | None = None) -> None:
     """Copy a video as it is, its index in front for browsers, with `metadata` as its only comment (None:
-    without).
+    without), and with the `sound` of another video in place of its own.
     """
     if target.suffix.lower() == ".gif":
         target.write_bytes(_gif_with(source.read_bytes(), metadata))
@@ -386,14 +393,16 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
         "ffmetadata",
         "-i",
         "-",
+        *(sound.source() if sound else []),
         "-map",  # a camera's data tracks have no place in every container
         "0:v",
         "-map",
-        "0:a?",
+        "2:a:0" if sound else "0:a?",
         "-map_metadata",
         "1",
         "-c",
         "copy",
+        *(sound.encoding(target.suffix.lower()) if sound else []),
         *front,
         str(target.absolute()),
     ]
@@ -401,7 +410,7 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None) -> None:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     _, words = process.communicate(f";FFMETADATA1\n{f'comment={comment}' if comment else ''}\n".encode())
     if process.returncode:
-        raise OSError(f"the settings could not be embedded: {words.decode(errors='replace').strip()}")
+        raise OSError(f"the settings could not be embedded: {words_of(words.decode(errors='replace'))}")
 
 
 def _gif_with(data: bytes, metadata: dict[str, Any] | None) -> bytes:

@@ -22,7 +22,7 @@ from typing import Self
 
 import numpy as np
 
-from pyramid.media.files import ffmpeg, no_interrupts
+from pyramid.media.files import ffmpeg, no_interrupts, words_of
 from pyramid.media.video import QUALITY, encoding
 
 log = logging.getLogger(__name__)
@@ -107,5 +107,5 @@ def _run(arguments: list[str], data: bytes = b"") -> bytes:
         )
     written, words = process.communicate(data)
     if process.returncode:
-        raise OSError(words.decode(errors="replace").strip() or f"ffmpeg ended with {process.returncode}")
+        raise OSError(words_of(words.decode(errors="replace")) or f"ffmpeg ended with {process.returncode}")
     return written

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFilter, PngImagePlugin, UnidentifiedImageError
 
 from pyramid.media.files import publish, reserve, write_sidecar
-from pyramid.settings import FITS
+from pyramid.settings import FITS, at_home
 
 BACKGROUND = "white"  # what shows through transparent parts
 PAD_COLOR = "black"  # the bars of fit = "pad"
@@ -28,6 +28,14 @@ TURNS = {  # of the EXIF's orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # of profiles, as Pillow calls them
+MODES_OF = {  # modes that hold such colors
+    "RGB": ("RGB", "RGBA", "RGBX", "P", "PA"),
+    "L": ("L", "LA", "1"),
+    "CMYK": ("CMYK",),
+    "LAB": ("LAB",),
+}
+HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands, after "ftyp"
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses files a little above that
 
 
@@ -41,7 +49,9 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked below
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            file = io.BytesIO(source) if isinstance(source, bytes) else at_home(source)
+            _open_heif(file)
+            image = Image.open(file)
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             if size is not None:
@@ -52,11 +62,30 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
         limit = f"{MAX_PIXELS // 10**6} million pixels"
         raise ValueError(f"{name} has more than {limit}: make it smaller first") from None
     except UnidentifiedImageError:
-        advice = "use PNG, JPEG, WebP or TIFF (a video is given as video)"
+        advice = "use PNG, JPEG, WebP, AVIF or TIFF (a video is given as video)"
         raise ValueError(f"{name} is not a picture this program can read: {advice}") from None
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"{name} is a HEIC picture, as phones take them: install pillow-heif to read it "
+            "(.venv/bin/python -m pip install pillow-heif), or save it as JPEG, PNG, WebP or AVIF first"
+        ) from None
     except (OSError, SyntaxError, EOFError, struct.error) as error:  # of Pillow's readers
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{name} cannot be read: {reason}") from error
+
+
+def _open_heif(file: io.BytesIO | Path) -> None:
+    """Make Pillow read HEIC, if `file` is one. ModuleNotFoundError where pillow-heif is missing."""
+    if isinstance(file, io.BytesIO):
+        head = file.getbuffer()[:12].tobytes()
+    else:
+        with file.open("rb") as opened:
+            head = opened.read(12)
+    if head[4:8] != b"ftyp" or head[8:12] not in HEIF:
+        return
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
@@ -65,13 +94,17 @@ def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
+    if image.mode in ("La", "RGBa"):  # colors times transparency
+        image = image.convert(image.mode.upper())
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    alpha = image.convert("RGBA").getchannel("A") if transparent else None
+    image = _to_srgb(image, profile) if profile else image
+    if alpha is not None:
+        image = image.convert("RGB")
+        image.putalpha(alpha)
         flat = Image.new("RGBA", image.size, background)
         flat.alpha_composite(image)
-        image = flat.convert("RGB")
-    if profile and image.mode in ("RGB", "CMYK"):
-        image = _to_srgb(image, profile)
+        image = flat
     image = image.convert("RGB")  # reads all of it: a truncated file shows here
     image.info = {}
     return image
@@ -99,12 +132,20 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """The colors of a picture of any mode, as its profile means them. A palette and transparency are no
+    colors: what is in them is brought to the profile's own space first.
+
+    A broken profile, or one of another color space than the picture's: the numbers are taken as they are.
+    """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = SPACES.get(source.profile.xcolor_space.strip())
+        if space is None or image.mode not in MODES_OF[space]:
+            return image
         target = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, source, target, outputMode="RGB") or image
+        return ImageCms.profileToProfile(image.convert(space), source, target, outputMode="RGB") or image
     except (ImageCms.PyCMSError, OSError):
-        return image  # a broken profile, or one of another color space: the numbers are taken as they are
+        return image
 
 
 def fit_picture(

@@ -22,12 +22,16 @@ from pyramid.media.files import (
     publish,
     reserve,
     tag,
+    words_of,
     write_sidecar,
 )
+from pyramid.media.sound import Sound
 from pyramid.settings import SettingsError
 
 QUALITY = 17  # H.264's CRF: 17 looks like the original, 23 is smaller, 51 is the worst
-TO_BT709 = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
+# What the filters say of the colors goes before what the encoder is told, and unsaid is unknown there.
+TAGS = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
+TO_BT709 = ["-vf", f"scale=out_color_matrix=bt709:out_range=tv,{TAGS}"]
 IS_BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
 BT709 = [*TO_BT709, *IS_BT709]
 PALETTE = (
@@ -64,12 +68,15 @@ class VideoWriter:
     """A video that grows as frames arrive: mp4 (H.264, yuv420p, BT.709), webm (VP9) or gif,
     by its name's ending.
 
+    mp4 and webm have even sides: an odd one gets its last row or column twice. `sound` is put beside the
+    pictures.
+
     A context manager. It is written under a hidden temporary name. Leaving the context without an exception
     keeps `metadata` (which may be changed until then) as `keep` says, see `files.KEEPS`, and gives the file
     its final name, `path`: the asked one, or the next free `name-2.mp4`. After an exception, or without a
     frame, nothing stays. With `partial` set, the name ends in `-partial` and the metadata says so.
 
-    Raises ValueError for odd sizes, other endings and frames of another size; OSError when ffmpeg fails.
+    Raises ValueError for other endings and frames of another size; OSError when ffmpeg fails.
     """
 
     def __init__(
@@ -81,16 +88,17 @@ class VideoWriter:
         *,
         quality: int = QUALITY,
         keep: str = "embed",
+        sound: Sound | None = None,
     ):
-        width, height = size
-        if width % 2 or height % 2 or min(size) < 2:
-            raise ValueError(f"a video of {width}×{height} cannot be yuv420p: both sides must be even")
+        if min(size) < 1:
+            raise ValueError(f"a video of {size[0]}×{size[1]} has no pixels")
         if keep not in KEEPS:
             raise SettingsError("metadata", f"metadata {keep!r}: choose from {', '.join(KEEPS)}")
         self.wanted = self.path = Path(path)
         self.codec, self._options = encoding(self.wanted.suffix, quality)
         self.fps = fps
-        self.size = (width, height)
+        self.size = (size[0], size[1])
+        self.sound = sound
         self.metadata = dict(metadata or {})
         self.keep = keep
         self.frames = 0
@@ -106,7 +114,7 @@ class VideoWriter:
             with no_interrupts():
                 self._writer = FFMPEG_VideoWriter(
                     str(self._part.absolute()),
-                    self.size,
+                    self.written_size,
                     self.fps,
                     codec=self.codec,
                     preset="medium",
@@ -117,6 +125,13 @@ class VideoWriter:
             raise
         return self
 
+    @property
+    def written_size(self) -> tuple[int, int]:
+        """(width, height) of the file's pictures."""
+        if self.codec == "gif":
+            return self.size
+        return self.size[0] + self.size[0] % 2, self.size[1] + self.size[1] % 2
+
     def write(self, frames: np.ndarray) -> None:
         """Append frames: uint8 (f, h, w, 3), or one frame (h, w, 3)."""
         frames = frames[None] if frames.ndim == 3 else frames
@@ -125,12 +140,17 @@ class VideoWriter:
                 f"frames of {frames.dtype} {frames.shape} for a video of {self.size[0]}×"
                 f"{self.size[1]}: uint8 (f, h, w, 3) of that size is expected"
             )
+        width, height = self.written_size
+        more = ((0, height - self.size[1]), (0, width - self.size[0]), (0, 0))
         for frame in frames:
+            frame = np.pad(frame, more, mode="edge") if self.written_size != self.size else frame
             try:
                 self._writer.write_frame(frame)
             except OSError as error:  # moviepy's words on ffmpeg's, and advice about codecs
                 full = "a full disk: No space left on device" * ("No space left" in str(error))
-                raise OSError(f"the video {self.path.name} could not be written: {full or error}") from None
+                raise OSError(
+                    f"the video {self.path.name} could not be written: {full or words_of(str(error))}"
+                ) from None
             self.frames += 1
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -141,7 +161,7 @@ class VideoWriter:
                 if self.partial:
                     self.path = self.wanted.with_name(f"{self.wanted.stem}-partial{self.wanted.suffix}")
                     self.metadata["partial"] = True
-                tag(self._part, tagged, self.metadata if self.keep == "embed" else None)
+                tag(self._part, tagged, self.metadata if self.keep == "embed" else None, sound=self.sound)
                 self.path = publish(tagged, self.path)
                 if self.keep == "sidecar":
                     write_sidecar(self.path, self.metadata)
@@ -158,7 +178,7 @@ class VideoWriter:
             process.kill()
         with suppress(OSError):  # it died before: the return code tells
             process.stdin.close()
-        words = "" if process.stderr.closed else process.stderr.read().decode(errors="replace").strip()
+        words = "" if process.stderr.closed else words_of(process.stderr.read().decode(errors="replace"))
         self._writer.close()
         if process.returncode and not kill:
             raise OSError(f"the video {self.path.name} could not be written: {words or process.returncode}")

@@ -25,9 +25,10 @@ import numpy as np
 from PIL import Image
 
 from pyramid.media.containers import this_file
-from pyramid.media.files import ffmpeg
+from pyramid.media.files import ffmpeg, words_of
 from pyramid.media.pictures import BACKGROUND, fit_picture, read_picture
-from pyramid.settings import FRAMES_PER_UNIT, Settings
+from pyramid.media.sound import Sound
+from pyramid.settings import FRAMES_PER_UNIT, Settings, at_home
 
 MOST_STRETCHED = 4  # of a pixel's sides: DV's and DVD's are below 1.5, anamorphic film's 2
 HDR = {"arib-std-b67", "smpte2084"}  # transfers of HLG and PQ
@@ -68,6 +69,7 @@ class VideoInfo:
     fps: float | None  # frames a second, on average
     rate: float | None  # the steady rate at which ffmpeg hands the frames out
     duration: float | None  # seconds
+    sound: str = ""  # codec of the first sound track
 
     @property
     def shown_pixels(self) -> int:
@@ -102,30 +104,43 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
     said = probe(path, budget)
     line = re.search(r"Stream #0:\d+.*?: Video: (.*)", said)
     size = re.search(r"\b(\d{1,6})x(\d{1,6})\b", line[1]) if line else None
-    if line is None or size is None:
+    pixel_format = re.search(r"Video: \S+(?: \([^)]*\))*, (\w+)", line[0]) if line else None
+    if line is None or size is None or pixel_format is None:
         raise ValueError(f"{str(path)!r} is not a video this program can read{_reason(said)}")
     stream = line[1]
     aspect = re.search(r"SAR (\d+):(\d+)", stream)
     shape = Fraction(int(aspect[1]), int(aspect[2])) if aspect and int(aspect[2]) else Fraction(1)
-    pixel_format = re.search(r"Video: \S+(?: \([^)]*\))*, (\w+)", line[0])
-    colors = re.search(r"\w+/\w+/([\w-]+)", stream)
+    colors = re.search(r"\b[\w-]+/[\w-]+/([\w-]+)", stream)
+    sound = re.search(r"Stream #0:\d+.*?: Audio: (\w+)", said)
     duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", said)
     info = VideoInfo(
         width=int(size[1]),
         height=int(size[2]),
         aspect=shape or Fraction(1),
-        pixel_format=pixel_format[1] if pixel_format else "",
+        pixel_format=pixel_format[1],
         transfer=colors[1] if colors else "",
         codec=stream.split()[0].rstrip(","),
         interlaced=bool(re.search(r"(top|bottom) (first|coded)", stream)),
-        alpha=bool(pixel_format and ALPHA.search(pixel_format[1]))
-        or bool(re.search(r"alpha_mode\s*: 1", said)),
+        alpha=bool(ALPHA.search(pixel_format[1])) or bool(re.search(r"alpha_mode\s*: 1", said)),
         fps=_rate(stream, "fps"),
         rate=_rate(stream, "tbr"),
         duration=_seconds(*duration.groups()) if duration else None,
+        sound=sound[1] if sound else "",
     )
     _check(path, info, budget)
     return info
+
+
+def sound_of(path: Path) -> Sound | None:
+    """The sound of a video; None where it has none. Raises ValueError for sound that cannot be read."""
+    info = inspect(path)
+    if not info.sound:
+        return None
+    command = [ffmpeg(), "-v", "error", "-nostdin", *this_file(path)]
+    command += ["-map", "0:a:0", "-t", "0.2", "-f", "null", "-"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        raise ValueError(f"the sound of {path.name} ({info.sound}) cannot be read")
+    return Sound(path, info.sound)
 
 
 def _rate(stream: str, unit: str) -> float | None:
@@ -205,7 +220,7 @@ def read_frames(
     own frames. Raises ValueError when the file is missing, no video can be read from it, or the budget is
     spent.
     """
-    path, budget = Path(path), budget or Budget()
+    path, budget = at_home(path), budget or Budget()
     if not path.is_file():
         raise ValueError(f"{str(path)!r} is not a file")
     info = inspect(path, budget)
@@ -270,6 +285,10 @@ def _decode(path: Path, command: list[str], words: IO[bytes], budget: Budget) ->
                 if count > budget.frames:
                     raise ValueError(f"{path.name} has more than {budget.frames} frames: give a shorter clip")
                 yield picture
+        except EOFError:
+            cut = True
+        else:
+            cut = process.wait() < 0
         finally:
             clock.cancel()
             process.kill()
@@ -279,12 +298,14 @@ def _decode(path: Path, command: list[str], words: IO[bytes], budget: Budget) ->
             raise ValueError(
                 f"{path.name} took longer than {budget.seconds:g} seconds to read: give a shorter clip"
             )
+        if cut:
+            raise ValueError(f"{path.name} could not be read to its end: the decoder was ended")
 
 
 def _ppm_pictures(stream: IO[bytes], budget: Budget) -> Iterator[Image.Image]:
     """The pictures of a stream of binary PPM; each brings its size, so rotated videos are no special case.
 
-    Raises ValueError for anything else than 8 bits a channel.
+    Raises ValueError for anything else than 8 bits a channel, EOFError where a picture ends in its middle.
     """
     while magic := stream.readline(64).strip():
         size, depth = stream.readline(64).split(), stream.readline(64).strip()
@@ -297,12 +318,12 @@ def _ppm_pictures(stream: IO[bytes], budget: Budget) -> Iterator[Image.Image]:
             raise ValueError(f"a frame of {width}×{height} pixels is larger than what is read")
         data = stream.read(width * height * 3)
         if len(data) < width * height * 3:
-            return
+            raise EOFError
         yield Image.frombytes("RGB", (width, height), data)
 
 
 def _reason(said: str) -> str:
     """ffmpeg's last complaint, without its addresses; "" when there is none."""
-    lines = [re.sub(r"\[[^\]]*@ 0x[0-9a-f]+\]\s*", "", line).strip() for line in said.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("Input #", "At least one output"))]
+    lines = words_of(said).splitlines()
+    lines = [line for line in lines if not line.startswith(("Input #", "At least one output"))]
     return f": {lines[0]}" if lines and "Stream #" not in said else ""

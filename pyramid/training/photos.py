@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pyramid.settings import at_home
+
 WALLPAPERS = Path("/usr/share/backgrounds")
 
 # package, file, license, attribution (from each package's own notes)
@@ -74,7 +76,7 @@ def photographs(split: str, extra: Iterable[str] = ()) -> list[Photo]:
 
 def _locate(package: str, name: str, extra: Iterable[str]) -> Path | None:
     if package == "wallpapers":
-        folders = [*map(Path, extra), Path(WALLPAPERS)]
+        folders = [*map(at_home, extra), Path(WALLPAPERS)]
     else:  # found without importing it: scikit-learn's datasets bring all of scikit-learn
         top, *rest = package.split(".")
         spec = find_spec(top)

@@ -213,7 +213,7 @@ GIVEN = {
         "words.png",
         lambda p: p.write_text("words"),
         "{!r} is not a picture this program can "
-        "read: use PNG, JPEG, WebP or TIFF (a video is given as video)",
+        "read: use PNG, JPEG, WebP, AVIF or TIFF (a video is given as video)",
     ),
     "truncated": ("--image", "half.png", lambda p: png(p, 64, 64, b"\0" * 20), "{!r} cannot be read: "),
     "sound alone": ("--video", "sound.mp4", no_frames, "{!r} is not a video this program can read"),

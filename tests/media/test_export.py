@@ -56,6 +56,7 @@ def here(result, tmp_path):
 def test_videos_show_every_frame_and_carry_their_settings(here, kind, says):
     path = export(here, kind)
     assert path.suffix == f".{kind}" and says in probe(path)
+    assert kind == "gif" or "(tv, bt709, progressive)" in probe(path)  # matrix, primaries and transfer
     assert read_metadata(path) == METADATA
     frames = np.stack([np.asarray(frame) for frame in frames_of_result(path)])
     assert frames.shape == (17, 48, 64, 3)

@@ -2,10 +2,11 @@
 
 import io
 import struct
+import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pyramid.media.pictures import read_picture
 
@@ -42,3 +43,98 @@ def test_an_odd_tag_changes_nothing(orientation, odd):
 
 def test_an_orientation_that_is_none_is_ignored():
     assert read_picture(tagged(77)).size == (48, 32)
+
+
+# -- colors
+
+
+def profile(space: str) -> bytes:
+    """A profile that swaps red and green, or makes grays lighter: nobody can take it for sRGB."""
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = bytearray(made)
+    tags = {bytes(data[at : at + 4]): at for at in range(132, 132 + 12 * data[131], 12)}
+    if space == "RGB":
+        red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+        data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
+        return bytes(data)
+    curve = struct.pack(">4sIIH", b"curv", 0, 1, 256) + b"\0\0"  # gamma 1: linear light
+    white = struct.pack(">4sI3i", b"XYZ ", 0, 63190, 65536, 54061)
+    name = b"desc" + bytes(4) + struct.pack(">I", 5) + b"gray\0" + bytes(78) + b"\0"
+    parts = {b"kTRC": curve, b"wtpt": white, b"desc": name, b"cprt": b"text" + bytes(4) + b"none\0"}
+    at, table, body = 128 + 4 + 12 * len(parts), b"", b""
+    for tag, content in parts.items():
+        table += struct.pack(">4sII", tag, at + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = bytearray(made[:128])
+    head[0:4], head[16:20] = struct.pack(">I", at + len(body)), b"GRAY"
+    return bytes(head) + struct.pack(">I", len(parts)) + table + body
+
+
+def saved(image, space, kind="PNG"):
+    out = io.BytesIO()
+    image.save(out, kind, icc_profile=profile(space))
+    return out.getvalue()
+
+
+COLOR = (200, 40, 40)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "P and transparency"])
+def test_the_profile_of_a_color_picture_counts_in_every_mode(mode):
+    image = Image.new("RGB", (8, 8), COLOR)
+    if mode == "RGBA":
+        image.putalpha(255)
+    elif mode != "RGB":
+        image = image.quantize(4)
+        image.info = {"transparency": 3} if "and" in mode else {}
+    red, green, blue = read_picture(saved(image, "RGB")).getpixel((4, 4))
+    assert red < 100 < 180 < green and blue < 60
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_the_profile_of_a_gray_picture_counts_in_every_mode(mode):
+    gray = np.full((8, 8), 64, np.uint8)
+    image = Image.fromarray(gray)
+    if mode == "LA":
+        image.putalpha(255)
+    elif mode == "I;16":
+        image = Image.fromarray(gray.astype(np.uint16) * 257)
+    assert image.mode == mode
+    # Linear light of a quarter is 137 in sRGB.
+    assert np.abs(np.asarray(read_picture(saved(image, "GRAY")), int) - 137).max() <= 2
+
+
+def test_transparent_parts_stay_white_beside_a_profile():
+    image = Image.new("RGBA", (8, 8), (*COLOR, 0))
+    assert read_picture(saved(image, "RGB")).getpixel((4, 4)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("space", ["RGB", "GRAY"])
+def test_a_profile_of_another_color_space_is_left_alone(space):
+    image = Image.new("CMYK" if space == "RGB" else "RGB", (8, 8), 0)
+    plain = io.BytesIO()
+    image.save(plain, "TIFF")
+    assert read_picture(saved(image, space, "TIFF")).tobytes() == read_picture(plain.getvalue()).tobytes()
+
+
+# -- HEIC
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_heic_picture_names_the_way_out(tmp_path, monkeypatch, as_file):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    path = tmp_path / "IMG_1.HEIC"
+    path.write_bytes(HEIC)
+    with pytest.raises(ValueError, match="HEIC.*pip install pillow-heif.*JPEG") as told:
+        read_picture(path if as_file else HEIC)
+    assert ("IMG_1.HEIC" in str(told.value)) == as_file
+
+
+def test_a_heic_picture_is_read_where_pillow_heif_is_installed(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    path = tmp_path / "red.heic"
+    Image.new("RGB", (64, 64), COLOR).save(path)
+    assert np.abs(np.subtract(read_picture(path).getpixel((9, 9)), COLOR)).max() < 12

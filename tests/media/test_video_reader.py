@@ -1,5 +1,6 @@
 """Videos of phones, cameras and strangers: read as a player shows them, or refused in one sentence."""
 
+import re
 import subprocess
 
 import numpy as np
@@ -117,6 +118,83 @@ def test_a_data_track_does_not_keep_a_video_from_being_copied(tmp_path):
     assert "Data:" in probe(source)
     made = export(source, "mp4", tmp_path / "copy.mp4")
     assert np.array_equal(arrays(made), arrays(source))
+
+
+@pytest.fixture(scope="module")
+def odd_and_loud(tmp_path_factory):
+    """Pictures of 65×49, which begin half a second after the sound does."""
+    path = tmp_path_factory.mktemp("odd") / "odd.mkv"
+    picture = ["-itsoffset", "0.5", "-f", "lavfi", "-i", "testsrc=s=65x49:r=8:d=2"]
+    sound = ["-f", "lavfi", "-i", "aevalsrc=if(lt(t\\,0.5)\\,0\\,sin(2000*t)):d=2.5"]
+    return make(path, *picture, *sound, "-c:v", "ffv1", "-c:a", "flac")
+
+
+def volume(path, *part):
+    """The loudest moment of a part, in decibels."""
+    command = [ffmpeg(), *part, "-i", path, "-vn", "-af", "volumedetect", "-f", "null", "-"]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
+    return float(re.search(r"max_volume: (\S+) dB", said)[1])
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("mp4", "aac"), ("webm", "opus")])
+def test_an_export_keeps_the_sound_beside_its_pictures_and_pads_odd_sides(
+    odd_and_loud, tmp_path, kind, codec
+):
+    told = []
+    info = inspect(export(odd_and_loud, kind, tmp_path / f"out.{kind}", tell=told.append))
+    assert (info.width, info.height, info.sound, told) == (66, 50, codec, [])
+    assert info.duration == pytest.approx(2.5, abs=0.15)
+    made = tmp_path / f"out.{kind}"
+    assert volume(made, "-t", "0.4") < -40 < -20 < volume(made, "-ss", "0.6")
+    first = arrays(made)
+    assert np.abs(first[0] - first[3]).mean() < 4 < np.abs(first[0] - first[8]).mean()
+
+
+def test_the_padding_is_the_edge_again(odd_and_loud, tmp_path):
+    made = arrays(export(odd_and_loud, "mp4", tmp_path / "out.mp4", quality=1))
+    assert made.shape == (20, 50, 66, 3)
+    luma = np.array([0.2126, 0.7152, 0.0722])  # chroma is halved
+    assert np.abs((made[:, :49, :65] - arrays(odd_and_loud, fps=8)) @ luma).mean() < 6
+    assert (
+        np.abs(made[:, 49] - made[:, 48]).mean() < 12 and np.abs(made[:, :, 65] - made[:, :, 64]).mean() < 12
+    )
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "last"])
+def test_a_form_without_sound_says_so_and_keeps_odd_sides(odd_and_loud, tmp_path, kind):
+    told = []
+    ending = {"png": "zip", "last": "png"}.get(kind, kind)
+    path = export(odd_and_loud, kind, tmp_path / f"out.{ending}", tell=told.append)
+    assert told == [f"odd.mkv has sound, which is left out: as {kind} it has pictures only"]
+    if kind == "gif":
+        assert inspect(path).width == 65
+
+
+def test_a_file_that_ends_early_is_read_or_told_without_addresses(eight_bits, tmp_path):
+    whole = eight_bits.read_bytes()
+    for length in (0, 40, len(whole) // 2, len(whole) - 30):
+        path = tmp_path / "cut.mp4"
+        path.write_bytes(whole[:length])
+        try:
+            assert len(list(read_frames(path))) <= 24
+        except ValueError as error:
+            assert "0x" not in str(error) and "cut.mp4" in str(error)
+
+
+def test_a_decoder_that_is_ended_is_no_shorter_clip(eight_bits, monkeypatch):
+    """As when memory runs out and the system ends the largest process."""
+    import pyramid.media.video_reader as reader
+
+    decode = reader._ppm_pictures
+
+    def broken(stream, budget):
+        pictures = decode(stream, budget)
+        yield next(pictures)
+        raise EOFError  # what a picture without its second half is
+
+    monkeypatch.setattr(reader, "_ppm_pictures", broken)
+    with pytest.raises(ValueError, match=r"bars\.mp4 could not be read to its end"):
+        list(read_frames(eight_bits))
 
 
 # -- what strangers send

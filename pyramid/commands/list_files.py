@@ -1,0 +1,224 @@
+"""The rows of a list of videos, in the three forms in which people have them.
+
+    for line, read in rows(Path("prompts.csv")):       # the line's number in the file
+        table = read()                                 # or ValueError: what is wrong with this row
+
+    {"prompt": "a red ball stays still", "seed": 7}    # a JSON table a line
+    [{"prompt": "a red ball stays still"}, …]          # a JSON array of tables
+    prompt,seed,steps                                  # a CSV with a header: by commas, semicolons or tabs
+    a red ball stays still,7,"10,10,10"
+
+What a file is, its content tells. The cells of a CSV are read as the command line reads the same settings; an
+empty one is left out.
+"""
+
+import csv
+import io
+import json
+import re
+from argparse import ArgumentTypeError
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pyramid.commands.flags import NUMBERS, counts
+from pyramid.settings import EXPECTED, FIELDS, STEPS, TABLE, SettingsError, check_known, renamed
+
+Row = tuple[int, Callable[[], dict[str, Any]]]
+BESIDE = ("id", "seconds")  # what a row may have beside the fields of `Settings`
+EXAMPLE = '{"prompt": "a red ball stays still"}'
+MAX_DIGITS = 30  # of a whole number: those of settings have 16 at most
+
+
+class ListError(ValueError):
+    """What is wrong with a list: all of it, a line of text each."""
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """The rows that are not blank, with their lines. Raises ListError for what is no text in UTF-8."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ListError(f"the list {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ListError(f"{path.name}, line {line}: this is not UTF-8 text; save the list as UTF-8") from None
+    if text.lstrip().startswith("["):
+        return _of_array(text)
+    if delimiter := _delimiter(text):
+        return _of_csv(text, delimiter)
+    lines = enumerate(text.split("\n"), 1)
+    return ((number, partial(table_of, line)) for number, line in lines if line.strip())
+
+
+# -- JSON
+
+
+def table_of(text: str) -> dict[str, Any]:
+    """A line as a table. ValueError for other JSON, a name that is there twice, and numbers that are none."""
+    try:
+        return _checked(_decoder().decode(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"not JSON ({error.msg} at column {error.colno}): a line is a table such as {EXAMPLE}"
+        ) from None
+
+
+def _decoder() -> json.JSONDecoder:
+    return json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_number, parse_int=_whole)
+
+
+def _pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is given twice")
+    return dict(found)
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number that can be used")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(
+            f"a whole number of {len(digits)} digits ({digits[:8]}…) is more than any setting takes"
+        )
+    return int(digits)
+
+
+def _checked(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f'a table such as {{"prompt": …}} is expected, not {type(value).__name__}')
+    return value
+
+
+def _of_array(text: str) -> Iterator[Row]:
+    """The tables of a JSON array, read one by one, so that each has a line; the first that is broken ends
+    it.
+    """
+    decoder, at, separator = _decoder(), text.index("[") + 1, "["
+    while True:
+        at = _after_blanks(text, at)
+        line = text.count("\n", 0, at) + 1
+        if text[at : at + 1] == "]" and separator == "[":
+            break  # an empty array
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            yield error.lineno, partial(_refuse, f"not JSON ({error.msg} at column {error.colno})")
+            return
+        except (ValueError, RecursionError) as error:
+            yield line, partial(_raise, error)
+            return
+        yield line, partial(_checked, value)
+        at = _after_blanks(text, at)
+        separator = text[at : at + 1]
+        if separator == "]":
+            break
+        if separator != ",":
+            yield (
+                text.count("\n", 0, at) + 1,
+                partial(_refuse, "not JSON (a comma or ] is expected after a table)"),
+            )
+            return
+        at += 1
+    if text[at + 1 :].strip():
+        line = text.count("\n", 0, _after_blanks(text, at + 1)) + 1
+        yield (
+            line,
+            partial(
+                _refuse, "something comes after the end of the array: a list is one array, or a table a line"
+            ),
+        )
+
+
+def _after_blanks(text: str, at: int) -> int:
+    found = re.compile(r"\s*").match(text, at)
+    return found.end() if found else at
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+def _refuse(words: str) -> NoReturn:
+    raise ValueError(f"{words}: the list is an array of tables such as {EXAMPLE}")
+
+
+# -- CSV
+
+
+def _delimiter(text: str) -> str | None:
+    """What parts the cells of a CSV, told by its header; None where the first line is no header."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    for delimiter in ",;\t":
+        if "prompt" in (cell.strip().strip('"') for cell in header.split(delimiter)):
+            return delimiter
+    return None
+
+
+def _of_csv(text: str, delimiter: str) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    line = 1
+    while True:
+        begins = line
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield (
+                begins,
+                partial(_raise, ValueError(f"this row of a CSV cannot be read ({error}): check its quotes")),
+            )
+            return
+        line = reader.line_num + 1
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            continue
+        if names:
+            yield begins, partial(_table_of_cells, names, cells)
+            continue
+        names = [cell.strip() for cell in cells]
+        try:
+            _check_header(names)
+        except ValueError as error:
+            yield begins, partial(_raise, error)
+            return
+
+
+def _check_header(names: list[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{twice[0]!r} is given twice" if twice[0] else "two columns have no name")
+    check_known(renamed(dict.fromkeys(names)), "column", (*FIELDS, *BESIDE))
+
+
+def _table_of_cells(names: list[str], cells: list[str]) -> dict[str, Any]:
+    """A row of a CSV as a table. ValueError for cells without a column, and for what is no number."""
+    if any(cell.strip() for cell in cells[len(names) :]):
+        raise ValueError(
+            f"{len(cells)} cells under a header of {len(names)}: a text that holds the separator is put "
+            'between quotes, as "a ball, red"'
+        )
+    given = {name: cell.strip() for name, cell in zip(names, cells, strict=False) if cell.strip()}
+    return {name: _value(name, cell) for name, cell in given.items()}
+
+
+def _value(name: str, cell: str) -> Any:
+    """What a cell says, in the type of its setting."""
+    setting = next(iter(renamed({name: None})))
+    kind: Any = float if name == "seconds" else TABLE[setting].kind if setting in TABLE else str
+    if kind is bool:
+        if cell.lower() not in ("true", "false"):
+            raise SettingsError(name, f"= {cell!r}: true or false is expected", named=True)
+        return cell.lower() == "true"
+    try:
+        if kind in (int, int | None) or cell.isdecimal() and kind is float:
+            return _whole(cell) if len(cell) > MAX_DIGITS else int(cell)
+        value = counts(cell) if kind == STEPS else NUMBERS.get(kind, str)(cell)
+        return list(value) if isinstance(value, tuple) else value
+    except (ValueError, ArgumentTypeError):
+        raise SettingsError(name, f"= {cell!r}: {EXPECTED[kind]} is expected", named=True) from None
