@@ -3,7 +3,7 @@
     python launch.py                      the page, at http://127.0.0.1:7860
     python launch.py --port 8000 --share  the page, with options (`python launch.py app --help` lists them)
     python launch.py generate --prompt "a red ball moves to the right over a green meadow"
-    python launch.py resume | batch | inspect | export | download | doctor | plan | bench | train | evaluate …
+    python launch.py resume | batch | inspect | export | download | doctor | plan | bench | data | train | …
     python launch.py setup                install (or check and repair the installation), and run nothing
     python launch.py test                 install the test tools too, and run the tests (`test -k vae`: some)
 
@@ -39,6 +39,7 @@ COMMANDS = (
     "doctor",
     "plan",
     "bench",
+    "data",
     "train",
     "evaluate",
 )

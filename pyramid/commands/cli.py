@@ -19,6 +19,7 @@ COMMANDS = {  # name, which is that of its module here, and what it does
     "generate": "make a video or a picture",
     "inspect": "show the settings that a result was made with",
     "download": "fetch a published model",
+    "data": "look at clips to train on, and say which can be used",
     "train": "train the autoencoder, the transformer, or the whole embedded model",
     "evaluate": "measure a model on words and photographs it has not seen",
     "resume": "finish a video that a crash or a power cut has ended",

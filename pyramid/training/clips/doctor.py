@@ -1,0 +1,219 @@
+"""Looks at every item of a list and says what can be trained on, and why the rest cannot.
+
+    report = examine(open_list("clips.csv"), Limits())              # Report
+    report.to_dict()          # {"format": …, "items": N, "usable": N, "broken": {"reason": ["name", …]}}
+
+Items are looked at by several threads, each of which waits for ffmpeg. What was found is kept in a journal, a
+line an item, so a look at a long list goes on where it was interrupted.
+"""
+
+import hashlib
+import json
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image, ImageDraw
+
+from pyramid.training.clips.lists import Item, Listing, line_of
+from pyramid.training.clips.reading import Facts, look
+from pyramid.training.clips.sample import Broken, BrokenItem, Sample
+
+SHEET = 48  # pictures of a contact sheet at most
+TILE = 160  # pixels a side of each
+AHEAD = 4  # items a thread that wait for it
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an item must have, and how a list is looked at."""
+
+    least_frames: int = 9  # of a video: two units
+    least_side: int = 64  # pixels: one patch at the coarsest of three stages
+    sample: int | None = None  # so many items, chosen by chance; None: all
+    seed: int = 0
+    workers: int = 2
+
+
+@dataclass
+class Report:
+    """What was found. `broken` has the names by their reason."""
+
+    format: str
+    items: int = 0
+    examined: int = 0
+    usable: list[tuple[Sample, dict[str, Any]]] = field(default_factory=list)
+    broken: dict[str, list[str]] = field(default_factory=dict)
+    pictures: list[tuple[str, Image.Image]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as scripts read it."""
+        return {
+            "format": self.format,
+            "items": self.items,
+            "examined": self.examined,
+            "usable": len(self.usable),
+            "broken": self.broken,
+        }
+
+    def facts(self) -> list[Facts]:
+        """What is known of the usable items."""
+        return [Facts(**fact) for _, fact in self.usable]
+
+
+def examine(
+    listing: Listing,
+    limits: Limits,
+    *,
+    journal: Path | None = None,
+    sheet: bool = False,
+    say: Callable[[int], None] = lambda done: None,
+) -> Report:
+    """Look at the items of a list; `sheet`: keep pictures of the first; `say` is told how many are done.
+
+    `journal`: a file that is written meanwhile, and read when it is there already, of the same list and
+    limits. Raises ValueError where the list cannot be read.
+    """
+    report = Report(listing.format)
+    chosen = _chosen(listing, limits)
+    known = _known(journal, listing, limits)
+    with _opened(journal, listing, limits, known) as file:
+        for index, item, verdict in _verdicts(listing, chosen, known, limits, sheet):
+            report.items += 1
+            if verdict is None:
+                continue
+            report.examined += 1
+            picture = verdict.pop("picture", None)
+            if file is not None and index not in known:
+                file.write(json.dumps({"index": index, **verdict}) + "\n")
+                file.flush()
+            if "reason" in verdict:
+                report.broken.setdefault(verdict["reason"], []).append(item.name)
+            elif isinstance(item, Sample):
+                report.usable.append((item, verdict))
+                if picture is not None:
+                    report.pictures.append((item.name, picture))
+            say(report.examined)
+    return report
+
+
+def _chosen(listing: Listing, limits: Limits) -> set[int] | None:
+    """The places of the items to look at; None: all of them."""
+    if limits.sample is None:
+        return None
+    total = sum(1 for _ in listing)
+    return set(random.Random(limits.seed).sample(range(total), min(limits.sample, total)))
+
+
+def _verdicts(
+    listing: Listing, chosen: set[int] | None, known: dict[int, dict], limits: Limits, sheet: bool
+) -> Iterator[tuple[int, Item, dict | None]]:
+    """(place, item, what was found) in the order of the list; None for an item that is not looked at."""
+    waiting: deque[tuple[int, Item, Future | dict | None]] = deque()
+
+    def first() -> tuple[int, Item, dict | None]:
+        index, item, found = waiting.popleft()
+        return index, item, found.result() if isinstance(found, Future) else found
+
+    with ThreadPoolExecutor(limits.workers) as pool:
+        shown = 0
+        for index, item in enumerate(listing):
+            found: Future | dict | None
+            if chosen is not None and index not in chosen:
+                found = None
+            elif isinstance(item, Broken):
+                found = {"reason": item.reason}
+            elif index in known:
+                found = known[index]
+            else:
+                wants_picture = sheet and shown < SHEET
+                shown += wants_picture
+                found = pool.submit(_verdict, item, limits, wants_picture)
+            waiting.append((index, item, found))
+            if len(waiting) > AHEAD * limits.workers:
+                yield first()
+        while waiting:
+            yield first()
+
+
+def _verdict(sample: Sample, limits: Limits, picture: bool) -> dict[str, Any]:
+    """What there is to say of one sample: its facts, or a reason."""
+    try:
+        facts = look(sample, least_frames=limits.least_frames, least_side=limits.least_side, picture=picture)
+    except BrokenItem as error:
+        return {"reason": error.reason}
+    found = {name: getattr(facts, name) for name in ("width", "height", "fps", "seconds")}
+    return found | ({"picture": facts.picture} if picture and facts.picture else {})
+
+
+# -- the journal
+def _mark(listing: Listing, limits: Limits) -> str:
+    """What a journal belongs to: the list as it is, and the limits that decide."""
+    stat = listing.path.stat() if listing.path.exists() else None
+    about = (str(listing.path.absolute()), stat and (stat.st_size, stat.st_mtime_ns), str(listing.root))
+    return hashlib.sha256(repr((about, limits.least_frames, limits.least_side)).encode()).hexdigest()
+
+
+def _known(journal: Path | None, listing: Listing, limits: Limits) -> dict[int, dict]:
+    """What an earlier look at the same list has found, by place."""
+    if journal is None or not journal.is_file():
+        return {}
+    known: dict[int, dict] = {}
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    if not lines or lines[0] != json.dumps({"list": _mark(listing, limits)}):
+        return {}
+    for line in lines[1:]:
+        try:
+            row = json.loads(line)
+            known[row.pop("index")] = row
+        except (ValueError, KeyError, AttributeError):  # the line that an end cut off
+            break
+    return known
+
+
+def _opened(journal: Path | None, listing: Listing, limits: Limits, known: dict[int, dict]) -> Any:
+    """The journal to write on, what is known already in it; nothing without one."""
+    if journal is None:
+        return nullcontext(None)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    file: IO[str] = journal.open("w", encoding="utf-8")
+    file.write(json.dumps({"list": _mark(listing, limits)}) + "\n")
+    for index, row in known.items():
+        file.write(json.dumps({"index": index, **row}) + "\n")
+    return file
+
+
+# -- what is made of it
+def write_clean(report: Report, root: Path, path: Path) -> int:
+    """The usable items as a jsonl that every command here reads; how many there are.
+
+    Names start from `root`. Raises ValueError for items without a place of their own.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for sample, _ in report.usable:
+            file.write(json.dumps(line_of(sample, root), ensure_ascii=False) + "\n")
+    return len(report.usable)
+
+
+def contact_sheet(report: Report) -> Image.Image | None:
+    """The first pictures with their names below; None without any."""
+    pictures = report.pictures
+    if not pictures:
+        return None
+    columns = min(8, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * TILE, rows * (TILE + 14)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (name, picture) in enumerate(pictures):
+        left, top = index % columns * TILE, index // columns * (TILE + 14)
+        small = picture.copy()
+        small.thumbnail((TILE - 6, TILE - 6))
+        sheet.paste(small, (left + (TILE - small.width) // 2, top + (TILE - small.height) // 2))
+        draw.text((left + 4, top + TILE), name[-24:], fill="black")
+    return sheet

@@ -1,0 +1,425 @@
+"""Readers of the lists that clips come in: WebVid, OpenVid, Open-Sora Plan, jsonl, folders, tars, data sets.
+
+    listing = open_list("clips/list.csv", root="clips")          # ValueError where it is no list
+    for item in listing:                                         # in order, each a Sample or a Broken
+        ...
+
+Columns are found by their names, never by their places. What a line lacks makes that line Broken, with a
+reason and a name; only a list that cannot be read at all is an error.
+"""
+
+import csv
+import itertools
+import json
+import math
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pyramid.training.clips import bundles
+from pyramid.training.clips.sample import (
+    Broken,
+    BrokenItem,
+    FileSource,
+    Sample,
+    Source,
+    TarSource,
+    ZipSource,
+    inside,
+    kind_of,
+    open_zip,
+)
+
+Item = Sample | Broken
+MOST_CAPTION = 2**20  # characters of a field of a csv
+MOST_LINE = 2**24  # characters of a line of a jsonl: a caption, and names of files
+MOST_JSON = 2**31  # bytes of a json that is read as a whole
+SCORES = ("aesthetic score", "motion score", "temporal consistency score")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list that was recognized: iterate over it, as often as wanted."""
+
+    format: str
+    path: Path
+    root: Path
+    read: Callable[[Path, Path], Iterator[Item]]
+
+    def __iter__(self) -> Iterator[Item]:
+        return self.read(self.path, self.root)
+
+
+def open_list(path: str | Path, root: str | Path | None = None) -> Listing:
+    """The list in a file or folder. `root`: the folder that its names start from; the list's own when None.
+
+    Raises ValueError where it is missing or in none of the formats.
+    """
+    path = Path(path)
+    shards = bundles.shards_of(path)
+    if not path.exists() and not shards:
+        raise ValueError(f"{str(path)!r} is not there: give a list (csv, json, jsonl, txt, tar) or a folder")
+    if root is not None and not Path(root).is_dir():
+        raise ValueError(f"--root {str(root)!r} is not a folder")
+    home = path if path.is_dir() else path.parent
+    name = "webdataset" if shards else format_of(path)
+    return Listing(name, path, Path(root) if root is not None else home, READERS[name])
+
+
+def format_of(path: Path) -> str:
+    """Which of the formats a list is in, by its name and its first line. ValueError for none of them."""
+    if path.is_dir():
+        if bundles.is_data_set(path):
+            return "datasets"
+        if any(kind_of(file.name) for file in path.rglob("*")):
+            return "folder"
+        raise ValueError(f"{path} holds no videos, no pictures and no tar shards")
+    match path.suffix.lower():
+        case ".csv":
+            return _format_of_csv(path)
+        case ".jsonl":
+            return "jsonl"
+        case ".json" | ".txt":
+            return "open-sora-plan"
+        case ".pkl" | ".pickle":
+            raise ValueError(f"{path.name}: a pickle can run programs, so it is not opened: save it as json")
+    raise ValueError(f"{path.name} is no list this program reads: csv, json, jsonl, txt, tar or a folder")
+
+
+def _format_of_csv(path: Path) -> str:
+    with _text(path) as file:
+        try:
+            columns = {_column(name) for name in next(csv.reader(file), [])}
+        except csv.Error as error:
+            raise ValueError(f"{path.name} is not a csv: {error}") from None
+    if {"videoid", "page dir", "name"} <= columns:
+        return "webvid"
+    if {"video", "caption"} <= columns:
+        return "openvid"
+    raise ValueError(
+        f"{path.name} has the columns {', '.join(sorted(columns)) or 'none'}: WebVid's (videoid, page_dir, "
+        "name) or OpenVid's (video, caption) are expected in its first line"
+    )
+
+
+def _text(path: Path):
+    try:
+        return path.open(encoding="utf-8-sig", errors="replace", newline="")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+
+
+def _column(name: str) -> str:
+    """The name of a column, however it is spelled."""
+    return name.strip().lower().replace("_", " ")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """(line, row by column) of a csv; a row that cannot be read is None."""
+    csv.field_size_limit(MOST_CAPTION)
+    with _text(path) as file:
+        reader = csv.reader(file)
+        columns = [_column(name) for name in next(reader)]
+        while True:
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                yield reader.line_num, None
+                continue
+            if values:
+                whole = len(values) == len(columns)
+                yield reader.line_num, dict(zip(columns, values, strict=True)) if whole else None
+
+
+def _guarded(name: str, make: Callable[..., Sample], *arguments: Any) -> Item:
+    """What `make` makes of the arguments, or why it cannot."""
+    try:
+        return make(*arguments)
+    except BrokenItem as error:
+        return Broken(name, error.reason)
+
+
+# -- WebVid and OpenVid
+def read_webvid(path: Path, root: Path) -> Iterator[Item]:
+    """`videos/{page_dir}/{videoid}.mp4`. Its durations are not believed, a repeated id counts once."""
+    seen: set[str] = set()
+    base = root / "videos" if (root / "videos").is_dir() else root
+    for line, row in _rows(path):
+        if row is None:
+            yield Broken(f"line {line}", "damaged line")
+            continue
+        name, page = row["videoid"].strip(), row["page dir"].strip()
+        if name in seen:
+            yield Broken(name, "repeated")
+        elif page.lower() in ("", "nan"):  # never downloaded
+            yield Broken(name, "missing")
+        else:
+            yield _guarded(name, _webvid, base, name, page, row)
+        seen.add(name)
+
+
+def _webvid(base: Path, name: str, page: str, row: dict[str, str]) -> Sample:
+    source = FileSource(inside(base, f"{page}/{name}.mp4"))
+    return Sample(name, source, "video", _captions(row["name"]))
+
+
+def read_openvid(path: Path, root: Path) -> Iterator[Item]:
+    """Clips in one flat folder (the root, or `video` in it), or in zips there, which may be split."""
+    zips, damaged = _zip_index(root)
+    for line, row in _rows(path):
+        if row is None:
+            yield Broken(f"line {line}", "damaged line")
+            continue
+        name = row["video"].strip()
+        yield _guarded(name, _openvid, root, name, row, zips, damaged)
+
+
+def _openvid(root: Path, name: str, row: dict[str, str], zips: dict[str, ZipSource], damaged: bool) -> Sample:
+    places = [inside(root, f"{folder}/{name}") for folder in ("video", "videos", ".")]
+    there = next((place for place in places if place.is_file()), None)
+    packed = zips.get(Path(name).name)
+    if there is None and packed is None and damaged:
+        raise BrokenItem("damaged archive")
+    source: Source = FileSource(there) if there else packed or FileSource(places[0])
+    numbers = {score.replace(" ", "_"): _number(row.get(score)) for score in SCORES}
+    scores = {score: number for score, number in numbers.items() if number is not None}
+    return Sample(
+        name, source, "video", _captions(row["caption"]), fps=_number(row.get("fps")), scores=scores
+    )
+
+
+def _zip_index(root: Path) -> tuple[dict[str, ZipSource], bool]:
+    """Every clip in the zips of a folder by its bare name, and whether a zip cannot be read."""
+    groups: dict[str, list[Path]] = {}
+    for file in sorted(root.iterdir()):
+        piece = re.fullmatch(r"(.+)[._]part[a-z]{2}", file.name)
+        if file.is_file() and (piece or file.suffix.lower() == ".zip"):
+            groups.setdefault(piece[1] if piece else file.name, []).append(file)
+    index: dict[str, ZipSource] = {}
+    damaged = False
+    for parts in groups.values():
+        try:
+            with open_zip(tuple(parts)) as archive:
+                members = [info.filename for info in archive.infolist() if not info.is_dir()]
+        except (zipfile.BadZipFile, OSError, NotImplementedError):
+            damaged = True
+            continue
+        for member in members:
+            if kind_of(member):
+                index.setdefault(Path(member).name, ZipSource(tuple(parts), member))
+    return index, damaged
+
+
+def _number(text: Any) -> float | None:
+    """A finite number, None where there is none."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _captions(given: Any) -> tuple[str, ...]:
+    """The captions among what a list has in their place: a text, a list of texts, or nothing."""
+    texts = given if isinstance(given, list) else [given]
+    return tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+
+
+# -- Open-Sora Plan
+def read_open_sora_plan(path: Path, root: Path) -> Iterator[Item]:
+    """A `data.txt` of `root,annotation` lines, or one annotation: a json list of tables."""
+    if path.suffix.lower() == ".json":
+        yield from _annotation(path, root)
+        return
+    with _text(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            folder, comma, annotation = line.strip().rpartition(",")  # a root may hold a comma
+            if not comma or not annotation.endswith((".json", ".pkl")):
+                raise ValueError(
+                    f"{path.name}, line {number}: a folder, a comma and a .json are expected, not {line!r}"
+                )
+            yield from _annotation(root / annotation, root / folder)
+
+
+def _annotation(path: Path, root: Path) -> Iterator[Item]:
+    if path.suffix == ".pkl":
+        raise ValueError(f"{path.name}: a pickle can run programs, so it is not opened: save it as json")
+    try:
+        if path.stat().st_size > MOST_JSON:
+            raise ValueError(f"{path.name} is larger than {MOST_JSON // 2**30} GiB: split it, or use jsonl")
+        rows = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not a json: {error}") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path.name} must be a list of tables, each with path and cap")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get("path"), str):
+            yield Broken(f"item {number}", "damaged line")
+        else:
+            yield _guarded(row["path"], _open_sora, root, row)
+
+
+def _open_sora(root: Path, row: dict[str, Any]) -> Sample:
+    name, size = row["path"], row.get("resolution")
+    kind = kind_of(name)
+    if kind is None:
+        raise BrokenItem("unknown kind")
+    numbers = {
+        "aesthetic": _number(row.get("aesthetic", row.get("aes"))),
+        "motion": _number(row.get("motion")),
+    }
+    cut = _whole(row.get("cut"), 2)
+    return Sample(
+        name,
+        FileSource(inside(root, name)),
+        kind,
+        _captions(row.get("cap")),
+        start=cut[0] if cut else 0,
+        end=cut[1] if cut else None,
+        crop=_edges(row.get("crop")),
+        fps=_number(row.get("fps")),
+        size=_size(size) if isinstance(size, dict) else None,
+        scores={key: number for key, number in numbers.items() if number is not None},
+    )
+
+
+def _whole(values: Any, count: int | None = None) -> tuple[int, ...] | None:
+    """So many whole numbers of 0 or more, such as places of frames; None where it is anything else."""
+    if not isinstance(values, list) or (count is not None and len(values) != count) or not values:
+        return None
+    good = all(type(value) in (int, float) and 0 <= value < 2**60 for value in values)
+    return tuple(int(value) for value in values) if good else None
+
+
+def _edges(values: Any) -> tuple[int, int, int, int] | None:
+    """A crop: left, right, top, bottom."""
+    edges = _whole(values, 4)
+    return (edges[0], edges[1], edges[2], edges[3]) if edges else None
+
+
+def _size(table: dict[str, Any]) -> tuple[int, int] | None:
+    width, height = _number(table.get("width")), _number(table.get("height"))
+    return (int(width), int(height)) if width and height and width > 0 and height > 0 else None
+
+
+# -- the reference's jsonl, and the one that `data doctor` writes
+def read_jsonl(path: Path, root: Path) -> Iterator[Item]:
+    """A table a line: `video` or `image`, `text`, and perhaps `latent`, `text_fea`, `frames`; `path`, with
+    `archive`, `start`, `end`, `crop` and `fps`, as a clean list has them.
+    """
+    with _text(path) as file:
+        for number in itertools.count(1):
+            try:
+                line = file.readline(MOST_LINE + 1)
+                row = json.loads(line) if line.strip() else None
+            except (ValueError, RecursionError):
+                yield Broken(f"line {number}", "damaged line")
+                continue
+            if not line:
+                return
+            if row is None:
+                continue
+            if not isinstance(row, dict):
+                yield Broken(f"line {number}", "damaged line")
+                continue
+            name = next((row[key] for key in ("video", "image", "path") if key in row), None)
+            if not isinstance(name, str):
+                yield Broken(f"line {number}", "damaged line")
+            else:
+                yield _guarded(name, _jsonl, root, name, row)
+
+
+def _jsonl(root: Path, name: str, row: dict[str, Any]) -> Sample:
+    kind = "image" if "image" in row else "video" if "video" in row else kind_of(name)
+    if kind is None:
+        raise BrokenItem("unknown kind")
+    end = _number(row.get("end"))
+    files = {key: inside(root, row[key]) if isinstance(row.get(key), str) else None for key in FEATURES}
+    return Sample(
+        name,
+        _source(root, name, row),
+        kind,
+        _captions(row.get("text")),
+        start=int(_number(row.get("start")) or 0),
+        end=int(end) if end else None,
+        frames=_whole(row.get("frames")),
+        crop=_edges(row.get("crop")),
+        fps=_number(row.get("fps")),
+        latent=files["latent"],
+        text_features=files["text_fea"],
+    )
+
+
+FEATURES = ("latent", "text_fea")  # what the reference's extractors have written
+
+
+def _source(root: Path, name: str, row: dict[str, Any]) -> Source:
+    parts = row.get("archive")
+    if parts is None:
+        return FileSource(inside(root, name))
+    if not isinstance(parts, list) or not parts:
+        raise BrokenItem("damaged line")
+    files = tuple(inside(root, str(part)) for part in parts)
+    if "offset" not in row:
+        return ZipSource(files, name)
+    place = _whole([row["offset"], row.get("size")], 2)
+    if place is None:
+        raise BrokenItem("damaged line")
+    return TarSource(files[0], name, *place)
+
+
+def line_of(sample: Sample, root: Path) -> dict[str, Any]:
+    """What stands for a sample in a clean list. ValueError where its bytes have no place of their own."""
+    where = sample.source.named(root)
+    if isinstance(sample.source, FileSource):
+        where = {sample.kind: where["path"]}
+    row: dict[str, Any] = where | {"text": list(sample.captions)}
+    for key in ("end", "fps"):
+        if getattr(sample, key) is not None:
+            row[key] = getattr(sample, key)
+    for key in ("frames", "crop"):
+        if getattr(sample, key) is not None:
+            row[key] = list(getattr(sample, key))
+    for key, file in (("latent", sample.latent), ("text_fea", sample.text_features)):
+        if file is not None:
+            row[key] = str(file.relative_to(root)) if file.is_relative_to(root) else str(file.absolute())
+    return row | ({"start": sample.start} if sample.start else {})
+
+
+# -- a folder
+def read_folder(path: Path, root: Path) -> Iterator[Item]:
+    """Clips and pictures of a folder and those in it, each with its caption in a .txt beside it."""
+    for file in sorted(path.rglob("*")):
+        if kind_of(file.name) and not any(part.startswith(".") for part in file.relative_to(path).parts):
+            name = str(file.relative_to(path))
+            yield _guarded(name, _of_folder, path, file, name)
+
+
+def _of_folder(path: Path, file: Path, name: str) -> Sample:
+    sample = Sample(name, FileSource(inside(path, name)), kind_of(name) or "video")
+    text = file.with_suffix(".txt")
+    if not text.is_file() or text.stat().st_size > MOST_CAPTION:
+        return sample
+    inside(path, str(text.relative_to(path)))
+    words = text.read_text(encoding="utf-8", errors="replace").split()
+    return replace(sample, captions=_captions(" ".join(words)))
+
+
+READERS: dict[str, Callable[[Path, Path], Iterator[Item]]] = {
+    "webvid": read_webvid,
+    "openvid": read_openvid,
+    "open-sora-plan": read_open_sora_plan,
+    "jsonl": read_jsonl,
+    "folder": read_folder,
+    "webdataset": bundles.read_webdataset,
+    "datasets": bundles.read_data_set,
+}

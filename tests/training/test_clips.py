@@ -1,0 +1,352 @@
+"""Lists of seven formats, read with care; the doctor's verdicts; clips at a rate and a size."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyramid.commands import cli
+from pyramid.media.video import VideoWriter
+from pyramid.training.clips.buckets import BUCKETS, nearest, whole_units
+from pyramid.training.clips.doctor import Limits, contact_sheet, examine, write_clean
+from pyramid.training.clips.lists import open_list
+from pyramid.training.clips.reading import Wanted, first_cut, read_clip
+from pyramid.training.clips.sample import Broken, BrokenItem, Sample, ZipSource
+
+WANTED = Wanted(fps=8, frames=17, sizes=((64, 64),))
+
+
+def clip(path: Path, frames: int = 17, size=(96, 64), cut: int | None = None) -> Path:
+    """A square that wanders over gray; from frame `cut` on, the picture is another one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, 8, size, keep="none") as writer:
+        for at in range(frames):
+            frame = np.full((size[1], size[0], 3), 60 if cut is None or at < cut else 230, np.uint8)
+            frame[8:24, 8 + at : 24 + at] = (200, 40, 40)
+            writer.write(frame)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A few clips and a picture, made once: good, short, small, truncated, an error page, empty."""
+    folder = tmp_path_factory.mktemp("clips")
+    clip(folder / "good.mp4")
+    clip(folder / "long.mp4", 33)
+    clip(folder / "short.mp4", 3)
+    clip(folder / "small.mp4", size=(48, 32))
+    data = (folder / "long.mp4").read_bytes()
+    (folder / "half.mp4").write_bytes(data[: len(data) * 2 // 3])
+    (folder / "page.mp4").write_text("<html>404</html>")
+    (folder / "empty.mp4").touch()
+    Image.new("RGB", (100, 80), "red").save(folder / "door.jpg")
+    return folder
+
+
+def names(listing) -> dict[str, str]:
+    """What each item is: "ok", or why it is broken."""
+    return {item.name: item.reason if isinstance(item, Broken) else "ok" for item in listing}
+
+
+def rows(path: Path, header: str, lines: list[list[str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header.split(","))
+        writer.writerows(lines)
+    return path
+
+
+def broken(listing, **limits) -> dict[str, list[str]]:
+    return examine(listing, Limits(**limits)).broken
+
+
+# -- the formats
+def test_webvid_is_read_by_its_columns(made, tmp_path):
+    shutil.copytree(made, tmp_path / "videos" / "000001_000050")
+    lines = [
+        ["good", "000001_000050", "PT01H02M37S", "A red square, slow motion", "u"],
+        ["1000018", "nan", "", "never fetched", "u"],
+        ["good", "000001_000050", "", "again", "u"],
+        ["../../x", "000001_000050", "", "out", "u"],
+        ["page", "000001_000050", "", "an error page", "u"],
+        ["good", "000001_000050"],
+    ]
+    table = rows(tmp_path / "list.csv", "videoid,page_dir,duration,name,contentUrl", lines)
+    listing = open_list(table)
+    assert listing.format == "webvid"
+    assert broken(listing) == {
+        "missing": ["1000018"],
+        "outside the root": ["../../x"],
+        "repeated": ["good"],
+        "unreadable": ["page"],
+        "damaged line": ["line 7"],
+    }
+    first = next(iter(listing))
+    assert isinstance(first, Sample) and first.captions == ("A red square, slow motion",)
+
+
+@pytest.mark.parametrize("space", [" ", "_"])
+def test_openvid_with_clips_in_a_split_zip(made, tmp_path, space):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("good.mp4", "half.mp4"):
+            archive.write(made / name, f"deep/{name}")
+    data = packed.getvalue()
+    (tmp_path / "OpenVid_part3_partaa").write_bytes(data[: len(data) // 2])
+    (tmp_path / "OpenVid_part3_partab").write_bytes(data[len(data) // 2 :])
+    shutil.copy(made / "long.mp4", tmp_path / "-long.mp4")
+    header = f"Video,caption,aesthetic{space}score,motion{space}score,fps"
+    lines = [
+        ["good.mp4", "A boat.", "5.31", "", "23.976"],
+        ["-long.mp4", "Two dogs run.", "nan", "4", "8"],
+        ["gone.mp4", "Nothing.", "", "", ""],
+        ["half.mp4", "Half.", "", "", ""],
+    ]
+    listing = open_list(rows(tmp_path / "OpenVid-1M.csv", header, lines))
+    items = list(listing)
+    assert listing.format == "openvid" and isinstance(items[0].source, ZipSource)
+    assert items[0].scores == {"aesthetic_score": 5.31} and items[1].scores == {"motion_score": 4}
+    assert broken(listing) == {"missing": ["gone.mp4"], "truncated": ["half.mp4"]}
+    assert read_clip(items[0], WANTED).shape == (17, 64, 64, 3)
+    (tmp_path / "OpenVid_part3_partab").unlink()
+    assert names(listing)["good.mp4"] == "damaged archive"
+
+
+def test_a_zip_that_unpacks_to_far_more_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "OpenVid_part0.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.mp4", bytes(10**7))
+    listing = open_list(rows(tmp_path / "o.csv", "video,caption", [["bomb.mp4", "x"]]))
+    assert broken(listing) == {"too large": ["bomb.mp4"]}
+
+
+def test_open_sora_plan_with_cuts_crops_and_several_captions(made, tmp_path):
+    (tmp_path / "a, b").symlink_to(made, target_is_directory=True)
+    table = [
+        {"path": "long.mp4", "cap": ["A mill.", "Mill."], "cut": [8, 25], "crop": [0, 64, 0, 64], "fps": 8},
+        {"path": "door.jpg", "cap": "A red door", "aes": 6.1},
+        {"path": "good.mp4"},
+        {"path": "good.mp4", "cap": "x", "cut": [14, 17]},
+        {"path": "notes.doc", "cap": "x"},
+        {"path": "/etc/passwd.mp4", "cap": "x"},
+        "no table",
+    ]
+    (tmp_path / "pexels.json").write_text(json.dumps(table))
+    (tmp_path / "data.txt").write_text(f"{tmp_path}/a, b,{tmp_path}/pexels.json\n\n")
+    listing = open_list(tmp_path / "data.txt")
+    assert listing.format == "open-sora-plan"
+    assert broken(listing) == {
+        "no caption": ["good.mp4"],
+        "too short": ["good.mp4"],
+        "unknown kind": ["notes.doc"],
+        "outside the root": ["/etc/passwd.mp4"],
+        "damaged line": ["item 7"],
+    }
+    mill, door, *_ = listing
+    assert mill.captions == ("A mill.", "Mill.") and door.scores == {"aesthetic": 6.1}
+    part = read_clip(mill, WANTED)
+    assert part.shape == (17, 64, 64, 3)
+    assert part[0, 12, 20, 0] > 150 > part[0, 12, 12, 0]  # frame 8: the square has wandered 8 pixels
+
+
+def test_the_references_jsonl(made, tmp_path):
+    lines = [
+        {
+            "video": "good.mp4",
+            "text": "a mill",
+            "latent": "good.pt",
+            "frames": [0, 2, 4, 6, 8, 10, 12, 14, 16],
+        },
+        {"image": "door.jpg", "text": "a red door"},
+        {"video": "empty.mp4", "text": "x"},
+        {"video": "good.mp4", "text": 3},
+    ]
+    text = "\n".join(map(json.dumps, lines)) + "\n{not json\n[1]\n"
+    (tmp_path / "list.jsonl").write_text(text)
+    listing = open_list(tmp_path / "list.jsonl", made)
+    assert broken(listing) == {
+        "empty": ["empty.mp4"],
+        "no caption": ["good.mp4"],
+        "damaged line": ["line 5", "line 6"],
+    }
+    video, image, *_ = listing
+    assert video.latent == made / "good.pt"
+    clip_ = read_clip(video, WANTED)
+    assert len(clip_) == 9 and clip_[8, 12, 16, 0] > 120 > clip_[8, 12, 4, 0]  # frame 16
+    assert read_clip(image, WANTED).shape == (1, 64, 64, 3)
+
+
+def test_a_folder_with_captions_beside(made, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(made, folder / "deep")
+    (folder / "deep" / "good.txt").write_text("a red square\nwanders\n")
+    (folder / "out.mp4").symlink_to("/etc/hostname")
+    listing = open_list(folder)
+    found = broken(listing)
+    assert found["outside the root"] == ["out.mp4"]
+    assert found["too small"] == ["deep/small.mp4"] and found["too short"] == ["deep/short.mp4"]
+    assert found["truncated"] == ["deep/half.mp4"] and "deep/long.mp4" in found["no caption"]
+    usable = examine(listing, Limits()).usable
+    assert [sample.captions for sample, _ in usable] == [("a red square wanders",)]
+
+
+def tar_of(path: Path, made: Path, **members: bytes) -> Path:
+    with tarfile.open(path, "w") as archive:
+        archive.add(made / "good.mp4", "a/0001.mp4")
+        for name, data in members.items():
+            info = tarfile.TarInfo(name.replace("__", "."))
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("a/evil.mp4")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return path
+
+
+def test_webdataset_shards(made, tmp_path):
+    good = (made / "good.mp4").read_bytes()
+    more = {"a/0001__txt": b"a red square", "b/2__mp4": good, "b/2__json": b'{"caption": "two", "fps": 8}'}
+    tar_of(tmp_path / "s-000.tar", made, **more)
+    whole = tar_of(tmp_path / "s-001.tar", made, **more).read_bytes()
+    (tmp_path / "s-001.tar").write_bytes(whole[: len(good) // 2])
+    listing = open_list(tmp_path / "s-{000..002}.tar")
+    assert listing.format == "webdataset" == open_list(tmp_path).format
+    first, second, *_ = [item for item in listing if isinstance(item, Sample)]
+    assert (first.captions, second.captions, second.fps) == (("a red square",), ("two",), 8)
+    assert read_clip(second, WANTED).shape == (17, 64, 64, 3)
+    found = broken(listing)
+    assert found["link in archive"] == ["s-000.tar: a/evil.mp4"] and found["missing"] == ["s-002.tar"]
+    assert any("001" in name for name in found["truncated"])
+
+
+def test_a_data_set_by_its_metadata_and_a_saved_one(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "set")
+    line = json.dumps({"file_name": "good.mp4", "text": "a red square"})
+    (folder / "metadata.jsonl").write_text(line + '\n{"file_name": "../x.mp4", "text": "x"}\n')
+    listing = open_list(folder)
+    assert listing.format == "datasets"
+    assert broken(listing) == {"outside the root": ["../x.mp4"]}
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    (saved / "state.json").write_text("{}")
+    try:
+        import pyarrow
+    except ImportError:
+        with pytest.raises(ValueError, match="package pyarrow"):
+            list(open_list(saved))
+        return
+    video = {"bytes": (made / "good.mp4").read_bytes(), "path": "good.mp4"}
+    table = pyarrow.table({"video": [video], "caption": ["a red square"]})
+    with pyarrow.ipc.new_stream(str(saved / "data-00000-of-00001.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    (sample,) = open_list(saved)
+    assert sample.captions == ("a red square",) and len(read_clip(sample, WANTED)) == 17
+
+
+@pytest.mark.parametrize(
+    "name, content, why",
+    [
+        ("gone.csv", None, "is not there"),
+        ("x.csv", "a,b\n1,2\n", "has the columns a, b"),
+        ("x.csv", "", "none"),
+        ("x.json", "{", "is not a json"),
+        ("x.json", "{}", "a list of tables"),
+        ("x.pkl", "x", "save it as json"),
+        ("x.txt", "no comma\n", "line 1"),
+        ("x.tar.gz", "x", "gunzip"),
+        ("x.doc", "x", "no list"),
+    ],
+)
+def test_what_is_no_list_is_told_in_one_line(tmp_path, capsys, name, content, why):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert cli.main(["data", "doctor", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and why in said
+
+
+# -- the doctor
+def test_the_doctors_command_writes_report_sheet_and_clean_list(made, tmp_path, capsys):
+    lines = [{"video": name, "text": "x"} for name in ("good.mp4", "half.mp4", "long.mp4")]
+    (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    paths = [tmp_path / name for name in ("r.json", "s.png", "clean.jsonl")]
+    flags = sum(
+        ([flag, str(path)] for flag, path in zip(("--json", "--sheet", "--clean"), paths, strict=True)), []
+    )
+    assert cli.main(["data", "doctor", str(tmp_path / "l.jsonl"), "--root", str(made), *flags]) == 0
+    report = json.loads(paths[0].read_text())
+    assert report == {
+        "format": "jsonl",
+        "items": 3,
+        "examined": 3,
+        "usable": 2,
+        "broken": {"truncated": ["half.mp4"]},
+    }
+    assert "96×64" in capsys.readouterr().out
+    assert Image.open(paths[1]).width == 2 * 160
+    assert list(names(open_list(paths[2], made)).values()) == ["ok", "ok"]
+
+
+def test_a_look_goes_on_where_it_was_interrupted(made, tmp_path, monkeypatch):
+    lines = [{"video": name, "text": "x"} for name in ("good.mp4", "long.mp4", "half.mp4")]
+    (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    listing, journal = open_list(tmp_path / "l.jsonl", made), tmp_path / "journal"
+    whole = examine(listing, Limits(), journal=journal)
+    text = journal.read_text().splitlines()
+    journal.write_text("\n".join(text[:3]) + '\n{"ind')
+    looked = []
+    from pyramid.training.clips import doctor
+
+    before = doctor._verdict
+    monkeypatch.setattr(doctor, "_verdict", lambda s, *a: looked.append(s.name) or before(s, *a))
+    assert examine(listing, Limits(), journal=journal).to_dict() == whole.to_dict()
+    assert looked == ["half.mp4"]
+    assert examine(listing, Limits(sample=1)).examined == 1
+
+
+def test_a_clean_list_says_where_archives_have_their_clips(made, tmp_path):
+    tar_of(
+        tmp_path / "s.tar", made, a__txt=b"nothing", c__mp4=(made / "long.mp4").read_bytes(), c__txt=b"long"
+    )
+    report = examine(open_list(tmp_path / "s.tar"), Limits(), sheet=True)
+    assert contact_sheet(report) is not None
+    write_clean(report, tmp_path, tmp_path / "clean.jsonl")
+    (sample,) = open_list(tmp_path / "clean.jsonl")
+    assert sample.captions == ("long",) and len(read_clip(sample, WANTED)) == 17
+
+
+# -- reading
+def test_a_clip_ends_where_another_shot_begins(tmp_path):
+    path = clip(tmp_path / "two.mp4", 25, cut=13)
+    sample = next(iter(open_list(path.parent)))
+    assert len(read_clip(sample, WANTED)) == 9
+    still = np.zeros((9, 32, 32, 3), np.uint8)
+    assert first_cut(still) is None and first_cut(still[:1]) is None
+
+
+def test_rates_are_brought_to_the_recipes(made):
+    sample = next(item for item in open_list(made) if item.name == "long.mp4")
+    assert len(read_clip(sample, Wanted(fps=4, frames=17, sizes=((64, 64),)))) == 17
+    with pytest.raises(BrokenItem, match="frames of"):
+        read_clip(sample, Wanted(fps=8, frames=41, sizes=((64, 64),), least=41))
+
+
+def test_buckets_are_the_published_ones():
+    assert nearest(BUCKETS["384p"], 1920, 1080) == (640, 384)
+    assert nearest(BUCKETS["384p"], 1080, 1920) == (384, 640)
+    assert nearest(BUCKETS["768p"], 1000, 1000) == (1024, 1024)
+    assert [whole_units(n) for n in (0, 1, 8, 9, 120, 121)] == [0, 1, 1, 2, 15, 16]
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_among_the_clips_is_not_waited_for(made, tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert broken(open_list(tmp_path)) == {"missing": ["pipe.mp4"]}
