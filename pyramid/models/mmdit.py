@@ -132,6 +132,20 @@ class PyramidDiffusionMMDiT(StageTransformer):
         self.proj_out = Linear(dim, PATCH**2 * in_channels)
         start_as_identity(self)
 
+    @classmethod
+    def from_sd3(cls, model_or_path) -> "PyramidDiffusionMMDiT":
+        """A transformer that starts from Stable Diffusion 3 Medium: see `pyramid.models.sd3.read_sd3`.
+
+        The gains of the q/k norms, which SD3 Medium lacks, are 1; `sd3.measure_gains` finds better ones.
+        Raises ValueError for Stable Diffusion 3.5 and for other weights.
+        """
+        from pyramid.models.sd3 import fill, read_sd3
+
+        config, weights = read_sd3(model_or_path)
+        model = cls(**config)
+        fill(model, weights)
+        return model
+
     @property
     def blocks(self):
         return self.transformer_blocks
