@@ -92,3 +92,8 @@ class Finished:
     timings: dict[str, float] = field(default_factory=dict)
     seed: int | None = None
     stopped: bool = False
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """`timings` by the name that says their unit."""
+        return self.timings

@@ -7,9 +7,13 @@ import argparse
 import json
 from os.path import expanduser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyramid.settings import DTYPES, Settings
+
+if TYPE_CHECKING:
+    from pyramid.generate.pipeline import PyramidFlowPipeline
+    from pyramid.hub.checkpoints import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=1000, help="of the first video; the others count up from it")
     add("--out", type=expanduser, help="write the results as JSON to this file")
     add("--sheet", type=expanduser, help="write a contact sheet of the first 12 clips to this picture")
+    add(
+        "--compare",
+        action="store_true",
+        help="a table of samplers and steps, and of the model's fast variants",
+    )
     add("--dtype", choices=DTYPES, default="auto", help="precision (default: what suits the device)")
     add("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
 
@@ -32,31 +41,56 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--videos {args.videos} and --pictures {args.pictures}: at least 1 of each")
     from rich.console import Console
 
-    from pyramid.generate.loaded import load_for
     from pyramid.hub.checkpoints import find
     from pyramid.training import evaluate
 
     checkpoint = find(args.model, args.variant)
-    where = {"dtype": args.dtype, "device": args.device}
-    pipe = load_for(Settings.for_model(args.model, checkpoint.variant, checkpoint.defaults, **where))
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load(args, checkpoint.variant)
     world = evaluate.world_of(pipe)
     results, clips = evaluate.evaluate_videos(pipe, world, args.videos, args.seed)
     results |= evaluate.evaluate_pictures(pipe, world, args.pictures, args.seed)
     results |= evaluate.evaluate_vae(pipe, world, min(args.videos, 36), args.seed)
     title = f"{args.model}: {args.videos} videos of held-out words, seeds from {args.seed}"
     Console().print(evaluate.as_table(results, title))
+    rows = compare(args, checkpoint) if args.compare else []
     if args.out:
         asked = {name: getattr(args, name) for name in ("model", "videos", "pictures", "seed")}
         asked |= {"dtype": str(pipe.transformer.dtype).removeprefix("torch."), "device": pipe.device.type}
-        write_json(Path(args.out), asked, {name: evaluate.as_plain(each) for name, each in results.items()})
+        asked["variant"] = checkpoint.variant
+        plain = {name: evaluate.as_plain(each) for name, each in results.items()}
+        write_json(Path(args.out), asked, plain, rows)
     if args.sheet:
         Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
         evaluate.contact_sheet(clips[:12]).save(args.sheet)
     return 0
 
 
-def write_json(path: Path, asked: dict[str, Any], results: dict[str, Any]) -> None:
-    """The results, and what was asked for."""
+def load(args: argparse.Namespace, variant: str) -> "PyramidFlowPipeline":
+    """The pipeline of a variant, as the flags want it."""
+    from pyramid.generate.loaded import load_for
+    from pyramid.hub.checkpoints import find
+
+    where = {"dtype": args.dtype, "device": args.device}
+    pipe = load_for(Settings.for_model(args.model, variant, find(args.model, variant).defaults, **where))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def compare(args: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str, Any]]:
+    """Print the table of samplers, steps and fast variants; its rows as JSON holds them."""
+    from rich.console import Console
+
+    from pyramid.training import few_steps
+
+    asked = few_steps.Asked(args.videos, args.seed)
+    rows = few_steps.measure(lambda variant: load(args, variant), few_steps.ways_of(checkpoint), asked)
+    title = f"{args.model}: {args.videos} videos each, seeds from {args.seed}"
+    Console(width=200).print(few_steps.as_table(rows, title))
+    return [row.plain() for row in rows]
+
+
+def write_json(path: Path, asked: dict[str, Any], results: dict[str, Any], rows: list | None = None) -> None:
+    """The results, what was asked for, and the rows of the comparison."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"asked": asked, "results": results}, indent=2) + "\n")
+    written = {"asked": asked, "results": results} | ({"compared": rows} if rows else {})
+    path.write_text(json.dumps(written, indent=2) + "\n")

@@ -1,6 +1,7 @@
 """The evaluation: its shares and scores, and the whole of it on a tiny model."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from pyramid.commands.cli import main
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.training.evaluate import Share, choose_scenes, contact_sheet, psnr, score, world_of
+from pyramid.training.few_steps import sharpness
 from pyramid.training.judge import Verdict
 from pyramid.training.world import CPU_WORLD, Scene, World
 
@@ -94,3 +96,31 @@ def test_the_command_measures_prints_and_writes(trained_checkpoint, tmp_path, ca
 def test_too_few_videos_are_refused(trained_checkpoint, capsys):
     assert main(["evaluate", "--model", str(trained_checkpoint), "--videos", "0"]) == 2
     assert "error: --videos 0" in capsys.readouterr().err
+
+
+def test_ways_to_run_a_model_are_one_table(trained_checkpoint, tmp_path, capsys):
+    """A fast variant, here the same weights, stands beside the model with as few steps."""
+    folder = shutil.copytree(trained_checkpoint, tmp_path / "two")
+    shutil.copytree(folder / "diffusion_transformer_128p", folder / "diffusion_transformer_128p-fast")
+    details = json.loads((folder / "pyramid.json").read_text())
+    fast = {"sampler": "even", "num_inference_steps": [2, 2, 1], "video_num_inference_steps": [2, 2, 1]}
+    details["variants"] = {"128p-fast": fast | {"guidance_scale": 1.0, "video_guidance_scale": 1.0}}
+    (folder / "pyramid.json").write_text(json.dumps(details))
+    out = tmp_path / "results.json"
+    words = f"evaluate --model {folder} --variant 128p-fast --videos 2 --pictures 1 --out {out} --compare"
+    assert main(words.split()) == 0
+    assert "128p-fast" in capsys.readouterr().out
+    written = json.loads(out.read_text())
+    assert written["asked"]["variant"] == "128p-fast"
+    rows = {(row["variant"], row["sampler"], *row["steps"]): row for row in written["compared"]}
+    undistilled, student = rows["128p", "even", 2, 2, 1], rows["128p-fast", "even", 2, 2, 1]
+    assert undistilled["evaluations"] == student["evaluations"] == 10  # of two units
+    assert (undistilled["forwards"], student["forwards"]) == (20, 10)  # a student has no guidance
+    assert set(student["scores"]) == {"color", "shape", "present", "motion"}
+    assert student["error"] > 0 and student["sharpness"] > 0 and student["diversity"] > 0
+
+
+def test_sharpness_sees_a_blur():
+    noise = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3)).astype(np.uint8)
+    smooth = np.repeat(np.repeat(noise[:, ::4, ::4], 4, axis=1), 4, axis=2)
+    assert sharpness(noise) > 1.5 * sharpness(smooth) > 0 == sharpness(np.full((2, 16, 16, 3), 9, np.uint8))
