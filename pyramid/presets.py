@@ -8,6 +8,7 @@ The shipped presets are in presets/: a file more there is a choice more on the p
 
 import dataclasses
 import json
+import math
 import re
 import tomllib
 from collections.abc import Container
@@ -15,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyramid.hub.checkpoints import find
+from pyramid.hub.checkpoints import find, list_variants
 from pyramid.settings import (
+    FAST,
     FIELDS,
     MACHINE,
+    SPEEDS,
     TABLE,
     Settings,
     SettingsError,
@@ -84,6 +87,7 @@ def resolve(
     changes: dict[str, Any],
     *,
     seconds: float | None = None,
+    speed: str | None = None,
 ) -> Settings:
     """The settings of a request: the model's own, changed by the preset, changed by `changes`.
 
@@ -93,6 +97,7 @@ def resolve(
     changes: values by name, former names too. A whole number in place of a list of steps stands for all
         stages. Another number of stages than the model's, without a word on later units, holds for them too.
     seconds: the length, in place of `num_frames`.
+    speed: one of `SPEEDS`, in place of sampler and steps of model and preset.
 
     Raises SettingsError for unknown names and wrong types, CheckpointError (both are ValueErrors) for a model
     that is not here. Bounds are `Settings.validate`'s to check.
@@ -101,27 +106,83 @@ def resolve(
     if isinstance(model, Settings):
         start, decided = model, (*CHOSEN_WITH_THE_MODEL, *MACHINE)
     else:
-        start, decided = start_of(model, changes.pop("variant", None), preset), CHOSEN_WITH_THE_MODEL
+        start, decided = start_of(model, changes.pop("variant", None), preset, speed), CHOSEN_WITH_THE_MODEL
         changes.pop("model", None)
+    chosen = {} if speed is None else at_speed(speed, start)
     if preset:
         start = preset.without(decided).apply(start)
+    start = dataclasses.replace(start, **chosen)
     settings = Settings.from_dict(start.to_dict() | changes | _spelled_out(changes, start.stages))
     if seconds is None:
         return settings
     return dataclasses.replace(settings, num_frames=frames_for_seconds(seconds, settings.fps))
 
 
-def start_of(model: str | None, variant: str | None, preset: Preset | None) -> Settings:
+def start_of(
+    model: str | None, variant: str | None, preset: Preset | None, speed: str | None = None
+) -> Settings:
     """What the model that is asked for starts with, its own checkpoint's word first.
 
-    A preset's variant is one of its own model's: with another model it says nothing.
+    A preset's variant is one of its own model's: with another model it says nothing. A speed decides between
+    a variant and its fast one, where none is named.
     """
     asked = preset.values if preset else {}
     model = typed(TABLE["model"], asked.get("model", "embedded") if model is None else model)
     if variant is None and model == asked.get("model", model):
         variant = asked.get("variant")
     checkpoint = find(model, None if variant is None else typed(TABLE["variant"], variant))
+    if variant is None and speed is not None:
+        slow = checkpoint.variant.removesuffix(FAST)
+        wanted = slow + FAST if speed == "quick" else slow
+        if wanted in list_variants(checkpoint.folder):
+            checkpoint = find(model, wanted)
     return Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults)
+
+
+# -- speeds
+SHARES = {"quick": 0.5, "balanced": 0.625}  # of the steps of the reference
+
+
+def at_speed(speed: str, start: Settings) -> dict[str, Any]:
+    """Sampler and steps of one of `SPEEDS`, of the settings that a model starts with.
+
+    Raises SettingsError for an unknown one, and for another than quick where a variant knows few steps only.
+    """
+    check_choice("speed", speed, tuple(SPEEDS))
+    own = {name: getattr(start, name) for name in ("sampler", *STEP_LISTS)}
+    if start.variant.endswith(FAST):
+        if speed != "quick":
+            slow = start.variant.removesuffix(FAST)
+            raise SettingsError(
+                "speed",
+                f"= {speed!r}: {start.variant} knows few steps only, choose {slow} for it",
+                named=True,
+            )
+        return own
+    if speed == "reference":
+        return own | {"sampler": "reference"}
+    fewer = {name: tuple(math.ceil(SHARES[speed] * n) for n in own[name]) for name in STEP_LISTS}
+    return fewer | {"sampler": "multistep"}
+
+
+def speeds_of(start: Settings) -> tuple[str, ...]:
+    """The speeds that there are for the model that settings start with."""
+    return ("quick",) if start.variant.endswith(FAST) else tuple(SPEEDS)
+
+
+def speed_of(settings: Settings, start: Settings) -> str | None:
+    """The speed that has these settings' sampler and steps; None where they are somebody's own."""
+    for speed in speeds_of(start):
+        if all(getattr(settings, name) == value for name, value in at_speed(speed, start).items()):
+            return speed
+    return None
+
+
+def speed_words(speed: str, settings: Settings) -> str:
+    """What a speed changes, in a sentence or two."""
+    asked = sum(sum(settings.evaluations(unit)) for unit in range(settings.units))
+    text = SPEEDS[speed]
+    return f"{text[0].upper()}{text[1:]}. The transformer is asked {asked} times for this clip."
 
 
 def _spelled_out(changes: dict[str, Any], stages: int) -> dict[str, Any]:

@@ -39,6 +39,14 @@ MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 SAMPLERS = ("reference", "even", "multistep")
+FAST = "-fast"  # the end of the names of variants that were taught to take few steps
+SPEEDS = {  # what `presets.at_speed` makes of them, for people
+    "quick": "the least work: the model's fast variant, where it has one, else half of the steps with the "
+    "multistep sampler. A seed makes another video than with the reference, and detail may suffer",
+    "balanced": "about half of the work: five eighths of the steps with the multistep sampler. A seed makes "
+    "nearly the video that it makes with the reference",
+    "reference": "the model's own steps, taken as the released models were published",
+}
 QUANTIZE = ("none", "int8", "nf4", "fp8")  # see `memory.Part`
 RELEASED_SUFFIX = ", hyper quality, Ultra HD, 8K"
 RELEASED_NEGATIVE = (

@@ -3,11 +3,24 @@ another model's bring that model's own settings.
 """
 
 import dataclasses
+import json
+import shutil
 
 import pytest
+from tiny import make_checkpoint
 
-from pyramid.presets import PRESETS_FOLDER, load_preset, preset_names, presets, resolve, save_preset
-from pyramid.settings import VARIANTS, Settings, SettingsError
+from pyramid.presets import (
+    PRESETS_FOLDER,
+    load_preset,
+    preset_names,
+    presets,
+    resolve,
+    save_preset,
+    speed_of,
+    speed_words,
+    speeds_of,
+)
+from pyramid.settings import SPEEDS, VARIANTS, Settings, SettingsError
 
 GOOD = Settings(prompt="a red ball")
 
@@ -110,3 +123,41 @@ def test_one_count_stands_for_all_stages_and_other_stages_hold_for_later_units_t
     start = dataclasses.replace(GOOD, video_num_inference_steps=(8, 8, 8))
     settings = resolve(start, None, changes)
     assert (settings.num_inference_steps, settings.video_num_inference_steps) == (first, later)
+
+
+# -- speeds
+
+
+def evaluations(settings):
+    return sum(sum(settings.evaluations(unit)) for unit in range(settings.units))
+
+
+def test_a_speed_stands_for_a_sampler_and_steps():
+    usual = resolve("embedded", None, {"prompt": "x"})
+    made = {
+        speed: resolve("embedded", None, {"prompt": "x", "variant": "128p"}, speed=speed) for speed in SPEEDS
+    }
+    assert made["reference"] == usual == dataclasses.replace(usual, variant="128p")
+    assert (made["balanced"].sampler, made["balanced"].num_inference_steps) == ("multistep", (5, 5, 5))
+    assert [evaluations(made[speed]) for speed in SPEEDS] == [36, 48, 96]
+    assert all(speed_of(made[speed], usual) == speed for speed in SPEEDS)
+    assert speed_of(dataclasses.replace(usual, sampler="even"), usual) is None
+    assert "48 times" in speed_words("balanced", made["balanced"])
+    own = resolve("embedded", None, {"video_num_inference_steps": 3}, speed="balanced")
+    assert (own.num_inference_steps, own.video_num_inference_steps) == ((5, 5, 5), (3, 3, 3))
+    with pytest.raises(SettingsError, match="did you mean 'quick'"):
+        resolve("embedded", None, {}, speed="quik")
+
+
+def test_quick_takes_the_fast_variant_where_there_is_one(tmp_path):
+    folder = make_checkpoint(tmp_path)
+    shutil.copytree(folder / "diffusion_transformer_128p", folder / "diffusion_transformer_128p-fast")
+    details = json.loads((folder / "pyramid.json").read_text())
+    fast = {"sampler": "even", "num_inference_steps": [2, 2, 1], "video_num_inference_steps": [2, 2, 1]}
+    (folder / "pyramid.json").write_text(json.dumps(details | {"variants": {"128p-fast": fast}}))
+    made = {speed: resolve(str(folder), None, {}, speed=speed) for speed in SPEEDS}
+    assert [made[speed].variant for speed in SPEEDS] == ["128p-fast", "128p", "128p"]
+    assert made["quick"].num_inference_steps == (2, 2, 1) and made["quick"].sampler == "even"
+    assert speeds_of(made["quick"]) == ("quick",)
+    with pytest.raises(SettingsError, match="choose 128p"):
+        resolve(str(folder), None, {"variant": "128p-fast"}, speed="balanced")

@@ -11,19 +11,25 @@ import shlex
 from typing import Any
 
 from pyramid.presets import preset_names
-from pyramid.settings import GROUPS, STEPS, TABLE, Settings, Spec, default_words
+from pyramid.settings import GROUPS, SPEEDS, STEPS, TABLE, Settings, Spec, default_words
 
 NUMBERS = {int: int, int | None: int, float: float}
+SPEED_HELP = (
+    "sampler and steps by one word: quick is the model's fast variant, or half of the steps, balanced five "
+    "eighths of them, with another sampler; reference the model's own"
+)
 PATHS = ("image", "video", "preset")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag for each setting, by groups, and `--seconds` in place of `--num-frames`."""
+    """A flag for each setting, by groups, `--seconds` in place of `--num-frames`, and `--speed`."""
     for name, title in GROUPS.items():
         group = parser.add_argument_group(title)
         for spec in TABLE.values():
             if spec.group != name:
                 continue
+            if spec.name == "sampler":
+                group.add_argument("--speed", choices=tuple(SPEEDS), help=SPEED_HELP)
             if spec.name == "num_frames":
                 length = group.add_mutually_exclusive_group()
                 length.add_argument("--seconds", type=float, help="length, to the nearest 8 frames")

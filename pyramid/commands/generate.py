@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyramid.commands.flags import add_settings, asked_for
 from pyramid.media.files import PATTERN, file_name
-from pyramid.presets import load_preset, resolve
+from pyramid.presets import load_preset, resolve, speed_words
 from pyramid.settings import Settings, SettingsError, at_home, flag_of
 
 
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     verify(checkpoint)
     given = read_given(settings)
     path = output_path(args.output, settings)
+    if args.speed:
+        print(f"{args.speed}: {speed_words(args.speed, settings)}", file=sys.stderr)
     for note in settings.experimental(checkpoint.defaults):
         print(f"note: {note}", file=sys.stderr)
     kind = JointGeneration if launched() else Generation
@@ -52,7 +54,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that the flags ask for, with a seed. A ValueError calls a setting by its flag."""
     try:
         preset = load_preset(args.preset) if args.preset else None
-        settings = resolve(args.model, preset, asked_for(args), seconds=args.seconds)
+        settings = resolve(args.model, preset, asked_for(args), seconds=args.seconds, speed=args.speed)
         return settings.resolved().validate()
     except SettingsError as error:
         raise ValueError(error.told(flag_of)) from error

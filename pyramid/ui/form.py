@@ -16,7 +16,7 @@ from pathlib import Path
 import gradio as gr
 
 from pyramid.jobs.queue import Output
-from pyramid.presets import find_preset, resolve
+from pyramid.presets import find_preset, resolve, speed_of, speeds_of
 from pyramid.settings import (
     GROUPS,
     MAX_STAGES,
@@ -92,6 +92,7 @@ class Form:
         self.fields: dict[str, gr.components.Component] = {}
         self.extra: dict[str, gr.components.Component] = {}
         self.other_size: gr.Row | None = None
+        self.speed: gr.Radio | None = None  # sampler and steps by one word: no field, it fills some
 
     @property
     def components(self) -> list:
@@ -401,6 +402,8 @@ def build_steps(form: Form) -> None:
     f["stages"] = gr.Radio(
         list(range(1, MAX_STAGES + 1)), value=start.stages, label="Stages", elem_id="stages"
     )
+    choices = [(speed.capitalize(), speed) for speed in speeds_of(start)]
+    form.speed = gr.Radio(choices, value=speed_of(start, start), label="Speed", elem_id="speed")
     for name, key in STEP_FIELDS.items():
         title, steps = label_of(name), getattr(start, name)
         html(f'<span class="title">{title}</span>')

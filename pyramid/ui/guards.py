@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from pyramid.presets import speed_of, speeds_of
 from pyramid.settings import FRAMES_PER_UNIT, MAX_STAGES, Settings, SettingsError
 from pyramid.ui import App
 from pyramid.ui.form import OTHER, Form
@@ -89,6 +90,7 @@ class Look:
             f["clip"],
             f["fit"],
             f["seconds"],
+            self.form.speed,
             *steps,
         ]
 
@@ -109,8 +111,15 @@ class Look:
             gr.update(visible=mode == "video"),
             gr.update(visible=mode in ("image", "video")),
             gr.update(interactive=not still),
+            self.speed(settings),
             *shown,
         ]
+
+    def speed(self, settings: Settings | None) -> dict:
+        """The speeds of the loaded model, and which of them these settings have."""
+        start = self.app.worker.start_from
+        choices = [(name.capitalize(), name) for name in speeds_of(start)]
+        return gr.update(choices=choices, value=settings and speed_of(settings, start))
 
     def start(self) -> list:
         """What the parts show before anything was changed: the settings that the model starts with."""

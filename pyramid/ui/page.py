@@ -25,7 +25,14 @@ from pyramid.ui.live import build_live
 from pyramid.ui.markup import html, words_of
 from pyramid.ui.models import build_models
 from pyramid.ui.plans import build_plan
-from pyramid.ui.presets import build_examples, build_presets, build_save, wire_examples, wire_presets
+from pyramid.ui.presets import (
+    build_examples,
+    build_presets,
+    build_save,
+    wire_examples,
+    wire_presets,
+    wire_speed,
+)
 from pyramid.ui.queue import Queue, build_banner, build_queue
 from pyramid.ui.results import build_results
 from pyramid.ui.sight import build_sight, wire_sight
@@ -148,6 +155,7 @@ class Left:
         wire_sight(form, self.sight)
         wire_examples(form, self.examples)
         wire_presets(form, page, *self.save, visitor)
+        wire_speed(form)
         self.queue.wire(form, visitor)
         self.queue.save.click(
             self.change, [self.queue.editing, *asked], [self.queue.editing, self.queue.banner], **AS_SENT

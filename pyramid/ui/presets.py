@@ -6,12 +6,21 @@ Adding a TOML file adds a choice, with the next page that is opened.
 """
 
 import base64
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
 import gradio as gr
 
-from pyramid.presets import Preset, find_preset, preset_names, resolve, save_preset
+from pyramid.presets import (
+    Preset,
+    at_speed,
+    find_preset,
+    preset_names,
+    resolve,
+    save_preset,
+    speed_words,
+)
 from pyramid.settings import SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.form import Form
@@ -113,6 +122,21 @@ def wire_presets(
     choice.input(choose, form.components, form.components, **AS_SENT)
     save.click(keep, [name, visitor, *form.components], [choice, name], **AS_SENT)
     page.load(lambda: gr.update(choices=preset_choices(app)), None, choice, **QUIET)
+
+
+def wire_speed(form: Form) -> None:
+    """The choice of a speed fills sampler and steps, and says what that changes."""
+
+    def choose(speed: str, *values) -> list:
+        try:
+            start = form.app.worker.start_from
+            settings = replace(form.basis(*values), **at_speed(speed, start))
+        except SettingsError as error:
+            raise gr.Error(words_of(error), title="Nothing was changed", print_exception=False) from error
+        gr.Info(speed_words(speed, settings), title=speed.capitalize())
+        return form.put(settings, *values)
+
+    form.speed.input(choose, [form.speed, *form.components], form.components, **AS_SENT)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -234,3 +234,19 @@ def test_the_folder_of_uploads_is_gradios(folder, monkeypatch, tmp_path):
     if folder:
         monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / folder))
     assert uploads_folder() == Path(gradio.utils.get_upload_folder()).resolve()
+
+
+def test_a_speed_fills_sampler_and_steps(app, monkeypatch):
+    told = []
+    monkeypatch.setattr(gr, "Info", lambda message, **_: told.append(message))
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        built = page.build_left(app)
+        presets.wire_speed(built.form)
+    choose = handler(blocks, "choose")
+    updates = dict(zip(built.form.fields, choose("balanced", *values(built)), strict=True))
+    assert updates["sampler"]["value"] == "multistep" and "asked" in told[0]
+    start = built.form.app.worker.start_from
+    assert built.form.speed.value == "reference" == built.look.speed(start)["value"]
+    assert built.look.speed(replace(start, num_inference_steps=(9, 9, 9)))["value"] is None
+    with pytest.raises(gr.Error, match="choose from quick"):
+        choose("at once", *values(built))
