@@ -29,6 +29,7 @@ from typing import Any
 
 from pyramid.jobs.database import Database
 from pyramid.jobs.record import ENDED, Job, Limits, Output, State, search_words
+from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.sources import Source
 from pyramid.media.files import file_name, result_of, sidecar_of
 from pyramid.settings import MAX_SEED, Settings, SettingsError
@@ -83,28 +84,7 @@ class JobStore(Database):
         is taken from the job `parent`, which must be the owner's.
         """
         source = self._source(settings, owner, image, image_name, video, parent)
-        settings = self._checked(settings, source).resolved()
-        with self.lock:
-            self._check_room(owner, 1)
-            job_id = uuid.uuid4().hex
-            values = {
-                "id": job_id,
-                "owner": owner,
-                "state": State.QUEUED,
-                "settings": _json(settings.to_dict()),
-                "output": _json(asdict(output or Output())),
-                "words": search_words(settings),
-                "created": time.time(),
-                "parent": parent,
-            }
-            try:
-                if source:
-                    source.write(self.private / "inputs" / job_id)
-                self._append(values)
-            except BaseException:
-                shutil.rmtree(self.private / "inputs" / job_id, ignore_errors=True)
-                raise
-            return self.get(job_id)
+        return self._add_all([settings], [source], owner, output, parent)[0]
 
     def add_many(
         self,
@@ -125,20 +105,69 @@ class JobStore(Database):
         if not count >= 1 or total > MAX_MANY:
             raise SettingsError("count", f"{total} jobs at once: 1 to {MAX_MANY} can be added")
         first = settings.resolved().seed or 0
-        jobs: list[Job] = []
-        same: dict[str, Any] = {"owner": owner, "output": output, "video": video, "parent": parent}
-        with self.lock:
-            self._check_room(owner, total)
-            try:
-                for name, content in images or (("", None),):
-                    for step in range(count):
-                        seeded = replace(settings, seed=(first + step) % (MAX_SEED + 1))
-                        jobs.append(self.add(seeded, image=content, image_name=name, **same))
-            except BaseException:
-                for job in jobs:
-                    self.remove(job.id, owner)
-                raise
-        return jobs
+        seeded = [replace(settings, seed=(first + step) % (MAX_SEED + 1)) for step in range(count)]
+        sources = [
+            self._source(settings, owner, content, name, video, parent)
+            for name, content in images or (("", None),)
+        ]
+        return self._add_all(seeded, sources, owner, output, parent)
+
+    def _add_all(
+        self,
+        asked: Sequence[Settings],
+        sources: "Sequence[Source | None]",
+        owner: str,
+        output: Output | None,
+        parent: str | None,
+        units: Path | None = None,
+    ) -> list[Job]:
+        """A job for each of the settings with each of the sources, all or none; `units`: a folder of finished
+        units that they begin with.
+
+        What they start from is read and copied before the lock is taken: that may take seconds, in which
+        others go on. Room is looked for before anything is read, and again when there is no way back.
+        """
+        self._check_room(owner, len(asked) * len(sources))
+        rows: list[dict[str, Any]] = []
+        try:
+            for source in sources:
+                for settings in self._checked(asked, source):
+                    row = self._row(settings, owner, output, parent)
+                    rows.append(row)
+                    if source:
+                        source.write(self.private / "inputs" / row["id"])
+                    if units:
+                        self._begin_with(units, row["id"], settings)
+            with self.lock:
+                self._check_room(owner, len(rows))
+                self._append(rows)
+        except BaseException:
+            for row in rows:
+                self._remove_files(row["id"])
+            raise
+        return [self.get(row["id"]) for row in rows]
+
+    def _begin_with(self, units: Path, job_id: str, settings: Settings) -> None:
+        """Copies of finished units as a new job's own."""
+        folder = UnitsFolder(self.private / "units" / job_id)
+        if units.is_dir():
+            shutil.copytree(units, folder.path)
+        if (folder.path / "run.json").is_file():
+            folder.continue_as(settings)
+
+    @staticmethod
+    def _row(settings: Settings, owner: str, output: Output | None, parent: str | None) -> dict[str, Any]:
+        """A new job as the file keeps it, all but its place in the queue."""
+        return {
+            "id": uuid.uuid4().hex,
+            "owner": owner,
+            "state": State.QUEUED,
+            "settings": _json(settings.to_dict()),
+            "output": _json(asdict(output or Output())),
+            "words": search_words(settings),
+            "created": time.time(),
+            "parent": parent,
+        }
 
     def edit(
         self,
@@ -156,23 +185,30 @@ class JobStore(Database):
         Raises SettingsError, and ValueError once it has begun.
         """
         source = self._source(settings, owner, image, image_name, video, job_id)
-        settings = self._checked(settings, source).resolved()
-        with self.lock:
-            job = self._waiting(job_id, owner)
-            folder = self.private / "inputs" / job_id
-            if source and source.path != self.input_of(job):
-                source.write(folder)
-            elif not source:
-                shutil.rmtree(folder, ignore_errors=True)
-            values = (
-                _json(settings.to_dict()),
-                _json(asdict(output or job.output)),
-                search_words(settings),
-                job_id,
-            )
-            with self.change() as db:
-                db.execute("UPDATE jobs SET settings = ?, output = ?, words = ? WHERE id = ?", values)
-            return self.get(job_id)
+        settings = self._checked([settings], source)[0]
+        folder = self.private / "inputs" / job_id
+        fresh = folder.with_name(f"{job_id}.new")
+        other = source is not None and source.path != self.input_of(self.get(job_id, owner))
+        try:
+            if source and other:
+                source.write(fresh)  # what is large is copied before the lock is taken
+            with self.lock:
+                job = self._waiting(job_id, owner)
+                if other or not source:
+                    shutil.rmtree(folder, ignore_errors=True)
+                if other:
+                    fresh.rename(folder)
+                values = (
+                    _json(settings.to_dict()),
+                    _json(asdict(output or job.output)),
+                    search_words(settings),
+                    job_id,
+                )
+                with self.change() as db:
+                    db.execute("UPDATE jobs SET settings = ?, output = ?, words = ? WHERE id = ?", values)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        return self.get(job_id)
 
     def duplicate(self, job_id: str, owner: str, **changes: Any) -> Job:
         """The same again at the end of the queue, with `changes` of its settings;
@@ -180,6 +216,13 @@ class JobStore(Database):
         """
         job = self.get(job_id, owner)
         return self.add(replace(job.settings, **changes), owner=owner, output=job.output, parent=job_id)
+
+    def extend(self, job_id: str, owner: str, **changes: Any) -> Job:
+        """The same with `changes`, as a new job that begins with copies of this one's finished units."""
+        job = self.get(job_id, owner)
+        settings = replace(job.settings, **changes)
+        source = self._source(settings, owner, None, "", None, job_id)
+        return self._add_all([settings], [source], owner, job.output, job_id, self.units_of(job))[0]
 
     def move(self, job_id: str, owner: str, by: int) -> None:
         """Move a waiting job by so many places, up (negative) or down, among its owner's:
@@ -200,7 +243,8 @@ class JobStore(Database):
         """Take a waiting job out of the queue. ValueError once it has begun."""
         with self.lock:
             self._waiting(job_id, owner)
-            self._erase(job_id)
+            self._forget(job_id)
+        self._remove_files(job_id)
 
     def favourite(self, job_id: str, owner: str, on: bool = True) -> None:
         with self.lock:
@@ -215,13 +259,14 @@ class JobStore(Database):
             job = self.get(job_id, owner)
             if job.state is State.RUNNING:
                 raise ValueError("this job is running: stop it first")
-            if job.path and job.path.is_relative_to(self.folder):
-                if job.path.is_dir():
-                    shutil.rmtree(job.path, ignore_errors=True)
-                else:
-                    job.path.unlink(missing_ok=True)
-                sidecar_of(job.path).unlink(missing_ok=True)
-            self._erase(job_id)
+            self._forget(job_id)
+        if job.path and job.path.is_relative_to(self.folder):
+            if job.path.is_dir():
+                shutil.rmtree(job.path, ignore_errors=True)
+            else:
+                job.path.unlink(missing_ok=True)
+            sidecar_of(job.path).unlink(missing_ok=True)
+        self._remove_files(job_id)
 
     # -- what is there
 
@@ -325,17 +370,16 @@ class JobStore(Database):
         One that has a video of its finished units keeps it, and a copy goes on. ValueError for one that is
         complete.
         """
+        job = self.get(job_id, owner)
+        if not job.over or job.state is State.DONE:
+            raise ValueError(f"this job is {job.state}: only one that ended early can be resumed")
+        if job.path is not None:
+            return self.extend(job_id, job.owner)
         with self.lock:
-            job = self.get(job_id, owner)
-            if not job.over or job.state is State.DONE:
-                raise ValueError(f"this job is {job.state}: only one that ended early can be resumed")
+            if not self.get(job_id, owner).over:
+                raise ValueError("this job is in the queue again already")
             self._check_room(job.owner, 1)
-            if job.path is None:
-                return self._requeue(job_id)
-            copy = self.duplicate(job_id, job.owner)
-            if self.units_of(job).is_dir():
-                shutil.copytree(self.units_of(job), self.units_of(copy))
-            return copy
+            return self._requeue(job_id)
 
     def decode_finished(self, job_id: str, owner: str | None = None) -> Job:
         """Put a job that ended early at the end of the queue:
@@ -353,13 +397,14 @@ class JobStore(Database):
                 raise ValueError("no unit of this job was finished: resume it to make them")
             return self._requeue(job_id, decode_only=True)
 
-    def _append(self, values: dict[str, Any]) -> None:
-        """A new row at the end of the queue."""
+    def _append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """New rows at the end of the queue, all or none."""
         with self.change() as db:
             last = db.execute("SELECT max(position) FROM jobs").fetchone()[0] or 0
-            values = {**values, "position": last + 1}
-            places = ", ".join("?" * len(values))
-            db.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({places})", [*values.values()])
+            for place, row in enumerate(rows, 1):
+                values = {**row, "position": last + place}
+                places = ", ".join("?" * len(values))
+                db.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({places})", [*values.values()])
 
     def _requeue(self, job_id: str, *, decode_only: bool = False) -> Job:
         with self.change() as db:
@@ -435,9 +480,11 @@ class JobStore(Database):
             raise ValueError(f"this job is {job.state} already: only one that waits can be changed")
         return job
 
-    def _erase(self, job_id: str) -> None:
+    def _forget(self, job_id: str) -> None:
         with self.change() as db:
             db.execute("DELETE FROM jobs WHERE id = ?", [job_id])
+
+    def _remove_files(self, job_id: str) -> None:
         for name in ("inputs", "units", "live", "exports"):
             shutil.rmtree(self.private / name / job_id, ignore_errors=True)
 
@@ -449,16 +496,19 @@ class JobStore(Database):
                 f"{waiting} of your jobs wait or run, {limit} may: wait for one to end, or remove one",
             )
 
-    def _checked(self, settings: Settings, source: "Source | None") -> Settings:
-        """`settings` with the source's name, if they can be run and what they start from can be read."""
+    def _checked(self, asked: Sequence[Settings], source: "Source | None") -> list[Settings]:
+        """Settings that differ in their seeds, with the source's name and a seed, if they can be run and what
+        they start from can be read, which is tried once.
+        """
         names: dict[str, Any] = {"image": None, "video": None}
         if source:
             names[source.kind] = source.name
-        settings = replace(settings, **names).validate()
-        self.limits.check(settings)
+        checked = [replace(settings, **names).validate() for settings in asked]
+        for settings in checked:
+            self.limits.check(settings)
         if source:
-            source.check(settings, self.limits.max_upload_mb)
-        return settings
+            source.check(checked[0], self.limits.max_upload_mb)
+        return [settings.resolved() for settings in checked]
 
     def _source(self, settings, owner, image, image_name, video, parent) -> "Source | None":
         if image is not None and video is not None:

@@ -74,10 +74,12 @@ class Source:
 
     def write(self, folder: Path) -> None:
         """Into `folder`, in place of what may be there."""
-        content = self._bytes()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / self.name).write_bytes(content)
+        if self.path:
+            shutil.copyfile(self.path, folder / self.name)
+        else:
+            (folder / self.name).write_bytes(self._bytes())
 
 
 def _plain(name: str, otherwise: str) -> str:

@@ -34,7 +34,7 @@ from pyramid.settings import (
     size_grid,
 )
 from pyramid.ui import App
-from pyramid.ui.markup import html
+from pyramid.ui.markup import failure, html
 
 MODES = {"Text": "text", "Picture": "image", "Continue": "video", "Still": "still"}
 OTHER = "other"  # the choice of a size that is in no list
@@ -192,11 +192,10 @@ class Form:
         lists = len(settings.num_inference_steps), len(settings.video_num_inference_steps)
         if lists[0] != lists[1] or not 1 <= lists[0] <= MAX_STAGES or settings.fps < 1:
             names = [label_of(name) for name in (*STEP_FIELDS, "fps")]
-            raise gr.Error(
+            raise failure(
                 f"{names[0]} has {lists[0]} numbers (stages), {names[1]} {lists[1]}, {names[2]} is "
                 f"{settings.fps}: give equally many numbers, 1 to {MAX_STAGES}, at least 1 frame a second",
-                title="Nothing was changed",
-                print_exception=False,
+                "Nothing was changed",
             )
         new = self._held(settings, picture, video)
         updates = {name: gr.update(value=new[name]) if name in new else gr.skip() for name in self.fields}

@@ -3,6 +3,10 @@
 html('<p class="note">One picture</p>', elem_id="length")         # a gr.HTML
 img(picture, "jpeg", "Stage 1", quality=92)                       # an <img> as text
 once("thumb", frame, draw)                                        # draw(frame), or what it gave before
+say("A copy was added.", "Duplicated"); raise failure("there is no such clip", "Queue")      # toasts
+
+Gradio shows a toast's words as markup. The toasts of the page are made here and nowhere else: what a visitor,
+a file or its name brings along is text.
 """
 
 import base64
@@ -48,6 +52,21 @@ class Once:
 
 
 once = Once()
+
+
+def say(words: str, title: str) -> None:
+    """A toast that tells something."""
+    gr.Info(escape(words), title=escape(title))
+
+
+def warn(words: str, title: str) -> None:
+    """A toast that something was not done."""
+    gr.Warning(escape(words), title=escape(title))
+
+
+def failure(words: str, title: str = "Error") -> gr.Error:
+    """To be raised: nothing was done, and the toast says why. No traceback is printed."""
+    return gr.Error(escape(words), title=escape(title), print_exception=False)
 
 
 def words_of(error: Exception) -> str:

@@ -30,7 +30,7 @@ from pyramid.hub.download import (
 from pyramid.hub.families import RELEASES
 from pyramid.settings import MODELS
 from pyramid.ui import QUIET, App
-from pyramid.ui.markup import html
+from pyramid.ui.markup import failure, html, say
 
 POLL = 0.5  # seconds between two looks at a download
 WEIGHTS = {  # model -> billions of weights: transformer, autoencoder, text encoders
@@ -318,13 +318,16 @@ class Panel:
 
     def switch(self, key: str) -> str:
         told(lambda: self.app.worker.switch(*key.split("\n")))
-        gr.Info("The model loads as soon as the running job has ended. The previous one is unloaded first.")
+        say(
+            "The model loads as soon as the running job has ended. The previous one is unloaded first.",
+            "Models",
+        )
         return table_of(self.app)
 
     def add_typed(self, typed: str) -> list:
         told(lambda: add_folder(self.app, typed))
         name = title_of(str(path_of(typed).resolve()))
-        gr.Info(f"{name} was added: choose it under Model.")
+        say(f"{name} was added: choose it under Model.", "Models")
         return [gr.update(choices=choices_of(self.app)), table_of(self.app), ""]
 
 
@@ -347,7 +350,7 @@ def told(act):
     try:
         return act()
     except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise failure(str(error), "Models") from error
 
 
 def choices_of(app: App) -> list[tuple[str, str]]:

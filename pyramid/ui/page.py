@@ -22,7 +22,7 @@ from pyramid.ui.form import (
 )
 from pyramid.ui.guards import Look
 from pyramid.ui.live import build_live
-from pyramid.ui.markup import html, words_of
+from pyramid.ui.markup import failure, html, say, words_of
 from pyramid.ui.models import build_models
 from pyramid.ui.plans import build_plan
 from pyramid.ui.presets import (
@@ -107,7 +107,7 @@ def refusal(error: Exception, title: str) -> gr.Error:
     else:
         words = (isinstance(error, OSError) and error.strerror) or words_of(error)
     words = re.sub(r"'?(?:[A-Za-z]:)?[/\\\\][^\s']*[/\\\\]([^\s'/\\\\]+)'?", r"\1", words)
-    return gr.Error(words, title=title, print_exception=False)
+    return failure(words, title)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Left:
         except (ValueError, OSError) as error:
             raise refusal(error, "Nothing was started") from error
         if len(jobs) > 1:
-            gr.Info(f"{len(jobs)} videos were added to the queue.", title="Queue")
+            say(f"{len(jobs)} videos were added to the queue.", "Queue")
         return jobs[0].settings.seed
 
     def change(self, job_id: str, token: str | None, request: gr.Request, *values) -> tuple:

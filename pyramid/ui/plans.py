@@ -13,7 +13,7 @@ from pyramid.memory.plan import NAMES, Plan, describe, make_plan
 from pyramid.settings import QUANTIZE, Settings, SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.form import Form
-from pyramid.ui.markup import html, words_of
+from pyramid.ui.markup import html, say, warn, words_of
 
 WORDS = {
     "auto": "Automatic: the fastest that fits",
@@ -106,10 +106,10 @@ class PlanPart:
             make_plan(app.worker.checkpoint, start, wanted=name)
             app.worker.switch(start.model, start.variant, memory=name, quantize=quantize)
         except ValueError as error:
-            gr.Warning(words_of(error), title="The memory plan was not changed")
+            warn(words_of(error), "The memory plan was not changed")
             return before
         busy = app.worker.live is not None and app.worker.live.busy
-        gr.Info(f"The model reloads{' as soon as the running job has ended' * busy}.", title="Memory")
+        say(f"The model reloads{' as soon as the running job has ended' * busy}.", "Memory")
         return name, quantize
 
 

@@ -24,7 +24,7 @@ from pyramid.presets import (
 from pyramid.settings import SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.form import Form
-from pyramid.ui.markup import html, words_of
+from pyramid.ui.markup import failure, html, say, words_of
 
 EXAMPLE_PICTURES = Path(__file__).resolve().parent.parent.parent / "assets" / "examples"
 EXAMPLES = [  # (prompt, picture of EXAMPLE_PICTURES to begin with)
@@ -101,8 +101,8 @@ def wire_presets(
                 )
             settings = resolve(form.basis(*values), preset, {})
         except SettingsError as error:
-            raise gr.Error(words_of(error), title="Nothing was changed", print_exception=False) from error
-        gr.Info(preset.description, title=f"Preset {preset.name}")
+            raise failure(words_of(error), "Nothing was changed") from error
+        say(preset.description, f"Preset {preset.name}")
         return form.put(settings, *values)
 
     def keep(wanted: str, token: str | None, request: gr.Request, *values):
@@ -113,10 +113,8 @@ def wire_presets(
                 )
             path = save_preset(wanted, form.basis(*values), app.presets_folder)
         except (SettingsError, OSError) as error:
-            raise gr.Error(
-                words_of(error), title="The preset was not saved", print_exception=False
-            ) from error
-        gr.Info(f"It is among the presets now, as {path.stem}.", title="Preset saved")
+            raise failure(words_of(error), "The preset was not saved") from error
+        say(f"It is among the presets now, as {path.stem}.", "Preset saved")
         return gr.update(choices=preset_choices(app), value=path.stem), ""
 
     choice.input(choose, form.components, form.components, **AS_SENT)
@@ -177,7 +175,7 @@ def build_examples(app: App) -> gr.HTML:
 def wire_examples(form: Form, chips: gr.HTML) -> None:
     def take(event: gr.EventData) -> list:
         if event.example not in NAMED:  # a page that was opened before the program was updated
-            raise gr.Error("there is no such example any more: load the page anew", print_exception=False)
+            raise failure("there is no such example any more: load the page anew")
         prompt, picture = NAMED[event.example]
         path = str(EXAMPLE_PICTURES / picture) if picture else None
         return [prompt, "image" if path else "text", *([path] if path else [gr.skip()])]

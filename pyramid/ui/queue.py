@@ -13,7 +13,7 @@ import gradio as gr
 from pyramid.jobs.queue import Job, Output
 from pyramid.ui import QUIET, App
 from pyramid.ui.form import Form
-from pyramid.ui.markup import html, words_of
+from pyramid.ui.markup import failure, html, say, words_of
 
 CLICKS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
@@ -83,9 +83,9 @@ class Queue:
                     return self.edit(form, job_id, owner)
                 self.do(event.act, job_id, owner)
             except KeyError:
-                raise gr.Error(GONE, title="Queue", print_exception=False) from None
+                raise failure(GONE, "Queue") from None
             except ValueError as error:
-                raise gr.Error(words_of(error), title="Queue", print_exception=False) from error
+                raise failure(words_of(error), "Queue") from error
             if event.act == "remove" and job_id == editing:
                 return ["", gr.update(visible=False), gr.skip(), *nothing]
             return [gr.skip(), gr.skip(), gr.skip(), *nothing]
@@ -104,7 +104,7 @@ class Queue:
                 store.move(job_id, owner, 1)
             case "copy":
                 store.duplicate(job_id, owner, seed=None)
-                gr.Info("A copy with a new seed was added to the end of the queue.", title="Duplicated")
+                say("A copy with a new seed was added to the end of the queue.", "Duplicated")
             case "remove":
                 store.remove(job_id, owner)
 

@@ -8,7 +8,6 @@ address that names the job, never a folder (`addresses.address_of`).
 """
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from pathlib import Path
 import gradio as gr
 
 from pyramid.jobs.queue import Job
-from pyramid.jobs.recovery import UnitsFolder
 from pyramid.media.export import KINDS, export
 from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
@@ -27,7 +25,7 @@ from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html, written
 from pyramid.ui.compare import ASSETS, CSS, STEP, comparable, compare_html
 from pyramid.ui.form import Form
-from pyramid.ui.markup import words_of
+from pyramid.ui.markup import failure, say, words_of
 from pyramid.ui.queue import kept_as
 from pyramid.ui.restore import STAYS, Restored, of_job, restore
 from pyramid.ui.view import SHOWN, View
@@ -135,7 +133,7 @@ class Results:
                     output = kept_as(self.form, job.output)
                 view = view.opening("")
                 notes = notes_html(SAID[action], found.notes)
-                gr.Info(SAID[action], title="Results")
+                say(SAID[action], "Results")
             else:
                 view = DEEDS[action](self, self.own(job_id, owner), view, str(event.value)) or view
         return [*self.updates(owner, view, sent), notes, *filled, *output]
@@ -166,11 +164,11 @@ def words_for_people(title: str) -> Iterator[None]:
         yield
     except OSError as error:
         words = error.strerror or "The file could not be written."
-        raise gr.Error(words, title=title, print_exception=False) from error
+        raise failure(words, title) from error
     except KeyError as error:
-        raise gr.Error(GONE, title=title, print_exception=False) from error
+        raise failure(GONE, title) from error
     except ValueError as error:
-        raise gr.Error(words_of(error), title=title, print_exception=False) from error
+        raise failure(words_of(error), title) from error
 
 
 def has_file(job: Job) -> bool:
@@ -244,13 +242,13 @@ def delete(results: Results, job: Job, view: View, value: str) -> View:
 
 def resume(results: Results, job: Job, view: View, value: str) -> View:
     results.app.worker.resume(job.id, owner=job.owner)
-    gr.Info("It continues from its finished units when its turn comes.", title="Added to the queue")
+    say("It continues from its finished units when its turn comes.", "Added to the queue")
     return view.without(job.id)
 
 
 def decode(results: Results, job: Job, view: View, value: str) -> View:
     results.app.worker.decode_finished(job.id, owner=job.owner)
-    gr.Info("Its finished units become a video when its turn comes.", title="Added to the queue")
+    say("Its finished units become a video when its turn comes.", "Added to the queue")
     return view.without(job.id)
 
 
@@ -302,13 +300,10 @@ def longer(results: Results, job: Job, view: View, value: str) -> View:
         frames = frames_of(job.settings.units + int(asked.get("units", 0)))
         if frames <= job.settings.num_frames:
             raise ValueError("Choose at least one more unit.")
-        with store.lock:  # nobody begins with it before its units are there
-            copy = store.duplicate(job.id, job.owner, num_frames=frames, prompt=str(asked.get("prompt", "")))
-            shutil.copytree(store.units_of(job), store.units_of(copy), dirs_exist_ok=True)
-            UnitsFolder(store.units_of(copy)).continue_as(copy.settings)
+        store.extend(job.id, job.owner, num_frames=frames, prompt=str(asked.get("prompt", "")))
     except (ValueError, OSError) as error:
         return view.tried("longer", error)
-    gr.Info("It continues when its turn comes.", title="Added to the queue")
+    say("It continues when its turn comes.", "Added to the queue")
     return view.opening("")
 
 

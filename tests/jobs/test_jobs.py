@@ -194,6 +194,21 @@ def test_several_seeds_of_several_pictures_are_several_jobs_or_none(store, pictu
         store.add_many(ASKED, owner="ana", count=101)
 
 
+def test_what_a_job_starts_from_is_read_once_and_while_others_go_on(store, picture, monkeypatch):
+    checks = []
+
+    def check(source, settings, limit):
+        free = threading.Event()
+        thread = threading.Thread(target=lambda: (store.queue(), free.set()), daemon=True)
+        thread.start()
+        checks.append(free.wait(10))
+
+    monkeypatch.setattr("pyramid.jobs.queue.Source.check", check)
+    jobs = store.add_many(ASKED, owner="ana", count=3, images=[(picture.name, picture)])
+    store.edit(jobs[0].id, "ana", ASKED, image=picture)
+    assert checks == [True, True] and len(store.queue("ana")) == 3
+
+
 def test_every_job_is_claimed_once_in_order_by_whoever_asks(store):
     jobs = queue_of(store, *map(str, range(8)))
     other = JobStore(store.folder)  # another connection, as of another process
