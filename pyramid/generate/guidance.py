@@ -13,7 +13,7 @@ Source: Ho and Salimans, arXiv 2207.12598; the scales of first and later units a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -72,11 +72,38 @@ class Guidance:
         return max(scale - self.decay * unit, self.minimum) if self.decay > 0 else scale
 
 
+@dataclass(eq=False)
+class Control:
+    """What may be changed of a run that is under way: it holds from the next step on. None: as it began."""
+
+    scale: float | None = None  # of guidance, for all units; 1 and less turn it off
+    prompt: Prompt | None = None
+    negative: Prompt | None = None
+
+    @property
+    def state(self) -> tuple[float | None, Prompt | None, Prompt | None]:
+        """What tells whether anything was changed since."""
+        return self.scale, self.prompt, self.negative
+
+
+def step_of(transformer: Any) -> Callable[[Tensor, Tensor, Tensor, Any], Tensor]:
+    """A transformer's `denoise`, by way of its own call where it was compiled (by `torch.compile(model)` or
+    `model.compile()`): nothing but that call is compiled then.
+    """
+    whole = getattr(transformer, "_orig_mod", transformer)  # of what `torch.compile` wrapped
+    if whole is transformer and getattr(transformer, "_compiled_call_impl", None) is None:
+        return transformer.denoise
+    return lambda current, timesteps, pooled, context: transformer(
+        [current], timestep=timesteps, pooled_projections=pooled, context=context
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class GuidedModel:
     """A transformer that is told the prompt and the negative prompt.
 
     `split`: the two go through the transformer one after the other, which halves the memory of a step.
+    `control` may change text and guidance between two steps.
     """
 
     transformer: Any
@@ -84,6 +111,7 @@ class GuidedModel:
     negative: Prompt | None = None
     guidance: Guidance = Guidance()
     split: bool = False
+    control: Control | None = None
 
     @property
     def device(self) -> torch.device:
@@ -94,10 +122,30 @@ class GuidedModel:
 
         Raises ValueError where the transformer cannot take such shapes.
         """
-        scale = self.guidance.at(unit)
-        texts = self._texts(scale)
-        contexts = [self._prepare(text, history, x) for text in texts]
-        return lambda x, timestep: self._velocity(texts, contexts, scale, x, timestep)
+        control = self.control or Control()
+
+        def texts_now() -> tuple[Any, float, list[Prompt], list[Any]]:
+            scale = self.guidance.at(unit) if control.scale is None else max(control.scale, 1.0)
+            texts = self._with(control)._texts(scale)
+            return control.state, scale, texts, [self._prepare(text, history, x) for text in texts]
+
+        state, scale, texts, contexts = texts_now()
+
+        def velocity(x: Tensor, timestep: float) -> Tensor:
+            nonlocal state, scale, texts, contexts
+            if control.state != state:
+                state, scale, texts, contexts = texts_now()
+            return self._velocity(texts, contexts, scale, x, timestep)
+
+        return velocity
+
+    def _with(self, control: Control) -> Self:
+        """This model with the texts of a control, in its own dtype."""
+        if control.prompt is None and control.negative is None:
+            return self
+        dtype, told = self.prompt.embeds.dtype, (control.prompt, control.negative)
+        prompt, negative = (text and text.to(dtype) for text in told)
+        return replace(self, prompt=prompt or self.prompt, negative=negative or self.negative)
 
     def _texts(self, scale: float) -> list[Prompt]:
         """The batches that a step runs: both texts in one, negative first, or one after the other; the prompt
@@ -135,7 +183,7 @@ class GuidedModel:
             copies = len(text.embeds) // len(x)
             current = x.to(text.embeds.dtype).repeat(copies, 1, 1, 1, 1)
             timesteps = torch.full((len(current),), timestep, dtype=torch.float32, device=x.device)
-            velocity = self.transformer.denoise(current, timesteps, text.pooled, context)
+            velocity = step_of(self.transformer)(current, timesteps, text.pooled, context)
             parts += velocity.float().chunk(copies)
         if len(parts) == 1:
             return parts[0]

@@ -19,12 +19,15 @@ latent scales are float32.
 """
 
 import dataclasses
+import inspect
 import json
 import shutil
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +35,42 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import unwrap_module
 from PIL import Image
 from torch import Tensor
 
 from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
-from pyramid.generate.guidance import GuidedModel, Prompt
+from pyramid.generate.arguments import Loading, check_saving, unexpected
+from pyramid.generate.guidance import Control, Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import denormalize, normalize
 from pyramid.generate.precision import Guarded
-from pyramid.generate.request import Inputs, Task, check, check_dtype, signature_of, to_request
+from pyramid.generate.request import (
+    CALLBACK_TENSORS,
+    Inputs,
+    Task,
+    check,
+    check_dtype,
+    signature_of,
+    to_request,
+)
 from pyramid.generate.sampler import Noise, Sampling, StepCallback, Stop, sample
 from pyramid.hub.checkpoints import Checkpoint, find, verify
 from pyramid.hub.families import GRID, LatentScales, family_of
+from pyramid.memory.device import device_of
 from pyramid.memory.placement import Placement
 from pyramid.memory.plan import Plan
 from pyramid.models import transformer_class
 from pyramid.models.vae import CausalVideoVAE
-from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, variant_of
+from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, at_home, variant_of
 from pyramid.text.cache import PromptEmbeds
 from pyramid.text.encoders import TextEncoders
 from pyramid.text.vocabulary import Vocabulary
 
 Event = Status | Notice | Preview | Unit | Frames | Finished
+SLOW_BFLOAT16 = (
+    "This processor has no bfloat16, and takes many times as long to make it up: use float32 "
+    "(dtype=torch.float32, or --dtype float32)."
+)
 Prompts = tuple[Prompt | None, Prompt | None]  # the prompt and the negative one
 
 
@@ -93,7 +111,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "transformer->vae"
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs = list(CALLBACK_TENSORS)
 
     def __init__(
         self,
@@ -112,7 +130,45 @@ class PyramidFlowPipeline(DiffusionPipeline):
         self.scales = _scales_of(transformer, vae)
         self.placement = Placement()  # replaced as a whole
         self.executor = Alone()
-        self._stops: list[threading.Event] = []  # one for each open run
+        self._runs: list[Running] = []  # those that are open
+        self._latest = (0, self.defaults.guidance_scale)  # steps and guidance of the last run
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All that another pipeline needs: `PyramidFlowPipeline(**pipe.components)` has the same weights."""
+        names = "transformer", "vae", "text", "defaults", "checkpoint"
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, torch_dtype: torch.dtype | None = None, **changes: Any):
+        """Another pipeline with the weights of `pipeline`, where they are; `changes`: other components.
+
+        With `torch_dtype` the weights, which both share, are brought to it. Raises ValueError for a pipeline
+        of other models, TypeError for a component that there is not.
+        """
+        parts = {name: value for name, value in pipeline.components.items() if name not in changes} | changes
+        names = list(inspect.signature(cls.__init__).parameters)[1:]
+        if missing := [name for name in ("transformer", "vae") if parts.get(name) is None]:
+            raise ValueError(f"{type(pipeline).__name__} has no {missing[0]}: use a PyramidFlowPipeline.")
+        if unknown := next((name for name in changes if name not in names), None):
+            raise unexpected("PyramidFlowPipeline.from_pipe()", unknown, (*names, "torch_dtype"))
+        made = cls(**{name: value for name, value in parts.items() if name in names})
+        made.placement = getattr(pipeline, "placement", made.placement)
+        return made if torch_dtype is None else made.to(check_dtype(torch_dtype))
+
+    def enable_vae_tiling(self) -> None:
+        """Make frames tile by tile, which bounds the memory of large ones."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        self.vae.disable_tiling()
+
+    def enable_vae_slicing(self) -> None:
+        """Make the frames of one video of a batch after the other's."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        self.vae.disable_slicing()
 
     @property
     def plan(self) -> Plan | None:
@@ -141,6 +197,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
                         frames.append(event)
                     case Notice():
                         notices.append(event.message)
+                        if event.kind == "precision":
+                            warnings.warn(event.message, stacklevel=2)
         # the last event is always Finished
         result = event.latents if inputs.output_type == "latent" else _assemble(frames, inputs.output_type)
         output = PyramidFlowPipelineOutput(result, event.seed, event.stopped, tuple(notices))
@@ -169,12 +227,49 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
     def stop(self) -> None:
         """End all open runs before their next step, from any thread. Later runs are not affected."""
-        for event in list(self._stops):
-            event.set()
+        for run in list(self._runs):
+            run.stop.set()
+
+    # What callbacks for diffusers' pipelines read and set: of the run that calls them, else of the last one.
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether an open run was told to stop."""
+        return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """All steps of the run, over all units and stages; 0 before the first run."""
+        run = self._current_run()
+        return run.steps if run else self._latest[0]
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance of the unit that is made, as a callback may have set it."""
+        run = self._current_run()
+        return run.guidance_scale if run else self._latest[1]
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self.guidance_scale > 1
+
+    @property
+    def _guidance_scale(self) -> float:
+        return self.guidance_scale
+
+    @_guidance_scale.setter
+    def _guidance_scale(self, value: float) -> None:
+        if (run := self._current_run()) is None:
+            raise AttributeError("guidance is an argument of a call: pipe(prompt, guidance_scale=…)")
+        run.control.scale = float(value)
+
+    def _current_run(self) -> "Running | None":
+        run = calling.get()
+        return run if run in self._runs else self._runs[-1] if self._runs else None
 
     @property
     def _interrupt(self) -> bool:
-        return any(event.is_set() for event in self._stops)
+        return any(run.stop.is_set() for run in self._runs)
 
     @_interrupt.setter
     def _interrupt(self, value: bool) -> None:
@@ -186,12 +281,13 @@ class PyramidFlowPipeline(DiffusionPipeline):
         clock = Clock()
         units: list[Unit] = []
         stop = task.inputs.stop or threading.Event()
-        self._stops.append(stop)
+        run = Running(stop, Guidance.of(task.settings))
+        self._runs.append(run)
         try:
             prompts = yield from self._read(task, clock)
             given = yield from self._begin(task, clock)
             decode = self._decoder(task)
-            for event in clock.each("sample", self._sample(task, prompts, given, stop)):
+            for event in clock.each("sample", self._sample(task, prompts, given, run)):
                 yield event
                 if isinstance(event, Unit):
                     units.append(event)
@@ -200,7 +296,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
             if decode and self._decodes_late:
                 yield from self._decode_late(task, units, decode, clock)
         finally:
-            self._stops.remove(stop)
+            self._runs.remove(run)
+            self._latest = run.steps, run.guidance_scale
             self.maybe_free_model_hooks()
         # After the clearing up: who has got this event may never ask for another.
         latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
@@ -220,6 +317,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
     def _begin(self, task: Task, clock: "Clock") -> Generator[Event, None, list[Tensor]]:
         """The given pictures as units, and the transformer in its place."""
+        here = device_of(self._execution_device)
+        if self.transformer.dtype == torch.bfloat16 and here.kind == "cpu" and not here.bfloat16:
+            yield Notice("precision", SLOW_BFLOAT16)
         if task.pictures is not None and not any(unit.given for unit in task.finished):
             yield Status("encode", f"Encoding {len(task.pictures)} given frame{'s' * (task.given > 1)}")
         given = clock.timed("encode", self._encode, task)
@@ -230,7 +330,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return given
 
     def _sample(
-        self, task: Task, prompts: Prompts, given: list[Tensor], stop: Stop
+        self, task: Task, prompts: Prompts, given: list[Tensor], running: "Running"
     ) -> Iterator[Notice | Preview | Unit]:
         s, inputs = task.settings, task.inputs
         finished = [unit.latents.to(self._execution_device) for unit in task.finished if not unit.given]
@@ -245,11 +345,13 @@ class PyramidFlowPipeline(DiffusionPipeline):
             given=given,
             finished=finished,
             preview_every=inputs.preview_every,
-            on_step_end=self._callback(inputs),
-            stop=self.executor.stop(stop),
+            on_step_end=self._callback(inputs, prompts, running),
+            stop=self.executor.stop(running.stop),
         )
+        running.steps = run.steps_before(run.units)
         told: list[str] = []
-        guided = GuidedModel(self.transformer, *prompts, task.guidance, split=self.placement.split_guidance)
+        split = self.placement.split_guidance
+        guided = GuidedModel(self.transformer, *prompts, task.guidance, split=split, control=running.control)
         for event in sample(Guarded(guided, told.append), noise, run):
             yield from (Notice("precision", sentence) for sentence in told)
             told.clear()
@@ -274,7 +376,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
             self._bring(self.vae)
             yield from clock.timed("decode", decode, unit)
 
-    def _callback(self, inputs: Inputs) -> StepCallback | None:
+    def _callback(self, inputs: Inputs, prompts: Prompts, run: "Running") -> StepCallback | None:
         """The callback of diffusers' form in the sampler's form."""
         if inputs.callback_on_step_end is None:
             return None
@@ -282,9 +384,18 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
         def on_step_end(unit, stage, step, timestep, x):
             nonlocal done
-            tensors = {name: x for name in inputs.callback_on_step_end_tensor_inputs}
-            returned = inputs.callback_on_step_end(self, done, timestep, tensors) or {}
+            run.unit = unit
+            embeds = run.embeds(prompts)
+            named = {"latents": x, "prompt_embeds": embeds}
+            tensors = {name: named[name] for name in inputs.callback_on_step_end_tensor_inputs}
+            mark = calling.set(run)
+            try:
+                returned = inputs.callback_on_step_end(self, done, timestep, tensors) or {}
+            finally:
+                calling.reset(mark)
             done += 1
+            if (changed := returned.get("prompt_embeds")) is not None and changed is not embeds:
+                run.change(prompts, changed)
             return returned.get("latents")
 
         return on_step_end
@@ -320,7 +431,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """From each unit in turn to its new frames, one event a sample; None where latents are wanted."""
         if task.inputs.output_type == "latent":
             return None
-        decoder = decoder or self.vae.stream()
+        if decoder is None:
+            decoder = self.vae.stream() if not self.vae.use_slicing else self._one_by_one(len(task.seeds))
 
         @torch.no_grad()
         def decode(unit: Unit) -> list[Frames]:
@@ -335,6 +447,13 @@ class PyramidFlowPipeline(DiffusionPipeline):
             return [Frames(unit.index, np.ascontiguousarray(a), i, unit.given) for i, a in enumerate(arrays)]
 
         return decode
+
+    def _one_by_one(self, samples: int) -> Callable[[Tensor], Tensor]:
+        """A decoder that makes the frames of one sample after the other's."""
+        streams = [self.vae.stream() for _ in range(samples)]
+        return lambda latents: torch.cat(
+            [stream(row) for stream, row in zip(streams, latents.split(1), strict=True)]
+        )
 
     def _bring(self, module) -> None:
         """Model offload acts on `forward`; other methods are called here, so its hook is called by hand.
@@ -384,6 +503,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         device: str | torch.device | None = None,
         torch_dtype: torch.dtype | None = None,
         plan=None,
+        **options: Any,
     ):
         """The pipeline of a checkpoint in the released layout.
 
@@ -393,11 +513,17 @@ class PyramidFlowPipeline(DiffusionPipeline):
         step that overflows is taken again in float32. `torch_dtype` is diffusers' older name for it. Text
         encoders are read when a prompt first needs them; a folder without any makes a pipeline that takes
         embeddings. `plan` (a `pyramid.memory.plan.Plan`) says all of that and more, in their place.
+
+        `options` are diffusers': `cache_dir` and `revision` of a downloaded repository, `use_safetensors`,
+        `device_map` with the name of one device. Nothing is downloaded (`python -m pyramid download` does
+        that), so `local_files_only`, `token` and the like change nothing.
+
         Raises CheckpointError (a ValueError) with all that is missing, truncated or misplaced.
         """
         dtype = check_dtype(dtype or torch_dtype or torch.float32)
         rest = torch.float32 if dtype == torch.float16 else dtype  # T5 and the VAE overflow in it every time
-        checkpoint = find(model, variant)
+        loading_of = Loading.of(device, **options)
+        checkpoint = find(model, variant, loading_of.cache_dir, loading_of.revision)
         verify(checkpoint, text=checkpoint.has_text)
         if plan is not None:
             from pyramid.memory import loading
@@ -406,28 +532,78 @@ class PyramidFlowPipeline(DiffusionPipeline):
             loading.place(pipe, plan)
             return pipe
         load = transformer_class(checkpoint.transformer_class).from_pretrained
-        transformer = load(checkpoint.transformer, torch_dtype=dtype).eval()
-        vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=rest).eval()
+        safe = {"use_safetensors": loading_of.use_safetensors}
+        transformer = load(checkpoint.transformer, torch_dtype=dtype, **safe).eval()
+        vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=rest, **safe).eval()
         text = TextEncoders.from_folder(checkpoint.folder, rest) if checkpoint.has_text else None
         pipe = cls(transformer, vae, text, checkpoint=checkpoint)
-        return pipe if device is None else pipe.to(device)
+        return pipe if loading_of.device is None else pipe.to(loading_of.device)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the released layout, which `from_pretrained` reads: models, text encoders, pyramid.json."""
-        folder = Path(folder)
-        self.transformer.save_pretrained(folder / f"diffusion_transformer_{self.defaults.name}")
-        self.vae.save_pretrained(folder / "causal_video_vae")
+    def save_pretrained(
+        self, save_directory: str | Path, safe_serialization: bool = True, **options: Any
+    ) -> None:
+        """Write the released layout, which `from_pretrained` reads: models, text encoders, pyramid.json.
+
+        `safe_serialization=False` writes .bin in place of .safetensors; `max_shard_size` as diffusers has it.
+        A transformer that was compiled is written as it was before. Raises TypeError and ValueError for
+        options that cannot be followed.
+        """
+        folder = at_home(save_directory)
+        how = {"safe_serialization": safe_serialization, **check_saving(options)}
+        transformer, vae = unwrap_module(self.transformer), unwrap_module(self.vae)
+        transformer.save_pretrained(folder / f"diffusion_transformer_{self.defaults.name}", **how)
+        vae.save_pretrained(folder / "causal_video_vae", **how)
         for part in self.text.parts if self.text is not None else ():
             for source in (part.encoder, part.tokenizer):
                 if source.resolve() != (folder / source.name).resolve():
                     shutil.copytree(source, folder / source.name, dirs_exist_ok=True)
         details = dict(self.checkpoint.details) if self.checkpoint else {}
-        details |= _details_of(self.defaults, type(self.transformer).__name__)
+        details |= _details_of(self.defaults, type(transformer).__name__)
         (folder / "pyramid.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Small parts of the above
+
+calling: ContextVar["Running | None"] = ContextVar(
+    "calling", default=None
+)  # the run whose callback is at work
+
+
+@dataclass(eq=False)
+class Running:
+    """A run that is open: how far it is, and what callbacks change of it."""
+
+    stop: Stop
+    guidance: Guidance
+    control: Control = field(default_factory=Control)
+    steps: int = 0
+    unit: int = 0
+
+    @property
+    def guidance_scale(self) -> float:
+        return self.guidance.at(self.unit) if self.control.scale is None else self.control.scale
+
+    def embeds(self, prompts: Prompts) -> Tensor:
+        """The embeddings as diffusers has them: the negative ones first, where there is guidance."""
+        prompt, negative = self.control.prompt or prompts[0], self.control.negative or prompts[1]
+        if negative is None or self.guidance_scale <= 1:
+            return prompt.embeds
+        return torch.cat([negative.embeds, prompt.embeds])
+
+    def change(self, prompts: Prompts, embeds: Tensor) -> None:
+        """Other embeddings from the next step on. ValueError where they do not fit."""
+        prompt, negative = self.control.prompt or prompts[0], self.control.negative or prompts[1]
+        rows = len(prompt.embeds)
+        if embeds.shape[1:] != prompt.embeds.shape[1:] or len(embeds) not in (rows, 2 * rows):
+            raise ValueError(
+                f"The callback returned prompt_embeds of shape {tuple(embeds.shape)}: {rows} rows of "
+                f"{tuple(prompt.embeds.shape[1:])} are needed, or twice as many, negative ones first."
+            )
+        if len(embeds) == 2 * rows and negative is not None:
+            self.control.negative = replace(negative, embeds=embeds[:rows])
+        if not torch.equal(embeds[-rows:], prompt.embeds):
+            self.control.prompt = replace(prompt, embeds=embeds[-rows:])
 
 
 class Clock:
@@ -457,7 +633,9 @@ class Clock:
 def _scales_of(transformer, vae) -> LatentScales:
     """The latent scales that the VAE's configuration states, else those of the transformer's family."""
     own = [getattr(vae.config, spec.name, None) for spec in dataclasses.fields(LatentScales)]
-    return LatentScales(*own) if None not in own else family_of(type(transformer).__name__).scales
+    return (
+        LatentScales(*own) if None not in own else family_of(type(unwrap_module(transformer)).__name__).scales
+    )
 
 
 def _details_of(defaults: Variant, transformer: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ have. Whatever is wrong is a ValueError with the value, the limit and the way ou
 """
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,14 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pyramid.events import Unit
+from pyramid.generate.arguments import known_arguments
+from pyramid.generate.given import frames_of_video, picture_of
 from pyramid.generate.guidance import Guidance
 from pyramid.generate.sampler import Stop
 from pyramid.hub.families import GRID
-from pyramid.media.pictures import fit_picture, read_picture
+from pyramid.media.pictures import fit_picture
 from pyramid.media.video_reader import read_given, read_video
 from pyramid.settings import (
     FIELDS,
@@ -42,7 +42,7 @@ from pyramid.text.cache import PromptEmbeds
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 EMBEDDINGS = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
-CALLBACK_TENSORS = ("latents",)
+CALLBACK_TENSORS = ("latents", "prompt_embeds")
 COUNTED = ("history_frames", "max_sequence_length", "preview_every", "seeds")  # of `Inputs`: whole numbers
 MAX_TOKENS = 512  # what T5 was trained on
 
@@ -53,8 +53,8 @@ class Inputs:
 
     prompts: Sequence[str] | None = None  # several samples at once, in place of the settings' prompt
     negative_prompts: Sequence[str] | None = None  # one each, or one for all
-    image: Any = None  # the first frame: a path, PIL, (h, w, 3) array or (3, h, w) tensor
-    video: Any = None  # a clip to continue: a path, or a list, array or tensor of frames
+    image: Any = None  # the first frame, in any form that `given.picture_of` takes
+    video: Any = None  # a clip to continue: a path, or frames as `given.frames_of_video` takes them
     history_frames: int | None = None  # of `video`, the last so many, 1 + 8k; None: at most half the result
     seeds: Sequence[int] | None = None  # one a sample; None: sample j has the settings' seed + j
     latents: Tensor | None = None  # (b, c, units to sample, h/8, w/8) initial noise at full resolution
@@ -69,7 +69,7 @@ class Inputs:
     max_sequence_length: int = 128  # tokens of a prompt that are read
     output_type: str = "pil"  # pil, np, pt, or latent (in the transformer's space)
     callback_on_step_end: Callable | None = None  # (pipe, step, timestep, {"latents": x}) -> dict or None
-    callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS
+    callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS[:1]
     preview_every: int = 0  # n > 0: each n-th step of a stage, and its last, carries a denoised estimate
     stop: Stop | None = None  # ends the run before its next step when set
 
@@ -83,33 +83,41 @@ class Inputs:
 # The arguments of diffusers' pipelines
 
 INPUTS = tuple(field.name for field in dataclasses.fields(Inputs))
+OWN = ("generator", "num_videos_per_prompt")  # of `to_request`
 OTHERWISE_SAID = {"prompt", "image", "video", "model", "variant", "preset", *MACHINE}
 ARGUMENTS = tuple(name for name in FIELDS if name not in OTHERWISE_SAID)  # of `Settings`
 
 
 def to_request(
-    defaults: Variant, prompt: str | list[str] | None = None, generator: Any = None, **arguments: Any
+    defaults: Variant,
+    prompt: str | list[str] | None = None,
+    generator: Any = None,
+    num_videos_per_prompt: int = 1,
+    **arguments: Any,
 ) -> tuple[Settings, Inputs]:
     """Settings, with a seed, and inputs of a call. What is None is as `defaults` say.
 
-    `arguments`: fields of `Settings` and of `Inputs`. A list of prompts is a batch; one step count stands for
-    all stages; `generator`, a torch.Generator or a list of them, draws the seeds. Raises ValueError, and
-    TypeError for an unknown name.
+    `arguments`: fields of `Settings` and of `Inputs`. A list of prompts is a batch, and
+    `num_videos_per_prompt` makes so many of each, beside each other; one step count stands for all stages;
+    `generator`, a torch.Generator or a list of them, draws the seeds. A `PipelineCallback` names its tensors
+    itself. Raises ValueError, and TypeError for an unknown name.
     """
-    known = (*ARGUMENTS, *INPUTS)
-    if unknown := next((name for name in arguments if name not in known), None):
-        near = difflib.get_close_matches(unknown, known, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise TypeError(f"unexpected argument {unknown!r}{hint}")
+    arguments = known_arguments(arguments, (*ARGUMENTS, *INPUTS), "PyramidFlowPipeline()")
+    if named := getattr(arguments.get("callback_on_step_end"), "tensor_inputs", None):
+        arguments["callback_on_step_end_tensor_inputs"] = tuple(named)
     given = {name: arguments[name] for name in INPUTS if arguments.get(name) is not None}
     counted = {name: plain(given[name]) for name in COUNTED if name in given}
     inputs = Inputs(**given | counted)
     asked = {name: arguments[name] for name in ARGUMENTS if arguments.get(name) is not None}
+    negative = asked.pop("negative_prompt", None)
     texts = _texts(prompt, inputs)
+    several = isinstance(prompt, list | tuple)
+    if (copies := plain(num_videos_per_prompt)) not in (None, 1):
+        texts, negative, inputs = _copied(copies, texts, negative, inputs)
+        several = True
     seeds = _seeds(generator, asked.get("seed"), len(texts))
     if seeds:
         asked["seed"] = seeds[0]
-    negative = asked.pop("negative_prompt", None)
     if isinstance(negative, list | tuple):
         inputs = dataclasses.replace(inputs, negative_prompts=list(negative))
     elif negative is not None:
@@ -118,11 +126,28 @@ def to_request(
     settings = Settings.for_model(
         "given", defaults.name, defaults, prompt=texts[0], **sources, **asked | _steps(asked, defaults)
     )
-    several = texts if isinstance(prompt, list | tuple) else None
-    inputs = dataclasses.replace(inputs, prompts=several, seeds=seeds)
+    if seeds and inputs.seeds:
+        raise ValueError("Both seeds and generator are given: leave one out.")
+    inputs = dataclasses.replace(inputs, prompts=texts if several else None, seeds=seeds or inputs.seeds)
     if negative is not None and inputs.negative_prompt_embeds is not None:
         raise ValueError("Both negative_prompt and negative_prompt_embeds are given: leave one out.")
     return settings.resolved().validate(), inputs
+
+
+def _copied(copies: Any, texts: list[str], negative: Any, inputs: Inputs) -> tuple[list[str], Any, Inputs]:
+    """Prompts, negative prompts and inputs for `copies` videos of each prompt. ValueError for no number."""
+    if not is_whole(copies) or copies < 1:
+        raise ValueError(f"num_videos_per_prompt = {copies!r}: a whole number above 0 is expected.")
+    count = len(texts)
+    if isinstance(negative, list | tuple) and len(negative) == count > 1:
+        negative = [text for text in negative for _ in range(copies)]
+    rows = {}
+    for name in (which + name for which in ("", "negative_") for name in EMBEDDINGS):
+        tensor = getattr(inputs, name)
+        if tensor is not None and (len(tensor) == count or not name.startswith("negative_")):
+            rows[name] = tensor.repeat_interleave(copies, dim=0)
+    texts = [text for text in texts for _ in range(copies)]
+    return texts, negative, dataclasses.replace(inputs, **rows)
 
 
 def signature_of(function: Callable) -> inspect.Signature:
@@ -131,7 +156,7 @@ def signature_of(function: Callable) -> inspect.Signature:
     """
     own = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
     kind = inspect.Parameter.KEYWORD_ONLY
-    settings = [inspect.Parameter(name, kind, default=None) for name in (*ARGUMENTS, "generator")]
+    settings = [inspect.Parameter(name, kind, default=None) for name in (*ARGUMENTS, *OWN)]
     inputs = [p.replace(kind=kind) for p in inspect.signature(Inputs).parameters.values()]
     return inspect.Signature([*own, *settings, *inputs])
 
@@ -355,7 +380,7 @@ def _given_pictures(s: Settings, inputs: Inputs, finished: Sequence[Unit]) -> np
         read = read_given(s)
         image, video = read.get("image"), read.get("video")
     if image is not None:
-        return np.array(fit_picture(_picture(image), *size, s.fit))[None]
+        return np.array(fit_picture(picture_of(image), *size, s.fit))[None]
     if video is None:
         return None
     # Half of the result at most: there is a past to see motion in, and room to go on.
@@ -364,12 +389,13 @@ def _given_pictures(s: Settings, inputs: Inputs, finished: Sequence[Unit]) -> np
         raise ValueError(
             f"history_frames = {count}: 1 + 8k are needed, fewer than the {s.num_frames} of the result."
         )
+    if isinstance(video, str) and video.startswith(("http://", "https://")):
+        raise ValueError(f"{video!r} is an address: nothing is fetched here; save the video first.")
     if isinstance(video, str | Path):
         return read_video(video, *size, fps=s.fps, num_frames=count, fit=s.fit)
-    if len(video) == 0:
-        raise ValueError("video has no frames: give at least one.")
-    count = frames_of(units_of(min(count, len(video))))
-    return np.stack([np.asarray(fit_picture(_picture(frame), *size, s.fit)) for frame in video[-count:]])
+    frames = frames_of_video(video)
+    count = frames_of(units_of(min(count, len(frames))))
+    return np.stack([np.asarray(fit_picture(picture_of(frame), *size, s.fit)) for frame in frames[-count:]])
 
 
 def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -378,33 +404,3 @@ def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if found not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype = {dtype!r}: use float32, bfloat16 or float16")
     return found
-
-
-def _picture(frame: Any) -> Image.Image:
-    """A frame as a PIL picture. Color is an array's last axis, a tensor's first; floats are in [0, 1]."""
-    if isinstance(frame, Image.Image):
-        return frame
-    if isinstance(frame, (str, Path)):
-        return read_picture(frame)
-    if isinstance(frame, Tensor):
-        frame = frame.detach().cpu().movedim(0, -1)
-        frame = frame.float() if frame.is_floating_point() else frame  # numpy has no bfloat16
-    array = np.asarray(frame)
-    if array.ndim != 3 or array.shape[-1] != 3 or not array.size:
-        raise ValueError(
-            f"A picture of shape {np.shape(frame)}: an array (h, w, 3) or a tensor (3, h, w) is needed."
-        )
-    if array.dtype.kind == "f":
-        if not (array.min() >= 0 and array.max() <= 1):  # also refuses nan
-            raise ValueError(f"A picture of values {array.min():g} to {array.max():g}: floats are in [0, 1].")
-        array = (array * 255).round()
-    elif array.dtype == np.uint16:
-        array = array // 257
-    elif array.dtype == bool:
-        array = array * 255
-    elif array.min() < 0 or array.max() > 255:
-        raise ValueError(
-            f"A picture of {array.dtype} values {array.min()} to {array.max()}: whole numbers are in 0 to "
-            "255, or uint16."
-        )
-    return Image.fromarray(array.astype(np.uint8))

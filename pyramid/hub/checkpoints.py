@@ -34,7 +34,7 @@ from typing import Any, get_args, get_origin
 from safetensors import SafetensorError, safe_open
 
 from pyramid.hub.families import FAMILIES, RELEASES, Family, Release
-from pyramid.settings import MODELS, Variant, variant_of
+from pyramid.settings import MODELS, Variant, at_home, variant_of
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
@@ -95,16 +95,22 @@ class Checkpoint:
         return f"{self.name}/{self.variant}"
 
 
-def find(model: str | Path = "embedded", variant: str | None = None) -> Checkpoint:
+def find(
+    model: str | Path = "embedded",
+    variant: str | None = None,
+    cache_dir: str | Path | None = None,
+    revision: str | None = None,
+) -> Checkpoint:
     """The checkpoint of a short name, a folder, or a repository on the Hub that was downloaded before.
 
-    Without `variant` it is the first one that the model has. Nothing is downloaded.
+    Without `variant` it is the first one that the model has. `cache_dir`, `revision`: where a downloaded
+    repository lies, and which of its snapshots is meant, when not as usual. Nothing is downloaded.
 
     Raises:
         CheckpointError: no such folder, a model that is not on this machine, a variant it does not have, a
             folder that is no checkpoint. The message names what there is instead, and the way out.
     """
-    folder = locate(model)
+    folder = locate(model, cache_dir, revision)
     variants = list_variants(folder)
     if not variants:
         raise CheckpointError(
@@ -150,14 +156,16 @@ def release_of(model: str | Path) -> Release | None:
     return names.get(str(model))
 
 
-def locate(model: str | Path) -> Path:
+def locate(model: str | Path, cache_dir: str | Path | None = None, revision: str | None = None) -> Path:
     """The folder of a model on this machine. Raises CheckpointError when there is none."""
+    path = at_home(model)
+    if revision is not None and (str(model) == "embedded" or path.is_dir()):
+        raise CheckpointError(f"revision = {revision!r}: a folder has no revisions; leave it out")
     if str(model) == "embedded":
         if not EMBEDDED_FOLDER.is_dir():
             raise CheckpointError(f"{EMBEDDED_FOLDER} (the embedded model) is missing")
         return EMBEDDED_FOLDER
     release = release_of(model)
-    path = Path(model).expanduser()
     if release is None and path.is_dir():
         return path.resolve()
     if release is None and not looks_like_repository(str(model)):
@@ -166,11 +174,12 @@ def locate(model: str | Path) -> Path:
             f"give a folder or one of {', '.join(MODELS)}"
         )
     repository = release.repository if release else str(model)
-    folder = _downloaded(repository)
+    folder = _downloaded(repository, cache_dir, revision)
+    which = f" at revision {revision}" if revision else ""
     if folder is None:
         raise CheckpointError(
-            f"{repository} is not on this machine: get it with python -m pyramid download "
-            f"{model}, or give the folder it lies in"
+            f"{repository}{which} is not on this machine: get it with python -m pyramid download {model}, or "
+            "give the folder it lies in"
         )
     return folder
 
@@ -180,7 +189,9 @@ def looks_like_repository(name: str) -> bool:
     return bool(owner and title) and not set(title) & set("/\\") and not owner.startswith((".", "~"))
 
 
-def _downloaded(repository: str) -> Path | None:
+def _downloaded(
+    repository: str, cache_dir: str | Path | None = None, revision: str | None = None
+) -> Path | None:
     """The newest snapshot in the Hub's cache, complete or not; None when there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -188,7 +199,14 @@ def _downloaded(repository: str) -> Path | None:
     try:
         # One small file that all variants need: whether the rest is there is for `verify` to say.
         pattern = "causal_video_vae/config.json"
-        return Path(snapshot_download(repository, local_files_only=True, allow_patterns=[pattern]))
+        found = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=at_home(cache_dir) if cache_dir else None,
+            local_files_only=True,
+            allow_patterns=[pattern],
+        )
+        return Path(found)
     except LocalEntryNotFoundError:
         return None
 

@@ -233,14 +233,24 @@ class StageTransformer(StrictLoading, ModelMixin, ConfigMixin):
         )
 
     def forward(
-        self, clips, *, timestep, encoder_hidden_states, encoder_attention_mask=None, pooled_projections
+        self,
+        clips,
+        *,
+        timestep,
+        encoder_hidden_states=None,
+        encoder_attention_mask=None,
+        pooled_projections,
+        context=None,
     ):
         """Velocity of the last clip, (b, c, t, h, w).
 
         clips: list of (b, c, t, h, w), history oldest and coarsest first, the current clip last. timestep
         (b,), encoder_hidden_states (b, l, d), encoder_attention_mask (b, l), pooled_projections (b, p).
+        context: what `prepare` made of text and history before, in their place.
         """
-        context = self.prepare(clips[:-1], clips[-1].shape[2:], encoder_hidden_states, encoder_attention_mask)
+        if context is None:
+            shape = clips[-1].shape[2:]
+            context = self.prepare(clips[:-1], shape, encoder_hidden_states, encoder_attention_mask)
         return self.denoise(clips[-1], timestep, pooled_projections, context)
 
 

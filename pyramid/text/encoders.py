@@ -107,6 +107,14 @@ class TextEncoders:
         self._tokenizers: dict[str, object] = {}
         self._lock = threading.RLock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes, which load the weights themselves when they need them."""
+        return self.__dict__ | {"_models": {}, "_tokenizers": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+
     @classmethod
     def from_folder(
         cls,

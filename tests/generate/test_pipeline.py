@@ -321,7 +321,7 @@ def test_a_consumer_may_change_threads_and_leave(pipe, usual):
     abandoned = pipe.stream(*pipe.request(PROMPT, seed=5))
     next(abandoned)
     abandoned.close()
-    assert not pipe._stops
+    assert not pipe._runs
 
 
 def test_a_failure_leaves_the_pipeline_fit(pipe, usual):
@@ -330,7 +330,7 @@ def test_a_failure_leaves_the_pipeline_fit(pipe, usual):
 
     with pytest.raises(KeyboardInterrupt):
         pipe(PROMPT, callback_on_step_end=fail)
-    assert not pipe._stops and torch.equal(latents_of(pipe), usual)
+    assert not pipe._runs and torch.equal(latents_of(pipe), usual)
 
 
 def test_offloaded_models_change_places_once(tiny_checkpoint, usual):

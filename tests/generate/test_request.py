@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pyramid.generate.given import picture_of
 from pyramid.generate.pipeline import PyramidFlowPipeline
-from pyramid.generate.request import _picture, check_dtype
+from pyramid.generate.request import check_dtype
 
 PROMPT = "a red ball moves to the right"
 
@@ -56,7 +57,7 @@ WRONG = [
     (dict(latents=torch.zeros(1, 16, 2, 8, 8)), r"\(1, 16, 2, 8, 8\).*\(1, 16, 3, 8, 8\)"),
     (dict(latents=torch.zeros(1, 16, 3, 4, 8)), r"\(1, 16, 3, 4, 8\)"),
     (dict(block_noise=[torch.zeros(1, 16, 1, 4, 4)]), "for each of 3 units"),
-    (dict(image=np.zeros((8, 8))), r"shape \(8, 8\)"),
+    (dict(image=np.zeros((8, 8, 2))), r"shape \(8, 8, 2\)"),
     (dict(image=np.full((8, 8, 3), 2.0)), r"floats are in \[0, 1\]"),
     (dict(image=np.full((8, 8, 3), np.nan)), r"floats are in \[0, 1\]"),
     (dict(image="no such picture.png"), "no such picture"),
@@ -73,7 +74,7 @@ WRONG = [
 def test_what_cannot_be_used_is_refused_before_any_work(pipe, wrong, message):
     with pytest.raises(ValueError, match=message):
         pipe.stream(*pipe.request(**{"prompt": PROMPT} | wrong))
-    assert not pipe._stops
+    assert not pipe._runs
 
 
 def test_misspelt_arguments_are_refused(pipe):
@@ -98,13 +99,13 @@ def test_checkpoints_that_cannot_be_used_are_refused(tmp_path, tiny_checkpoint):
     ],
 )
 def test_pictures_of_other_types_keep_their_brightness(picture, grey):
-    assert _picture(picture).getpixel((4, 4)) == (grey, grey, grey)
+    assert picture_of(picture).getpixel((4, 4)) == (grey, grey, grey)
 
 
 @pytest.mark.parametrize("picture", [np.full((8, 8, 3), 300), np.full((8, 8, 3), -1), np.zeros((0, 8, 3))])
 def test_pictures_that_would_wrap_round_are_refused(picture):
     with pytest.raises(ValueError, match="picture of"):
-        _picture(picture)
+        picture_of(picture)
 
 
 def test_dtypes_have_names():
