@@ -594,10 +594,26 @@ class Settings:
             )
         if v and self.fps != v.fps and self.num_frames > 1:
             notes.append(f"{self.fps} frames a second: variant {v.name} moves as at {v.fps}: wrong speed.")
+        if v and v.name.endswith(FAST):
+            notes += self._unlike_taught(v)
         if v and not v.photographs and self.num_frames > 1 and (self.image or self.video):
             notes.append(
                 f"photographs: variant {v.name} knows drawn scenes. A photo is kept as the first frame only."
             )
+        return notes
+
+    def _unlike_taught(self, v: Variant) -> list[str]:
+        """Where these settings are not those that a variant with few steps was taught with."""
+        notes = []
+        steps = {self.num_inference_steps, self.video_num_inference_steps} - {v.steps, v.video_steps}
+        if steps or self.sampler != v.sampler:
+            asked = " and ".join(shown(counts) for counts in sorted(steps)) or shown(v.steps)
+            notes.append(
+                f"{asked} steps, sampler {self.sampler}: variant {v.name} was taught {shown(v.steps)} steps, "
+                f"sampler {v.sampler}; variant {v.name.removesuffix(FAST)} takes any number."
+            )
+        if (self.guidance_scale, self.video_guidance_scale) != (v.guidance_scale, v.video_guidance_scale):
+            notes.append(f"Guidance: variant {v.name} has it in it already, so 1 is what it was taught with.")
         return notes
 
     def to_dict(self) -> dict[str, Any]:

@@ -314,3 +314,16 @@ def test_the_name_that_was_meant_is_offered():
         with pytest.raises(SettingsError) as told:
             check_known({name: 1}, "setting")
         assert (f"did you mean {nearest!r}" in str(told.value)) == (nearest is not None)
+
+
+def test_a_variant_with_few_steps_says_what_it_was_taught():
+    v = dataclasses.replace(
+        VARIANTS["128p"], name="128p-fast", steps=(2, 2, 1), video_steps=(2, 2, 1), sampler="even"
+    )
+    v = dataclasses.replace(v, guidance_scale=1, video_guidance_scale=1)
+    taught = Settings.for_model("/a/folder", v.name, v, prompt="a red ball")
+    assert taught.experimental(v) == []
+    more = dataclasses.replace(taught, num_inference_steps=(8, 8, 8), video_guidance_scale=4.0)
+    steps, guidance = more.experimental(v)
+    assert "8, 8, 8" in steps and "2, 2, 1" in steps and "128p takes any" in steps and "1 is" in guidance
+    assert "sampler reference" in dataclasses.replace(taught, sampler="reference").experimental(v)[0]

@@ -34,7 +34,7 @@ from typing import Any, get_args, get_origin
 from safetensors import SafetensorError, safe_open
 
 from pyramid.hub.families import FAMILIES, RELEASES, Family, Release
-from pyramid.settings import MODELS, Variant, at_home, variant_of
+from pyramid.settings import FAST, MODELS, Variant, at_home, variant_of
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
@@ -135,6 +135,13 @@ def find(
         licence=details.get("licence") or (release.licence if release else ""),
         details=details,
     )
+
+
+def quickest(model: str | Path) -> str:
+    """The variant that a page starts with: the fast one of a model's first, where it has one."""
+    checkpoint = find(model)
+    fast = checkpoint.variant + FAST
+    return fast if fast in list_variants(checkpoint.folder) else checkpoint.variant
 
 
 def _of_variant(details: dict[str, Any], variant: str) -> dict[str, Any]:

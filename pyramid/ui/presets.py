@@ -21,11 +21,18 @@ from pyramid.presets import (
     save_preset,
     speed_words,
 )
-from pyramid.settings import SettingsError
+from pyramid.settings import FAST, SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.form import Form
 from pyramid.ui.markup import failure, html, say, words_of
 
+TAUGHT = (
+    "num_inference_steps",
+    "video_num_inference_steps",
+    "sampler",
+    "guidance_scale",
+    "video_guidance_scale",
+)
 EXAMPLE_PICTURES = Path(__file__).resolve().parent.parent.parent / "assets" / "examples"
 EXAMPLES = [  # (prompt, picture of EXAMPLE_PICTURES to begin with)
     ("a red ball moves to the right over a meadow", None),
@@ -66,6 +73,8 @@ def needs(app: App, preset: Preset) -> str:
     start = app.worker.start_from
     model = preset.values.get("model", start.model)
     variant = preset.values.get("variant", start.variant if model == start.model else "")
+    if variant == start.variant and set(preset.values) & set(TAUGHT):
+        variant = variant.removesuffix(FAST)
     return "" if (model, variant) == (start.model, start.variant) else f"{Path(model).name} {variant}".strip()
 
 

@@ -15,6 +15,7 @@ from pyramid.hub.checkpoints import (
     detect_family,
     find,
     list_variants,
+    quickest,
     verify,
     weight_files,
 )
@@ -213,3 +214,23 @@ def test_bin_files_are_verified_too(copy):
     truncate(path.with_suffix(".bin"), 5000)
     with pytest.raises(CheckpointError, match="truncated or damaged"):
         verify(find(copy))
+
+
+def test_a_variant_may_differ_from_the_rest_and_a_page_starts_with_the_fast_one(tmp_path):
+    folder = make_checkpoint(tmp_path)
+    assert quickest(folder) == "128p"
+    shutil.copytree(folder / "diffusion_transformer_128p", folder / "diffusion_transformer_128p-fast")
+    details = json.loads((folder / "pyramid.json").read_text())
+    details["variants"] = {"128p-fast": {"num_inference_steps": [2, 2, 1], "sampler": "even"}}
+    (folder / "pyramid.json").write_text(json.dumps(details))
+    usual, fast = find(folder), find(folder, "128p-fast")
+    assert (usual.variant, usual.defaults.steps, usual.defaults.sampler) == ("128p", (2, 2, 2), "reference")
+    assert (fast.defaults.steps, fast.defaults.video_steps, fast.defaults.sampler) == (
+        (2, 2, 1),
+        (2, 2, 2),
+        "even",
+    )
+    assert quickest(folder) == "128p-fast"
+    (folder / "pyramid.json").write_text(json.dumps(details | {"variants": [1]}))
+    with pytest.raises(CheckpointError, match="no table"):
+        find(folder)

@@ -250,3 +250,10 @@ def test_a_speed_fills_sampler_and_steps(app, monkeypatch):
     assert built.look.speed(replace(start, num_inference_steps=(9, 9, 9)))["value"] is None
     with pytest.raises(gr.Error, match="choose from quick"):
         choose("at once", *values(built))
+
+
+def test_presets_that_set_steps_are_not_for_a_variant_that_was_taught_few(app, monkeypatch):
+    assert presets.needs(app, load_preset("quick")) == ""
+    fast = replace(app.worker.start_from, variant="128p-fast")
+    monkeypatch.setattr(app.worker, "start_from", fast)
+    assert presets.needs(app, load_preset("quick")).endswith(" 128p")
