@@ -34,6 +34,7 @@ TRAINED_STAGES = 3
 MAX_SEED = 2**53 - 1  # the largest whole number that survives JSON in a browser
 MAX_SIZE = 4096  # pixels a side: ten times the largest trained area is a typing error
 MAX_STEPS = 200
+MAX_LORA = 4  # strength of a LoRA, in either direction
 MAX_UNITS = 256
 MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
@@ -258,6 +259,7 @@ GROUPS = {  # in the order of pages, help and documents; and the titles there
     "more": "More",
     "seed": "Seed",
     "model": "Model",
+    "lora": "LoRA: small changes of the model",
     "machine": "Machine",  # chosen for a machine, not for a video
 }
 
@@ -283,6 +285,37 @@ def _length_problem(num_frames: int) -> str | None:
         f"= {num_frames} is not 1 more than a multiple of {FRAMES_PER_UNIT}, as the autoencoder needs: "
         f"use {below} or {below + FRAMES_PER_UNIT}"
     )
+
+
+def loras_of(text: str) -> tuple[tuple[str, float], ...]:
+    """(name, strength) of each LoRA in "sketch:0.8, slow"; 1 where no strength is said.
+
+    Raises ValueError for an entry without a name, and for a strength outside MAX_LORA.
+    """
+    found: list[tuple[str, float]] = []
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, colon, number = entry.rpartition(":")
+        try:
+            strength = float(number) if colon else 1.0
+        except ValueError:  # the colon of a Windows drive
+            name, colon, strength = entry, "", 1.0
+        name = name.strip() if colon else entry
+        if not name:
+            raise ValueError(f"= {text!r}: NAME or NAME:STRENGTH is expected, not {entry!r}")
+        if not -MAX_LORA <= strength <= MAX_LORA:  # also refuses nan
+            raise ValueError(f"= {text!r}: the strength of {name} is outside -{MAX_LORA} to {MAX_LORA}")
+        if any(name == other for other, _ in found):
+            raise ValueError(f"= {text!r}: {name} is named twice")
+        found.append((name, strength))
+    return tuple(found)
+
+
+def _lora_problem(text: str) -> str | None:
+    try:
+        loras_of(text)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _variant_problem(variant: str) -> str | None:
@@ -475,6 +508,15 @@ class Settings:
         "model",
         rule=_variant_problem,
         of_model="name",
+    )
+    lora: str = setting(
+        "",
+        "LoRA",
+        "LoRAs and their strengths, such as sketch:0.8; names in the folder of LoRAs, or files",
+        "lora",
+        high=2000,
+        rule=_lora_problem,
+        metavar="NAME[:STRENGTH]",
     )
     dtype: str = setting(
         "auto", "Precision", "of the numbers; auto is what suits the device", "machine", choices=DTYPES

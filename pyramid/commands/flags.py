@@ -19,6 +19,15 @@ SPEED_HELP = (
     "eighths of them, with another sampler; reference the model's own"
 )
 PATHS = ("image", "video", "preset")
+REPEATED = ("lora",)  # may be given several times, for as many entries
+
+
+class Joined(argparse.Action):
+    """One entry more each time a flag is given."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, f"{before}, {values}" if before else values)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +57,8 @@ def add_setting(group: Any, spec: Spec) -> None:
         text = os.path.expanduser if spec.name in PATHS else str
         kind = counts if spec.kind == STEPS else NUMBERS.get(spec.kind, text)
         options = {"type": kind, "metavar": metavar}
+    if spec.name in REPEATED:
+        options["action"] = Joined
     group.add_argument(spec.option, dest=spec.name, help=help_of(spec), **options)
     hidden = options | {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
     for former in spec.former:

@@ -22,7 +22,7 @@ from pyramid.hub.checkpoints import Checkpoint, find, identity
 from pyramid.memory import ladder
 from pyramid.memory.machine import keep_freed_memory
 from pyramid.memory.plan import Plan, make_plan
-from pyramid.settings import Settings
+from pyramid.settings import Settings, loras_of
 
 if TYPE_CHECKING:
     from pyramid.generate.pipeline import Event, PyramidFlowPipeline
@@ -56,6 +56,7 @@ class Loaded:
     identity: dict[str, Any]  # of the checkpoint, as results carry it
     note: str = ""  # what loading had to change, for people
     changes: tuple[str, ...] = ()  # what was given up since, as memory ran out: it holds for later runs too
+    lora: str = ""  # the LoRAs that are at work, as the settings say them
     joined: bool = False  # one of several processes that make one video together
 
     @property
@@ -87,6 +88,27 @@ class Loaded:
 
         place(self.pipeline, plan)
         self.plan, self.changes = plan, ()
+
+    def adapt(self, lora: str) -> None:
+        """Let the LoRAs be at work that settings ask for. ValueError for one that is not there, or of another
+        model: then there are none.
+        """
+        if lora == self.lora:
+            return
+        if self.lora:
+            self.pipeline.unload_lora_weights()
+            self.lora = ""
+        wanted = [(name, strength) for name, strength in loras_of(lora) if strength]
+        try:
+            for place, (name, _) in enumerate(wanted):
+                self.pipeline.load_lora_weights(name, adapter_name=f"lora-{place}")
+        except ValueError:
+            self.pipeline.unload_lora_weights()
+            raise
+        if wanted:
+            names = [f"lora-{place}" for place in range(len(wanted))]
+            self.pipeline.set_adapters(names, [strength for _, strength in wanted])
+        self.lora = lora
 
     def spread(self, others: str) -> None:
         """Text encoders and VAE go to a second device. ValueError for one that is not there."""
@@ -142,6 +164,7 @@ class ModelHolder:
             self.loaded = Loaded(key_of(settings, plan), plan, pipeline, identity(checkpoint), note)
         elif (self.loaded.plan.tile, self.loaded.plan.window) != (plan.tile, plan.window):
             self.loaded.place(plan)  # frames are cut otherwise
+        self.loaded.adapt(settings.lora)
         return self.loaded
 
     def unload(self) -> None:

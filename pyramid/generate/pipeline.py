@@ -25,7 +25,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +43,7 @@ from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
 from pyramid.generate.arguments import Loading, check_saving, unexpected
 from pyramid.generate.guidance import Control, Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import denormalize, normalize
+from pyramid.generate.lora import adapters_of, name_of, read_lora
 from pyramid.generate.precision import Guarded
 from pyramid.generate.request import (
     CALLBACK_TENSORS,
@@ -491,6 +492,44 @@ class PyramidFlowPipeline(DiffusionPipeline):
         device, dtype = self._execution_device, self.transformer.dtype
         states, mask, pooled = (x.to(device).expand(len(task.seeds), *x.shape[1:]) for x in tensors)
         return Prompt(states.to(dtype), mask, pooled.to(dtype))
+
+    # -- LoRA
+
+    def load_lora_weights(self, source, adapter_name: str | None = None) -> None:
+        """Bring a LoRA in, at strength 1: a file, a folder, a name in the folder of LoRAs, or tensors.
+
+        Raises ValueError for one of another kind or of another model, with what does not fit. `adapter_name`
+        is what `set_adapters` calls it, its file's name when None.
+        """
+        name = adapter_name or ("default" if isinstance(source, Mapping) else name_of(source))
+        weights = read_lora(source, self.transformer)
+        self._change_weights(lambda: adapters_of(self.transformer).add(name, weights))
+
+    def set_adapters(
+        self, names: str | Sequence[str], weights: float | Sequence[float] | None = None
+    ) -> None:
+        """Let just these LoRAs be at work, each by its weight: 1 where none is given, one number for all."""
+        names = [names] if isinstance(names, str) else list(names)
+        each = 1.0 if weights is None else weights
+        strengths = [float(each)] * len(names) if isinstance(each, int | float) else list(map(float, each))
+        self._change_weights(lambda: adapters_of(self.transformer).set(names, strengths))
+
+    def unload_lora_weights(self) -> None:
+        """Let go of all LoRAs: the transformer is what it was, to the last bit."""
+        self._change_weights(adapters_of(self.transformer).clear)
+
+    def _change_weights(self, change: Callable[[], None]) -> None:
+        """Change the transformer's layers. What a plan has hooked into them is lifted meanwhile."""
+        from pyramid.memory import loading
+
+        plan = self.plan
+        if plan is not None:
+            loading.lift(self)
+        try:
+            change()
+        finally:
+            if plan is not None:
+                loading.place(self, plan)
 
     # -- files
 

@@ -84,7 +84,7 @@ class Inputs:
 
 INPUTS = tuple(field.name for field in dataclasses.fields(Inputs))
 OWN = ("generator", "num_videos_per_prompt")  # of `to_request`
-OTHERWISE_SAID = {"prompt", "image", "video", "model", "variant", "preset", *MACHINE}
+OTHERWISE_SAID = {"prompt", "image", "video", "model", "variant", "lora", "preset", *MACHINE}
 ARGUMENTS = tuple(name for name in FIELDS if name not in OTHERWISE_SAID)  # of `Settings`
 
 

@@ -20,11 +20,12 @@ from collections.abc import Callable
 
 from pyramid.generate.loaded import Loaded, ModelHolder
 from pyramid.hub.checkpoints import find
+from pyramid.hub.loras import named_lora
 from pyramid.jobs.queue import Job, JobStore, State
 from pyramid.jobs.run import Live, Run
 from pyramid.jobs.speed import Speeds
 from pyramid.media.files import hold, let_go, sweep
-from pyramid.settings import MACHINE, Settings, frames_of
+from pyramid.settings import MACHINE, Settings, frames_of, loras_of
 
 __all__ = ["Live", "Worker"]
 log = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ class Worker:
     def _do(self, run: Run) -> None:
         """One job. Whatever happens, the thread lives on for the next."""
         try:
-            run.work(lambda job, say: self._bring(job.settings, say))
+            run.work(self._bring_for)
             self.speeds.save()
         except Exception:  # the store cannot be written, as on a full disk
             log.exception("what became of job %s could not be stored", run.job.id)
@@ -209,6 +210,12 @@ class Worker:
         finally:
             self.loaded.set()
             self.store.touch()
+
+    def _bring_for(self, job: Job, say: Callable[[str], None]) -> Loaded:
+        """The model of a job. Its LoRAs are named, not given as files: visitors may not open those."""
+        for name, _ in loras_of(job.settings.lora):
+            named_lora(name)
+        return self._bring(job.settings, say)
 
     def _bring(self, settings: Settings, say: Callable[[str], None]) -> Loaded:
         """The model of `settings`, and the colors of its latents, before anything is made with it."""

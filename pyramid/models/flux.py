@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import nn
@@ -151,7 +152,7 @@ class SingleBlock(nn.Module):
         return in_chunks(piece, x, normed, attended)
 
 
-class StageTransformer(StrictLoading, ModelMixin, ConfigMixin):
+class StageTransformer(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """What both families do: a stage's context once, then velocities.
 
     A family has `time_text_embed`, `context_embedder`, `norm_out`, `proj_out`, and these four.

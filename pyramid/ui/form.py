@@ -15,6 +15,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from pyramid.hub.loras import list_loras
 from pyramid.jobs.queue import Output
 from pyramid.presets import find_preset, resolve, speed_of, speeds_of
 from pyramid.settings import (
@@ -30,10 +31,11 @@ from pyramid.settings import (
     frames_for_seconds,
     frames_of,
     label_of,
+    loras_of,
     seconds_of,
     size_grid,
 )
-from pyramid.ui import App
+from pyramid.ui import AS_SENT, App
 from pyramid.ui.markup import failure, html
 
 MODES = {"Text": "text", "Picture": "image", "Continue": "video", "Still": "still"}
@@ -433,8 +435,34 @@ def build_advanced(form: Form) -> None:
     for group, title in GROUPS.items():
         names = [name for name, spec in TABLE.items() if spec.group == group]
         left = [name for name in names if name not in (*f, *COMPOSED)]
-        if left and group not in CHOSEN_AT_START:
+        if left == ["lora"]:
+            build_loras(form, title)
+        elif left and group not in CHOSEN_AT_START:
             build_group(form, title, left)
+
+
+def build_loras(form: Form, title: str) -> None:
+    """A slider for each LoRA in the folder, 0 is without it; the field holds what they say together."""
+    names, start = list_loras(), form.app.worker.start_from.lora
+    field = form.fields["lora"] = control("lora", start, visible="hidden")
+    if not names:
+        return
+    html(f'<span class="title">{title}</span>')
+    before = dict(loras_of(start))
+    sliders = [
+        gr.Slider(-2, 2, before.get(name, 0), step=0.05, label=name, buttons=[], elem_id=f"lora-{name}")
+        for name in names
+    ]
+
+    def say(*strengths: float) -> str:
+        return ", ".join(f"{name}:{s:g}" for name, s in zip(names, strengths, strict=True) if s)
+
+    def show(text: str) -> list[float]:
+        strengths = dict(loras_of(text))
+        return [strengths.get(name, 0) for name in names]
+
+    gr.on([slider.input for slider in sliders], say, sliders, field, trigger_mode="always_last", **AS_SENT)
+    field.change(show, field, sliders, **AS_SENT)
 
 
 def build_group(form: Form, title: str, names: list[str]) -> None:

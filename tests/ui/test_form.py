@@ -257,3 +257,18 @@ def test_presets_that_set_steps_are_not_for_a_variant_that_was_taught_few(app, m
     fast = replace(app.worker.start_from, variant="128p-fast")
     monkeypatch.setattr(app.worker, "start_from", fast)
     assert presets.needs(app, load_preset("quick")).endswith(" 128p")
+
+
+# -- LoRAs
+
+
+def test_loras_have_sliders_that_say_the_setting_and_follow_it(app, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYRAMID_LORAS", str(tmp_path))
+    for name in ("sketch", "slow"):
+        (tmp_path / f"{name}.safetensors").touch()
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        page.build_left(app)
+    sliders = [part.label for part in blocks.blocks.values() if isinstance(part, gr.Slider)]
+    assert {"sketch", "slow"} <= set(sliders)
+    assert handler(blocks, "say")(0.8, 0) == "sketch:0.8"
+    assert handler(blocks, "show")("slow:-0.5, gone") == [0, -0.5]

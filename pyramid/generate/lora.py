@@ -1,0 +1,297 @@
+"""LoRA: small changes of a transformer's weights, from files of several kinds, stacked by strengths.
+
+    pipe.load_lora_weights("loras/sketch.safetensors", adapter_name="sketch")
+    pipe.load_lora_weights("loras/slow", adapter_name="slow")
+    pipe.set_adapters(["sketch", "slow"], [0.8, 0.5])
+    pipe.unload_lora_weights()
+
+A weight becomes W + Σ strength · alpha / rank · B A. What diffusers, peft, ComfyUI and kohya's scripts write
+is read; names are found in a table of the transformer's own layers, so a LoRA of another model is told by
+what does not fit. peft does the rest. At strength 0 nothing is left of a LoRA, to the last bit.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary, proxy
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pyramid.hub.loras import WEIGHTS, find_lora
+
+PREFIXES = ("transformer.", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
+FLAT = ("lora_unet_", "lora_transformer_")  # before names whose dots became underscores
+PARTS = {  # of a layer, and how names of them end
+    "A": re.compile(r"(.+)\.(?:lora_A|lora_down|lora\.down)(?:\.[A-Za-z0-9_-]+)?\.weight"),
+    "B": re.compile(r"(.+)\.(?:lora_B|lora_up|lora\.up)(?:\.[A-Za-z0-9_-]+)?\.weight"),
+    "alpha": re.compile(r"(.+)\.alpha"),
+}
+OTHER_KINDS = {"dora_scale": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "magnitude_vector": "DoRA"}
+METADATA = "lora_adapter_metadata"  # in the header: the configuration, its keys with the prefix
+SHOWN = 4  # names in a message
+ATTENTION = {"x": ("to_q", "to_k", "to_v"), "text": ("add_q_proj", "add_k_proj", "add_v_proj")}
+
+
+# -- a file in our terms
+def read_lora(source: "str | Path | Mapping[str, Tensor]", transformer: nn.Module) -> dict[str, Tensor]:
+    """A LoRA as `<module>.lora_A.weight` (rank, in) and `<module>.lora_B.weight` (out, rank), with its scale
+    in B: alpha is the rank.
+
+    source: a file, a folder, a name in the folder of LoRAs, or tensors by name. Raises ValueError for what is
+    no LoRA, one of another kind, and one of another model, with the names that do not fit.
+    """
+    if isinstance(source, Mapping):
+        weights, config, name = dict(source), {}, "the LoRA"
+    else:
+        path = find_lora(source)
+        weights, config = _open(path)
+        name = path.parent.name if path.name == WEIGHTS else path.name
+    for mark, kind in OTHER_KINDS.items():
+        if any(mark in key for key in weights):
+            raise ValueError(f"{name} is a {kind}, which is not read: only plain LoRA is")
+    layers = {key: module for key, module in transformer.named_modules() if isinstance(module, nn.Linear)}
+    groups, left = _grouped(weights, _table(layers))
+    made: dict[str, Tensor] = {}
+    for targets, parts in groups.items():
+        if not {"A", "B"} <= parts.keys():
+            left.append(targets[0])
+            continue
+        scale = _scale(targets, parts, config)
+        made |= _fitted(targets, parts["A"].float(), parts["B"].float() * scale, layers, left)
+    if left or not made:
+        shown = ", ".join(sorted(left)[:SHOWN]) + (f" and {len(left) - SHOWN} more" * (len(left) > SHOWN))
+        raise ValueError(
+            f"{name} is no LoRA of this model ({type(transformer).__name__}): "
+            + (f"these do not fit: {shown}" if left else "it has no weights")
+        )
+    return made
+
+
+def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file, and the configuration in its header or beside it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            text = (file.metadata() or {}).get(METADATA, "{}")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} cannot be read as safetensors: {error}") from None
+    beside = path.with_name("adapter_config.json")
+    if path.name == "adapter_model.safetensors" and beside.is_file():
+        text = beside.read_text(encoding="utf-8")
+    try:
+        config = json.loads(text)
+    except ValueError:
+        config = {}
+    if not isinstance(config, dict):
+        return weights, {}
+    return weights, {key.removeprefix("transformer."): value for key, value in config.items()}
+
+
+def _table(layers: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """All names that a file may give to layers -> those layers, several for a fused one."""
+    table: dict[str, tuple[str, ...]] = {name: (name,) for name in layers}
+    for name in list(table):
+        if found := re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.attn\.to_q", name):
+            blocks = _single(found[2]) if found[1] else _double(found[2])
+            table |= {
+                alias: names for alias, names in blocks.items() if all(known in table for known in names)
+            }
+    return table | {alias.replace(".", "_"): names for alias, names in table.items()}
+
+
+def _single(index: str) -> dict[str, tuple[str, ...]]:
+    """FLUX's own names in a single block."""
+    block, original = f"single_transformer_blocks.{index}", f"single_blocks.{index}"
+    return {
+        f"{original}.linear1": tuple(f"{block}.attn.{name}" for name in ATTENTION["x"])
+        + (f"{block}.proj_mlp",),
+        f"{original}.linear2": (f"{block}.proj_out",),
+        f"{original}.modulation.lin": (f"{block}.norm.linear",),
+    }
+
+
+def _double(index: str) -> dict[str, tuple[str, ...]]:
+    """FLUX's and SD3's own names in a double block."""
+    block, flux, sd3 = f"transformer_blocks.{index}", f"double_blocks.{index}", f"joint_blocks.{index}"
+    table = {}
+    for side, (short, long, out, more) in {
+        "x": ("img", "x_block", "to_out.0", ""),
+        "text": ("txt", "context_block", "to_add_out", "_context"),
+    }.items():
+        qkv = tuple(f"{block}.attn.{name}" for name in ATTENTION[side])
+        ff = f"{block}.ff{more}.net"
+        table |= {f"{flux}.{short}_attn.qkv": qkv, f"{sd3}.{long}.attn.qkv": qkv}
+        table |= {f"{flux}.{short}_attn.proj": (f"{block}.attn.{out}",)}
+        table |= {f"{sd3}.{long}.attn.proj": (f"{block}.attn.{out}",)}
+        table |= {f"{flux}.{short}_mlp.0": (f"{ff}.0.proj",), f"{flux}.{short}_mlp.2": (f"{ff}.2",)}
+        table |= {f"{sd3}.{long}.mlp.fc1": (f"{ff}.0.proj",), f"{sd3}.{long}.mlp.fc2": (f"{ff}.2",)}
+        table |= {f"{flux}.{short}_mod.lin": (f"{block}.norm1{more}.linear",)}
+    return table
+
+
+def _grouped(
+    weights: Mapping[str, Tensor], table: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[tuple[str, ...], dict[str, Tensor]], list[str]]:
+    """The tensors by the layers that they belong to, and the names that belong to none."""
+    groups: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    left = []
+    for key, value in weights.items():
+        found = [(part, hit[1]) for part, name in PARTS.items() if (hit := name.fullmatch(key))]
+        targets = table.get(_bare(found[0][1])) if found else None
+        if targets is None:
+            left.append(key)
+        else:
+            groups.setdefault(targets, {})[found[0][0]] = value
+    return groups, left
+
+
+def _bare(name: str) -> str:
+    """A layer's name without what programs put before it."""
+    for prefix in FLAT:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _scale(targets: tuple[str, ...], parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> float:
+    """alpha / rank of a layer; 1 where nothing says what alpha is."""
+    rank = parts["A"].shape[0]
+    if "alpha" in parts:
+        return float(parts["alpha"]) / rank
+    patterns = config.get("alpha_pattern") or {}
+    alpha = patterns.get(targets[0], config.get("lora_alpha"))
+    if not isinstance(alpha, int | float):
+        return 1.0
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _fitted(
+    targets: tuple[str, ...], a: Tensor, b: Tensor, layers: Mapping[str, nn.Module], left: list[str]
+) -> dict[str, Tensor]:
+    """A and B of each layer; those of a fused one share A, and B is cut. What does not fit goes to `left`."""
+    sizes = [layers[name].out_features for name in targets]  # type: ignore[union-attr]
+    fits = a.ndim == 2 == b.ndim and a.shape[0] == b.shape[1] and b.shape[0] == sum(sizes)
+    if not fits or a.shape[1] != layers[targets[0]].in_features:  # type: ignore[union-attr]
+        left.append(f"{targets[0]} {[*b.shape]}×{[*a.shape]}")
+        return {}
+    made = {}
+    for name, piece in zip(targets, b.split(sizes), strict=True):
+        made |= {f"{name}.lora_A.weight": a.contiguous(), f"{name}.lora_B.weight": piece.contiguous()}
+    return made
+
+
+# -- on a transformer
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA that was loaded: its tensors, and the strength that it has."""
+
+    weights: dict[str, Tensor]
+    strength: float = 1.0
+
+
+class Adapters:
+    """The LoRAs of one transformer. What has strength 0 is not in it at all: it computes as before."""
+
+    def __init__(self, transformer: nn.Module):
+        self.transformer: Any = proxy(transformer)  # its owner keeps these as long as it lives
+        self.all: dict[str, Adapter] = {}
+        self._inside: list[str] = []  # those that peft has put in
+
+    def add(self, name: str, weights: dict[str, Tensor]) -> None:
+        """One more, at strength 1. ValueError for a name that is taken, or that peft cannot use."""
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(f"adapter_name {name!r}: letters, digits, _ and - are expected")
+        if name in self.all:
+            raise ValueError(f"there is a LoRA {name!r} already: give another adapter_name, or unload it")
+        self.all[name] = Adapter(weights)
+        self._put()
+
+    def set(self, names: Sequence[str], strengths: Sequence[float]) -> None:
+        """Let just these be at work, by so much. ValueError for unknown names and for no numbers."""
+        if len(names) != len(strengths):
+            raise ValueError(f"{len(names)} names and {len(strengths)} weights: give one weight each")
+        if unknown := [name for name in names if name not in self.all]:
+            there = ", ".join(self.all) or "none"
+            raise ValueError(f"there is no LoRA {unknown[0]!r} (there: {there}): load_lora_weights brings it")
+        if odd := [value for value in strengths if not math.isfinite(value)]:
+            raise ValueError(f"{odd[0]} is no strength: a number such as 0.8 is expected")
+        wanted = dict(zip(names, strengths, strict=True))
+        self.all = {
+            name: Adapter(adapter.weights, wanted.get(name, 0.0)) for name, adapter in self.all.items()
+        }
+        self._put()
+
+    def clear(self) -> None:
+        """As if there had never been any."""
+        self.all = {}
+        self._put()
+
+    def _put(self) -> None:
+        """Bring the transformer to what is asked for, by peft."""
+        active = {name: adapter for name, adapter in self.all.items() if adapter.strength}
+        model: Any = self.transformer
+        if self._inside and self._inside != list(active):
+            model.unload_lora()
+            self._inside = []
+        for name in [] if self._inside else active:
+            model.load_lora_adapter(active[name].weights, prefix=None, adapter_name=name)
+        if active:
+            self._inside = list(active)
+            model.set_adapters(list(active), [adapter.strength for adapter in active.values()])
+            for module in _lora_layers(model):
+                module.to(dtype=model.dtype).train(model.training)
+
+
+_adapters: WeakKeyDictionary[nn.Module, Adapters] = WeakKeyDictionary()
+
+
+def adapters_of(transformer: nn.Module) -> Adapters:
+    """The LoRAs of a transformer, which all pipelines with it share."""
+    return _adapters.setdefault(transformer, Adapters(transformer))
+
+
+def _lora_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules that peft has added."""
+    return [module for name, module in model.named_modules() if name.endswith((".lora_A", ".lora_B"))]
+
+
+# -- to a file
+def save_lora(transformer: nn.Module, folder: str | Path, config: Any, adapter: str = "default") -> Path:
+    """Write the adapter that is trained in `transformer`, in diffusers' form, with its peft configuration in
+    the header. Returns the file.
+    """
+    from peft import get_peft_model_state_dict
+
+    weights = get_peft_model_state_dict(transformer, adapter_name=adapter)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"transformer.{name}": value.detach().cpu().contiguous() for name, value in weights.items()}
+    about = {
+        f"transformer.{key}": sorted(value) if isinstance(value, set) else value
+        for key, value in config.to_dict().items()
+        if value is None or isinstance(value, str | int | float | bool | list | dict | set)
+    }
+    header = {"format": "pt", METADATA: json.dumps(about, indent=2, sort_keys=True)}
+    save_file(tensors, folder / WEIGHTS, metadata=header)
+    return folder / WEIGHTS
+
+
+def name_of(source: str | Path) -> str:
+    """A name for an adapter, from that of its file or folder."""
+    path = Path(source)
+    stem = (
+        path.parent.name
+        if path.name == WEIGHTS
+        else path.stem
+        if path.suffix == ".safetensors"
+        else path.name
+    )
+    return re.sub(r"[^\w-]+", "-", stem) or "lora"

@@ -1,0 +1,229 @@
+"""LoRA: every key form is the same change of the same weights, stacked linearly, gone without a trace."""
+
+import json
+from argparse import Namespace
+
+import pytest
+import torch
+from conftest import error
+from safetensors.torch import save_file
+from tiny import make_transformer, randomize
+
+from pyramid.commands.cli import parser
+from pyramid.generate.loaded import Loaded
+from pyramid.generate.lora import adapters_of, name_of, read_lora, save_lora
+from pyramid.generate.pipeline import PyramidFlowPipeline
+from pyramid.hub.loras import find_lora, list_loras, named_lora
+from pyramid.settings import Settings, SettingsError, loras_of
+
+PROMPT = "a red ball stays still"
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_checkpoint):
+    return PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(autouse=True)
+def clean(pipe):
+    yield
+    pipe.unload_lora_weights()
+
+
+def make_lora(transformer, rank: int = 3, seed: int = 0, only: str = "attn") -> dict[str, torch.Tensor]:
+    """A strong random LoRA of some layers, in diffusers' key form."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for name, module in transformer.named_modules():
+        if isinstance(module, torch.nn.Linear) and only in name:
+            a = torch.randn(rank, module.in_features, generator=generator)
+            b = torch.randn(module.out_features, rank, generator=generator) * 0.3
+            made |= {f"transformer.{name}.lora_A.weight": a, f"transformer.{name}.lora_B.weight": b}
+    return made
+
+
+def latents(pipe) -> torch.Tensor:
+    settings = {"seed": 1, "num_frames": 9, "width": 64, "height": 64, "num_inference_steps": 1}
+    return pipe(PROMPT, output_type="latent", **settings).frames
+
+
+def merged(pipe, *loras: tuple[dict, float]) -> torch.Tensor:
+    """What comes out when the changes are added to the weights by hand."""
+    transformer = pipe.transformer
+    before = {name: value.clone() for name, value in transformer.state_dict().items()}
+    with torch.no_grad():
+        for lora, strength in loras:
+            for key in [key for key in lora if key.endswith("lora_A.weight")]:
+                name = key.removeprefix("transformer.").removesuffix(".lora_A.weight")
+                change = lora[key.replace("lora_A", "lora_B")] @ lora[key]
+                transformer.get_submodule(name).weight += strength * change
+    try:
+        return latents(pipe)
+    finally:
+        transformer.load_state_dict(before)
+
+
+def test_two_stacked_by_strength_are_the_sum_of_their_changes_and_leave_no_trace(pipe, tmp_path):
+    base = latents(pipe)
+    one, two = make_lora(pipe.transformer), make_lora(pipe.transformer, rank=2, seed=1, only="ff")
+    save_file(two, tmp_path / "pytorch_lora_weights.safetensors")
+    pipe.load_lora_weights(one, adapter_name="one")
+    assert error(latents(pipe), merged_after_unload(pipe, one)) < 1e-4
+    pipe.load_lora_weights(one, adapter_name="one")
+    pipe.load_lora_weights(tmp_path, adapter_name="two")
+    pipe.set_adapters(["one", "two"], [0.5, -0.8])
+    both = latents(pipe)
+    pipe.set_adapters("two", 0.0)
+    assert torch.equal(latents(pipe), base)
+    pipe.set_adapters(["two", "one"], [-0.8, 0.5])
+    assert torch.allclose(latents(pipe), both, atol=1e-5)
+    pipe.unload_lora_weights()
+    assert torch.equal(latents(pipe), base) and error(both, base) > 0.01
+    assert error(both, merged(pipe, (one, 0.5), (two, -0.8))) < 1e-4
+
+
+def merged_after_unload(pipe, lora) -> torch.Tensor:
+    pipe.unload_lora_weights()
+    return merged(pipe, (lora, 1.0))
+
+
+def forms(lora: dict[str, torch.Tensor], alpha: float) -> dict[str, dict[str, torch.Tensor]]:
+    """The same LoRA as other programs write it. alpha goes into B where a form has no place for it."""
+    made: dict[str, dict[str, torch.Tensor]] = {"comfy": {}, "kohya": {}, "old": {}, "peft": {}}
+    for key, value in lora.items():
+        name, _, part = key.removeprefix("transformer.").removesuffix(".weight").rpartition(".")
+        rank = value.shape[0] if part == "lora_A" else value.shape[1]
+        scaled = value if part == "lora_A" else value * alpha / rank
+        way = "down" if part == "lora_A" else "up"
+        made["comfy"][f"diffusion_model.{name}.{part}.weight"] = scaled
+        made["peft"][f"base_model.model.{name}.{part}.default.weight"] = scaled
+        made["old"][f"transformer.{name}.lora.{way}.weight"] = scaled
+        made["kohya"][f"lora_unet_{name.replace('.', '_')}.lora_{way}.weight"] = value
+        made["kohya"][f"lora_unet_{name.replace('.', '_')}.alpha"] = torch.tensor(alpha)
+    return made
+
+
+@pytest.mark.parametrize("family", ["miniflux", "sd3"])
+def test_other_programs_key_forms_are_the_same_lora(family):
+    transformer = make_transformer(family)
+    lora = make_lora(transformer, only="")
+    kinds = forms(lora, alpha=6.0)
+    wanted = read_lora(kinds.pop("comfy"), transformer)
+    assert len(wanted) == len(lora)
+    for kind, weights in kinds.items():
+        found = read_lora(weights, transformer)
+        assert found.keys() == wanted.keys(), kind
+        assert all(torch.allclose(found[name], wanted[name]) for name in wanted), kind
+
+
+@pytest.mark.parametrize(
+    "family, name, targets",
+    [
+        ("miniflux", "double_blocks.0.img_attn.qkv", ("to_q", "to_k", "to_v")),
+        ("miniflux", "double_blocks.0.txt_attn.qkv", ("add_q_proj", "add_k_proj", "add_v_proj")),
+        ("miniflux", "single_blocks.0.linear1", ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")),
+        ("sd3", "joint_blocks.1.x_block.attn.qkv", ("to_q", "to_k", "to_v")),
+    ],
+)
+def test_fused_layers_are_cut(family, name, targets):
+    transformer = make_transformer(family)
+    block = "single_transformer_blocks.0" if "single" in name else f"transformer_blocks.{name.split('.')[1]}"
+    names = [f"{block}.{'' if 'single' in name else 'attn.'}{target}" for target in targets]
+    sizes = [transformer.get_submodule(target).out_features for target in names]
+    a, b = torch.randn(2, 32), torch.randn(sum(sizes), 2)
+    for key in (
+        f"diffusion_model.{name}.lora_A.weight",
+        f"lora_unet_{name.replace('.', '_')}.lora_down.weight",
+    ):
+        other = key.replace("lora_A", "lora_B").replace("lora_down", "lora_up")
+        made = read_lora({key: a, other: b}, transformer)
+        cut = torch.cat([made[f"{target}.lora_B.weight"] for target in names])
+        assert torch.equal(cut, b) and all(torch.equal(made[f"{t}.lora_A.weight"], a) for t in names)
+
+
+@pytest.mark.parametrize(
+    "weights, why",
+    [
+        ({"transformer.other.lora_A.weight": torch.zeros(1, 2)}, "no LoRA of this model"),
+        ({"x.dora_scale": torch.zeros(1)}, "is a DoRA"),
+        ({"x.hada_w1_a": torch.zeros(1)}, "is a LoHa"),
+        ({}, "no weights"),
+        (
+            {
+                "transformer.proj_out.lora_A.weight": torch.zeros(4, 3072),
+                "transformer.proj_out.lora_B.weight": torch.zeros(64, 4),
+            },
+            r"proj_out \[64, 4\]×\[4, 3072\]",
+        ),
+        ({"transformer.proj_out.lora_A.weight": torch.zeros(4, 32)}, "these do not fit: proj_out"),
+    ],
+)
+def test_a_lora_of_another_model_or_kind_is_refused_with_what_does_not_fit(pipe, weights, why):
+    with pytest.raises(ValueError, match=why):
+        pipe.load_lora_weights(weights)
+    assert not adapters_of(pipe.transformer).all
+
+
+def test_what_is_trained_with_peft_is_saved_with_its_alpha_and_comes_back(tmp_path):
+    from peft import LoraConfig
+
+    trained = randomize(make_transformer("miniflux"))
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    trained.add_adapter(config)
+    path = save_lora(trained, tmp_path / "sketch", config)
+    assert path.name == "pytorch_lora_weights.safetensors"
+    weights = read_lora(tmp_path / "sketch", make_transformer("miniflux"))
+    layer = trained.transformer_blocks[0].attn.to_q
+    wanted = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    name = "transformer_blocks.0.attn.to_q"
+    assert layer.scaling["default"] == 2
+    made = weights[f"{name}.lora_B.weight"] @ weights[f"{name}.lora_A.weight"]
+    assert torch.allclose(made, wanted, atol=1e-6)
+
+
+def test_names_are_looked_up_in_the_folder_of_loras(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYRAMID_LORAS", str(tmp_path / "loras"))
+    with pytest.raises(ValueError, match="there: none"):
+        find_lora("sketch")
+    (tmp_path / "loras" / "slow").mkdir(parents=True)
+    for path in ("sketch.safetensors", "slow/pytorch_lora_weights.safetensors"):
+        save_file({"x": torch.zeros(1)}, tmp_path / "loras" / path)
+    assert list_loras() == ["sketch", "slow"] and find_lora("slow").parent.name == "slow"
+    assert find_lora(tmp_path / "loras" / "sketch.safetensors") == find_lora("sketch")
+    assert named_lora("slow") == "slow" == name_of(find_lora("slow"))
+    with pytest.raises(ValueError, match="no LoRA"):
+        named_lora("../loras/sketch")
+    (tmp_path / "x.bin").touch()
+    with pytest.raises(ValueError, match="can run programs"):
+        find_lora(tmp_path / "x.bin")
+
+
+def test_the_setting_says_names_and_strengths():
+    assert loras_of("sketch:0.8, slow,C:\\x:1") == (("sketch", 0.8), ("slow", 1.0), ("C:\\x", 1.0))
+    assert loras_of("") == ()
+    for wrong in (":0.5", "a:9", "a:nan", "a,a:2"):
+        with pytest.raises(SettingsError):
+            Settings(prompt="x", lora=wrong).validate()
+    args = parser("generate").parse_args(["generate", "--prompt", "x", "--lora", "a:0.5", "--lora", "b"])
+    assert isinstance(args, Namespace) and args.lora == "a:0.5, b"
+    assert json.loads(json.dumps(Settings(lora=args.lora).to_dict()))["lora"] == "a:0.5, b"
+
+
+def test_a_loaded_model_follows_what_the_settings_ask_for(pipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYRAMID_LORAS", str(tmp_path))
+    save_file(make_lora(pipe.transformer), tmp_path / "one.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors")
+    loaded, base = Loaded((), None, pipe, {}), latents(pipe)
+    loaded.adapt("one:0.5")
+    half = latents(pipe)
+    loaded.adapt("one:1.0")
+    assert error(latents(pipe), half) > 0.001
+    with pytest.raises(ValueError, match="no LoRA of this model"):
+        loaded.adapt("one, odd")
+    assert torch.equal(latents(pipe), base)
+    loaded.adapt("one:0")
+    assert torch.equal(latents(pipe), base)
+    loaded.adapt("one:0.5")
+    assert torch.equal(latents(pipe), half)
+    loaded.adapt("")
+    assert torch.equal(latents(pipe), base)
