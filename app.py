@@ -102,11 +102,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.hash_password:
             return print_line(options.hash_password)
         return serve(options)
-    except (ValueError, OSError) as error:  # no such model; a port that is taken; a folder not ours to write
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # no such model; a port that is taken; a folder not ours to write
+        from pyramid.failures import sentence
+
+        print(f"error: {sentence(error, flag_of)}", file=sys.stderr)
+        return 2 if isinstance(error, (ValueError, OSError)) else 1
 
 
 def print_line(name: str) -> int:
@@ -175,6 +177,7 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
 
     ValueError where a model or folder cannot be used.
     """
+    from pyramid.failures import keep_log
     from pyramid.hub.checkpoints import quickest
     from pyramid.jobs.queue import JobStore
     from pyramid.jobs.worker import Worker
@@ -185,6 +188,7 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
     try:
         machine = {name: getattr(options, name) for name in (*MACHINE, "memory")}
         variant = options.variant or quickest(options.model)
+        keep_log(store.private / "log.txt")
         worker = Worker(store, model=options.model, variant=variant, begin=begin, **machine)
     except ValueError:
         store.close()

@@ -36,6 +36,7 @@ MAX_SIZE = 4096  # pixels a side: ten times the largest trained area is a typing
 MAX_STEPS = 200
 MAX_LORA = 4  # strength of a LoRA, in either direction
 MAX_UNITS = 256
+MOST_SHOWN = 60  # characters of a value in a message
 MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -203,12 +204,16 @@ def frames_for_seconds(seconds: float, fps: int) -> int:
     if not is_number(seconds):
         shown = "is empty" if seconds is None else f"= {seconds!r}"
         raise SettingsError("seconds", f"{shown}: a number is expected", named=True)
-    if not (math.isfinite(seconds) and seconds > 0):
-        problem = f"= {seconds:g}: a length must be greater than 0; a still has 1 frame"
+    if not seconds > 0:  # also refuses nan
+        problem = f"= {briefly(seconds)}: a length must be greater than 0; a still has 1 frame"
         raise SettingsError("seconds", problem, named=True)
-    frames, longest = frames_of(1 + max(1, round(seconds * fps / FRAMES_PER_UNIT))), frames_of(MAX_UNITS)
+    longest = frames_of(MAX_UNITS)
+    most = seconds_of(longest, fps)
+    frames = (
+        frames_of(1 + max(1, round(seconds * fps / FRAMES_PER_UNIT))) if seconds <= 2 * most else 2 * longest
+    )
     if frames > longest:
-        problem = f"= {seconds:g}: at most {seconds_of(longest, fps):g} s"
+        problem = f"= {briefly(seconds)}: at most {most:g} s at {fps} frames a second, so give fewer"
         raise SettingsError("seconds", problem, named=True)
     return frames
 
@@ -783,8 +788,9 @@ def _check_range(spec: Spec, value: float, part: str = "") -> None:
     low = -math.inf if spec.low is None else spec.low
     high = math.inf if spec.high is None else spec.high
     if not low <= value <= high:  # also refuses nan
-        shown = f"{value:g}" if isinstance(value, float) else value
-        problem = f"= {shown} is outside {low} to {high}" + (f": {spec.advice}" if spec.advice else "")
+        problem = f"= {briefly(value)} is outside {low} to {high}" + (
+            f": {spec.advice}" if spec.advice else ""
+        )
         raise SettingsError(spec.name, problem, named=True, part=part)
 
 
@@ -807,7 +813,9 @@ def check_size(width: int, height: int, stages: int = TRAINED_STAGES) -> None:
 def check_choice(name: str, value: str, choices: tuple[str, ...], of: str = "") -> None:
     """Raises SettingsError, with the nearest of `choices`, unless `value` is one of them."""
     if value not in choices:
-        problem = f"= {value!r} is unknown{of}{_nearest(value, choices)}; choose from {', '.join(choices)}"
+        problem = (
+            f"= {briefly(value)} is unknown{of}{_nearest(value, choices)}; choose from {', '.join(choices)}"
+        )
         raise SettingsError(name, problem, named=True)
 
 
@@ -830,7 +838,8 @@ def check_known(values: dict[str, Any], what: str, allowed: tuple[str, ...] | No
     for name in values:
         if name not in allowed:
             raise SettingsError(
-                str(name), f"unknown {what} {name!r}{_nearest(name, allowed)}; known are {', '.join(allowed)}"
+                str(name),
+                f"unknown {what} {briefly(name)}{_nearest(name, allowed)}; known are {', '.join(allowed)}",
             )
     return values
 
@@ -875,8 +884,18 @@ def typed(spec: Spec, value: Any) -> Any:
     if kind in (int, int | None) and is_whole(value):
         return int(value)
     if kind is float and is_number(value):
-        return float(value)
+        large = isinstance(value, int) and abs(value) >= 10**300  # Python would raise OverflowError
+        return (math.inf if value > 0 else -math.inf) if large else float(value)
     if kind == STEPS and isinstance(value, (list, tuple)) and all(is_whole(plain(count)) for count in value):
         return tuple(int(plain(count)) for count in value)
-    shown = "is empty" if value is None else f"= {value!r}"
+    shown = "is empty" if value is None else f"= {briefly(value)}"
     raise SettingsError(spec.name, f"{shown}: {EXPECTED[kind]} is expected", named=True)
+
+
+def briefly(value: Any) -> str:
+    """A value of any size and depth in a message: its beginning, where it is long."""
+    try:
+        text = f"{value:g}" if isinstance(value, float) else repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists deep in each other
+        return f"a {type(value).__name__} too large to be shown"
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"

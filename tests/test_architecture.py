@@ -20,6 +20,7 @@ PACKAGE = ROOT / "pyramid"
 ROOMS = {  # room -> what it may import from other rooms
     "settings": set(),
     "events": set(),
+    "failures": {"settings"},
     "models": set(),
     "hub": {"settings"},
     "presets": {"settings", "hub"},
@@ -27,11 +28,12 @@ ROOMS = {  # room -> what it may import from other rooms
     "text": {"settings", "hub"},
     "memory": {"settings", "events", "hub", "models", "text"},
     "generate": {"settings", "events", "models", "text", "memory", "hub", "media"},
-    "jobs": {"settings", "events", "models", "text", "memory", "hub", "media", "generate"},
+    "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"},
     "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media"},
     "commands": {
         "training",
         "settings",
+        "failures",
         "events",
         "presets",
         "models",
@@ -42,7 +44,19 @@ ROOMS = {  # room -> what it may import from other rooms
         "media",
         "jobs",
     },
-    "ui": {"settings", "events", "presets", "models", "text", "memory", "hub", "generate", "media", "jobs"},
+    "ui": {
+        "settings",
+        "failures",
+        "events",
+        "presets",
+        "models",
+        "text",
+        "memory",
+        "hub",
+        "generate",
+        "media",
+        "jobs",
+    },
 }
 PURE = {  # room or module -> the only packages from elsewhere it may import
     "settings": set(),

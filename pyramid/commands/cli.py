@@ -15,6 +15,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pyramid.settings import flag_of
+
 COMMANDS = {  # name, which is that of its module here, and what it does
     "generate": "make a video or a picture",
     "inspect": "show the settings that a result was made with",
@@ -51,22 +53,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser(next((word for word in argv if not word.startswith("-")), "")).parse_args(argv)
         return args.run(args) or 0
-    except ValueError as error:  # what a user causes: settings, files, checkpoints
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
     except Exception as error:
-        from pyramid.memory.ladder import is_out_of_memory
+        return told(error)
 
-        if is_out_of_memory(error):
-            print("error: memory ran out; ask for a smaller size, or close other programs", file=sys.stderr)
-        elif isinstance(error, (OSError, FloatingPointError)):  # a disk that is full, a drive that is gone
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        else:
-            raise
-        return 1
+
+def told(error: Exception) -> int:
+    """Say in one line what went wrong; what has no words goes into a log. Returns the exit code: 2 for what a
+    user causes (settings, files, checkpoints), 1 for all else.
+    """
+    from pyramid.failures import keep_log, known, printable, sentence
+
+    words = known(error, flag_of)
+    code = 2 if words is not None and isinstance(error, (ValueError, RecursionError, OverflowError)) else 1
+    if words is None:
+        from pyramid.text.cache import cache_folder
+
+        keep_log(cache_folder() / "errors.log", terminal=False)
+        words = sentence(error, flag_of)
+    print(f"error: {printable(words)}", file=sys.stderr)
+    return code
 
 
 def parser(command: str) -> Parser:

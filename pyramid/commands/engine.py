@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pyramid.commands.prompt_list import Item, name_of, result_path
+from pyramid.failures import sentence
 from pyramid.generate.loaded import ModelHolder
 from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording
 from pyramid.jobs.recovery import UnitsFolder
@@ -51,8 +52,7 @@ def failure(item: Item, error: Exception, seconds: float = 0.0) -> Outcome:
     """The outcome of an attempt that raised. What a user caused (ValueError) does not pass by trying
     again.
     """
-    words = " ".join(str(error).split()) or type(error).__name__
-    return Outcome(item, error=words, again=not isinstance(error, ValueError), seconds=seconds)
+    return Outcome(item, error=sentence(error), again=not isinstance(error, ValueError), seconds=seconds)
 
 
 def say(message: str) -> None:

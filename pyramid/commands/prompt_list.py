@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.commands.list_files import EXAMPLE, ListError, rows
+from pyramid.failures import sentence
 from pyramid.presets import load_preset, resolve
 from pyramid.settings import (
     FIELDS,
@@ -91,13 +92,8 @@ def read_list(path: Path, preset: str | None = None, seeds: int = 1) -> list[Ite
             items += [
                 Item(each, number, _with_seed(settings, index), asked) for index, each in enumerate(named)
             ]
-        except ValueError as error:
-            problems.append(f"{path.name}, line {number}: {' '.join(str(error).split())}")
-        except RecursionError:  # from reading it, or from telling what is wrong with it
-            problems.append(
-                f"{path.name}, line {number}: lists or tables lie too deep in each other; a line is a "
-                f"table such as {EXAMPLE}"
-            )
+        except (ValueError, RecursionError, OverflowError) as error:
+            problems.append(f"{path.name}, line {number}: {sentence(error)}")
     if not items and not problems:
         problems.append(f"{path.name} has no lines: each is a table such as {EXAMPLE}")
     _check_problems(problems)

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+PATIENCE = 5.0  # seconds that a change waits for another program's
+
 
 class Database:
     """An open file. Raises ValueError when it cannot be used, or was written by a newer program."""
@@ -27,9 +29,10 @@ class Database:
         try:
             self._connection = _open(path, schema)
         except sqlite3.Error as error:
-            raise ValueError(
-                f"{path} cannot be used ({error}): move it away, and a new one is made"
-            ) from error
+            way_out = "move it away, and a new one is made"
+            if "locked" in str(error):
+                way_out = "another program has it open: close that one, or use another folder"
+            raise ValueError(f"{path} cannot be used ({error}): {way_out}") from error
 
     @property
     def version(self) -> int:
@@ -73,7 +76,7 @@ class Database:
 
 def _open(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
     """The file, brought to the newest version."""
-    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=PATIENCE)
     try:
         db.row_factory = sqlite3.Row
         db.execute(

@@ -28,14 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.jobs.database import Database
-from pyramid.jobs.record import ENDED, Job, Limits, Output, State, search_words
+from pyramid.jobs.record import ENDED, Job, Limits, Output, State, readable, search_words
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.sources import Source
 from pyramid.media.files import file_name, result_of, sidecar_of
-from pyramid.settings import MAX_SEED, Settings, SettingsError
+from pyramid.settings import MAX_SEED, Settings, SettingsError, check_value
 
 __all__ = ["ENDED", "Job", "JobStore", "Limits", "Output", "State"]
 PRIVATE = ".pyramid"  # folder inside the output folder: the store, inputs, finished units, clips that grow
+MAX_WORDS = 100  # of a search
 MAX_MANY = 100  # jobs that one click may add
 SCHEMA = (  # one script a version: a file of version n gets those from n on
     """
@@ -104,8 +105,11 @@ class JobStore(Database):
         total = count * max(1, len(images))
         if not count >= 1 or total > MAX_MANY:
             raise SettingsError("count", f"{total} jobs at once: 1 to {MAX_MANY} can be added")
-        first = settings.resolved().seed or 0
-        seeded = [replace(settings, seed=(first + step) % (MAX_SEED + 1)) for step in range(count)]
+        first = check_value("seed", settings.resolved().seed)  # before it is counted on
+        if first + count - 1 > MAX_SEED:
+            problem = f"= {first} and the {count - 1} after it go beyond {MAX_SEED}: start lower"
+            raise SettingsError("seed", problem, named=True)
+        seeded = [replace(settings, seed=first + step) for step in range(count)]
         sources = [
             self._source(settings, owner, content, name, video, parent)
             for name, content in images or (("", None),)
@@ -295,7 +299,12 @@ class JobStore(Database):
     ) -> list[Job]:
         """The owner's ended jobs, the latest first, in which all words of `search` occur."""
         where, values = "owner = ? AND ended IS NOT NULL AND state NOT IN ('running', 'queued')", [owner]
-        for word in search.casefold().split():
+        words = dict.fromkeys(search.casefold().split())
+        if len(words) > MAX_WORDS:
+            raise SettingsError(
+                "search", f"has {len(words)} words: at most {MAX_WORDS} can be given", named=True
+            )
+        for word in words:
             where += " AND instr(words || coalesce(path, ''), ?)"
             values.append(word)
         where += " AND favourite" * favourites
@@ -466,9 +475,9 @@ class JobStore(Database):
     def _job(self, row: sqlite3.Row) -> Job:
         values = dict(row)
         del values["words"]
-        values["settings"] = Settings.from_dict(json.loads(row["settings"]))
+        values["settings"], left_out = readable(json.loads(row["settings"]))
         values["output"] = Output(**json.loads(row["output"]))
-        values["state"], values["notes"] = State(row["state"]), tuple(json.loads(row["notes"]))
+        values["state"], values["notes"] = State(row["state"]), (*json.loads(row["notes"]), *left_out)
         values["path"] = self.folder / row["path"] if row["path"] else None
         values["timings"] = json.loads(row["timings"])
         values["favourite"], values["decode_only"] = bool(row["favourite"]), bool(row["decode_only"])

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from pyramid.media.files import KEEPS, PATTERN, check_pattern
-from pyramid.settings import Settings, SettingsError, seconds_of, variant_of
+from pyramid.settings import TABLE, Settings, SettingsError, label_of, renamed, seconds_of, typed, variant_of
 
 FORMATS = ("mp4", "webm", "gif", "png")  # of a result, see `export.open_writer`; png is a zip of pictures
 
@@ -113,6 +114,23 @@ class Limits:
                     f"= {most}: at most {self.max_steps} steps a stage are allowed, so ask for fewer",
                     named=True,
                 )
+
+
+def readable(values: dict[str, Any]) -> tuple[Settings, list[str]]:
+    """Settings from a record, and a sentence on each thing in it that this version of the program does not
+    know, which is left out. Raises SettingsError where the whole has another form.
+    """
+    values, notes = renamed(values), []
+    known = {key: value for key, value in values.items() if key in TABLE}
+    if extra := sorted(str(key) for key in values if key not in TABLE and key != "version"):
+        notes.append(f"Unknown to this version of the program, and left out: {', '.join(extra)}.")
+    for key in list(known):
+        try:
+            typed(TABLE[key], known[key])
+        except SettingsError as error:
+            notes.append(f"Left out: {error.told(label_of)}.")
+            del known[key]
+    return Settings.from_dict({"version": values.get("version", 1)} | known), notes
 
 
 def search_words(settings: Settings) -> str:

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramid.events import Unit
+from pyramid.failures import known
 from pyramid.media.files import hold, let_go, result_of
-from pyramid.settings import MACHINE, Settings, frames_of
+from pyramid.settings import MACHINE, Settings, SettingsError, frames_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +107,10 @@ class UnitsFolder:
         Units made of a picture or a clip count once a sampled one follows: before that it is not certain that
         they are all there, and nothing is lost by making them again.
         """
-        settings = Settings.from_dict(self.about()["settings"])
+        try:
+            settings = Settings.from_dict(self.about()["settings"]).validate(skip=("image", "video"))
+        except SettingsError as error:
+            raise ValueError(f"{self._about} cannot be used: {error}") from None
         units: list[Unit] = []
         while (unit := _read(self._file(len(units)), len(units))) is not None:
             units.append(unit)
@@ -138,11 +142,17 @@ class UnitsFolder:
             about = json.loads(self._about.read_text(encoding="utf-8"))
             if about["version"] != FORMAT_VERSION:
                 raise ValueError(f"version {about['version']}, this program reads {FORMAT_VERSION}")
+            for name in ("settings", "model", "inputs"):
+                if not isinstance(about[name], dict):
+                    raise ValueError(f"{name} = {about[name]!r}, where a table is expected")
             return about
         except FileNotFoundError:
             raise ValueError(f"{self.path} holds no run that could go on") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._about} cannot be read: {error}") from None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            why = f"{error} is missing" if isinstance(error, KeyError) else known(error)
+            raise ValueError(
+                f"{self._about} cannot be read ({why}): it is damaged, so make the video anew"
+            ) from None
 
     def result(self) -> Path | None:
         """The whole video of this run, where it is there already:

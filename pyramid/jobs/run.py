@@ -6,7 +6,6 @@ run.live                            # any thread, at any time: a snapshot that n
 run.end(keep=True)                  # any thread: it ends within a step, finished units become a video
 """
 
-import logging
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from pyramid.events import Finished, Frames, Preview, Status, Unit
+from pyramid.failures import sentence
 from pyramid.generate.loaded import Loaded
 from pyramid.jobs.queue import Job, JobStore, State
 from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
@@ -34,7 +34,6 @@ from pyramid.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-log = logging.getLogger(__name__)
 SHOWN_SIDE = 512  # pixels: frames that are held for showing are no larger
 PREVIEW_BUDGET = 0.02  # of a run's time; above it, only each stage's last step is shown
 
@@ -261,13 +260,8 @@ class Run(Listener):
 
     def _sentence(self, error: Exception) -> str:
         """What went wrong, for people: no traceback, no path of this machine."""
-        if not isinstance(error, ValueError):
-            log.exception("job %s failed", self.job.id, exc_info=error)
-        text = str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.strerror:
-            text = f"{error.strerror} ({Path(error.filename).name})" if error.filename else error.strerror
-        text = " ".join(text.replace(f"{self.store.folder}{os.sep}", "").split())
-        return text if isinstance(error, ValueError) else f"The generation failed: {text}"
+        words = sentence(error).replace(f"{self.store.folder}{os.sep}", "")
+        return words if isinstance(error, ValueError) else f"The generation failed: {words}"
 
 
 def _small(frame: np.ndarray) -> np.ndarray:

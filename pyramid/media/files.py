@@ -346,7 +346,9 @@ def _text_in(path: Path) -> str | bytes | None:
             with ZipFile(path) as file:
                 # What its header says is all that is unpacked of a member, whatever it holds.
                 return file.read(MEMBER) if file.getinfo(MEMBER).file_size <= MAX_METADATA else None
-        except (BadZipFile, OSError, KeyError, RuntimeError):  # RuntimeError: it is encrypted
+        except RuntimeError:
+            raise ValueError(f"{path.name} is encrypted: unpack it, and give what is in it") from None
+        except (BadZipFile, OSError, KeyError):
             return None
     try:
         with Image.open(path) as image:

@@ -25,6 +25,7 @@ from pyramid.presets import find_preset, preset_names, resolve
 from pyramid.settings import MACHINE, STEPS, TABLE, Settings, SettingsError, Spec, values_of
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of, uploads_folder
+from pyramid.ui.errors import shown_words, told
 from pyramid.ui.models import entries, title_of
 
 SHORTEST_TOKEN = 16
@@ -59,7 +60,8 @@ def register_api(app: App) -> None:
     """Add the endpoints to the page that is being built."""
     endpoints = Endpoints(app)
     for name in ("generate", "status", "stop", "history", "presets", "models"):
-        gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None)
+        endpoint = told(app, getattr(endpoints, name), program=True)
+        gr.api(endpoint, api_name=name, concurrency_limit=None)
 
 
 ASKED_SETTINGS: Any = asked_table()
@@ -159,9 +161,8 @@ class Endpoints:
             owner = self.owner(request, token)
         except ValueError as error:
             raise self.told(error) from error
-        jobs = self.app.store.history(
-            owner, search=search, favourites=bool(favourites), limit=limit, offset=offset
-        )
+        favorites = bool(favourites)
+        jobs = self.app.store.history(owner, search=search, favourites=favorites, limit=limit, offset=offset)
         return [self.describe(job) for job in jobs]
 
     def presets(self) -> list[dict]:
@@ -291,7 +292,7 @@ class Endpoints:
         return told
 
     def told(self, error: ValueError) -> gr.Error:
-        return gr.Error(self.app.shown(str(error)), print_exception=False)
+        return gr.Error(shown_words(self.app, error, str), print_exception=False)
 
 
 def result(job: Job) -> Any:

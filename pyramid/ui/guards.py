@@ -17,8 +17,8 @@ import gradio as gr
 from pyramid.presets import speed_of, speeds_of
 from pyramid.settings import FRAMES_PER_UNIT, MAX_STAGES, Settings, SettingsError
 from pyramid.ui import App
+from pyramid.ui.errors import problem
 from pyramid.ui.form import OTHER, Form
-from pyramid.ui.markup import words_of
 from pyramid.ui.pyramid_view import clock, drawing
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Look:
             check(self.app, settings, skip=() if settings.prompt.strip() else ("prompt",))
         except SettingsError as error:
             shown = settings if settings and drawable(settings) else None
-            return shown, f'<p class="problem" role="alert">{escape(words_of(error))}</p>'
+            return shown, problem(self.app, error)
         return settings, ready_words(self.app, settings)
 
 

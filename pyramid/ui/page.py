@@ -3,7 +3,6 @@
 build(app).launch(css_paths=STYLE, …)
 """
 
-import re
 from pathlib import Path
 
 import gradio as gr
@@ -11,6 +10,7 @@ import gradio as gr
 from pyramid.settings import SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.api import register_api
+from pyramid.ui.errors import guard_events, problem
 from pyramid.ui.form import (
     build_advanced,
     build_extras,
@@ -22,7 +22,7 @@ from pyramid.ui.form import (
 )
 from pyramid.ui.guards import Look
 from pyramid.ui.live import build_live
-from pyramid.ui.markup import failure, html, say, words_of
+from pyramid.ui.markup import html, say
 from pyramid.ui.models import build_models
 from pyramid.ui.plans import build_plan
 from pyramid.ui.presets import (
@@ -44,9 +44,9 @@ AGAIN_EVERY = 1.0  # seconds until a page whose watcher was cut asks for a new o
 NEW_VISITOR = """(token) => token ||
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0"))
     .join("")"""
-TO_THE_VIDEO = """(...all) => {
-  if (innerWidth < 900) document.querySelector("#show").scrollIntoView({behavior: "smooth"});
-  return all;
+TO_THE_VIDEO = """() => {
+  if (innerWidth < 900 && !document.querySelector("#verdict .problem"))
+    document.querySelector("#show").scrollIntoView({behavior: "smooth"});
 }"""
 HEAD = """
 const kept = localStorage.getItem("pyramid-theme");
@@ -97,17 +97,8 @@ def build(app: App) -> gr.Blocks:
         shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model]
         page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
         gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", postprocess=False, **QUIET)
+        guard_events(page, app)
     return page
-
-
-def refusal(error: Exception, title: str) -> gr.Error:
-    """What went wrong with what a visitor asked for, without the folders of this machine."""
-    if isinstance(error, KeyError):
-        words = "This job is no longer in the queue."
-    else:
-        words = (isinstance(error, OSError) and error.strerror) or words_of(error)
-    words = re.sub(r"'?(?:[A-Za-z]:)?[/\\\\][^\s']*[/\\\\]([^\s'/\\\\]+)'?", r"\1", words)
-    return failure(words, title)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -129,10 +120,9 @@ class Left:
             [self.generate.click, form.fields["prompt"].submit],
             self.begin,
             asked,
-            form.fields["seed"],
-            js=TO_THE_VIDEO,
+            [form.fields["seed"], look.verdict],
             **AS_SENT,
-        )
+        ).then(None, js=TO_THE_VIDEO)
         changes = [field.change for field in form.components]
         gr.on(
             [page.load, pulse.change, *changes],
@@ -158,11 +148,14 @@ class Left:
         wire_speed(form)
         self.queue.wire(form, visitor)
         self.queue.save.click(
-            self.change, [self.queue.editing, *asked], [self.queue.editing, self.queue.banner], **AS_SENT
+            self.change,
+            [self.queue.editing, *asked],
+            [self.queue.editing, self.queue.banner, look.verdict],
+            **AS_SENT,
         )
 
-    def begin(self, token: str | None, request: gr.Request, *values) -> int:
-        """Put what the form asks for into the queue; the seed that will be used."""
+    def begin(self, token: str | None, request: gr.Request, *values) -> list:
+        """Put what the form asks for into the queue: the seed that will be used, or what is wrong."""
         fields, extras = self.split(values)
         try:
             output, many, more = self.form.output(*extras)
@@ -176,13 +169,13 @@ class Left:
                 images=[(path.name, path) for path in pictures],
                 video=given["video"],
             )
-        except (ValueError, OSError) as error:
-            raise refusal(error, "Nothing was started") from error
+        except Exception as error:
+            return [gr.skip(), problem(self.app, error)]
         if len(jobs) > 1:
             say(f"{len(jobs)} videos were added to the queue.", "Queue")
-        return jobs[0].settings.seed
+        return [jobs[0].settings.seed, gr.skip()]
 
-    def change(self, job_id: str, token: str | None, request: gr.Request, *values) -> tuple:
+    def change(self, job_id: str, token: str | None, request: gr.Request, *values) -> list:
         """Write the form into the waiting job that it was filled from."""
         fields, extras = self.split(values)
         try:
@@ -192,9 +185,9 @@ class Left:
             owner = self.owner(request, token)
             settings = self.form.read(*fields)
             self.app.store.edit(job_id, owner, settings, output=output, image_name=name, **given)
-        except (KeyError, ValueError, OSError) as error:
-            raise refusal(error, "Nothing was changed") from error
-        return "", gr.update(visible=False)
+        except Exception as error:
+            return [gr.skip(), gr.skip(), problem(self.app, error)]
+        return ["", gr.update(visible=False), gr.skip()]
 
     def split(self, values: tuple) -> tuple[tuple, tuple]:
         count = len(self.form.components)

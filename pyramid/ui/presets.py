@@ -23,6 +23,7 @@ from pyramid.presets import (
 )
 from pyramid.settings import FAST, SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
+from pyramid.ui.errors import shown_error
 from pyramid.ui.form import Form
 from pyramid.ui.markup import failure, html, say, words_of
 
@@ -110,7 +111,7 @@ def wire_presets(
                 )
             settings = resolve(form.basis(*values), preset, {})
         except SettingsError as error:
-            raise failure(words_of(error), "Nothing was changed") from error
+            raise shown_error(app, error, "Nothing was changed") from error
         say(preset.description, f"Preset {preset.name}")
         return form.put(settings, *values)
 
@@ -122,7 +123,7 @@ def wire_presets(
                 )
             path = save_preset(wanted, form.basis(*values), app.presets_folder)
         except (SettingsError, OSError) as error:
-            raise failure(words_of(error), "The preset was not saved") from error
+            raise shown_error(app, error, "The preset was not saved") from error
         say(f"It is among the presets now, as {path.stem}.", "Preset saved")
         return gr.update(choices=preset_choices(app), value=path.stem), ""
 

@@ -12,8 +12,9 @@ import gradio as gr
 
 from pyramid.jobs.queue import Job, Output
 from pyramid.ui import QUIET, App
+from pyramid.ui.errors import shown_error
 from pyramid.ui.form import Form
-from pyramid.ui.markup import failure, html, say, words_of
+from pyramid.ui.markup import html, say
 
 CLICKS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
@@ -26,7 +27,6 @@ ICONS = {  # name: (label, path of a 16 × 16 picture)
     "copy": ("Duplicate", "M5 2h8v9h-2v3H3V5h2zm1.5 1.5V9.5h5v-6zM4.5 6.5v6h5V11H5V6.5z"),
     "remove": ("Remove", "M4.2 3L8 6.8 11.8 3 13 4.2 9.2 8l3.8 3.8-1.2 1.2L8 9.2 4.2 13 3 11.8 6.8 8 3 4.2z"),
 }
-GONE = "This job is no longer in the queue."
 
 
 def row(job: Job, place: int, count: int) -> str:
@@ -82,10 +82,8 @@ class Queue:
                 if event.act == "edit":
                     return self.edit(form, job_id, owner)
                 self.do(event.act, job_id, owner)
-            except KeyError:
-                raise failure(GONE, "Queue") from None
-            except ValueError as error:
-                raise failure(words_of(error), "Queue") from error
+            except Exception as error:
+                raise shown_error(self.app, error, "Queue") from error
             if event.act == "remove" and job_id == editing:
                 return ["", gr.update(visible=False), gr.skip(), *nothing]
             return [gr.skip(), gr.skip(), gr.skip(), *nothing]

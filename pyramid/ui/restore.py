@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pyramid.failures import known
 from pyramid.hub.checkpoints import identity
 from pyramid.jobs.queue import Job
+from pyramid.jobs.record import readable
 from pyramid.media.files import read_metadata
 from pyramid.presets import load_preset, preset_names
-from pyramid.settings import MACHINE, TABLE, Settings, SettingsError, flag_of, label_of, renamed, typed
+from pyramid.settings import MACHINE, Settings, SettingsError, flag_of, label_of
 from pyramid.ui import App
-from pyramid.ui.markup import words_of
 
 MAX_TEXT = 5_000_000  # bytes of a settings file
 STAYS = "Format and name pattern are not in a file: they stay as the form has them."
@@ -80,13 +81,15 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path.name} is too large to be settings")
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, ValueError):
-            raise ValueError(f"{path.name} is not JSON") from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path.name}: {known(error)}") from None
         if isinstance(found, dict) and "program" not in found and "version" in found and "prompt" in found:
             return {"settings": found}
     try:
         return read_metadata(path)
-    except ValueError:
+    except ValueError as error:
+        if "encrypted" in str(error):
+            raise
         raise ValueError(
             f"{path.name} holds no settings of this program: they may have been left out when it was "
             "exported, or taken out by a site that it was sent through"
@@ -97,28 +100,20 @@ def _settings_of(values: Any, notes: list[str], name: str) -> Settings:
     """Settings from a file's table; what is unknown or of another type is left out, and said."""
     if not isinstance(values, dict):
         raise ValueError(f"{name} holds no settings")
-    values = renamed(values)
-    known = {key: value for key, value in values.items() if key in TABLE}
-    if extra := sorted(str(key) for key in values if key not in TABLE and key != "version"):
-        notes.append(f"Unknown to this version of the program, and left out: {', '.join(extra)}.")
-    for key in list(known):
-        try:
-            typed(TABLE[key], known[key])
-        except SettingsError as error:
-            notes.append(f"Left out: {words_of(error)}.")
-            del known[key]
     try:
-        return Settings.from_dict({"version": values.get("version", 1)} | known)
+        settings, left_out = readable(values)
     except SettingsError as error:
         raise ValueError(f"{name}: {error}") from error
+    notes += left_out
+    return settings
 
 
 def _from_preset(path: Path, app: App) -> Restored:
     """A preset's file, applied to the loaded model's own settings; it has neither prompt nor seed."""
     try:
         preset = load_preset(str(path))
-    except SettingsError as error:
-        raise ValueError(str(error).replace(str(path), path.name)) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: {known(error)}".replace(str(path), path.name)) from error
     notes = ["A preset holds no prompt and no seed."]
     settings = replace(preset.apply(app.worker.start_from), preset=None)
     settings = _for_loaded(settings, {}, app, notes)

@@ -24,6 +24,7 @@ from pyramid.settings import SettingsError, frames_of
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html, written
 from pyramid.ui.compare import ASSETS, CSS, STEP, comparable, compare_html
+from pyramid.ui.errors import shown_error, shown_words
 from pyramid.ui.form import Form
 from pyramid.ui.markup import failure, say, words_of
 from pyramid.ui.queue import kept_as
@@ -123,7 +124,7 @@ class Results:
         notes = gr.skip()
         filled = [gr.skip() for _ in self.form.components]
         output = [gr.skip() for _ in self.form.extras]
-        with words_for_people("Results"):
+        with words_for_people(self.app, "Results"):
             if action in LOOKS:
                 view = LOOKS[action](view, job_id)
             elif action in FORM:
@@ -145,8 +146,8 @@ class Results:
             return [gr.skip(), gr.skip(), *nothing]
         try:
             found = restore(path, self.app, self.app.owner(request, token))
-        except ValueError as error:
-            return [None, notes_html(words_of(error), (), bad=True), *nothing]
+        except Exception as error:
+            return [None, notes_html(shown_words(self.app, error), (), bad=True), *nothing]
         words = f"The settings of {Path(path).name} are in the form."
         return [None, notes_html(words, (*found.notes, STAYS)), *fill(self.form, found)]
 
@@ -158,17 +159,14 @@ class Results:
 
 
 @contextmanager
-def words_for_people(title: str) -> Iterator[None]:
+def words_for_people(app: App, title: str) -> Iterator[None]:
     """What a user causes is shown as a message, with no trace and no path."""
     try:
         yield
-    except OSError as error:
-        words = error.strerror or "The file could not be written."
-        raise failure(words, title) from error
     except KeyError as error:
         raise failure(GONE, title) from error
-    except ValueError as error:
-        raise failure(words_of(error), title) from error
+    except Exception as error:
+        raise error if isinstance(error, gr.Error) else shown_error(app, error, title) from error
 
 
 def has_file(job: Job) -> bool:

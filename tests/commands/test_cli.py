@@ -265,8 +265,7 @@ def test_an_error_on_the_way_keeps_the_finished_units(generate, monkeypatch, tmp
         raise RuntimeError("the card fell off the bus")
 
     when_decoded(monkeypatch, 1, fail)
-    with pytest.raises(RuntimeError):
-        generate("--steps", 1, "--video-steps", 1, "--seed", 1)
+    assert generate("--steps", 1, "--video-steps", 1, "--seed", 1)[0] == 1
     names = {
         path.name for path in (tmp_path / "out").iterdir()
     }  # the video so far, and what it can go on from

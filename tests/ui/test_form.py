@@ -3,6 +3,7 @@ The page itself is in test_page.py.
 """
 
 import threading
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+from pyramid.failures import keep_log
 from pyramid.jobs.queue import JobStore, Limits
 from pyramid.jobs.record import FORMATS
 from pyramid.jobs.worker import Worker
 from pyramid.presets import find_preset, load_preset
 from pyramid.settings import Settings, SettingsError
-from pyramid.ui import App, form, page, presets
+from pyramid.ui import App, errors, form, page, presets
 from pyramid.ui.addresses import uploads_folder
+from pyramid.ui.results import build_results
 from pyramid.ui.sight import Sight
 
 
@@ -68,7 +71,7 @@ def handler(blocks: gr.Blocks, name: str):
         ({"fps": -8}, "Frames a second = -8"),
         ({"fps": None}, "Frames a second is empty"),
         ({"seconds": None}, "Seconds is empty"),
-        ({"seconds": 10**6}, "Seconds = 1e+06: at most"),
+        ({"seconds": 10**6}, "Seconds = 1000000: at most"),
         ({"guidance_scale": 99}, "Guidance for the first frame = 99"),
     ],
 )
@@ -272,3 +275,80 @@ def test_loras_have_sliders_that_say_the_setting_and_follow_it(app, tmp_path, mo
     assert {"sketch", "slow"} <= set(sliders)
     assert handler(blocks, "say")(0.8, 0) == "sketch:0.8"
     assert handler(blocks, "show")("slow:-0.5, gone") == [0, -0.5]
+
+
+# -- what goes wrong
+
+
+def test_every_event_of_the_page_tells_what_goes_wrong_in_it(app, tmp_path):
+    with page.build(app) as built:
+        pass
+    ours = [event.fn for event in built.fns.values() if event.fn is not None]
+    assert len(ours) > 20 and all(hasattr(function, "__wrapped__") for function in ours)
+
+
+def test_what_nobody_foresaw_is_told_by_an_id_and_what_users_cause_by_a_sentence(app, tmp_path):
+    keep_log(app.store.private / "log.txt", terminal=False)
+
+    def fails(error):
+        raise error
+
+    for error, words in (
+        (
+            TypeError("of <b>nobody</b>"),
+            r"Something went wrong .*&lt;b&gt;.* error [0-9a-f]{8} in the log, log\.txt",
+        ),
+        (KeyError("there is no job 'a'"), "This job is no longer in the queue"),
+        (SettingsError("seed", "= -3 is outside", named=True), "Seed = -3 is outside"),
+        (RecursionError(), "Lists or tables lie too deep"),
+    ):
+        with pytest.raises(gr.Error, match=words):
+            errors.told(app, fails)(error)
+    log = (app.store.private / "log.txt").read_text()
+    assert "TypeError: of <b>nobody</b>" in log and "RecursionError" not in log
+    with pytest.raises(gr.Error, match="seed = -3"):
+        errors.told(app, fails, program=True)(SettingsError("seed", "= -3", named=True))
+
+
+def test_what_is_wrong_names_its_field_near_the_button(left):
+    _, verdict = left.look.judge(*values(left, prompt="x", first1=500))
+    assert 'data-field="num_inference_steps" data-part="stage 2" data-say="500 is outside 1 to 200' in verdict
+
+
+@pytest.mark.parametrize("seed", [-3, 10**22 + 0.0, 2**53])
+def test_a_seed_that_is_flagged_does_not_run(left, app, seed):
+    request = gr.Request(username=None)
+    for random in (False,):
+        fields = values(left, prompt="a red ball", seed=seed, random=random)
+        extras = [part.value for part in left.form.extras]
+        number, verdict = left.begin("token", request, *fields, *extras)
+        assert 'data-field="seed"' in verdict and "value" not in number and not app.store.queue()
+
+
+def test_a_file_of_any_odd_content_is_told_and_changes_nothing(app, tmp_path):
+    with gr.Blocks(analytics_enabled=False):
+        part = build_results(app)
+        part.form = page.build_left(app).form
+    odd = {
+        "deep.json": "[" * 100_000,
+        "deep.toml": "a = " + "[" * 100_000,
+        "half.json": '{"a": ',
+        "null.json": "null",
+    }
+    for name, text in odd.items():
+        (tmp_path / name).write_text(text)
+    locked = bytearray(_zip(tmp_path / "locked.zip").read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.index(mark) + at] |= 1  # what an encrypted archive says of its members
+    (tmp_path / "locked.zip").write_bytes(locked)
+    for name in (*odd, "locked.zip"):
+        file, said, *fields = part.drop(str(tmp_path / name), "t", gr.Request())
+        assert file is None and 'class="notes failed"' in said and name in said, said
+        assert str(tmp_path) not in said and "Traceback" not in said
+    assert "is encrypted: unpack it" in part.drop(str(tmp_path / "locked.zip"), "t", gr.Request())[1]
+
+
+def _zip(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("settings.json", "{}")
+    return path

@@ -344,13 +344,14 @@ def test_tokens_are_counted_and_what_is_cut_is_shown(page):
 @pytest.mark.parametrize(
     "form, words",
     [
-        ({"prompt": "  "}, "the prompt is empty"),
+        ({"prompt": "  "}, "The prompt is empty"),
         ({"first": 500}, "Steps for the first frame, stage 1 = 500 is outside 1 to 200"),
     ],
 )
 def test_what_is_wrong_with_the_form_is_said_and_nothing_starts(page, form, words):
     ask(page, **form)
-    expect(toast(page)).to_contain_text(words)
+    expect(page.locator("#verdict .problem")).to_contain_text(words)
+    expect(toast(page)).to_have_count(0)  # it is said once
     expect(page.locator("#stop")).to_be_hidden()
 
 
@@ -369,7 +370,7 @@ def test_a_picture_that_cannot_be_read_is_said_without_a_trace(page, tmp_path):
     put_picture(page, broken)
     expect(page.locator("#sight .problem")).to_contain_text("is not a picture")
     ask(page)
-    expect(toast(page)).to_contain_text("is not a picture")
+    expect(page.locator("#verdict .problem")).to_contain_text("is not a picture")
     assert "Traceback" not in page.content()
 
 

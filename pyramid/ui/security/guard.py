@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from pyramid.ui import App
 from pyramid.ui.addresses import FILE, uploads_folder
+from pyramid.ui.errors import Answers
 from pyramid.ui.security.accounts import Accounts
 from pyramid.ui.security.login import WrongPasswords, address_behind
 from pyramid.ui.security.routes import API, file_of, is_host, is_open
@@ -53,7 +54,9 @@ def doors(app: App, accounts: Accounts | None) -> dict:
             str(app.store.private / name) for name in ("jobs.sqlite", "jobs.sqlite-wal", "units")
         ],
         "max_file_size": int(limit * 1e6) if limit is not None else None,
-        "app_kwargs": {"middleware": [(Guard, (), {"app_of_page": app})]},
+        "app_kwargs": {
+            "middleware": [(Guard, (), {"app_of_page": app}), (Answers, (), {"app_of_page": app})]
+        },
         "footer_links": ["api"],
         "run_history": False,
         "enable_monitoring": False,

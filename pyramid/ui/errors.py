@@ -1,0 +1,129 @@
+"""Whatever goes wrong behind the page is told there in a sentence, by one function around every handler.
+
+    guard_events(page, app)              # once all events are wired
+    told(app, endpoint, program=True)    # an endpoint that raises nothing but gr.Error
+    problem(app, error)                  # what is wrong with the form, near the button
+
+`Answers` does the same for what fails before or after a handler, such as a request that cannot be read.
+"""
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from pyramid.failures import sentence
+from pyramid.settings import SettingsError, label_of
+from pyramid.ui import App
+from pyramid.ui.markup import failure
+
+NO_JOB = "This job is no longer in the queue."
+PLACE = re.compile(r"'?(?:[A-Za-z]:)?[/\\][^\s']*[/\\]([^\s'/\\]+)'?")  # the path of a file
+
+
+def shown_words(app: App, error: Exception, name_of: Callable[[str], str] = label_of) -> str:
+    """The sentence of an error. Files are called by their names: where they lie is not told."""
+    gone = isinstance(error, KeyError) and "there is no job" in str(error)
+    words = app.shown(PLACE.sub(r"\1", NO_JOB if gone else sentence(error, name_of)))
+    as_it_is = (
+        name_of is str or "." in words.partition(" ")[0]
+    )  # a program reads it, or it begins with a file
+    return words if as_it_is else words[:1].upper() + words[1:]
+
+
+def shown_error(app: App, error: Exception, title: str = "Error") -> gr.Error:
+    """The message of an error for the page, where Gradio would take it for markup."""
+    return failure(shown_words(app, error), title)
+
+
+def problem(app: App, error: Exception) -> str:
+    """What is wrong, as HTML near the button: it names the field, which is marked by it (assets/page.js)."""
+    words = shown_words(app, error)
+    if not isinstance(error, SettingsError):
+        return f'<p class="problem" role="alert">{escape(words)}</p>'
+    short = error.problem.removeprefix("= ") if error.named else words
+    at = f'data-field="{escape(error.field)}" data-part="{escape(error.part)}" data-say="{escape(short)}"'
+    return f'<p class="problem" role="alert" {at}>{escape(words)}</p>'
+
+
+def told(app: App, function: Callable, *, program: bool = False) -> Callable:
+    """`function`, which tells what goes wrong as a gr.Error; an async generator stays one.
+
+    `program`: a program calls it, which knows settings by their names.
+    """
+    as_told = partial(_as_told, app, program)
+    if inspect.isasyncgenfunction(function):
+        return _told_generator(function, as_told)
+    assert not inspect.iscoroutinefunction(function) and not inspect.isgeneratorfunction(function), function
+
+    @functools.wraps(function)
+    def calling(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            raise as_told(error) from error
+
+    return calling
+
+
+def _told_generator(function: Callable, as_told: Callable[[Exception], gr.Error]) -> Callable:
+    @functools.wraps(function)
+    async def watching(*args, **kwargs):
+        try:
+            async for value in function(*args, **kwargs):
+                yield value
+        except Exception as error:
+            raise as_told(error) from error
+
+    return watching
+
+
+def _as_told(app: App, program: bool, error: Exception) -> gr.Error:
+    if isinstance(error, gr.Error):
+        return error
+    if program:
+        return gr.Error(shown_words(app, error, str), print_exception=False)
+    return shown_error(app, error)
+
+
+def guard_events(page: gr.Blocks, app: App) -> None:
+    """Every event of the page tells what goes wrong in it."""
+    for event in page.fns.values():
+        if event.fn is not None:
+            event.fn = told(app, event.fn)
+
+
+class Answers:
+    """An ASGI application around another: what fails in it is answered in JSON, with a sentence."""
+
+    def __init__(self, inner: Callable[..., Awaitable[None]], app_of_page: App):
+        self.inner, self.page = inner, app_of_page
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            await self.inner(scope, receive, send)
+            return
+        begun = False
+
+        async def watch(message: dict[str, Any]) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.inner(scope, receive, watch)
+        except Exception as error:
+            words = self.page.shown(sentence(error))
+            if begun:  # half of an answer is on its way: it ends here
+                return
+            body = json.dumps({"detail": words}).encode()
+            status = 400 if isinstance(error, (ValueError, RecursionError, OverflowError)) else 500
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
