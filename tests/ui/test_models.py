@@ -6,8 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from hub_server import Hub, serving
 from huggingface_hub import constants
-from test_download import Hub, serving
 
 from pyramid.hub.checkpoints import CheckpointError, find
 from pyramid.hub.families import RELEASES, Release
