@@ -18,6 +18,8 @@ CHECKED = (
     "pyramid/models",
     "pyramid/hub",
     "pyramid/text",
+    "pyramid/memory",
+    "pyramid/generate",
     "pyramid/media",
     "pyramid/training",
     "pyramid/jobs",

@@ -176,6 +176,7 @@ def words(part) -> str:
     how = {
         "": "stays",
         "free": "goes after use",
+        "go": "goes after use",
         "model": "comes whole",
         "block": "comes by blocks",
         "leaf": "comes by layers",

@@ -48,7 +48,7 @@ class Forward:
 class Generated:
     """One unit of a whole generation, in seconds."""
 
-    unit: int
+    unit: int | str  # or "mean"
     sampling: float
     decoding: float
 

@@ -82,12 +82,22 @@ class Loaded:
 
         return latent_colors(self.pipeline.vae)
 
+    def cuts_otherwise(self, plan: Plan) -> bool:
+        """Whether a plan has frames decoded in other pieces, or in another order."""
+        return (self.plan.tile, self.plan.window) != (plan.tile, plan.window)
+
+    def serves(self, settings: Settings, plan: Plan) -> bool:
+        """Whether a run by this plan can use what is loaded. What was given up holds for runs by the same
+        plan; for another one it may be too much or too little.
+        """
+        return self.key == key_of(settings, plan) and not (self.changes and self.cuts_otherwise(plan))
+
     def place(self, plan: Plan) -> None:
-        """As another plan says, where that asks for no other weights."""
+        """As another plan says, which asks for the same weights, before anything was given up."""
         from pyramid.memory.loading import place
 
         place(self.pipeline, plan)
-        self.plan, self.changes = plan, ()
+        self.plan = plan
 
     def adapt(self, lora: str) -> None:
         """Let the LoRAs be at work that settings ask for. ValueError for one that is not there, or of another
@@ -114,7 +124,7 @@ class Loaded:
         """Text encoders and VAE go to a second device. ValueError for one that is not there."""
         from pyramid.memory.parallel import place
 
-        place(self.pipeline, self.pipeline.plan.transformer.device, others)
+        place(self.pipeline, self.pipeline.placement.transformer.device, others)
 
     def join(self) -> None:
         """Make one video together with the other processes of a launcher, after `parallel.begin`."""
@@ -156,14 +166,14 @@ class ModelHolder:
         """
         checkpoint = find(settings.model, settings.variant)
         plan = make_plan(checkpoint, settings, wanted=memory)
-        if self.loaded is None or self.loaded.key != key_of(settings, plan):
+        if self.loaded is None or not self.loaded.serves(settings, plan):
             self.unload()
             if say:
                 say("Loading the model")
             pipeline, note = ladder.load(load_for, settings, memory)
             self.loaded = Loaded(key_of(settings, plan), plan, pipeline, identity(checkpoint), note)
-        elif (self.loaded.plan.tile, self.loaded.plan.window) != (plan.tile, plan.window):
-            self.loaded.place(plan)  # frames are cut otherwise
+        elif self.loaded.cuts_otherwise(plan):
+            self.loaded.place(plan)
         self.loaded.adapt(settings.lora)
         return self.loaded
 

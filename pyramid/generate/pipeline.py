@@ -68,11 +68,15 @@ from pyramid.text.encoders import TextEncoders
 from pyramid.text.vocabulary import Vocabulary
 
 Event = Status | Notice | Preview | Unit | Frames | Finished
+<<<<<<< HEAD
 SLOW_BFLOAT16 = (
     "This processor has no bfloat16, and takes many times as long to make it up: use float32 "
     "(dtype=torch.float32, or --dtype float32)."
 )
 Prompts = tuple[Prompt | None, Prompt | None]  # the prompt and the negative one
+=======
+Prompts = tuple[Prompt, Prompt | None]  # the prompt and the negative one
+>>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
 
 
 @dataclass
@@ -129,7 +133,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         self.checkpoint = checkpoint
         self.vocabulary = Vocabulary.of(checkpoint.details) if checkpoint else None
         self.scales = _scales_of(transformer, vae)
-        self.placement = Placement()  # replaced as a whole
+        self.placement = Placement()  # replaced as a whole, by `pyramid.memory.loading.place`
         self.executor = Alone()
         self._runs: list[Running] = []  # those that are open
         self._latest = (0, self.defaults.guidance_scale)  # steps and guidance of the last run
@@ -173,8 +177,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
     @property
     def plan(self) -> Plan | None:
-        """What the placement was made by, with what was given up since."""
-        return self.placement.plan
+        """The placement, with what was given up since, where a plan made it."""
+        return self.placement if isinstance(self.placement, Plan) else None
 
     # -- running
 
@@ -198,11 +202,18 @@ class PyramidFlowPipeline(DiffusionPipeline):
                         frames.append(event)
                     case Notice():
                         notices.append(event.message)
+<<<<<<< HEAD
                         if event.kind == "precision":
                             warnings.warn(event.message, stacklevel=2)
         # the last event is always Finished
         result = event.latents if inputs.output_type == "latent" else _assemble(frames, inputs.output_type)
         output = PyramidFlowPipelineOutput(result, event.seed, event.stopped, tuple(notices))
+=======
+                    case Finished():  # the last one
+                        last = event
+        result = last.latents if inputs.output_type == "latent" else _assemble(frames, inputs.output_type)
+        output = PyramidFlowPipelineOutput(result, last.seed, last.stopped, tuple(notices))
+>>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
         return output if return_dict else (result,)
 
     def request(self, prompt: str | list[str] | None = None, **arguments: Any) -> tuple[Settings, Inputs]:
@@ -304,10 +315,10 @@ class PyramidFlowPipeline(DiffusionPipeline):
         latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
         yield Finished(latents, clock.total(), task.settings.seed, stopped=len(units) < task.settings.units)
 
-    def _read(self, task: Task, clock: "Clock") -> Generator[Event, None, Prompts]:
+    def _read(self, task: Task, clock: "Clock") -> Generator[Event, None, Prompts | None]:
         """The prompts as the transformer reads them; None where nothing is left to sample."""
         if task.known == task.settings.units:
-            return None, None
+            return None
         yield Status("text", "Reading the prompt")
         prompt, negative, cut = clock.timed("text", self._prompts, task)
         if cut:
@@ -331,7 +342,11 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return given
 
     def _sample(
+<<<<<<< HEAD
         self, task: Task, prompts: Prompts, given: list[Tensor], running: "Running"
+=======
+        self, task: Task, prompts: Prompts | None, given: list[Tensor], stop: Stop
+>>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
     ) -> Iterator[Notice | Preview | Unit]:
         s, inputs = task.settings, task.inputs
         finished = [unit.latents.to(self._execution_device) for unit in task.finished if not unit.given]
@@ -351,9 +366,16 @@ class PyramidFlowPipeline(DiffusionPipeline):
         )
         running.steps = run.steps_before(run.units)
         told: list[str] = []
+<<<<<<< HEAD
         split = self.placement.split_guidance
         guided = GuidedModel(self.transformer, *prompts, task.guidance, split=split, control=running.control)
         for event in sample(Guarded(guided, told.append), noise, run):
+=======
+        guided = prompts and GuidedModel(
+            self.transformer, *prompts, task.guidance, split=self.placement.split_guidance
+        )
+        for event in sample(guided and Guarded(guided, told.append), noise, run):
+>>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
             yield from (Notice("precision", sentence) for sentence in told)
             told.clear()
             yield event
@@ -363,15 +385,15 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """Whether frames are made after all sampling. With model offload one model leaves when the other
         comes: it is changed once then, not twice a unit.
         """
-        return bool(getattr(self, "_all_hooks", None)) or self.placement.tile_first
+        return bool(getattr(self, "_all_hooks", None)) or self.placement.window == 0
 
     def _decode_late(
         self, task: Task, units: list[Unit], decode: Callable[[Unit], list[Frames]], clock: "Clock"
     ) -> Iterator[Status | Frames]:
         """The frames of all units, after sampling."""
-        if self.placement.tile_first and self.vae.use_tiling and units:
+        if self.placement.window == 0 and self.vae.use_tiling and units:
             yield Status("decode", f"Decoding {len(units)} units, tile by tile")
-            decode = self._decoder(task, clock.timed("decode", self._decode_by_tiles, units))
+            decode = self._frames_by(clock.timed("decode", self._decode_by_tiles, units))
         for done, unit in enumerate(units):
             yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
             self._bring(self.vae)
@@ -379,12 +401,13 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
     def _callback(self, inputs: Inputs, prompts: Prompts, run: "Running") -> StepCallback | None:
         """The callback of diffusers' form in the sampler's form."""
-        if inputs.callback_on_step_end is None:
+        callback, done = inputs.callback_on_step_end, 0
+        if callback is None:
             return None
-        done = 0
 
         def on_step_end(unit, stage, step, timestep, x):
             nonlocal done
+<<<<<<< HEAD
             run.unit = unit
             embeds = run.embeds(prompts)
             named = {"latents": x, "prompt_embeds": embeds}
@@ -394,6 +417,10 @@ class PyramidFlowPipeline(DiffusionPipeline):
                 returned = inputs.callback_on_step_end(self, done, timestep, tensors) or {}
             finally:
                 calling.reset(mark)
+=======
+            tensors = {name: x for name in inputs.callback_on_step_end_tensor_inputs}
+            returned = callback(self, done, timestep, tensors) or {}
+>>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
             done += 1
             if (changed := returned.get("prompt_embeds")) is not None and changed is not embeds:
                 run.change(prompts, changed)
@@ -428,12 +455,21 @@ class PyramidFlowPipeline(DiffusionPipeline):
         pieces = iter([frames[:, :, :1], *frames[:, :, 1:].split(FRAMES_PER_UNIT, dim=2)])
         return lambda _latents: next(pieces)
 
+<<<<<<< HEAD
     def _decoder(self, task: Task, decoder: Callable | None = None) -> Callable[[Unit], list[Frames]] | None:
         """From each unit in turn to its new frames, one event a sample; None where latents are wanted."""
         if task.inputs.output_type == "latent":
             return None
         if decoder is None:
             decoder = self.vae.stream() if not self.vae.use_slicing else self._one_by_one(len(task.seeds))
+=======
+    def _decoder(self, task: Task) -> Callable[[Unit], list[Frames]] | None:
+        """What makes the frames of a run; None where latents are wanted."""
+        return None if task.inputs.output_type == "latent" else self._frames_by(self.vae.stream())
+
+    def _frames_by(self, decoder: Callable[[Tensor], Tensor]) -> Callable[[Unit], list[Frames]]:
+        """From each unit in turn to its new frames, one event a sample."""
+>>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
 
         @torch.no_grad()
         def decode(unit: Unit) -> list[Frames]:
@@ -567,7 +603,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
         if plan is not None:
             from pyramid.memory import loading
 
-            pipe = cls(*loading.load(checkpoint, plan), checkpoint=checkpoint)
+            transformer, vae, text = loading.load(checkpoint, plan)
+            pipe = cls(transformer, vae, text, checkpoint=checkpoint)
             loading.place(pipe, plan)
             return pipe
         load = transformer_class(checkpoint.transformer_class).from_pretrained
@@ -671,10 +708,16 @@ class Clock:
 
 def _scales_of(transformer, vae) -> LatentScales:
     """The latent scales that the VAE's configuration states, else those of the transformer's family."""
+<<<<<<< HEAD
     own = [getattr(vae.config, spec.name, None) for spec in dataclasses.fields(LatentScales)]
     return (
         LatentScales(*own) if None not in own else family_of(type(unwrap_module(transformer)).__name__).scales
     )
+=======
+    stated = [getattr(vae.config, spec.name, None) for spec in dataclasses.fields(LatentScales)]
+    own = [value for value in stated if value is not None]
+    return LatentScales(*own) if own == stated else family_of(type(transformer).__name__).scales
+>>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
 
 
 def _details_of(defaults: Variant, transformer: str) -> dict[str, Any]:
@@ -702,5 +745,6 @@ def _assemble(events: list[Frames], output_type: str):
     return array if output_type == "np" else torch.from_numpy(array).permute(0, 1, 4, 2, 3).contiguous()
 
 
-for _method in (PyramidFlowPipeline.__call__, PyramidFlowPipeline.request):
+_methods: tuple[Any, ...] = (PyramidFlowPipeline.__call__, PyramidFlowPipeline.request)
+for _method in _methods:
     _method.__signature__ = signature_of(_method)

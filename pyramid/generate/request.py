@@ -10,6 +10,7 @@ have. Whatever is wrong is a ValueError with the value, the limit and the way ou
 
 import dataclasses
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from pyramid.events import Unit
 from pyramid.generate.arguments import known_arguments
 from pyramid.generate.given import frames_of_video, picture_of
 from pyramid.generate.guidance import Guidance
-from pyramid.generate.sampler import Stop
 from pyramid.hub.families import GRID
 from pyramid.media.pictures import fit_picture
 from pyramid.media.video_reader import read_given, read_video
@@ -71,7 +71,7 @@ class Inputs:
     callback_on_step_end: Callable | None = None  # (pipe, step, timestep, {"latents": x}) -> dict or None
     callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS[:1]
     preview_every: int = 0  # n > 0: each n-th step of a stage, and its last, carries a denoised estimate
-    stop: Stop | None = None  # ends the run before its next step when set
+    stop: threading.Event | None = None  # ends the run before its next step when set
 
     def embeddings(self, which: str) -> PromptEmbeds | None:
         """The embeddings that were passed, `which` = "" or "negative_"; None where there are none."""
@@ -262,7 +262,8 @@ def check(
     settings = settings.resolved().validate()
     _check_options(inputs)
     prompts = tuple(inputs.prompts or [settings.prompt]) if inputs.prompt_embeds is None else ()
-    batch = len(prompts) or len(inputs.prompt_embeds)
+    batch = len(prompts) if inputs.prompt_embeds is None else len(inputs.prompt_embeds)
+    assert settings.seed is not None, "resolved settings have one"
     seeds = tuple(inputs.seeds or [settings.seed + sample for sample in range(batch)])
     finished = tuple(u if isinstance(u, Unit) else Unit(0, 0, u) for u in inputs.finished)
     task = Task(settings, inputs, prompts, seeds, _given_pictures(settings, inputs, finished), finished)
@@ -332,11 +333,11 @@ def _check_noise(task: Task, channels: int) -> None:
     sampled = s.units - task.given
     batch, size = len(task.seeds), GRID.latent_shape(s.width, s.height)
     if given.latents is not None:
-        shape, wanted = tuple(given.latents.shape), (batch, channels, sampled, *size)
+        shape, needed = tuple(given.latents.shape), (batch, channels, sampled, *size)
         # more frames than needed are welcome: the noise of a text-to-video run serves image-to-video too
-        if len(shape) != 5 or shape[2] < sampled or shape[:2] + shape[3:] != wanted[:2] + wanted[3:]:
+        if len(shape) != 5 or shape[2] < sampled or shape[:2] + shape[3:] != needed[:2] + needed[3:]:
             raise ValueError(
-                f"latents have shape {shape}: noise of shape {wanted} is needed "
+                f"latents have shape {shape}: noise of shape {needed} is needed "
                 "(batch, channels, units to sample, height / 8, width / 8)."
             )
     if given.block_noise is not None:

@@ -191,22 +191,25 @@ class Sampling:
 # The run
 
 
-def sample(model: Model, noise: Noise, run: Sampling) -> Iterator[Preview | Unit]:
+def sample(model: Model | None, noise: Noise, run: Sampling) -> Iterator[Preview | Unit]:
     """Sample the units of a run, one after the other, each from its coarsest stage to its finest.
 
     Latents are float32 throughout. Once `run.stop` is set the generator ends, and the units that it has
-    yielded are whole. Raises FloatingPointError for a unit that is not finite.
+    yielded are whole. Without units to sample no model is needed. Raises FloatingPointError for a unit that
+    is not finite.
     """
     stages = make_stages(len(run.steps))
     past = [latents.float() for latents in [*run.given, *run.finished]]
     for unit, latents in enumerate(past):
         yield Unit(unit, run.units, latents, given=unit < len(run.given))
     for unit in range(len(past), run.units):
-        x: Tensor | None = noise.initial(unit, len(stages)).to(model.device)
+        assert model is not None, "units to sample need a model"
+        x = noise.initial(unit, len(stages)).to(model.device)
         for stage in stages:
-            x = yield from sample_stage(model, noise, run, past, x, stage)
-            if x is None:
+            finished = yield from sample_stage(model, noise, run, past, x, stage)
+            if finished is None:
                 return
+            x = finished
         if not torch.isfinite(x).all():
             raise FloatingPointError(f"Unit {unit} is not finite: use bfloat16 or float32.")
         past.append(x)

@@ -110,6 +110,13 @@ class Device:
         """How many of these this torch can use."""
         return 0
 
+    @classmethod
+    def here(cls, name: str) -> "Device":
+        """That of this machine, with its facts. Raises SettingsError for one that torch cannot use."""
+        if not cls.count():
+            raise _missing(name, f"{name} device")
+        return cls(name, name, bfloat16=True)
+
 
 class Processor(Device):
     """Main memory, and no waiting. Without a name of its own it is the machine's processor."""
@@ -236,12 +243,6 @@ class AppleGraphics(Device):
 
         return int(torch.backends.mps.is_available())
 
-    @classmethod
-    def here(cls, name: str) -> "AppleGraphics":
-        if not cls.count():
-            raise _missing(name, f"{name} device")
-        return cls(name, name, bfloat16=True)
-
 
 class IntelCard(Device):
     """Intel's, which torch calls xpu."""
@@ -251,12 +252,6 @@ class IntelCard(Device):
         import torch
 
         return torch.xpu.device_count() if torch.xpu.is_available() else 0
-
-    @classmethod
-    def here(cls, name: str) -> "IntelCard":
-        if not cls.count():
-            raise _missing(name, f"{name} device")
-        return cls(name, name, bfloat16=True)
 
 
 KINDS: dict[str, type[Device]] = {

@@ -61,7 +61,8 @@ def component_sizes(checkpoint: Checkpoint) -> dict[str, Size]:
 
 
 def _size(folder: Path) -> Size:
-    stored, counted = 0, {}
+    stored = 0
+    counted: dict[str, tuple[int, int]] = {}  # name -> (numbers, bytes each)
     for path in weight_files(folder):
         stored += path.stat().st_size
         shapes = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)

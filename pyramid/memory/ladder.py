@@ -5,19 +5,21 @@ go on from the last finished unit.
         ...                                          # Notice("memory", …) tells each change
     pipe, note = load(loaded.load_for, settings)     # the same while a model is loaded
 
-`tighten` is the ladder: for the phase that failed it takes the first rung that is still to be had. Rungs
-change how a video is computed, not what is asked for: after one, the run equals a run with the tighter
-pipeline from the last finished unit on. Where there is none left, DoesNotFit says what to do.
+`tighten` is the ladder: for the phase that failed it takes the first rung that is still to be had. A rung
+makes of a placement a tighter one: it changes how a video is computed, not what is asked for. After it, the
+run equals a run with the tighter pipeline from the last finished unit on. Where there is none left,
+DoesNotFit says what to do.
 """
 
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
-from pyramid.memory.device import MAIN, device_of, empty_caches
+from pyramid.memory.device import MAIN, empty_caches
+from pyramid.memory.placement import Part, Placement, elsewhere
 from pyramid.settings import Settings
 
 SMALLEST_TILE = 64  # pixels
@@ -146,157 +148,161 @@ def free() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The rungs: each changes the pipeline and says what it did, or returns None where it has nothing to give
+# The rungs: each makes a tighter placement and a sentence on it, or None where there is nothing to give up.
+# They do nothing: `place` does
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a rung may ask of the run that failed: the longer side of its frames in pixels, and whether
+    weights of text encoders are in memory.
+    """
+
+    side: int
+    texts: bool = False
+
+
+Step = tuple[Placement, str]
+Rung = Callable[[Placement, Run], Step | None]
 
 
 def tighten(pipe, phase: str, settings: Settings | None = None) -> str | None:
     """Take the first rung of `phase` that is left. Returns what was changed, for people; None at the bottom.
 
-    A plan that the pipeline has tells it from then on.
+    The pipeline's placement tells it from then on.
     """
-    change = next((change for rung in RUNGS[phase] if (change := rung(pipe, settings))), None)
-    if change:
-        pipe.placement = pipe.placement.told(change)
+    from pyramid.memory.loading import as_it_is, place
+
+    size = (settings.width, settings.height) if settings else pipe.defaults.sizes[0]
+    run = Run(max(size), texts=pipe.text is not None and bool(pipe.text.loaded))
+    now = as_it_is(pipe)
+    step = next((step for rung in RUNGS[phase] if (step := rung(now, run))), None)
+    if step is None:
+        return None
+    tighter, change = step
+    place(pipe, tighter.told(change))
     return change
 
 
-def _read_on_cpu(pipe, settings) -> str | None:
-    if pipe.text is None or not device_of(pipe.placement.text_device or pipe._execution_device).is_card:
+def read_on_processor(now: Placement, run: Run) -> Step | None:
+    """The text encoders leave the card."""
+    if not now.text.place.is_card:
         return None
-    pipe.text.free()
-    pipe.placement = replace(pipe.placement, text_device=MAIN)
-    return "prompts are read on the processor from here on"
+    change = "prompts are read on the processor from here on"
+    return replace(now, text=elsewhere(now.text, MAIN)), change
 
 
-def _release_text(pipe, settings) -> str | None:
+def release_text(now: Placement, run: Run) -> Step | None:
     """After encoding, the encoders that were kept for the next prompt."""
-    if pipe.text is None or pipe.text.keep is False:
+    if not run.texts or now.text.offload in ("go", "leaf"):
         return None
-    had = bool(pipe.text.loaded)
-    pipe.text.keep = False
-    pipe.text.free()
-    return "the text encoders leave memory once they are not needed" if had else None
+    change = "the text encoders leave memory once they are not needed"
+    return replace(now, text=replace(now.text, offload="go")), change
 
 
-def _narrow_text(pipe, settings) -> str | None:
-    import torch
-
-    if pipe.text is None or pipe.text.dtype != torch.float32:
+def narrow_text(now: Placement, run: Run) -> Step | None:
+    """Half the bytes for the text encoders."""
+    if now.text.dtype != "float32":
         return None
-    pipe.text.free()
-    pipe.text.dtype = torch.bfloat16
-    return "prompts are read in bfloat16 instead of float32"
+    change = "prompts are read in bfloat16 instead of float32"
+    return replace(now, text=replace(now.text, dtype="bfloat16")), change
 
 
-def _split_guidance(pipe, settings) -> str | None:
-    if pipe.placement.split_guidance:
+def split_guidance(now: Placement, run: Run) -> Step | None:
+    """Half the batch."""
+    if now.split_guidance:
         return None
-    pipe.placement = replace(pipe.placement, split_guidance=True)
-    return "the prompt and the negative prompt go through the model one after the other"
+    change = "the prompt and the negative prompt go through the model one after the other"
+    return replace(now, split_guidance=True), change
 
 
-def _smaller_tiles(pipe, settings) -> str | None:
+def smaller_tiles(now: Placement, run: Run) -> Step | None:
     """At most half the side, a power of two, down to SMALLEST_TILE;
     the frame itself counts as the first tile.
     """
-    vae = pipe.vae
-    side = max((settings.width, settings.height) if settings else pipe.defaults.sizes[0])
-    now = min(vae.tile_size, side) if vae.use_tiling else side
-    tile = 1 << (now // 2).bit_length() - 1
+    side = min(now.tile or run.side, run.side)
+    tile = 1 << (side // 2).bit_length() - 1
     if tile < SMALLEST_TILE:
         return None
-    vae.enable_tiling(tile)
-    return f"frames are decoded in tiles of {tile} pixels"
+    return replace(now, tile=tile), f"frames are decoded in tiles of {tile} pixels"
 
 
-def _into_tiles(pipe, settings) -> str | None:
+def into_tiles(now: Placement, run: Run) -> Step | None:
     """The first tiles. Smaller ones than these free little as long as each keeps its cache."""
-    return None if pipe.vae.use_tiling else _smaller_tiles(pipe, settings)
+    return None if now.tile else smaller_tiles(now, run)
 
 
-def _tile_by_tile(pipe, settings) -> str | None:
+def tile_by_tile(now: Placement, run: Run) -> Step | None:
     """As frames come, every tile keeps its cache until the end: here one tile's is held at a time."""
-    if pipe.placement.tile_first or not pipe.vae.use_tiling:
+    if now.window == 0 or not now.tile:
         return None
-    pipe.placement = replace(pipe.placement, tile_first=True)
-    return "frames are decoded at the end, all units of a tile before the next tile"
+    change = "frames are decoded at the end, all units of a tile before the next tile"
+    return replace(now, window=0), change
 
 
-def _offload_models(pipe, settings) -> str | None:
-    held = getattr(pipe, "_all_hooks", None) or _hooked(pipe.transformer)
-    if held or not device_of(pipe._execution_device).is_card:
+def offload_models(now: Placement, run: Run) -> Step | None:
+    """One model at a time on the card, which all of them share from here on."""
+    card = now.transformer.device
+    if now.transformer.fixed or now.transformer.offload or not now.transformer.place.is_card:
         return None
-    device = pipe._execution_device
-    pipe.to(MAIN)
-    # All share one card from here on.
-    pipe.placement = replace(pipe.placement, text_device=None, vae_device=None)
-    pipe.enable_model_cpu_offload(device=device)
-    return "only the model that is at work stays on the card"
-
-
-def _offload_leaves(pipe, settings) -> str | None:
-    device = pipe._execution_device
-    if not device_of(device).is_card or _hooked(pipe.transformer):
-        return None
-    import torch
-
-    from pyramid.memory.loading import lift, place_model
-    from pyramid.memory.plan import Part
-
-    lift(pipe)
-    pipe.placement = replace(pipe.placement, vae_device=None)
-    wider = pipe.transformer.dtype == torch.float16  # in which a step that overflows could not be taken again
-    if wider:
-        torch.nn.Module.to(pipe.transformer.to(MAIN), torch.float32)
-    for model, kind in ((pipe.transformer, "block"), (pipe.vae, "leaf")):
-        place_model(model, Part(str(device), str(model.dtype).removeprefix("torch."), kind))
-    return "the weights come to the card layer by layer, which is slow" + ", and in float32" * wider
-
-
-def _narrow_transformer(pipe, settings) -> str | None:
-    return _narrow(pipe.transformer, "the transformer")
-
-
-def _narrow_vae(pipe, settings) -> str | None:
-    return _narrow(pipe.vae, "the autoencoder")
-
-
-def _narrow(model, name: str) -> str | None:
-    """bfloat16 in place, weight by weight, so that there are never two copies of the model."""
-    import torch
-
-    from pyramid.memory.loading import is_cast
-
-    if model.dtype != torch.float32 or _hooked(model) or is_cast(model):
-        return None
-    torch.nn.Module.to(model, torch.bfloat16)  # diffusers' own warns of what is meant here
-    return f"{name} computes in bfloat16 instead of float32"
-
-
-def _hooked(model) -> bool:
-    """Whether others hold this model's weights: diffusers' group offload, or bitsandbytes.
-    They must not be moved.
-    """
-    if getattr(model, "hf_quantizer", None) is not None:
-        return True
-    registries = (getattr(part, "_diffusers_hook", None) for part in model.modules())
-    return any(
-        registry is not None and set(registry.hooks) - {"layerwise_casting"} for registry in registries
+    tighter = replace(
+        now,
+        text=elsewhere(now.text, card),
+        transformer=replace(now.transformer, offload="model"),
+        vae=replace(now.vae, device=card, offload="model"),
     )
+    return tighter, "only the model that is at work stays on the card"
 
 
-RUNGS: dict[str, tuple[Callable[[Any, dict], str | None], ...]] = {
-    "text": (_offload_models, _read_on_cpu, _narrow_text),
-    "encode": (_smaller_tiles, _release_text, _offload_models, _offload_leaves, _narrow_vae),
-    "sample": (_split_guidance, _release_text, _offload_models, _offload_leaves, _narrow_transformer),
+def offload_leaves(now: Placement, run: Run) -> Step | None:
+    """Weights wait in main memory: in float32, where a step that overflows in float16 could not be taken
+    again.
+    """
+    card = now.transformer.device
+    if now.transformer.fixed or not now.transformer.place.is_card:
+        return None
+    wider = now.transformer.dtype == "float16"
+    dtype = "float32" if wider else now.transformer.dtype
+    tighter = replace(
+        now,
+        transformer=replace(now.transformer, dtype=dtype, offload="block"),
+        vae=replace(now.vae, device=card, offload="leaf"),
+    )
+    return tighter, "the weights come to the card layer by layer, which is slow" + ", and in float32" * wider
+
+
+def narrow_transformer(now: Placement, run: Run) -> Step | None:
+    """Half the bytes for the transformer, and for what it computes."""
+    if not (part := narrowed(now.transformer)):
+        return None
+    return replace(now, transformer=part), "the transformer computes in bfloat16 instead of float32"
+
+
+def narrow_vae(now: Placement, run: Run) -> Step | None:
+    """Half the bytes for the autoencoder, and for what it computes."""
+    if not (part := narrowed(now.vae)):
+        return None
+    return replace(now, vae=part), "the autoencoder computes in bfloat16 instead of float32"
+
+
+def narrowed(part: Part) -> Part | None:
+    """The part in bfloat16; None where it is, or has to stay as it is."""
+    free = part.dtype == "float32" and not part.fixed and not part.quantized
+    return replace(part, dtype="bfloat16") if free else None
+
+
+RUNGS: dict[str, tuple[Rung, ...]] = {
+    "text": (offload_models, read_on_processor, narrow_text),
+    "encode": (smaller_tiles, release_text, offload_models, offload_leaves, narrow_vae),
+    "sample": (split_guidance, release_text, offload_models, offload_leaves, narrow_transformer),
     "decode": (
-        _into_tiles,
-        _tile_by_tile,
-        _smaller_tiles,
-        _release_text,
-        _offload_models,
-        _offload_leaves,
-        _narrow_vae,
+        into_tiles,
+        tile_by_tile,
+        smaller_tiles,
+        release_text,
+        offload_models,
+        offload_leaves,
+        narrow_vae,
     ),
 }
 
@@ -312,7 +318,8 @@ def load(loader: Callable[[Any, str], Any], settings, memory: str = "auto") -> t
     First bfloat16 in place of float32, then, on a card, one tighter plan after the other. Raises DoesNotFit
     when none of them fits either.
     """
-    tried, less = (settings, memory, ""), None
+    tried: tuple[Any, str, str] | None = (settings, memory, "")
+    less: Iterator[tuple[Any, str, str]] | None = None
     while tried:
         now, plan, told = tried
         try:

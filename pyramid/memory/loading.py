@@ -2,7 +2,7 @@
 
     transformer, vae, text = load(checkpoint, plan)
     pipe = PyramidFlowPipeline(transformer, vae, text, checkpoint=checkpoint)
-    place(pipe, plan)                     # and again with another plan, whenever memory turns out to be short
+    place(pipe, plan)                     # and again with a tighter placement when memory runs out
 
 Weights whose file has the dtype that is asked for are used as they lie in the file: their pages come when
 they are needed and the system may drop them again. Others are converted tensor by tensor. Text encoders are
@@ -20,11 +20,13 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 from pyramid.memory.device import MAIN, device_of
+from pyramid.memory.placement import Part, Placement
 from pyramid.models import transformer_class
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.text.encoders import Part as Encoder
 from pyramid.text.encoders import TextEncoders, find_parts, load_encoder
 
+KEEP = {"": True, "free": None, "go": False, "leaf": False}  # text encoders, by how they come and go
 # Bytes a parameter; in bfloat16 stay: T5's embeddings and one layer in eight, 28 % of miniFLUX and 36 % of
 # SD3 (norms).
 TEXT_BYTES = {"int8": 1.2, "nf4": 0.8}
@@ -60,7 +62,7 @@ def load_text(folder, part) -> TextEncoders:
     """The text encoders of a folder as a plan's `part` says; nothing is read before a prompt needs it."""
 
     def read(encoder: Encoder):
-        here = replace(part, dtype=str(text.dtype).removeprefix("torch."))
+        here = replace(part, dtype=name_of(text.dtype))
         if text.device != torch.device(part.device):  # moved since, as nothing else was left to give up
             here = replace(here, device=str(text.device), offload="")
         return _encoder(encoder, here, here.quantized if encoder.is_t5 else "")  # CLIP is small
@@ -70,7 +72,7 @@ def load_text(folder, part) -> TextEncoders:
         getattr(torch, part.dtype),
         part.device,
         load=read,
-        keep={"leaf": False, "": True}.get(part.offload),
+        keep=KEEP[part.offload],
         precision=part.quantized,
     )
     return text
@@ -122,29 +124,93 @@ def _quantizer(part) -> dict:
     return {"quantization_config": diffusers.BitsAndBytesConfig(**bits), "device_map": {"": part.device}}
 
 
-def place(pipe, plan) -> None:
-    """Put the models of `pipe` where `plan` wants them, whatever was done before.
-    Text encoders are left alone.
+def as_it_is(pipe) -> Placement:
+    """The placement of `pipe` with all that was done to its models since, by diffusers' own ways too:
+    `pipe.to`, `pipe.enable_model_cpu_offload`, `pipe.vae.enable_tiling`, ….
     """
-    lift(pipe)
-    if plan.tile:
-        pipe.vae.enable_tiling(plan.tile)
-    else:
-        pipe.vae.disable_tiling()
-    if plan.transformer.quantized == "fp8" and not is_cast(pipe.transformer):
-        pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, plan.transformer.dtype))
-    if plan.transformer.offload == "model":
-        pipe.enable_model_cpu_offload(device=plan.transformer.device)
-    else:
-        place_model(pipe.transformer, plan.transformer)
-        place_model(pipe.vae, plan.vae)
-    pipe.placement = replace(pipe.placement, plan=plan, tile_first=plan.window == 0)
+    was, device = pipe.placement, str(pipe._execution_device)
+    whole = bool(getattr(pipe, "_all_hooks", None))
+    return replace(
+        was,
+        text=_text_as_it_is(pipe.text, was.text, was.text_device or device),
+        transformer=_part_as_it_is(pipe.transformer, was.transformer, device, whole),
+        vae=_part_as_it_is(pipe.vae, was.vae, was.vae_device or device, whole),
+        tile=pipe.vae.tile_size if pipe.vae.use_tiling else None,
+    )
 
 
-def is_cast(module) -> bool:
-    """Whether diffusers keeps the weights of this model in a narrower type than it computes in."""
-    registries = (getattr(part, "_diffusers_hook", None) for part in module.modules())
-    return any(registry is not None and registry.get_hook("layerwise_casting") for registry in registries)
+def _text_as_it_is(text: TextEncoders | None, was: Part, device: str) -> Part:
+    if text is None:
+        return Part(MAIN, "bfloat16", "go")  # nothing that could be given up
+    offload = was.offload
+    if KEEP[offload] is not text.keep:
+        offload = next(name for name, keep in KEEP.items() if keep is text.keep)
+    return replace(was, device=device, dtype=name_of(text.dtype), offload=offload)
+
+
+def _part_as_it_is(model, was: Part, device: str, whole: bool) -> Part:
+    registries = [getattr(part, "_diffusers_hook", None) for part in model.modules()]
+    hooks = {name for registry in registries if registry is not None for name in registry.hooks}
+    layered = was.offload if was.offload in ("block", "leaf") else "leaf"
+    quantizer = getattr(model, "hf_quantizer", None)
+    quantized = "fp8" if "layerwise_casting" in hooks else ""
+    if quantizer is not None:
+        quantized = "nf4" if getattr(quantizer.quantization_config, "load_in_4bit", False) else "int8"
+    offload = layered if hooks - {"layerwise_casting"} else "model" * whole
+    return Part(device, name_of(model.dtype), offload, quantized)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """As plans write it: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def place(pipe, wanted: Placement) -> None:
+    """Put the models of `pipe` where `wanted` says, in its precision, whatever was done before.
+
+    Weights are narrowed where they are, one by one, so that there are never two copies of a model.
+    """
+    now = as_it_is(pipe)
+    if pipe.text is not None:
+        _place_text(pipe.text, now.text, wanted.text)
+    if wanted.tile != now.tile:
+        if wanted.tile:
+            pipe.vae.enable_tiling(wanted.tile)
+        else:
+            pipe.vae.disable_tiling()
+    models = (
+        (pipe.transformer, now.transformer, wanted.transformer),
+        (pipe.vae, now.vae, wanted.vae),
+    )
+    moved = any((was.device, was.offload) != (part.device, part.offload) for _, was, part in models)
+    if moved:
+        lift(pipe)
+    for model, was, part in models:
+        _convert(model, was, part)
+    if moved and wanted.transformer.offload == "model":
+        pipe.enable_model_cpu_offload(device=wanted.transformer.device)
+    elif moved:
+        for model, _, part in models:
+            place_model(model, part)
+    pipe.placement = wanted
+
+
+def _place_text(text: TextEncoders, was: Part, part: Part) -> None:
+    """Weights that are in memory are read again where they would be other ones, or elsewhere."""
+    keep = KEEP[part.offload]
+    if (was.device, was.dtype) != (part.device, part.dtype) or keep is False and text.keep is not False:
+        text.free()
+    text.dtype, text.keep = getattr(torch, part.dtype), keep
+
+
+def _convert(model, was: Part, part: Part) -> None:
+    """The weights in the part's precision, where they are this module's to convert."""
+    if part.quantized == "fp8" and not was.quantized:
+        model.enable_layerwise_casting(torch.float8_e4m3fn, getattr(torch, part.dtype))
+    elif part.dtype != was.dtype and not was.quantized:
+        if part.dtype == "float32":
+            model.to(MAIN)  # which has the room
+        torch.nn.Module.to(model, getattr(torch, part.dtype))  # diffusers' own warns of what is meant here
 
 
 def lift(pipe) -> None:

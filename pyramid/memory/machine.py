@@ -38,14 +38,13 @@ class Machine:
         found, main = find_device(device), ram()
         vram = found.memory(main) if found.is_card else (0, 0)
         quantizes = importlib.util.find_spec("bitsandbytes") is not None
-        facts = {"capability": found.capability, "bfloat16": found.bfloat16, "quantizes": quantizes}
-        return cls(found.name, found.label, *vram, *main, **facts)
+        return cls(found.name, found.label, *vram, *main, found.capability, found.bfloat16, quantizes)
 
     @property
     def place(self) -> Device:
         """Its device, with the facts: also of a machine that was made up."""
-        facts = {"capability": self.capability, "bfloat16": self.bfloat16}
-        return replace(device_of(self.device), label=self.name, **facts)
+        place = device_of(self.device)
+        return replace(place, label=self.name, capability=self.capability, bfloat16=self.bfloat16)
 
     def without_card(self) -> "Machine":
         """The same, with its processor alone."""

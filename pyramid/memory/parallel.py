@@ -22,8 +22,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pyramid.memory import loading
 from pyramid.memory.device import MAIN, CudaCard, check_there, device_of
-from pyramid.memory.loading import lift
+from pyramid.memory.loading import as_it_is
+from pyramid.memory.placement import BITSANDBYTES, elsewhere
 from pyramid.models.attention import Bucket, Layout
 from pyramid.models.flux import PATCH, StageContext, unit_sizes
 
@@ -37,11 +39,11 @@ def place(pipe, transformer: str | torch.device, others: str | torch.device):
     """
     check_there(transformer)
     check_there(others)
-    lift(pipe)
-    if getattr(pipe.transformer, "hf_quantizer", None) is None:  # bitsandbytes has put it there already
-        pipe.transformer.to(transformer)
-    pipe.vae.to(others)
-    pipe.placement = replace(pipe.placement, text_device=str(others), vae_device=str(others))
+    now, there = as_it_is(pipe), str(others)
+    fixed = now.transformer.quantized in BITSANDBYTES  # which has put it there already
+    moved = now.transformer if fixed else replace(now.transformer, device=str(transformer), offload="")
+    vae = replace(now.vae, device=there, offload="")
+    loading.place(pipe, replace(now, text=elsewhere(now.text, there), transformer=moved, vae=vae))
     return pipe
 
 
@@ -202,7 +204,9 @@ def part_of(context: StageContext, sizes: list[int], rank: int, world: int) -> S
     def part(size: int) -> slice:
         return slice(*(min(size % world, at) + size // world * at for at in (rank, rank + 1)))
 
-    layout, buckets, token, texts, rows = context.layout, [], 0, [], []
+    layout, buckets, token = context.layout, [], 0
+    texts: list[torch.Tensor] = []
+    rows: list[torch.Tensor] = []
     for bucket in layout.buckets:
         of, count = part(bucket.length), bucket.rows.stop - bucket.rows.start
         length = of.stop - of.start

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 
 from pyramid.hub.checkpoints import Checkpoint
 from pyramid.hub.families import RGB
-from pyramid.memory.device import MAIN, Device, Processor, device_of
+from pyramid.memory.device import MAIN, Processor
 from pyramid.memory.estimate import Shape, Size, component_sizes
 from pyramid.memory.machine import GIB, Machine, peak_bytes
+from pyramid.memory.placement import BITSANDBYTES, Part, Placement
 from pyramid.settings import Settings, SettingsError
 
 NAMES = ("max", "balanced", "low", "tiny", "cpu")
-BITSANDBYTES = ("int8", "nf4")
 # Measured on Linux x86-64, torch 2.13 for CPUs: the process with all its libraries, and what one run adds
 # besides its tensors; then the ratio of what the process grows to the bytes of tensors alive, as the C
 # library hands out memory and oneDNN keeps blocked copies.
@@ -45,51 +45,27 @@ MATMUL_SHARE, CONV_SHARE = 0.55, 0.25  # of the rate of a large matrix product, 
 
 
 @dataclass(frozen=True)
-class Part:
-    """Where a component lives and how. offload: "" stays, "free" goes after use, "model" comes as a whole,
-    "block" or "leaf" comes layer by layer. quantized: "", "int8" or "nf4" (bitsandbytes), "fp8" (layerwise
-    casting: stored in 8 bit, computed in `dtype`)."""
-
-    device: str
-    dtype: str
-    offload: str = ""
-    quantized: str = ""
-
-    @property
-    def place(self) -> Device:
-        """What it runs on."""
-        return device_of(self.device)
-
-
-@dataclass(frozen=True)
 class Estimate:
     """Peaks in bytes, and seconds of the last unit with its decode.
     file: the part of `ram` that is mapped from files and which the system may drop and read again."""
 
-    vram: int
-    ram: int
-    file: int
-    seconds: float
+    vram: int = 0
+    ram: int = 0
+    file: int = 0
+    seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a generation uses the machine. `window` 1: units are decoded as they come; 0:
-    after sampling, all units of one tile, then the next tile (with whole frames:
-    one after another all the same)."""
+@dataclass(frozen=True, kw_only=True)
+class Plan(Placement):
+    """How a generation uses the machine: a placement with a name, and what that needs.
+
+    What is given up later, as memory runs out, is in its `changes`: `estimate` knows nothing of it.
+    """
 
     name: str
-    text: Part
-    transformer: Part
-    vae: Part
-    tile: int | None = None
-    window: int = 1
-    estimate: Estimate | None = None
+    estimate: Estimate = Estimate()
     fits: bool = True
     reasons: tuple[str, ...] = ()
-    changes: tuple[
-        str, ...
-    ] = ()  # what was given up since, as memory ran out: `estimate` knows nothing of it
 
     @property
     def guard(self) -> bool:
@@ -119,13 +95,13 @@ def make_plan(
         passed = [f"{p.name} would need {_need(p)}" for p in everything[: everything.index(chosen)]]
         why = "the fastest that fits" if chosen.fits else "nothing fits what is free: this needs least"
         return replace(chosen, reasons=(why, *passed, *chosen.reasons))
-    chosen = next((plan for plan in everything if plan.name == wanted), None)
-    if chosen is None:
+    named = [plan for plan in everything if plan.name == wanted]
+    if not named:
         there = ", ".join(plan.name for plan in everything)
         why = "needs a graphics card" if wanted in NAMES else "is no plan"
         why = "moves weights that several processes share" if resident and wanted in NAMES else why
         raise SettingsError("memory", f"memory = {wanted!r} {why}: choose auto or {there}")
-    return replace(chosen, reasons=("asked for", *chosen.reasons))
+    return replace(named[0], reasons=("asked for", *named[0].reasons))
 
 
 def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None) -> list[Plan]:
@@ -201,10 +177,10 @@ def _variants(name: str, settings: Settings, machine: Machine):
     stored = "fp8" if settings.quantize == "fp8" else bits * place.is_card
     whole = "" if offload[0] == "leaf" else bits  # what comes layer by layer is as it lies in its file
     plan = Plan(
-        name,
         Part(there, text_dtype, offload[0], whole),
         Part(there, dtype, offload[1], stored),
         Part(there, "float32" if dtype == "float16" else dtype, offload[2]),
+        name=name,
     )
     windows = {"max": (1,), "balanced": (1, 0), "cpu": (1, 0)}.get(name, (0,))
     for window in windows:

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,8 @@ from pyramid.memory.device import (
 )
 from pyramid.memory.loading import matmul_rate, place_model
 from pyramid.memory.machine import Machine
-from pyramid.memory.placement import Placement
-from pyramid.memory.plan import Part, Plan
+from pyramid.memory.placement import Part, Placement
+from pyramid.memory.plan import Plan
 from pyramid.settings import SettingsError
 
 OLD, TURING, AMPERE = (7, 0), (7, 5), (8, 6)
@@ -159,9 +159,10 @@ def test_devices_load_no_torch():
 
 
 def test_a_placement_is_replaced_and_tells_what_was_given_up():
-    plan = Plan("cpu", *[Part("cpu", "float32")] * 3)
-    placement = Placement(plan)
-    assert placement.told("tiles").told("guidance").plan.changes == ("tiles", "guidance")
-    assert placement.plan.changes == () and Placement().told("tiles") == Placement()
+    plan = Plan(*[Part("cpu", "float32")] * 3, name="cpu")
+    placement = plan.told("tiles").told("guidance")
+    assert placement.changes == ("tiles", "guidance") and placement.name == "cpu" and plan.changes == ()
     with pytest.raises(FrozenInstanceError):
         placement.split_guidance = True
+    there = replace(Placement(), text=Part("cuda:1"), vae=Part("cuda:1"))
+    assert (there.text_device, there.vae_device, Placement().vae_device) == ("cuda:1", "cuda:1", None)

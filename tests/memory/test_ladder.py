@@ -26,7 +26,9 @@ from pyramid.media.files import read_metadata
 from pyramid.media.video_reader import read_video
 from pyramid.memory import ladder
 from pyramid.memory.ladder import DoesNotFit, is_out_of_memory, tighten
+from pyramid.memory.loading import as_it_is, place
 from pyramid.memory.machine import GIB, Machine
+from pyramid.memory.placement import Part, Placement
 from pyramid.memory.plan import compare, describe, make_plan
 from pyramid.settings import Settings
 
@@ -225,6 +227,68 @@ def test_each_rung_gives_once_and_says_so(pipe):
     )
 
 
+CARD = Placement(*[Part("cuda:0", "float16", text) for text in ("leaf", "", "")], split_guidance=True)
+
+
+def climb(now: Placement, phase: str, **run) -> list[tuple[Placement, str]]:
+    """All steps of a phase, one after the other: without a card, as rungs only say what is to be done."""
+    steps, run = [], ladder.Run(**{"side": 512} | run)
+    while step := next((step for rung in ladder.RUNGS[phase] if (step := rung(now, run))), None):
+        steps.append(step)
+        now = step[0]
+    return steps
+
+
+def test_on_a_card_the_models_come_one_by_one_then_layer_by_layer():
+    (whole, first), (layered, second) = climb(CARD, "sample")
+    assert "only the model that is at work" in first and "and in float32" in second
+    assert (whole.transformer.offload, whole.vae.offload, layered.transformer.offload) == (
+        "model",
+        "model",
+        "block",
+    )
+    assert layered.transformer.dtype == "float32" and whole.transformer.dtype == "float16"
+    assert CARD.transformer.offload == "" and layered.text == CARD.text
+
+
+def test_a_second_device_is_given_up_where_models_share_the_card():
+    spread = replace(CARD, text=Part("cpu"), vae=Part("cpu"))
+    whole, _ = climb(spread, "sample")[0]
+    assert whole.text_device is None and whole.vae_device is None
+
+
+def test_prompts_are_read_on_the_processor_once_the_card_is_full():
+    low = replace(CARD, transformer=Part("cuda:0", offload="model"), vae=Part("cuda:0", offload="model"))
+    (there, change), *rest = climb(low, "text")
+    assert "read on the processor" in change and there.text == Part("cpu", "float16", "go") and not rest
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_text_encoders_are_let_go_where_there_are_any(texts):
+    changes = [change for _, change in climb(Placement(), "decode", texts=texts)]
+    assert ("the text encoders leave memory once they are not needed" in changes) is texts
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_what_others_hold_is_neither_moved_nor_narrowed(kind):
+    held = replace(CARD, transformer=Part("cuda:0", "float32", quantized=kind))
+    assert climb(held, "sample") == []
+
+
+def test_a_placement_is_what_is_found_afterwards(pipe):
+    wanted = replace(
+        as_it_is(pipe),
+        text=Part("cpu", "bfloat16", "go"),
+        transformer=Part("cpu", "bfloat16"),
+        tile=64,
+        window=0,
+    )
+    place(pipe, wanted)
+    assert as_it_is(pipe) == pipe.placement == wanted
+    pipe.vae.disable_tiling()  # by hand
+    assert as_it_is(pipe) == replace(wanted, tile=None)
+
+
 def test_tiles_get_smaller_only_once_one_is_held_at_a_time(pipe):
     said = [tighten(pipe, "decode", Settings(width=512, height=512)) for _ in range(3)]
     assert ["tiles of 256" in said[0], "at the end" in said[1], "tiles of 128" in said[2]] == [True] * 3
@@ -234,7 +298,10 @@ def test_tiles_get_smaller_only_once_one_is_held_at_a_time(pipe):
 def test_a_card_that_is_given_weights_layer_by_layer_makes_the_same(pipe):
     usual = pipe(PROMPT, **LARGE, output_type="np").frames
     pipe.to("cuda")
-    assert ladder._offload_models(pipe, LARGE) and ladder._offload_leaves(pipe, LARGE)
+    for rung in (ladder.offload_models, ladder.offload_leaves):
+        tighter, _ = rung(as_it_is(pipe), ladder.Run(128))
+        place(pipe, tighter)
+        assert as_it_is(pipe) == tighter
     for _ in range(2):  # the second time with what the first has left behind
         assert abs(pipe(PROMPT, **LARGE, output_type="np").frames - usual).max() < 0.02
 
@@ -279,7 +346,7 @@ def test_a_plan_tells_what_was_given_up_since(tiny_checkpoint):
     checkpoint = find(tiny_checkpoint)
     settings = Settings.for_model(str(tiny_checkpoint), "128p", prompt="x", device="cpu", dtype="float32")
     pipe = load_pipeline(checkpoint, make_plan(checkpoint, settings))
-    change = tighten(pipe, "sample", QUICK)
+    change = tighten(pipe, "sample", settings)
     assert pipe.plan.changes == (change,) and change in compare(pipe.plan) and change in describe(pipe.plan)
 
 

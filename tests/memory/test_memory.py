@@ -23,7 +23,8 @@ from pyramid.memory.estimate import Shape, Size, component_sizes, decoder_elemen
 from pyramid.memory.ladder import tighten
 from pyramid.memory.loading import fetch_ahead, lift, load_text, place
 from pyramid.memory.machine import Machine, cgroup_limits
-from pyramid.memory.plan import Part, make_plan, plans
+from pyramid.memory.placement import Part
+from pyramid.memory.plan import make_plan, plans
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import Settings, SettingsError

@@ -17,6 +17,7 @@ from tiny import make_checkpoint, make_transformer, randomize
 from pyramid import PyramidFlowPipeline
 from pyramid.media.files import read_metadata
 from pyramid.memory import parallel
+from pyramid.memory.placement import Part
 from pyramid.models.flux import unit_sizes
 from pyramid.models.layers import Linear
 
@@ -139,7 +140,7 @@ def test_a_placed_pipeline_makes_the_same(tiny_checkpoint):
     request = REQUEST[0] | {"width": 64, "num_frames": 9, "output_type": "np"}
     pipe = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     before = pipe(**request).frames
-    assert parallel.place(pipe, "cpu", "cpu") is pipe and pipe.placement.text_device == "cpu"
+    assert parallel.place(pipe, "cpu", "cpu") is pipe and pipe.placement.text.device == "cpu"
     assert (pipe(**request).frames == before).all()
     with pytest.raises(ValueError, match="no such device"):
         parallel.place(pipe, "cpu", "cuda:99")
@@ -150,7 +151,7 @@ def test_the_vae_is_asked_on_its_own_device(tiny_checkpoint, request_):
     """The meta device as the second one: it takes what it is given, and has nothing to give back."""
     pipe = PyramidFlowPipeline.from_pretrained(tiny_checkpoint)
     pipe.vae.to("meta")
-    pipe.placement = replace(pipe.placement, vae_device="meta")
+    pipe.placement = replace(pipe.placement, vae=Part("meta"))
     seen = []
     pipe.vae.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].device.type))
     pipe.vae.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].device.type))
