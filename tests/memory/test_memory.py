@@ -447,7 +447,7 @@ def test_weights_are_stored_in_8_bit_as_the_settings_say(tiny_checkpoint):
     assert block.ff.net[2].weight.dtype == torch.float8_e4m3fn and packed.transformer.dtype == torch.float32
     wanted, frames = (pipe("a red ball", **RUN).frames for pipe in (usual, packed))
     assert 0 < abs(frames - wanted).max() < 0.2
-    while tighten(packed, "sample", dict(RUN)):  # no rung changes what has been cast
+    while tighten(packed, "sample", settings):  # no rung changes what has been cast
         assert block.ff.net[2].weight.dtype == torch.float8_e4m3fn
 
 
