@@ -46,8 +46,9 @@ def read_lora(source: "str | Path | Mapping[str, Tensor]", transformer: nn.Modul
     source: a file, a folder, a name in the folder of LoRAs, or tensors by name. Raises ValueError for what is
     no LoRA, one of another kind, and one of another model, with the names that do not fit.
     """
+    config: dict[str, Any] = {}
     if isinstance(source, Mapping):
-        weights, config, name = dict(source), {}, "the LoRA"
+        weights, name = dict(source), "the LoRA"
     else:
         path = find_lora(source)
         weights, config = _open(path)
@@ -119,7 +120,7 @@ def _single(index: str) -> dict[str, tuple[str, ...]]:
 def _double(index: str) -> dict[str, tuple[str, ...]]:
     """FLUX's and SD3's own names in a double block."""
     block, flux, sd3 = f"transformer_blocks.{index}", f"double_blocks.{index}", f"joint_blocks.{index}"
-    table = {}
+    table: dict[str, tuple[str, ...]] = {}
     for side, (short, long, out, more) in {
         "x": ("img", "x_block", "to_out.0", ""),
         "text": ("txt", "context_block", "to_add_out", "_context"),
@@ -174,15 +175,15 @@ def _scale(targets: tuple[str, ...], parts: Mapping[str, Tensor], config: Mappin
 
 
 def _fitted(
-    targets: tuple[str, ...], a: Tensor, b: Tensor, layers: Mapping[str, nn.Module], left: list[str]
+    targets: tuple[str, ...], a: Tensor, b: Tensor, layers: Mapping[str, nn.Linear], left: list[str]
 ) -> dict[str, Tensor]:
     """A and B of each layer; those of a fused one share A, and B is cut. What does not fit goes to `left`."""
-    sizes = [layers[name].out_features for name in targets]  # type: ignore[union-attr]
+    sizes = [layers[name].out_features for name in targets]
     fits = a.ndim == 2 == b.ndim and a.shape[0] == b.shape[1] and b.shape[0] == sum(sizes)
-    if not fits or a.shape[1] != layers[targets[0]].in_features:  # type: ignore[union-attr]
+    if not fits or a.shape[1] != layers[targets[0]].in_features:
         left.append(f"{targets[0]} {[*b.shape]}×{[*a.shape]}")
         return {}
-    made = {}
+    made: dict[str, Tensor] = {}
     for name, piece in zip(targets, b.split(sizes), strict=True):
         made |= {f"{name}.lora_A.weight": a.contiguous(), f"{name}.lora_B.weight": piece.contiguous()}
     return made

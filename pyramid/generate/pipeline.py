@@ -68,15 +68,11 @@ from pyramid.text.encoders import TextEncoders
 from pyramid.text.vocabulary import Vocabulary
 
 Event = Status | Notice | Preview | Unit | Frames | Finished
-<<<<<<< HEAD
 SLOW_BFLOAT16 = (
     "This processor has no bfloat16, and takes many times as long to make it up: use float32 "
     "(dtype=torch.float32, or --dtype float32)."
 )
-Prompts = tuple[Prompt | None, Prompt | None]  # the prompt and the negative one
-=======
 Prompts = tuple[Prompt, Prompt | None]  # the prompt and the negative one
->>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
 
 
 @dataclass
@@ -202,18 +198,12 @@ class PyramidFlowPipeline(DiffusionPipeline):
                         frames.append(event)
                     case Notice():
                         notices.append(event.message)
-<<<<<<< HEAD
                         if event.kind == "precision":
                             warnings.warn(event.message, stacklevel=2)
-        # the last event is always Finished
-        result = event.latents if inputs.output_type == "latent" else _assemble(frames, inputs.output_type)
-        output = PyramidFlowPipelineOutput(result, event.seed, event.stopped, tuple(notices))
-=======
                     case Finished():  # the last one
                         last = event
         result = last.latents if inputs.output_type == "latent" else _assemble(frames, inputs.output_type)
         output = PyramidFlowPipelineOutput(result, last.seed, last.stopped, tuple(notices))
->>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
         return output if return_dict else (result,)
 
     def request(self, prompt: str | list[str] | None = None, **arguments: Any) -> tuple[Settings, Inputs]:
@@ -342,11 +332,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return given
 
     def _sample(
-<<<<<<< HEAD
-        self, task: Task, prompts: Prompts, given: list[Tensor], running: "Running"
-=======
-        self, task: Task, prompts: Prompts | None, given: list[Tensor], stop: Stop
->>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
+        self, task: Task, prompts: Prompts | None, given: list[Tensor], running: "Running"
     ) -> Iterator[Notice | Preview | Unit]:
         s, inputs = task.settings, task.inputs
         finished = [unit.latents.to(self._execution_device) for unit in task.finished if not unit.given]
@@ -366,16 +352,11 @@ class PyramidFlowPipeline(DiffusionPipeline):
         )
         running.steps = run.steps_before(run.units)
         told: list[str] = []
-<<<<<<< HEAD
         split = self.placement.split_guidance
-        guided = GuidedModel(self.transformer, *prompts, task.guidance, split=split, control=running.control)
-        for event in sample(Guarded(guided, told.append), noise, run):
-=======
         guided = prompts and GuidedModel(
-            self.transformer, *prompts, task.guidance, split=self.placement.split_guidance
+            self.transformer, *prompts, task.guidance, split=split, control=running.control
         )
         for event in sample(guided and Guarded(guided, told.append), noise, run):
->>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
             yield from (Notice("precision", sentence) for sentence in told)
             told.clear()
             yield event
@@ -399,28 +380,23 @@ class PyramidFlowPipeline(DiffusionPipeline):
             self._bring(self.vae)
             yield from clock.timed("decode", decode, unit)
 
-    def _callback(self, inputs: Inputs, prompts: Prompts, run: "Running") -> StepCallback | None:
+    def _callback(self, inputs: Inputs, prompts: Prompts | None, run: "Running") -> StepCallback | None:
         """The callback of diffusers' form in the sampler's form."""
         callback, done = inputs.callback_on_step_end, 0
-        if callback is None:
+        if callback is None or prompts is None:
             return None
 
         def on_step_end(unit, stage, step, timestep, x):
             nonlocal done
-<<<<<<< HEAD
             run.unit = unit
             embeds = run.embeds(prompts)
             named = {"latents": x, "prompt_embeds": embeds}
             tensors = {name: named[name] for name in inputs.callback_on_step_end_tensor_inputs}
             mark = calling.set(run)
             try:
-                returned = inputs.callback_on_step_end(self, done, timestep, tensors) or {}
+                returned = callback(self, done, timestep, tensors) or {}
             finally:
                 calling.reset(mark)
-=======
-            tensors = {name: x for name in inputs.callback_on_step_end_tensor_inputs}
-            returned = callback(self, done, timestep, tensors) or {}
->>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
             done += 1
             if (changed := returned.get("prompt_embeds")) is not None and changed is not embeds:
                 run.change(prompts, changed)
@@ -455,21 +431,16 @@ class PyramidFlowPipeline(DiffusionPipeline):
         pieces = iter([frames[:, :, :1], *frames[:, :, 1:].split(FRAMES_PER_UNIT, dim=2)])
         return lambda _latents: next(pieces)
 
-<<<<<<< HEAD
-    def _decoder(self, task: Task, decoder: Callable | None = None) -> Callable[[Unit], list[Frames]] | None:
-        """From each unit in turn to its new frames, one event a sample; None where latents are wanted."""
-        if task.inputs.output_type == "latent":
-            return None
-        if decoder is None:
-            decoder = self.vae.stream() if not self.vae.use_slicing else self._one_by_one(len(task.seeds))
-=======
     def _decoder(self, task: Task) -> Callable[[Unit], list[Frames]] | None:
         """What makes the frames of a run; None where latents are wanted."""
-        return None if task.inputs.output_type == "latent" else self._frames_by(self.vae.stream())
+        if task.inputs.output_type == "latent":
+            return None
+        return self._frames_by(
+            self.vae.stream() if not self.vae.use_slicing else self._one_by_one(len(task.seeds))
+        )
 
     def _frames_by(self, decoder: Callable[[Tensor], Tensor]) -> Callable[[Unit], list[Frames]]:
         """From each unit in turn to its new frames, one event a sample."""
->>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
 
         @torch.no_grad()
         def decode(unit: Unit) -> list[Frames]:
@@ -650,7 +621,7 @@ calling: ContextVar["Running | None"] = ContextVar(
 class Running:
     """A run that is open: how far it is, and what callbacks change of it."""
 
-    stop: Stop
+    stop: threading.Event
     guidance: Guidance
     control: Control = field(default_factory=Control)
     steps: int = 0
@@ -708,16 +679,11 @@ class Clock:
 
 def _scales_of(transformer, vae) -> LatentScales:
     """The latent scales that the VAE's configuration states, else those of the transformer's family."""
-<<<<<<< HEAD
-    own = [getattr(vae.config, spec.name, None) for spec in dataclasses.fields(LatentScales)]
-    return (
-        LatentScales(*own) if None not in own else family_of(type(unwrap_module(transformer)).__name__).scales
-    )
-=======
     stated = [getattr(vae.config, spec.name, None) for spec in dataclasses.fields(LatentScales)]
     own = [value for value in stated if value is not None]
-    return LatentScales(*own) if own == stated else family_of(type(transformer).__name__).scales
->>>>>>> f409b7a (Rungs of the ladder make one placement of another, and one function puts the models there; a plan is a placement with its estimate; the types of memory and generate are checked)
+    if own == stated:
+        return LatentScales(*own)
+    return family_of(type(unwrap_module(transformer)).__name__).scales
 
 
 def _details_of(defaults: Variant, transformer: str) -> dict[str, Any]:

@@ -175,7 +175,9 @@ def _made(
 
 def _sampled(pipe: PyramidFlowPipeline, way: Way, texts: list[str], seed: int) -> Tensor:
     """Latents (b, c, t, h, w) alone."""
-    return pipe(texts, seed=seed, output_type="latent", **way.settings()).frames.float().cpu()
+    *_, last = pipe.stream(*pipe.request(texts, seed=seed, output_type="latent", **way.settings()))
+    assert isinstance(last, Finished) and last.latents is not None
+    return last.latents.float().cpu()
 
 
 def _latents(pipe: PyramidFlowPipeline, way: Way, asked: Asked) -> Tensor:
