@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from pyramid.hub.checkpoints import find
+    from pyramid.memory.placement import dtype_name
     from pyramid.training import evaluate
 
     checkpoint = find(args.model, args.variant)
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     rows = compare(args, checkpoint) if args.compare else []
     if args.out:
         asked = {name: getattr(args, name) for name in ("model", "videos", "pictures", "seed")}
-        asked |= {"dtype": str(pipe.transformer.dtype).removeprefix("torch."), "device": pipe.device.type}
+        asked |= {"dtype": dtype_name(pipe.transformer.dtype), "device": pipe.device.type}
         asked["variant"] = checkpoint.variant
         plain = {name: evaluate.as_plain(each) for name, each in results.items()}
         write_json(Path(args.out), asked, plain, rows)

@@ -21,6 +21,7 @@ from pyramid.events import Notice
 from pyramid.hub.checkpoints import Checkpoint, find, identity
 from pyramid.memory import ladder
 from pyramid.memory.machine import keep_freed_memory
+from pyramid.memory.placement import dtype_name
 from pyramid.memory.plan import Plan, make_plan
 from pyramid.settings import Settings, loras_of
 
@@ -72,7 +73,7 @@ class Loaded:
     @property
     def speed_key(self) -> str:
         """What seconds of a step are remembered by."""
-        dtype = str(self.pipeline.transformer.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.pipeline.transformer.dtype)
         return f"{self.identity['identity']} {self.pipeline._execution_device} {dtype}"
 
     @cached_property

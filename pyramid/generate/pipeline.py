@@ -58,7 +58,7 @@ from pyramid.generate.sampler import Noise, Sampling, StepCallback, Stop, sample
 from pyramid.hub.checkpoints import Checkpoint, find, verify
 from pyramid.hub.families import GRID, LatentScales, family_of
 from pyramid.memory.device import device_of
-from pyramid.memory.placement import Placement
+from pyramid.memory.placement import Placement, dtype_name
 from pyramid.memory.plan import Plan
 from pyramid.models import transformer_class
 from pyramid.models.vae import CausalVideoVAE
@@ -319,8 +319,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
     def _begin(self, task: Task, clock: "Clock") -> Generator[Event, None, list[Tensor]]:
         """The given pictures as units, and the transformer in its place."""
-        here = device_of(self._execution_device)
-        if self.transformer.dtype == torch.bfloat16 and here.kind == "cpu" and not here.bfloat16:
+        if device_of(self._execution_device).makes_up(dtype_name(self.transformer.dtype)):
             yield Notice("precision", SLOW_BFLOAT16)
         if task.pictures is not None and not any(unit.given for unit in task.finished):
             yield Status("encode", f"Encoding {len(task.pictures)} given frame{'s' * (task.given > 1)}")

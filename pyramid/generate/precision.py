@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyramid.generate.guidance import GuidedModel, Velocity
+from pyramid.memory.placement import dtype_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +52,14 @@ class Guarded:
     ) -> tuple[Tensor, str]:
         """The velocity in a wider dtype, and what was done."""
         model = self.model
-        narrow = str(model.prompt.embeds.dtype).removeprefix("torch.")
+        narrow = dtype_name(model.prompt.embeds.dtype)
         with in_float32(model.transformer) as dtype:
             if dtype is None:
                 raise FloatingPointError(f"The model overflows in {narrow}: use bfloat16 or float32.")
             negative = model.negative and model.negative.to(dtype)
             wide = replace(model, prompt=model.prompt.to(dtype), negative=negative)
             velocity = wide.stage(unit, stage, history, x)(x, timestep)
-        name = str(dtype).removeprefix("torch.")
+        name = dtype_name(dtype)
         if not torch.isfinite(velocity).all():
             raise FloatingPointError(
                 f"The model overflows in {narrow} and in {name} too: its weights are damaged."

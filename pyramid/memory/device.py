@@ -67,6 +67,10 @@ class Device:
         """Whether anything is gained by that dtype here."""
         return True
 
+    def makes_up(self, dtype: str) -> bool:
+        """Whether it computes in that dtype by way of another, which takes many times as long."""
+        return False
+
     def text_dtype(self, dtype: str) -> str:
         """What T5 computes in beside a transformer in `dtype`: it overflows in float16."""
         return "float32" if dtype == "float16" else dtype
@@ -129,6 +133,9 @@ class Processor(Device):
 
     def computes_in(self, dtype: str) -> bool:
         return dtype != "float16"  # slower than float32, and no smaller than bfloat16
+
+    def makes_up(self, dtype: str) -> bool:
+        return dtype == "bfloat16" and not processor_has_bfloat16()
 
     def synchronize(self) -> None:
         pass

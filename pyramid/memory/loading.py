@@ -20,7 +20,7 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 from pyramid.memory.device import MAIN, device_of
-from pyramid.memory.placement import Part, Placement
+from pyramid.memory.placement import Part, Placement, dtype_name
 from pyramid.models import transformer_class
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.text.encoders import Part as Encoder
@@ -62,7 +62,7 @@ def load_text(folder, part) -> TextEncoders:
     """The text encoders of a folder as a plan's `part` says; nothing is read before a prompt needs it."""
 
     def read(encoder: Encoder):
-        here = replace(part, dtype=name_of(text.dtype))
+        here = replace(part, dtype=dtype_name(text.dtype))
         if text.device != torch.device(part.device):  # moved since, as nothing else was left to give up
             here = replace(here, device=str(text.device), offload="")
         return _encoder(encoder, here, here.quantized if encoder.is_t5 else "")  # CLIP is small
@@ -145,7 +145,7 @@ def _text_as_it_is(text: TextEncoders | None, was: Part, device: str) -> Part:
     offload = was.offload
     if KEEP[offload] is not text.keep:
         offload = next(name for name, keep in KEEP.items() if keep is text.keep)
-    return replace(was, device=device, dtype=name_of(text.dtype), offload=offload)
+    return replace(was, device=device, dtype=dtype_name(text.dtype), offload=offload)
 
 
 def _part_as_it_is(model, was: Part, device: str, whole: bool) -> Part:
@@ -157,12 +157,7 @@ def _part_as_it_is(model, was: Part, device: str, whole: bool) -> Part:
     if quantizer is not None:
         quantized = "nf4" if getattr(quantizer.quantization_config, "load_in_4bit", False) else "int8"
     offload = layered if hooks - {"layerwise_casting"} else "model" * whole
-    return Part(device, name_of(model.dtype), offload, quantized)
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """As plans write it: "float32"."""
-    return str(dtype).removeprefix("torch.")
+    return Part(device, dtype_name(model.dtype), offload, quantized)
 
 
 def place(pipe, wanted: Placement) -> None:

@@ -80,3 +80,8 @@ def elsewhere(text: Part, device: str) -> Part:
     """Text encoders that run on `device`. Layer by layer they come to the one that was planned only."""
     moved = text.offload == "leaf" and text.device != device
     return replace(text, device=device, offload="go" if moved else text.offload)
+
+
+def dtype_name(dtype) -> str:
+    """A torch.dtype as plans write it: "float32"."""
+    return str(dtype).removeprefix("torch.")

@@ -132,6 +132,15 @@ def test_the_public_way_says_the_same_of_the_processor_as_the_private_one():
     assert processor_has_bfloat16() == processor_has_bfloat16_privately()
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_a_processor_without_bfloat16_makes_it_up(has, monkeypatch):
+    monkeypatch.setattr(module, "processor_has_bfloat16", lambda: has)
+    asked = [
+        device_of(name).makes_up(dtype) for name in ("cpu", "cuda:0") for dtype in ("bfloat16", "float32")
+    ]
+    assert asked == [not has, False, False, False]
+
+
 def test_without_the_public_way_the_private_one_is_asked(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(module, "processor_has_bfloat16_privately", lambda: "asked")
