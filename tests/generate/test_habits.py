@@ -12,10 +12,9 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback, SDCFGCutoffCallback
 from PIL import Image
 
-from pyramid.generate import pipeline as module
 from pyramid.generate.given import frames_of_video, picture_of
 from pyramid.generate.pipeline import PyramidFlowPipeline
-from pyramid.memory.device import Processor
+from pyramid.memory import device
 
 PROMPT = "a red ball moves to the right"
 SHORT = dict(num_frames=9, num_inference_steps=1, video_num_inference_steps=1, seed=3, output_type="latent")
@@ -307,9 +306,7 @@ def test_bfloat16_on_a_processor_without_it_is_told(tiny_checkpoint, monkeypatch
     pipe = PyramidFlowPipeline.from_pretrained(tiny_checkpoint, dtype="bfloat16")
     pipe.set_progress_bar_config(disable=True)
     for has in (False, True):
-        monkeypatch.setattr(
-            module, "device_of", lambda _, has=has: Processor("cpu", "processor", bfloat16=has)
-        )
+        monkeypatch.setattr(device, "processor_has_bfloat16", lambda has=has: has)
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             told = pipe(PROMPT, **SHORT).notices
