@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a table of samplers and steps, and of the model's fast variants",
     )
+    add("--photographs", type=int, default=0, metavar="N", help="held-out photographs to move by each camera")
+    add("--photo-folder", type=expanduser, metavar="DIR", help="more of them: all pictures of a folder")
     add("--dtype", choices=DTYPES, default="auto", help="precision (default: what suits the device)")
     add("--device", default="auto", help="cpu, cuda, … (default: the fastest there is)")
 
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     results, clips = evaluate.evaluate_videos(pipe, world, args.videos, args.seed)
     results |= evaluate.evaluate_pictures(pipe, world, args.pictures, args.seed)
     results |= evaluate.evaluate_vae(pipe, world, min(args.videos, 36), args.seed)
+    if args.photographs or args.photo_folder:
+        results |= moves(args, pipe)
     title = f"{args.model}: {args.videos} videos of held-out words, seeds from {args.seed}"
     Console().print(evaluate.as_table(results, title))
     rows = compare(args, checkpoint) if args.compare else []
@@ -75,6 +79,16 @@ def load(args: argparse.Namespace, variant: str) -> "PyramidFlowPipeline":
     pipe = load_for(Settings.for_model(args.model, variant, find(args.model, variant).defaults, **where))
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def moves(args: argparse.Namespace, pipe: "PyramidFlowPipeline") -> dict[str, Any]:
+    """How well photographs are moved by a camera, as the words say."""
+    from pyramid.training.moves import PANS_AND_ZOOMS, measure_moves
+    from pyramid.training.photos import photographs, photographs_in
+
+    photos = photographs("held_out")
+    photos += photographs_in(args.photo_folder) if args.photo_folder else []
+    return measure_moves(pipe, photos[: args.photographs or None], PANS_AND_ZOOMS, args.seed)
 
 
 def compare(args: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str, Any]]:

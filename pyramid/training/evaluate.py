@@ -19,8 +19,9 @@ from rich.table import Table
 
 from pyramid.settings import frames_of
 from pyramid.training.data import psnr, to_video
-from pyramid.training.judge import Verdict, camera_move, judge
+from pyramid.training.judge import Verdict, judge
 from pyramid.training.photos import camera_clip, photographs
+from pyramid.training.registration import register
 from pyramid.training.world import Scene, World, camera_caption, canonical_caption, caption
 
 STILL = ("stay", "spin")  # the motions that leave an object where it is
@@ -145,7 +146,7 @@ def evaluate_pictures(pipe, world: World, count: int, seed: int) -> dict:
             picture = camera_clip(photo, camera or "zoom in", rng, size=world.size, frames=2)[0]
             text = camera_caption(camera, rng) if camera else canonical_caption(scenes[index % len(scenes)])
             clip = _from_picture(pipe, world, picture, text, seed + index, kept)
-            moves.append(camera_move(clip) == camera)
+            moves.append(register(clip[0], clip[-1]).camera == (camera or None))
     if world.photo_cameras:
         results["photo camera moves right"] = Share(sum(moves), len(moves))
     results["first frame kept, dB to the VAE's own"] = float(np.mean(kept))

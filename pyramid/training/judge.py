@@ -4,8 +4,7 @@
 
 Backgrounds are constant along each row, so what differs from its row's median is the object. Its color is
 the nearest one of the palette at any brightness, its motion comes from the path of its center and its size,
-its shape is the template of greatest overlap. `camera_move` says how the camera moved in a clip of a
-photograph.
+its shape is the template of greatest overlap.
 """
 
 from __future__ import annotations
@@ -168,48 +167,3 @@ def _normalized(mask: np.ndarray) -> np.ndarray:
     picture = Image.fromarray((mask * 255).astype(np.uint8))
     window = picture.transform((TEMPLATE, TEMPLATE), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
     return (np.asarray(window) > 127).astype(np.float32).ravel()
-
-
-def camera_move(clip: np.ndarray) -> str | None:
-    """How the camera moves: "zoom in", "zoom out", "pan left", "pan right", or None when it stands still.
-
-    The last frame is compared with windows of the first at several scales and places, and the other way
-    round.
-    """
-    first, last = (_gray(frame) for frame in (clip[0], clip[-1]))
-    zooms = np.exp(np.linspace(0, 0.7, 8))  # 1 … 2
-    best = _correlation(first, last) + 0.01
-    found = None
-    for factor in zooms[1:]:
-        for name, (inner, outer) in {"zoom in": (last, first), "zoom out": (first, last)}.items():
-            score = _correlation(_view(outer, 0.5, factor), inner)
-            if score > best:
-                best, found = score, name
-    for way in np.linspace(0.05, 0.5, 19):
-        width = first.shape[1]
-        step = round(way * width)
-        for name, (a, b) in {"pan right": (first, last), "pan left": (last, first)}.items():
-            score = _correlation(a[:, step:], b[:, : width - step])
-            if score > best:
-                best, found = score, name
-    return found
-
-
-def _gray(frame: np.ndarray) -> np.ndarray:
-    picture = Image.fromarray(frame).convert("L").resize((64, 64), Image.Resampling.BOX)
-    return np.asarray(picture, np.float32)
-
-
-def _view(picture: np.ndarray, center: float, factor: float) -> np.ndarray:
-    """The middle of a picture, `factor` times larger."""
-    size = len(picture)
-    half = size / factor / 2
-    middle = center * size
-    box = (middle - half, middle - half, middle + half, middle + half)
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box=box))
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson correlation of two pictures; 0 for a flat one."""
-    a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / (np.sqrt((a * a).sum() * (b * b).sum()) + 1e-6))

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pyramid.settings import at_home
+from pyramid.training.world import CAMERAS
 
 WALLPAPERS = Path("/usr/share/backgrounds")
 
@@ -74,6 +75,14 @@ def photographs(split: str, extra: Iterable[str] = ()) -> list[Photo]:
     return found
 
 
+def photographs_in(folder: str | Path) -> list[Photo]:
+    """All pictures of a folder, by name: to measure on what nobody trained on. ValueError: there are none."""
+    found = [path for ending in ("jpg", "jpeg", "png") for path in Path(folder).glob(f"*.{ending}")]
+    if not found:
+        raise ValueError(f"{folder} holds no .jpg or .png: give a folder of photographs.")
+    return [Photo(path.name, "", "", _load(path)) for path in sorted(found)]
+
+
 def _locate(package: str, name: str, extra: Iterable[str]) -> Path | None:
     if package == "wallpapers":
         folders = [*map(at_home, extra), Path(WALLPAPERS)]
@@ -109,8 +118,9 @@ def crop(photo: Photo, rng: np.random.Generator, size: int) -> np.ndarray:
 def camera_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: int, frames: int) -> np.ndarray:
     """The photograph seen by a moving camera, uint8 `(frames, size, size, 3)`.
 
-    "zoom in" and "zoom out" change the view by a factor of about 1.6, "pan left" and "pan right" move it by
-    about a third of its width (to the left: the picture travels right). ValueError for another camera.
+    "zoom in" and "zoom out" change the view by a factor of about 1.6, "pan left", "pan right", "tilt up" and
+    "tilt down" move it by about a third of its width (to the left: the picture travels right). ValueError for
+    another camera.
     """
     height, width = photo.image.shape[:2]
     side = min(height, width) * rng.uniform(0.7, 0.95)
@@ -129,8 +139,15 @@ def camera_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: in
         first = rng.uniform(side / 2, width - side / 2 - way)
         places = first + way * (time if camera == "pan right" else 1 - time)
         views = [(place, y, side) for place in places]
+    elif camera in ("tilt up", "tilt down"):
+        side = min(side, 0.72 * height)
+        way = min(rng.uniform(0.28, 0.4) * side, height - side)
+        x += rng.uniform(-1, 1) * (width - side) / 2
+        first = rng.uniform(side / 2, height - side / 2 - way)
+        places = first + way * (time if camera == "tilt down" else 1 - time)
+        views = [(x, place, side) for place in places]
     else:
-        raise ValueError(f"camera={camera!r}: choose zoom in, zoom out, pan left or pan right.")
+        raise ValueError(f"camera={camera!r}: choose {', '.join(CAMERAS)}.")
     return np.stack([_window(photo.image, *view, size) for view in views])
 
 

@@ -42,7 +42,7 @@ BACKGROUNDS = {
 
 SHAPES = ("ball", "square", "triangle", "star", "heart", "ring", "cross", "diamond", "moon")
 MOTIONS = ("right", "left", "up", "down", "grow", "shrink", "stay", "bounce", "spin")
-CAMERAS = ("zoom in", "zoom out", "pan left", "pan right")
+CAMERAS = ("zoom in", "zoom out", "pan left", "pan right", "tilt up", "tilt down")
 MARKED = ("ball", "ring")  # a turn of these shows only by a mark, so they carry one when they spin
 
 SHAPE_WORDS = {
@@ -93,8 +93,12 @@ CAMERA_WORDS = {
             "a photo , the camera {verb}s {way}",
         )
     )
-    for verb, way in (("zoom", "in"), ("zoom", "out"), ("pan", "left"), ("pan", "right"))
+    for verb, way in (camera.split() for camera in CAMERAS)
 }
+for _way in ("left", "right", "up", "down"):
+    _camera = f"{'pan' if _way in ('left', 'right') else 'tilt'} {_way}"
+    _side = f"to the {_way}" if _way in ("left", "right") else _way
+    CAMERA_WORDS[_camera] += (f"the camera moves {_side}", f"the camera moves {_side} over a photograph")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from pyramid.training.judge import Verdict, camera_move, judge
-from pyramid.training.photos import camera_clip, photographs
-from pyramid.training.world import CAMERAS, CPU_WORLD, Scene, World
+from pyramid.training.judge import Verdict, judge
+from pyramid.training.world import CPU_WORLD, Scene, World
 
 
 def soiled(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -56,12 +55,3 @@ def test_a_wrong_clip_is_judged_wrong():
     assert judge(clip[..., ::-1], CPU_WORLD).color == "blue"
     assert judge(clip[[12] * 25], CPU_WORLD) == Verdict("red", "stay", "ball", 1.0)
     assert judge(clip.transpose(0, 2, 1, 3).copy(), CPU_WORLD).motion != "right"
-
-
-def test_camera_moves_are_told_apart():
-    rng = np.random.default_rng(0)
-    for photo in photographs("held_out")[:2]:
-        for camera in CAMERAS:
-            clip = camera_clip(photo, camera, rng, size=64, frames=3)
-            assert camera_move(clip) == camera
-    assert camera_move(np.stack([clip[0]] * 3)) is None

@@ -32,12 +32,12 @@ def test_cameras_move_as_they_are_named():
         clip = camera_clip(ramp(), camera, rng, size=32, frames=5).astype(float)
         assert clip.shape == (5, 32, 32, 3)
         widths = clip[:, :, -1, 0].mean(1) - clip[:, :, 0, 0].mean(1)
-        middles = clip[..., 0].mean((1, 2))
+        middles = clip[..., int(camera.startswith("tilt"))].mean((1, 2))
         if camera.startswith("zoom"):
             ratio = widths[-1] / widths[0]
             assert 1 / 1.9 < ratio < 1 / 1.4 if camera == "zoom in" else 1.4 < ratio < 1.9
         else:
-            steps = np.diff(middles) * (1 if camera == "pan right" else -1)
+            steps = np.diff(middles) * (1 if camera in ("pan right", "tilt down") else -1)
             assert steps.min() > 0 and np.ptp(steps) < 0.2 * steps.mean() + 1
             assert abs(widths - widths[0]).max() < 3
     with pytest.raises(ValueError, match="zoom in"):
