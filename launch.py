@@ -3,7 +3,7 @@
     python launch.py                      the page, at http://127.0.0.1:7860
     python launch.py --port 8000 --share  the page, with options (`python launch.py app --help` lists them)
     python launch.py generate --prompt "a red ball moves to the right over a green meadow"
-    python launch.py resume | batch | inspect | export | download | doctor | plan | bench | data | train | …
+    python launch.py drafts | resume | batch | inspect | export | download | doctor | plan | train | …
     python launch.py setup                install (or check and repair the installation), and run nothing
     python launch.py test                 install the test tools too, and run the tests (`test -k vae`: some)
 
@@ -31,6 +31,7 @@ TORCH_INDEX = "https://download.pytorch.org/whl/"
 CUDA_BUILDS = ((13, 0), (12, 8), (12, 6))  # newest first; one that torch's index lacks is passed over
 COMMANDS = (
     "generate",
+    "drafts",
     "resume",
     "batch",
     "inspect",

@@ -33,7 +33,8 @@ class Notice:
     """Something that whoever asked should know, and that belongs into the result's notes: one sentence.
 
     `kind`: "prompt" (its end was cut), "words" (a model does not know them), "precision" (a step was taken in
-    a wider dtype), "memory" (it ran out, and the plan stepped down), "plan" (what loading had to change).
+    a wider dtype), "memory" (it ran out, and the plan stepped down), "plan" (what loading had to change),
+    "drafts" (they were made one by one), "draft" (how far a video departs from its draft).
     """
 
     kind: str

@@ -263,6 +263,7 @@ GROUPS = {  # in the order of pages, help and documents; and the titles there
     "falling": "Guidance of later units, falling in a line",
     "more": "More",
     "seed": "Seed",
+    "variation": "Variation of a seed: its noise, blended with another's",
     "model": "Model",
     "lora": "LoRA: small changes of the model",
     "machine": "Machine",  # chosen for a machine, not for a video
@@ -498,6 +499,27 @@ class Settings:
         high=MAX_SEED,
         advice="leave it out for a random one",
     )
+    variation_seed: int | None = setting(
+        None,
+        "Variation",
+        "a second seed, whose noise is blended into the first unit's: a relative of the seed's video",
+        "variation",
+        short="Second seed",
+        low=0,
+        high=MAX_SEED,
+        advice="leave it out for the seed's own video",
+    )
+    variation_strength: float = setting(
+        0.3,
+        "Variation strength",
+        "how far to go from the one noise to the other; 0 is the seed's own video",
+        "variation",
+        short="Strength",
+        low=0,
+        high=1,
+        step=0.05,
+        advice="0.1 to 0.5 keep what the seed shows",
+    )
     model: str = setting(
         "embedded",
         "Model",
@@ -579,6 +601,16 @@ class Settings:
         """How often the transformer is asked at each stage of a unit."""
         steps = self.video_num_inference_steps if unit else self.num_inference_steps
         return evaluations(self.sampler, steps)
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Settings without effect on this result, as others switch them off."""
+        off = {
+            ("guidance_decay", "min_guidance_scale"): not self.guidance_decay,
+            ("fit",): self.image is None and self.video is None,
+            ("variation_strength",): self.variation_seed is None,
+        }
+        return tuple(name for names, is_off in off.items() if is_off for name in names)
 
     def resolved(self) -> Self:
         """These settings with a seed, drawn now if none was given. Resolve before sampling."""

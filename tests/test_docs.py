@@ -140,7 +140,9 @@ def test_the_commands_do_what_they_say(page, tmp_path, monkeypatch, capfd):
     for _, command in [pair for pair in COMMANDS if pair[0] == page]:
         _, program, *words = shlex.split(command)
         lists += words[:1] == ["batch"]
-        runs = words[:1] in (["generate"], ["inspect"], ["export"]) or (words[:1] == ["batch"] and lists == 1)
+        runs = words[:1] in (["generate"], ["drafts"], ["inspect"], ["export"]) or (
+            words[:1] == ["batch"] and lists == 1
+        )
         if program == "launch.py" and runs and "miniflux" not in words:
             assert cli.main(words) == 0, f"{command}: {capfd.readouterr().err}"
     assert "a red ball moves to the right" in capfd.readouterr().out

@@ -19,6 +19,7 @@ from pyramid.settings import flag_of
 
 COMMANDS = {  # name, which is that of its module here, and what it does
     "generate": "make a video or a picture",
+    "drafts": "look at many seeds at the coarsest stage, before one of them becomes a video",
     "inspect": "show the settings that a result was made with",
     "download": "fetch a published model",
     "data": "look at clips to train on, and say which can be used",

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyramid.events import Notice, Preview, Status
 from pyramid.generate.loaded import Loaded, ModelHolder
@@ -24,6 +24,9 @@ from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.speed import Progress as Steps
 from pyramid.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from pyramid.generate.drafts import Draft
 
 
 class Generation:
@@ -39,13 +42,14 @@ class Generation:
         units: UnitsFolder | None = None,
         partial: bool = False,
         memory: str = "auto",
+        draft: "Draft | None" = None,
     ):
         """`given`: the picture or the video that was read. `units`: the folder of the run that this one
         finishes, where it is one; with `partial` it shows what there is, and the folder stays. `memory`: the
-        plan, see `pyramid.memory.plan`.
+        plan, see `pyramid.memory.plan`. `draft`: what it goes on from.
         """
         self.settings, self.checkpoint, self.given, self.path = settings, checkpoint, given, path
-        self.units, self.partial, self.memory = units, partial, memory
+        self.units, self.partial, self.memory, self.draft = units, partial, memory, draft
         self.stop = threading.Event()
         self.second_device: str | None = None
 
@@ -86,7 +90,12 @@ class Generation:
     def events(self, loaded: Loaded, **inputs: Any) -> Iterator[Any]:
         from pyramid.generate.request import Inputs
 
-        return loaded.stream(self.settings, Inputs(stop=self.stop, **self.given, **inputs))
+        if self.draft is None:
+            return loaded.stream(self.settings, Inputs(stop=self.stop, **self.given, **inputs))
+        from pyramid.generate.drafts import compared
+
+        begun = self.draft.inputs(stop=self.stop, **self.given, **inputs)
+        return compared(loaded.stream(self.settings, begun), self.draft)
 
     def recording(self, identity: dict[str, Any]) -> Recording:
         """What is to be kept, and where: beside the result, or in the folder of a run that this finishes."""

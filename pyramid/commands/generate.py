@@ -2,6 +2,7 @@
 
     python -m pyramid generate --prompt "a red ball moves to the right over a green meadow"
     python -m pyramid generate --prompt "a red ball moves to the right" --image ball.png --seed 7
+    python -m pyramid generate --from-draft drafts/draft-2.safetensors
 
 Everything that can be checked is checked before the model is loaded.
 """
@@ -9,17 +10,20 @@ Everything that can be checked is checked before the model is loaded.
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from pyramid.commands.flags import add_settings, asked_for
 from pyramid.media.files import PATTERN, file_name
 from pyramid.presets import load_preset, resolve, speed_words
-from pyramid.settings import Settings, SettingsError, at_home, flag_of
+from pyramid.settings import Settings, SettingsError, at_home, flag_of, frames_for_seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A flag for each setting, and where the work is done and the result goes."""
     add_settings(parser)
+    add = parser.add_argument_group("A clip that is directed").add_argument
+    add("--from-draft", type=Path, metavar="FILE", help="go on from a draft that the command drafts made")
     add = parser.add_argument_group("Machine and result").add_argument
     second = "reads prompts and makes frames, such as cuda:1 beside cuda:0"
     add("--second-device", metavar="DEVICE", help=second)
@@ -32,12 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make what was asked for; returns the exit code."""
     from pyramid.commands.console import Generation, JointGeneration, check_device, launched
-    from pyramid.hub.checkpoints import find, verify
+    from pyramid.hub.checkpoints import find, identity, verify
     from pyramid.media.video_reader import read_given
 
-    settings = settings_of(args)
+    draft = read_draft(args) if args.from_draft else None
+    settings = draft.settings if draft else settings_of(args)
     checkpoint = find(settings.model, settings.variant)
     verify(checkpoint)
+    if draft and draft.identity != identity(checkpoint):
+        raise ValueError(f"{args.from_draft} was made with other weights than {settings.model} has now")
     given = read_given(settings)
     path = output_path(args.output, settings)
     if args.speed:
@@ -45,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     for note in settings.experimental(checkpoint.defaults):
         print(f"note: {note}", file=sys.stderr)
     kind = JointGeneration if launched() else Generation
-    generation = kind(settings, checkpoint, given, path, memory=args.memory)
+    generation = kind(settings, checkpoint, given, path, memory=args.memory, draft=draft)
     generation.second_device = check_device(args.second_device)
     return generation.run()
 
@@ -58,6 +65,28 @@ def settings_of(args: argparse.Namespace) -> Settings:
         return settings.resolved().validate()
     except SettingsError as error:
         raise ValueError(error.told(flag_of)) from error
+
+
+def read_draft(args: argparse.Namespace):
+    """The draft that --from-draft names, for a video with its settings and what else the flags ask for."""
+    from pyramid.generate.drafts import Draft
+
+    draft = Draft.load(args.from_draft)
+    try:
+        return draft.with_settings(changed(draft.settings, args).validate())
+    except SettingsError as error:
+        raise ValueError(error.told(flag_of)) from error
+
+
+def changed(settings: Settings, args: argparse.Namespace) -> Settings:
+    """Settings with what the flags ask for in their place."""
+    asked = asked_for(args) | ({"model": args.model} if args.model else {})
+    if args.preset:
+        raise ValueError("--preset with --from-draft: the draft has its settings, change them by their flags")
+    settings = replace(settings, **asked)
+    if args.seconds is None:
+        return settings
+    return replace(settings, num_frames=frames_for_seconds(args.seconds, settings.fps))
 
 
 def output_path(asked: Path, settings: Settings) -> Path:

@@ -41,7 +41,7 @@ def table_of(title: str, settings: Settings, metadata: dict[str, Any]):
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in settings.to_dict().items():
-        if value not in (None, "") and name != "version":
+        if value not in (None, "") and name not in ("version", *settings.idle):
             table.add_row(label_of(name), _cell(value))
     for name in ("model", "source", "timings"):
         for key, value in metadata.get(name, {}).items():

@@ -54,7 +54,7 @@ from pyramid.generate.request import (
     signature_of,
     to_request,
 )
-from pyramid.generate.sampler import Noise, Sampling, StepCallback, Stop, sample
+from pyramid.generate.sampler import Noise, Sampling, StepCallback, Stop, sample, sample_coarse
 from pyramid.hub.checkpoints import Checkpoint, find, verify
 from pyramid.hub.families import GRID, LatentScales, family_of
 from pyramid.memory.device import device_of
@@ -337,7 +337,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
         finished = [unit.latents.to(self._execution_device) for unit in task.finished if not unit.given]
         shape = (self.vae.config.decoder_in_channels, *GRID.latent_shape(s.width, s.height))
         jumps = inputs.block_noise and inputs.block_noise[len(finished) * (s.stages - 1) :]
-        noise = Noise(shape, task.seeds, latents=inputs.latents, jumps=jumps, first=len(given))
+        noise = Noise(
+            shape, task.seeds, latents=inputs.latents, jumps=jumps, first=len(given), variation=task.variation
+        )
         run = Sampling(
             units=s.units,
             steps=s.num_inference_steps,
@@ -348,6 +350,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
             preview_every=inputs.preview_every,
             on_step_end=self._callback(inputs, prompts, running),
             stop=self.executor.stop(running.stop),
+            draft=inputs.draft,
         )
         running.steps = run.steps_before(run.units)
         told: list[str] = []
@@ -355,7 +358,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
         guided = prompts and GuidedModel(
             self.transformer, *prompts, task.guidance, split=split, control=running.control
         )
-        for event in sample(guided and Guarded(guided, told.append), noise, run):
+        sampled = sample_coarse if inputs.coarse else sample
+        for event in sampled(guided and Guarded(guided, told.append), noise, run):
             yield from (Notice("precision", sentence) for sentence in told)
             told.clear()
             yield event

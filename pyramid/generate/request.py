@@ -24,6 +24,7 @@ from pyramid.events import Unit
 from pyramid.generate.arguments import known_arguments
 from pyramid.generate.given import frames_of_video, picture_of
 from pyramid.generate.guidance import Guidance
+from pyramid.generate.sampler import Variation
 from pyramid.hub.families import GRID
 from pyramid.media.pictures import fit_picture
 from pyramid.media.video_reader import read_given, read_video
@@ -72,6 +73,9 @@ class Inputs:
     callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS[:1]
     preview_every: int = 0  # n > 0: each n-th step of a stage, and its last, carries a denoised estimate
     stop: threading.Event | None = None  # ends the run before its next step when set
+    variation_seeds: Sequence[int] | None = None  # one a sample, in place of the settings' own
+    draft: Tensor | None = None  # (b, c, 1, h, w): the first sampled unit's coarsest stage, see `drafts`
+    coarse: bool = False  # each unit's coarsest stage alone: units and frames are that small
 
     def embeddings(self, which: str) -> PromptEmbeds | None:
         """The embeddings that were passed, `which` = "" or "negative_"; None where there are none."""
@@ -246,6 +250,14 @@ class Task:
         return self.given + sum(not unit.given for unit in self.finished)
 
     @property
+    def variation(self) -> Variation | None:
+        """What the noise of the first unit is blended with."""
+        s, seeds = self.settings, self.inputs.variation_seeds
+        if seeds is None and s.variation_seed is not None:
+            seeds = [s.variation_seed] * len(self.seeds)
+        return None if seeds is None else Variation(seeds, s.variation_strength)
+
+    @property
     def guided(self) -> bool:
         """Whether any unit needs the negative prompt."""
         return any(self.guidance.at(unit) != 1 for unit in range(self.known, self.settings.units))
@@ -272,6 +284,7 @@ def check(
         _check_embeddings(inputs, which, batch, text_widths)
     _check_noise(task, channels)
     _check_finished(task, channels)
+    _check_draft(task, channels)
     return task
 
 
@@ -371,6 +384,20 @@ def _check_finished(task: Task, channels: int) -> None:
         raise ValueError(
             f"finished has {task.known} units with the given ones: num_frames = {s.num_frames} are "
             f"only {s.units}."
+        )
+
+
+def _check_draft(task: Task, channels: int) -> None:
+    """ValueError unless a draft is of the coarsest stage's shape, and variations have a seed each."""
+    s, inputs = task.settings, task.inputs
+    if inputs.draft is not None:
+        height, width = (side >> (s.stages - 1) for side in GRID.latent_shape(s.width, s.height))
+        wanted = (len(task.seeds), channels, 1, height, width)
+        if tuple(inputs.draft.shape) != wanted:
+            raise ValueError(f"draft has shape {tuple(inputs.draft.shape)}: {wanted} is needed.")
+    if inputs.variation_seeds is not None and len(inputs.variation_seeds) != len(task.seeds):
+        raise ValueError(
+            f"{len(inputs.variation_seeds)} variation_seeds for {len(task.seeds)} samples: one each."
         )
 
 

@@ -9,8 +9,9 @@ Source: arXiv 2410.05954, sections 3.2 (inference with renoising) and 3.3 (autor
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from pyramid.events import Preview, Unit
 from pyramid.generate.guidance import Model
-from pyramid.generate.latents import block_noise, denoised_estimate, history, jump, noise_pyramid
+from pyramid.generate.latents import block_noise, denoised_estimate, history, jump, noise_pyramid, pyramid, up
 from pyramid.generate.schedule import Stage, make_stages
 from pyramid.settings import SAMPLERS, evaluations
 
@@ -42,15 +43,16 @@ class Noise:
         latents: Tensor | None = None,
         jumps: Sequence[Tensor] | None = None,
         first: int = 0,
+        variation: "Variation | None" = None,
     ):
         """`shape`: channels, height, width of the latents; `seeds`: one for each sample of the batch.
 
         `latents` (b, c, t, h, w): the initial noise at full resolution, one frame for each unit to sample,
         where `first` is the index of the first of them. `jumps`: the block noise of all jumps in order of
-        use.
+        use. `variation`: what the drawn start of that first unit is blended with.
         """
         self.shape, self.seeds, self.first = shape, list(seeds), first
-        self.latents = latents
+        self.latents, self.variation = latents, variation
         self._jumps = iter(jumps) if jumps is not None else None
 
     def initial(self, unit: int, stages: int) -> Tensor:
@@ -60,19 +62,35 @@ class Noise:
             full = self.latents[:, :, index : index + 1].float()
         else:
             role = "motion" if unit else "composition"
-            shape = (1, self.shape[0], 1, *self.shape[1:])
-            full = torch.cat([torch.randn(shape, generator=g) for g in self._generators(role, unit, 0)])
+            full = self._drawn(self.seeds, role, unit)
+            if self.variation is not None and unit == self.first:
+                full = self.variation.blend(full, self._drawn(self.variation.seeds, role, unit))
         return noise_pyramid(full, stages)[0]  # b c 1 h0 w0
+
+    def _drawn(self, seeds: Sequence[int], role: str, unit: int) -> Tensor:
+        """(b, c, 1, h, w) at full resolution."""
+        shape = (1, self.shape[0], 1, *self.shape[1:])
+        return torch.cat([torch.randn(shape, generator=derive(seed, role, unit, 0)) for seed in seeds])
 
     def jump(self, unit: int, stage: int, shape: Sequence[int]) -> Tensor:
         """The block noise of the jump into `stage`: `shape` (b, c, 1, h, w) there."""
         if self._jumps is not None:
             return next(self._jumps).float()
-        generators = self._generators("detail", unit, stage)
+        generators = [derive(seed, "detail", unit, stage) for seed in self.seeds]
         return torch.cat([block_noise((1, *shape[1:]), generator=g) for g in generators])
 
-    def _generators(self, role: str, unit: int, stage: int) -> list[torch.Generator]:
-        return [derive(seed, role, unit, stage) for seed in self.seeds]
+
+@dataclass(frozen=True)
+class Variation:
+    """Other seeds, one a sample, and how far to go from the noise of a run to theirs."""
+
+    seeds: Sequence[int]
+    strength: float  # in [0, 1]: a share of the quarter turn from one noise to the other
+
+    def blend(self, noise: Tensor, other: Tensor) -> Tensor:
+        """Both fields at an angle: as they are independent, the blend is of unit variance at any strength."""
+        angle = self.strength * math.pi / 2
+        return math.cos(angle) * noise + math.sin(angle) * other
 
 
 def derive(seed: int, role: str, unit: int, stage: int) -> torch.Generator:
@@ -144,7 +162,8 @@ class Sampling:
     those as an earlier run yielded them; they are yielded again and not sampled: as a unit depends on the
     seed's roles and on the units before it only, the rest is what that run would have made. `preview_every` n
     > 0: each n-th step of a stage, and its last, carries a denoised estimate. `stop` is looked at before each
-    step.
+    step. `draft`: the latents (b, c, 1, h, w) at the end of the coarsest stage of the first unit that is not
+    given, as an earlier run left them: that stage is not made again.
     """
 
     units: int
@@ -156,6 +175,7 @@ class Sampling:
     preview_every: int = 0
     on_step_end: StepCallback | None = None
     stop: Stop | None = None
+    draft: Tensor | None = None
 
     def __post_init__(self):
         assert len(self.video_steps) == len(self.steps) and self.known <= self.units
@@ -169,9 +189,14 @@ class Sampling:
     def stopped(self) -> bool:
         return self.stop is not None and self.stop.is_set()
 
+    def draft_of(self, unit: int) -> Tensor | None:
+        """The latents at the end of a unit's coarsest stage, where they are there already."""
+        return self.draft if unit == len(self.given) else None
+
     def counts(self, unit: int) -> Sequence[int]:
         """The steps that are taken in a unit, one entry a stage."""
-        return evaluations(self.sampler, self.wanted(unit))
+        taken = evaluations(self.sampler, self.wanted(unit))
+        return (0, *taken[1:]) if self.draft_of(unit) is not None else taken
 
     def wanted(self, unit: int) -> Sequence[int]:
         """The steps that are asked for in a unit, one entry a stage."""
@@ -204,8 +229,9 @@ def sample(model: Model | None, noise: Noise, run: Sampling) -> Iterator[Preview
         yield Unit(unit, run.units, latents, given=unit < len(run.given))
     for unit in range(len(past), run.units):
         assert model is not None, "units to sample need a model"
-        x = noise.initial(unit, len(stages)).to(model.device)
-        for stage in stages:
+        draft = run.draft_of(unit)
+        x = (noise.initial(unit, len(stages)) if draft is None else draft).to(model.device)
+        for stage in stages[int(draft is not None) :]:
             finished = yield from sample_stage(model, noise, run, past, x, stage)
             if finished is None:
                 return
@@ -214,6 +240,32 @@ def sample(model: Model | None, noise: Noise, run: Sampling) -> Iterator[Preview
             raise FloatingPointError(f"Unit {unit} is not finite: use bfloat16 or float32.")
         past.append(x)
         yield Unit(unit, run.units, x)
+
+
+def sample_coarse(model: Model | None, noise: Noise, run: Sampling) -> Iterator[Preview | Unit]:
+    """As `sample`, of each sampled unit the coarsest stage alone: a draft of the run.
+
+    A unit is its denoised estimate at that stage's resolution, and that is all that later units see of it:
+    they depart from those of the run. The stage of the first one is the run's own.
+    """
+    run = replace(run, preview_every=run.preview_every or 1 + max(*run.steps, *run.video_steps))
+    stages = make_stages(len(run.steps))
+    past = [latents.float() for latents in [*run.given, *run.finished]]
+    for unit, latents in enumerate(past):
+        yield Unit(unit, run.units, pyramid(latents, len(stages))[0], given=unit < len(run.given))
+    for unit in range(len(past), run.units):
+        assert model is not None, "units to sample need a model"
+        x = noise.initial(unit, len(stages)).to(model.device)
+        clean: Tensor | None = None
+        for event in sample_stage(model, noise, run, past, x, stages[0]):
+            clean = event.clean
+            yield event
+        if clean is None or run.stopped:
+            return
+        yield Unit(unit, run.units, clean)
+        for _ in stages[1:]:  # in the size of the others; of which the coarsest stage sees what is here now
+            clean = up(clean)
+        past.append(clean)
 
 
 def sample_stage(

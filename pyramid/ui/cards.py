@@ -169,8 +169,7 @@ def _actions(job: Job, file: bool) -> str:
 
 def _settings(job: Job) -> str:
     s = job.settings
-    idle = () if s.guidance_decay else ("guidance_decay", "min_guidance_scale")  # without effect on this one
-    idle += () if s.image or s.video else ("fit",)
+    idle = s.idle
     rows = [(label_of("model"), f"{escape(Path(s.model).name)} {escape(s.variant)}")]
     for name in FIELDS:
         value = getattr(s, name)
