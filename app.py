@@ -21,6 +21,8 @@ import threading
 from pathlib import Path
 
 from pyramid.commands.cli import Parser
+from pyramid.commands.interrupts import SIGNALS
+from pyramid.commands.terminal import steady_output
 from pyramid.settings import (
     DTYPES,
     MACHINE,
@@ -33,6 +35,7 @@ from pyramid.settings import (
     flag_of,
 )
 
+LEAVING = 2.4  # seconds that the page, the job and the model have to end
 ROOT = Path(__file__).resolve().parent
 # Limits where others can come in; None: the pixels of the largest size that the model was trained for.
 VISITORS = {"max_upload_mb": 50.0, "max_seconds": 10.0, "max_queue": 5, "max_steps": 50, "max_pixels": None}
@@ -92,6 +95,12 @@ def add_limit_flags(add) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until Ctrl-C. 0, or 2 after one line `error: …` on stderr for what a user has to fix."""
+    with steady_output():
+        return run(arguments)
+
+
+def run(arguments: list[str] | None) -> int:
+    """The program; whatever a user has to fix becomes one line and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     for name in ("httpx", "bitsandbytes"):  # of no use to who wants a video: which optional kernels there are
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -138,7 +147,9 @@ def serve(options: argparse.Namespace) -> int:
     accounts = read_accounts(options.auth_file) if options.auth_file else None
     if options.mcp and importlib.util.find_spec("mcp") is None:
         raise ValueError("--mcp needs an extra of gradio: run .venv/bin/python -m pip install 'gradio[mcp]'")
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of who was told to outlive its terminal
+            signal.signal(number, interrupt)
     begin = threading.Event()
     app = make_app(options, not open_to_others and accounts is None, begin)
     try:
@@ -149,6 +160,14 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def interrupt(number, frame):
+    """End the program: in order if that takes no longer than LEAVING, else as it is. Finished units are on
+    the disk, and the next start goes on from them.
+    """
+    for again in SIGNALS:
+        signal.signal(again, lambda *_: os._exit(130))
+    late = threading.Timer(LEAVING, os._exit, [130])
+    late.daemon = True
+    late.start()
     raise KeyboardInterrupt
 
 

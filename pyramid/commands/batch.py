@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.commands.engine import Engine, Maker, Outcome, Stopped, failure, say
+from pyramid.commands.interrupts import Halted
 from pyramid.commands.prompt_list import Item, ListError, digest, name_of, read_list, result_path
 from pyramid.memory.plan import NAMES
 from pyramid.presets import preset_names
@@ -152,8 +153,8 @@ class Here:
         try:
             units = self.folder / UNITS / digest(self.item.key)
             path = self.maker.make(self.item, read_given(settings), self.folder, source(settings), units)
-        except Stopped:
-            raise
+        except (Stopped, Halted):
+            raise Stopped from None
         except Exception as error:
             return failure(self.item, error, time.monotonic() - began)
         return Outcome(self.item, path, seconds=time.monotonic() - began)
@@ -247,7 +248,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the list, do what is left of it, tell how it went."""
-    from pyramid.commands.console import interruptible
+    from pyramid.commands.interrupts import interruptible
 
     check_flags(args)
     stop = threading.Event()
@@ -265,7 +266,7 @@ def run(args: argparse.Namespace) -> int:
     except ListError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
-    except (Stopped, KeyboardInterrupt):  # the second Ctrl-C does not wait for the step's end
+    except (Stopped, Halted, KeyboardInterrupt):  # the second Ctrl-C does not wait for the step's end
         say("Stopped. The same command goes on from here.")
         return 130
     return report(items, left, ended)

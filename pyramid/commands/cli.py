@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pyramid.commands.terminal import steady_output
 from pyramid.settings import flag_of
 
 COMMANDS = {  # name, which is that of its module here, and what it does
@@ -47,6 +48,12 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    with steady_output():
+        return run(argv)
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """A command; whatever goes wrong becomes one line and an exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     # Of no use to who asked for a video: which optional kernels a library looked for, which keys it ignores.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

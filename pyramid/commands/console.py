@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyramid.commands.interrupts import Halted, interruptible
+from pyramid.commands.terminal import screen
 from pyramid.events import Notice, Preview, Status
 from pyramid.generate.loaded import Loaded, ModelHolder
 from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
@@ -58,16 +60,18 @@ class Generation:
         from pyramid.memory.plan import compare, make_plan
 
         make_plan(self.checkpoint, self.settings, wanted=self.memory)  # a refusal comes before all else
-        with self.interruptible(), Display(self.settings) as display:
-            loaded = self.load(display)
-            if self.stop.is_set():
-                raise KeyboardInterrupt
+        with Display(self.settings) as display:
+            loaded = self.load(display)  # Ctrl-C ends this at once: nothing is made yet
             self.prepare(loaded)
             recorder = Recorder(self.recording(loaded.identity), display, loaded.notes)
             try:
-                recorder.record(lambda units: self.events(loaded, finished=units))
+                with self.interruptible():
+                    recorder.record(lambda units: self.events(loaded, finished=units))
             except Nothing:
                 raise KeyboardInterrupt from None
+            except Halted:
+                if recorder.path is None:
+                    raise KeyboardInterrupt from None
         if loaded.pipeline.plan is not None:
             print(compare(loaded.pipeline.plan), file=sys.stderr)  # memory may have run out since
         return self.report(recorder)
@@ -173,25 +177,6 @@ class JointGeneration(Generation):
                 signal.signal(number, handler)
 
 
-@contextmanager
-def interruptible(stop: threading.Event):
-    """Ctrl-C sets `stop`, which ends what is in work within a step; a second one ends the program."""
-
-    def interrupt(number, frame):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def check_device(name: str | None) -> str | None:
     """A second device, if it can be one: SettingsError."""
     if name is not None and (launched() or not re.fullmatch(r"cpu|cuda:\d+", name)):
@@ -211,7 +196,6 @@ class Display(Listener):
     """
 
     def __init__(self, settings: Settings):
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             Progress,
@@ -221,7 +205,7 @@ class Display(Listener):
             TimeRemainingColumn,
         )
 
-        self.settings, self.console = settings, Console(stderr=True)
+        self.settings, self.console = settings, screen(stderr=True)
         self.progress = Steps(settings)
         self.bar = Progress(
             SpinnerColumn(),
@@ -280,11 +264,11 @@ class Display(Listener):
         self.tell(sentence)
 
     def unsaved(self, why: str) -> None:
-        print(f"note: finished units cannot be saved from here on ({why})", file=sys.stderr)
+        self.tell(f"note: finished units cannot be saved from here on ({why})")
 
     def ended_early(self, error: BaseException | None) -> None:
         recorder = self.recorder
-        if error and recorder.path:
+        if error and recorder.path and not isinstance(error, Halted):
             print(f"What was finished before the error is in {recorder.path}", file=sys.stderr)
         if recorder.units and not recorder.recording.units_stay:
             command = shlex.join(["python", "-m", "pyramid", "resume", str(recorder.units.path)])

@@ -12,6 +12,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pyramid.commands.terminal import screen
+from pyramid.settings import at_home
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `data`."""
@@ -20,16 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     doctor = actions.add_parser("doctor", help=text, description=text, allow_abbrev=False)
     add = doctor.add_argument
     add(
-        "list", type=Path, metavar="LIST", help="csv, json, jsonl, txt, tar, or a folder: the format is found"
+        "list",
+        type=at_home,
+        metavar="LIST",
+        help="csv, json, jsonl, txt, tar, or a folder: the format is found",
     )
-    add("--root", type=Path, metavar="DIR", help="where the names in the list start (default: beside it)")
-    add("--json", type=Path, metavar="FILE", help="write the report there; an interrupted look goes on")
-    add("--clean", type=Path, metavar="FILE.jsonl", help="write a list of the usable items there")
-    add("--sheet", type=Path, metavar="FILE.png", help="write a picture of the first items there")
+    add("--root", type=at_home, metavar="DIR", help="where the names in the list start (default: beside it)")
+    add("--json", type=at_home, metavar="FILE", help="write the report there; an interrupted look goes on")
+    add("--clean", type=at_home, metavar="FILE.jsonl", help="write a list of the usable items there")
+    add("--sheet", type=at_home, metavar="FILE.png", help="write a picture of the first items there")
     add("--sample", type=int, metavar="N", help="look at N items, chosen by chance (default: all)")
     add("--min-frames", type=int, default=9, metavar="N", help="a shorter video is too short (default: 9)")
     add("--min-size", type=int, default=64, metavar="N", help="a shorter side is too small (default: 64)")
-    add("--tokenizer", type=Path, metavar="DIR", help="a T5 tokenizer, to count captions' tokens by")
+    add("--tokenizer", type=at_home, metavar="DIR", help="a T5 tokenizer, to count captions' tokens by")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="clips at a time")
 
 
@@ -39,7 +45,6 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < low:
             raise ValueError(f"--{name.replace('_', '-')} {value}: at least {low} is expected")
-    from rich.console import Console
     from rich.progress import Progress
 
     from pyramid.training.clips import doctor
@@ -48,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     listing = open_list(args.list, args.root)
     limits = doctor.Limits(args.min_frames, args.min_size, args.sample, workers=args.workers)
     journal = args.json.with_name(args.json.name + ".progress") if args.json else None
-    console = Console(stderr=True)
+    console = screen(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("looking", total=None)
         report = doctor.examine(
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             sheet=args.sheet is not None,
             say=lambda done: progress.update(task, completed=done),
         )
-    Console().print(as_table(report, _words(report, args.tokenizer)))
+    screen().print(as_table(report, _words(report, args.tokenizer)))
     if args.clean:
         doctor.write_clean(report, listing.root, args.clean)
     if args.sheet and (sheet := doctor.contact_sheet(report)):

@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pyramid.commands.terminal import screen
 from pyramid.memory.device import FIRST_WITH_BFLOAT16, MAIN, AppleGraphics, CudaCard, Processor, runs_on
 from pyramid.settings import MODELS, Settings, at_home
 
@@ -50,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(findings: list[Finding]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False)
@@ -59,7 +59,7 @@ def show(findings: list[Finding]) -> None:
     for finding in findings:
         text = f"{finding.found}\n→ {finding.advice}" if finding.advice else finding.found
         table.add_row(finding.name, f"[{colors[finding.state]}]{words[finding.state]}[/]", text)
-    Console().print(table)
+    screen().print(table)
 
 
 def examine(output: Path) -> list[Finding]:

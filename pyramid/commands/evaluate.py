@@ -9,6 +9,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyramid.commands.terminal import screen
 from pyramid.settings import DTYPES, Settings
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write what was asked for; returns the exit code."""
     if args.videos < 1 or args.pictures < 1:
         raise ValueError(f"--videos {args.videos} and --pictures {args.pictures}: at least 1 of each")
-    from rich.console import Console
 
     from pyramid.hub.checkpoints import find
     from pyramid.memory.placement import dtype_name
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.photographs or args.photo_folder:
         results |= moves(args, pipe)
     title = f"{args.model}: {args.videos} videos of held-out words, seeds from {args.seed}"
-    Console().print(evaluate.as_table(results, title))
+    screen().print(evaluate.as_table(results, title))
     rows = compare(args, checkpoint) if args.compare else []
     if args.out:
         asked = {name: getattr(args, name) for name in ("model", "videos", "pictures", "seed")}
@@ -93,14 +93,13 @@ def moves(args: argparse.Namespace, pipe: "PyramidFlowPipeline") -> dict[str, An
 
 def compare(args: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str, Any]]:
     """Print the table of samplers, steps and fast variants; its rows as JSON holds them."""
-    from rich.console import Console
 
     from pyramid.training import few_steps
 
     asked = few_steps.Asked(args.videos, args.seed)
     rows = few_steps.measure(lambda variant: load(args, variant), few_steps.ways_of(checkpoint), asked)
     title = f"{args.model}: {args.videos} videos each, seeds from {args.seed}"
-    Console(width=200).print(few_steps.as_table(rows, title))
+    screen(width=200).print(few_steps.as_table(rows, title))
     return [row.plain() for row in rows]
 
 

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from pyramid.commands.flags import command_of
+from pyramid.commands.terminal import screen
 from pyramid.settings import Settings, at_home, label_of, shown
 
 
@@ -19,8 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what a result says of itself; returns the exit code."""
-    from rich.console import Console
-
     from pyramid.media.files import read_metadata
 
     metadata = read_metadata(args.file)
@@ -28,24 +27,26 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(metadata, indent=2))
         return 0
     settings = Settings.from_dict(metadata.get("settings", {}))
-    Console().print(table_of(str(args.file), settings, metadata))
+    print(args.file)
+    screen().print(table_of(settings, metadata))
     print(f"Again: {command_of(settings)}")
     return 0
 
 
-def table_of(title: str, settings: Settings, metadata: dict[str, Any]):
+def table_of(settings: Settings, metadata: dict[str, Any]):
     """The settings, then what made the result from them, as a table of rich."""
     from rich.table import Table
 
-    table = Table(title=title, show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in settings.to_dict().items():
         if value not in (None, "") and name not in ("version", *settings.idle):
             table.add_row(label_of(name), _cell(value))
     for name in ("model", "source", "timings"):
-        for key, value in metadata.get(name, {}).items():
-            table.add_row(f"{name}: {key}", _cell(value))
+        about = metadata.get(name)
+        for key, value in about.items() if isinstance(about, dict) else ():
+            table.add_row(_cell(f"{name}: {key}"), _cell(value))
     if metadata.get("partial"):
         table.add_row("partial", "stopped before its end")
     return table

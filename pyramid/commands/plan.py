@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pyramid.commands.terminal import screen
 from pyramid.settings import DTYPES, MODELS, QUANTIZE, SAMPLERS, Settings, frames_for_seconds, shown
 
 PROMPT = "a red ball moves to the right over a green meadow"
@@ -98,9 +99,8 @@ def run(args: argparse.Namespace) -> int:
             )
         )
         return 0
-    from rich.console import Console
 
-    console = Console()
+    console = screen()
     console.print(plan_table(every, chosen, machine, settings, measured))
     console.print(f"{chosen.name}: {'; '.join(chosen.reasons)}", highlight=False)
     if args.compare:
