@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole = "first: the unit that a video can go on from; all: a preview of the whole clip (default: first)"
     add("--units", choices=("first", "all"), default="first", help=whole)
     vary = "a draft of which variations are made, with second seeds: see --variation-strength"
-    add("--vary", type=Path, metavar="FILE", help=vary)
+    add("--vary", type=at_home, metavar="FILE", help=vary)
     add(
         "--output-dir",
         type=at_home,

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A flag for each setting, and where the work is done and the result goes."""
     add_settings(parser)
     add = parser.add_argument_group("A clip that is directed").add_argument
-    add("--from-draft", type=Path, metavar="FILE", help="go on from a draft that the command drafts made")
+    add("--from-draft", type=at_home, metavar="FILE", help="go on from a draft that the command drafts made")
     add = parser.add_argument_group("Machine and result").add_argument
     second = "reads prompts and makes frames, such as cuda:1 beside cuda:0"
     add("--second-device", metavar="DEVICE", help=second)
