@@ -154,6 +154,33 @@ def test_files_say_what_they_are(path):
     assert ast.get_docstring(ast.parse(path.read_text())), f"{path} opens without saying what it is"
 
 
+@pytest.mark.parametrize("folder", ["pyramid", "tools", "tests", "."])
+def test_no_function_is_longer_than_forty_lines(folder):
+    """From its `def` to its end, docstring included."""
+    long = []
+    for path in (ROOT / folder).glob("*.py" if folder == "." else "**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                lines = node.end_lineno - node.lineno + 1
+                long += [f"{path.relative_to(ROOT)}: {node.name} has {lines}"] if lines > 40 else []
+    assert not long
+
+
+def test_private_operations_of_torch_stand_in_one_adapter():
+    """Where the public way is slower: each says why, and a test compares it with the public way."""
+    private = re.compile(r"\btorch(?:\.\w+)*\._\w+")
+    found = {path: private.findall(path.read_text(encoding="utf-8")) for path in modules()}
+    assert {path.name: uses for path, uses in found.items() if uses} == {
+        "layers.py": ["torch.ops.mkldnn._linear_pointwise"]
+    }
+
+
+def test_no_test_imports_another_so_that_each_runs_alone():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        assert not [name for name in imports(path) if name.startswith("test_")], path
+
+
 def test_ruff_is_content():
     ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
     assert ruff, "ruff is missing: python launch.py test installs it"

@@ -47,15 +47,13 @@ def main(folder: Path) -> int:
         shutil.rmtree(place)
 
 
-def write(place: Path) -> dict[str, int]:
-    """All folders of a checkpoint; bytes of each component."""
-    from tiny import DETAILS, save_text
+def parts_of(place: Path) -> dict[str, torch.nn.Module]:
+    """The models by the names of their folders, in the published sizes and without memory."""
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
     from pyramid.models.flux import PyramidFluxTransformer
     from pyramid.models.vae import CausalVideoVAE
 
-    save_text(place, "miniflux")  # the tokenizers; the encoders are replaced
     clip = CLIPTextConfig(
         vocab_size=49408,
         hidden_size=768,
@@ -77,20 +75,21 @@ def write(place: Path) -> dict[str, int]:
         use_cache=False,
         tie_word_embeddings=False,
     )
-    width = dict(
-        num_layers=8,
-        num_single_layers=16,
-        num_attention_heads=30,
-        joint_attention_dim=4096,
-        pooled_projection_dim=768,
-    )
     with torch.device("meta"):
-        parts = {
+        return {
             "text_encoder": CLIPTextModel(clip),
             "text_encoder_2": T5EncoderModel(t5),
-            "diffusion_transformer_384p": PyramidFluxTransformer(**width),
+            "diffusion_transformer_384p": PyramidFluxTransformer(),
             "causal_video_vae": CausalVideoVAE(),
         }
+
+
+def write(place: Path) -> dict[str, int]:
+    """All folders of a checkpoint; bytes of each component."""
+    from tiny import DETAILS, save_text
+
+    save_text(place, "miniflux")  # the tokenizers; the encoders are replaced
+    parts = parts_of(place)
     (place / "pyramid.json").write_text(json.dumps(DETAILS | {"name": "big", "variant": "384p"}))
     sizes = {}
     for name, model in parts.items():

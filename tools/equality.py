@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -191,63 +192,81 @@ def wait_for(question, seconds: float = WAIT):
 
 
 # -- the endpoints
-def of_endpoints(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    from gradio_client import Client, handle_file
-
-    image, video = files(folder)
+@contextmanager
+def page_in(folder: Path) -> Iterator[int]:
+    """The page at work, its results in a folder; the port that it listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     page = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port), "--output-dir", str(folder / "page")],
+        [sys.executable, "app.py", "--port", str(port), "--output-dir", str(folder)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
         wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-        client = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=str(folder))
-        token = "equality-of-all-arrays"
-
-        def ask(prompt=PROMPT, changes=None, seed=SEED, **uploads) -> str:
-            return client.predict(
-                prompt,
-                **uploads,
-                seed=seed,
-                settings=STEPS | (changes or {}),
-                token=token,
-                api_name="/generate",
-            )["id"]
-
-        def state(job: str) -> dict:
-            return client.predict(job, token=token, api_name="/status")
-
-        def result(job: str) -> np.ndarray:
-            def over():
-                return (told := state(job))["state"] not in ("waiting", "running", "queued") and told
-
-            told = wait_for(over)
-            if not told["result"]:
-                raise RuntimeError(f"{told['state']}: {told['error']}")
-            found = told["result"]
-            return frames_of(Path(found["path"] if isinstance(found, dict) else found))
-
-        jobs = {name: ask(changes=changes) for name, changes in CASES.items()}
-        jobs["picture"] = ask(image=handle_file(str(image)))
-        jobs["clip"] = ask(video=handle_file(str(video)), changes={"num_frames": 25})
-        jobs |= {f"three/{n}": ask(prompt, seed=SEED + n) for n, prompt in enumerate(PROMPTS)}
-        for name, job in jobs.items():
-            yield f"{name}/frames", result(job)
-        job = ask(changes=LONG)
-        wait_for(lambda: state(job)["units_done"] >= 2)
-        client.predict(job, token=token, api_name="/stop")
-        result(job)
-        units = next((folder / "page").rglob(f"*{job}*/unit-001.safetensors")).parent
-        for n in range(2):
-            yield f"stopped/unit {n}", load_file(units / f"unit-{n:03}.safetensors")["latents"]
+        yield port
     finally:
         page.send_signal(signal.SIGINT)
         page.wait(60)
+
+
+class Asking:
+    """A program that asks a page for videos."""
+
+    token = "equality-of-all-arrays"
+
+    def __init__(self, port: int, folder: Path):
+        from gradio_client import Client
+
+        self.client = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=str(folder))
+
+    def ask(self, prompt: str = PROMPT, changes: dict | None = None, seed: int = SEED, **uploads) -> str:
+        """The job that makes it."""
+        settings, token = STEPS | (changes or {}), self.token
+        return self.client.predict(
+            prompt, **uploads, seed=seed, settings=settings, token=token, api_name="/generate"
+        )["id"]
+
+    def state(self, job: str) -> dict:
+        return self.client.predict(job, token=self.token, api_name="/status")
+
+    def stop(self, job: str) -> None:
+        self.client.predict(job, token=self.token, api_name="/stop")
+
+    def result(self, job: str) -> np.ndarray:
+        """The frames of a job, once it has ended."""
+
+        def over():
+            return (told := self.state(job))["state"] not in ("waiting", "running", "queued") and told
+
+        told = wait_for(over)
+        if not told["result"]:
+            raise RuntimeError(f"{told['state']}: {told['error']}")
+        found = told["result"]
+        return frames_of(Path(found["path"] if isinstance(found, dict) else found))
+
+
+def of_endpoints(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    from gradio_client import handle_file
+
+    image, video = files(folder)
+    with page_in(folder / "page") as port:
+        page = Asking(port, folder)
+        jobs = {name: page.ask(changes=changes) for name, changes in CASES.items()}
+        jobs["picture"] = page.ask(image=handle_file(str(image)))
+        jobs["clip"] = page.ask(video=handle_file(str(video)), changes={"num_frames": 25})
+        jobs |= {f"three/{n}": page.ask(prompt, seed=SEED + n) for n, prompt in enumerate(PROMPTS)}
+        for name, job in jobs.items():
+            yield f"{name}/frames", page.result(job)
+        job = page.ask(changes=LONG)
+        wait_for(lambda: page.state(job)["units_done"] >= 2)
+        page.stop(job)
+        page.result(job)
+        units = next((folder / "page").rglob(f"*{job}*/unit-001.safetensors")).parent
+        for n in range(2):
+            yield f"stopped/unit {n}", load_file(units / f"unit-{n:03}.safetensors")["latents"]
 
 
 # -- all

@@ -57,6 +57,7 @@ from pyramid.generate.request import (
 from pyramid.generate.sampler import Noise, Sampling, StepCallback, Stop, sample, sample_coarse
 from pyramid.hub.checkpoints import Checkpoint, find, verify
 from pyramid.hub.families import GRID, LatentScales, family_of
+from pyramid.memory import loading
 from pyramid.memory.device import device_of
 from pyramid.memory.placement import Placement, dtype_name
 from pyramid.memory.plan import Plan
@@ -575,12 +576,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         checkpoint = find(model, variant, loading_of.cache_dir, loading_of.revision)
         verify(checkpoint, text=checkpoint.has_text)
         if plan is not None:
-            from pyramid.memory import loading
-
-            transformer, vae, text = loading.load(checkpoint, plan)
-            pipe = cls(transformer, vae, text, checkpoint=checkpoint)
-            loading.place(pipe, plan)
-            return pipe
+            return cls._planned(checkpoint, plan)
         load = transformer_class(checkpoint.transformer_class).from_pretrained
         safe = {"use_safetensors": loading_of.use_safetensors}
         transformer = load(checkpoint.transformer, torch_dtype=dtype, **safe).eval()
@@ -588,6 +584,14 @@ class PyramidFlowPipeline(DiffusionPipeline):
         text = TextEncoders.from_folder(checkpoint.folder, rest) if checkpoint.has_text else None
         pipe = cls(transformer, vae, text, checkpoint=checkpoint)
         return pipe if loading_of.device is None else pipe.to(loading_of.device)
+
+    @classmethod
+    def _planned(cls, checkpoint: Checkpoint, plan: Plan):
+        """The pipeline of a checkpoint, placed as `plan` says."""
+        transformer, vae, text = loading.load(checkpoint, plan)
+        pipe = cls(transformer, vae, text, checkpoint=checkpoint)
+        loading.place(pipe, plan)
+        return pipe
 
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, **options: Any

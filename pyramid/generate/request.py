@@ -107,11 +107,7 @@ def to_request(
     itself. Raises ValueError, and TypeError for an unknown name.
     """
     arguments = known_arguments(arguments, (*ARGUMENTS, *INPUTS), "PyramidFlowPipeline()")
-    if named := getattr(arguments.get("callback_on_step_end"), "tensor_inputs", None):
-        arguments["callback_on_step_end_tensor_inputs"] = tuple(named)
-    given = {name: arguments[name] for name in INPUTS if arguments.get(name) is not None}
-    counted = {name: plain(given[name]) for name in COUNTED if name in given}
-    inputs = Inputs(**given | counted)
+    inputs = _inputs_of(arguments)
     asked = {name: arguments[name] for name in ARGUMENTS if arguments.get(name) is not None}
     negative = asked.pop("negative_prompt", None)
     texts = _texts(prompt, inputs)
@@ -122,6 +118,8 @@ def to_request(
     seeds = _seeds(generator, asked.get("seed"), len(texts))
     if seeds:
         asked["seed"] = seeds[0]
+    if negative is not None and inputs.negative_prompt_embeds is not None:
+        raise ValueError("Both negative_prompt and negative_prompt_embeds are given: leave one out.")
     if isinstance(negative, list | tuple):
         inputs = dataclasses.replace(inputs, negative_prompts=list(negative))
     elif negative is not None:
@@ -133,9 +131,15 @@ def to_request(
     if seeds and inputs.seeds:
         raise ValueError("Both seeds and generator are given: leave one out.")
     inputs = dataclasses.replace(inputs, prompts=texts if several else None, seeds=seeds or inputs.seeds)
-    if negative is not None and inputs.negative_prompt_embeds is not None:
-        raise ValueError("Both negative_prompt and negative_prompt_embeds are given: leave one out.")
     return settings.resolved().validate(), inputs
+
+
+def _inputs_of(arguments: dict[str, Any]) -> Inputs:
+    """Those of the arguments that are inputs. A callback that names its tensors is taken at its word."""
+    given = {name: arguments[name] for name in INPUTS if arguments.get(name) is not None}
+    if named := getattr(given.get("callback_on_step_end"), "tensor_inputs", None):
+        given["callback_on_step_end_tensor_inputs"] = tuple(named)
+    return Inputs(**given | {name: plain(given[name]) for name in COUNTED if name in given})
 
 
 def _copied(copies: Any, texts: list[str], negative: Any, inputs: Inputs) -> tuple[list[str], Any, Inputs]:

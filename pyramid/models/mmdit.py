@@ -66,6 +66,20 @@ class PatchEmbed(nn.Module):
         return rearrange((patches + table).to(patches.dtype), "(b t) h w d -> b (t h w) d", t=clip.shape[2])
 
 
+def check_config(config):
+    """ValueError for what no published weights were trained with, and for widths that do not fit together."""
+    for key, value in PUBLISHED.items():
+        if config[key] != value:
+            raise ValueError(f"{key}={config[key]!r}: only {value!r}, as published, is supported")
+    width, head_dim = config["caption_projection_dim"], config["attention_head_dim"]
+    dim = config["num_attention_heads"] * head_dim
+    if width != dim or dim % 4 or head_dim % 2:
+        raise ValueError(
+            f"caption_projection_dim ({width}) must be the width, heads × "
+            f"head_dim = {dim}, a multiple of 4 with an even head_dim ({head_dim})"
+        )
+
+
 class PyramidDiffusionMMDiT(StageTransformer):
     """Double blocks only; the last one lets the text end.
 
@@ -104,24 +118,16 @@ class PyramidDiffusionMMDiT(StageTransformer):
         interp_condition_pos: bool = True,
     ):
         super().__init__()
-        heads, head_dim = num_attention_heads, attention_head_dim
-        dim = heads * head_dim
-        for key, value in PUBLISHED.items():
-            if self.config[key] != value:
-                raise ValueError(f"{key}={self.config[key]!r}: only {value!r}, as published, is supported")
-        if caption_projection_dim != dim or dim % 4 or head_dim % 2:
-            raise ValueError(
-                f"caption_projection_dim ({caption_projection_dim}) must be the width, heads × "
-                f"head_dim = {dim}, a multiple of 4 with an even head_dim ({head_dim})"
-            )
-        self.latent_channels, self.rotary_axes = in_channels, (head_dim,)
+        check_config(self.config)
+        dim = caption_projection_dim  # the width, heads × head_dim
+        self.latent_channels, self.rotary_axes = in_channels, (attention_head_dim,)
         self.pos_embed = PatchEmbed(in_channels, dim, pos_embed_max_size, sample_size // PATCH)
         self.time_text_embed = TimestepTextEmbedding(pooled_projection_dim, dim)
-        self.context_embedder = Linear(joint_attention_dim, caption_projection_dim)
+        self.context_embedder = Linear(joint_attention_dim, dim)
         self.transformer_blocks = nn.ModuleList(
             DoubleBlock(
-                heads,
-                head_dim,
+                num_attention_heads,
+                attention_head_dim,
                 text_norms=("norm_add_q", "norm_add_k"),
                 eps=1e-5,
                 text_ends=index == num_layers - 1,

@@ -113,8 +113,7 @@ class Left:
         self.queue = Queue(app)
 
     def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.Textbox, model: gr.Textbox) -> None:
-        form = self.form
-        look = self.look
+        form, look = self.form, self.look
         asked = [visitor, *form.components, *form.extras]
         gr.on(
             [self.generate.click, form.fields["prompt"].submit],

@@ -11,6 +11,7 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from torch.nn import functional as F
 
+from pyramid.models import layers
 from pyramid.models.attention import prefix_attention, rotary_table, rotate, sequence_layout
 from pyramid.models.flux import PyramidFluxTransformer, positions
 from pyramid.models.layers import Linear, RMSNorm, TimestepTextEmbedding, gelu_linear, in_chunks, modulate
@@ -101,13 +102,18 @@ def test_attention_backends_can_be_switched():
         assert torch.allclose(model(**inputs), native, atol=1e-5)
 
 
-def test_fast_linear_layers_equal_torch():
+def test_fast_linear_layers_equal_torch(monkeypatch):
     linear, x = Linear(24, 40), random(2, 7, 24)[:, 1:]  # not contiguous
     plain = F.linear(x, linear.weight, linear.bias)
     assert torch.allclose(linear(x), plain, atol=1e-6)
     with torch.no_grad():
         assert torch.allclose(linear(x), plain, atol=1e-6)
         assert torch.allclose(gelu_linear(linear, x), F.gelu(plain, approximate="tanh"), atol=1e-6)
+        assert layers.fused(linear, x) is layers.ONEDNN
+        monkeypatch.setattr(layers, "ONEDNN", False)  # a torch that has it no more
+        assert torch.equal(linear(x), plain)
+        assert torch.equal(gelu_linear(linear, x), F.gelu(plain, approximate="tanh"))
+        monkeypatch.undo()
         assert linear(x[:, :0]).shape == (2, 0, 40)
         linear.register_forward_hook(lambda module, args, output: output + 1)  # as offloading or LoRA do
         assert torch.allclose(gelu_linear(linear, x), F.gelu(plain + 1, approximate="tanh"), atol=1e-6)

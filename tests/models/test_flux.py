@@ -223,36 +223,38 @@ def test_released_names_and_shapes(family):
     assert {name: list(value.shape) for name, value in state.items()} == expected
 
 
+RELEASED = {
+    "miniflux": {
+        "num_layers": 8,
+        "num_single_layers": 16,
+        "num_attention_heads": 30,
+        "in_channels": 64,
+        "attention_head_dim": 64,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "axes_dims_rope": [16, 24, 24],
+        "interp_condition_pos": True,
+        "patch_size": 1,
+    },
+    "sd3": {
+        "num_layers": 24,
+        "num_attention_heads": 24,
+        "in_channels": 16,
+        "attention_head_dim": 64,
+        "caption_projection_dim": 1536,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 2048,
+        "pos_embed_max_size": 192,
+        "sample_size": 128,
+        "patch_size": 2,
+        "max_num_frames": 200,
+        "qk_norm": "rms_norm",
+        "pos_embed_type": "sincos",
+    },
+}
+
+
 def test_released_config_files_load(family):
-    released = {
-        "miniflux": {
-            "num_layers": 8,
-            "num_single_layers": 16,
-            "num_attention_heads": 30,
-            "in_channels": 64,
-            "attention_head_dim": 64,
-            "joint_attention_dim": 4096,
-            "pooled_projection_dim": 768,
-            "axes_dims_rope": [16, 24, 24],
-            "interp_condition_pos": True,
-            "patch_size": 1,
-        },
-        "sd3": {
-            "num_layers": 24,
-            "num_attention_heads": 24,
-            "in_channels": 16,
-            "attention_head_dim": 64,
-            "caption_projection_dim": 1536,
-            "joint_attention_dim": 4096,
-            "pooled_projection_dim": 2048,
-            "pos_embed_max_size": 192,
-            "sample_size": 128,
-            "patch_size": 2,
-            "max_num_frames": 200,
-            "qk_norm": "rms_norm",
-            "pos_embed_type": "sincos",
-        },
-    }[family]
     leftovers = {
         "use_flash_attn": False,
         "use_gradient_checkpointing": True,
@@ -261,7 +263,7 @@ def test_released_config_files_load(family):
         "a_key_of_the_future": 3,
     }
     with torch.device("meta"):
-        state = CLASSES[family].from_config(released | leftovers).state_dict()
+        state = CLASSES[family].from_config(RELEASED[family] | leftovers).state_dict()
     assert {name: list(v.shape) for name, v in state.items()} == json.loads(
         (DATA / "parameters" / f"{family}_transformer.json").read_text()
     )
