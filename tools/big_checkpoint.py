@@ -154,7 +154,7 @@ def forget(place: Path) -> None:
 
 def load(place: Path) -> None:
     """In the new process: a picture, and the peaks by phase on stdout as JSON."""
-    from pyramid.commands.plan import watched
+    from pyramid.generate.footprint import watched
     from pyramid.generate.loaded import load_pipeline as load_by
     from pyramid.hub.checkpoints import find
     from pyramid.memory.machine import Machine

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pyramid.commands.flags import add_settings, asked_for
-from pyramid.media.files import PATTERN, file_name
+from pyramid.media.files import PATTERN, ending_of, file_name
 from pyramid.presets import load_preset, resolve, speed_words
 from pyramid.settings import Settings, SettingsError, at_home, flag_of, frames_for_seconds
 
@@ -91,7 +91,7 @@ def changed(settings: Settings, args: argparse.Namespace) -> Settings:
 
 def output_path(asked: Path, settings: Settings) -> Path:
     """Where the result goes: `asked`, or a name made of the prompt and the seed in the folder `asked`."""
-    ending = ".png" if settings.num_frames == 1 else ".mp4"
+    ending = ending_of(settings)
     if asked.suffix.lower() not in (".png", ".mp4"):
         if asked.suffix and not asked.is_dir():
             raise ValueError(f"--output {asked}: use a folder, or a file that ends in {ending}")

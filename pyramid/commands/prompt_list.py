@@ -54,11 +54,9 @@ class Item:
 
 def result_path(folder: Path, item: Item) -> Path:
     """The name of an item's result, before a number is added where it is taken."""
-    from pyramid.media.files import PATTERN, file_name
+    from pyramid.media.files import PATTERN, ending_of, file_name
 
-    return (
-        folder / f"{file_name(PATTERN, item.settings)}{'.png' if item.settings.num_frames == 1 else '.mp4'}"
-    )
+    return folder / f"{file_name(PATTERN, item.settings)}{ending_of(item.settings)}"
 
 
 def name_of(item: Item) -> str:

@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from pyramid.media.files import ending_of
 from pyramid.settings import DTYPES, at_home
 
 
@@ -77,8 +78,7 @@ def go_on(units, args: argparse.Namespace) -> int:
     print(f"{len(finished)} units are finished", file=sys.stderr)
     given = {} if finished else read_given(settings)
     path = units.path.with_name(about["inputs"]["result"])
-    still = settings.num_frames == 1  # of a video whose first unit alone was finished
-    path = path.with_suffix(".png") if still else path
+    path = path.with_suffix(ending_of(settings, path.suffix))  # a picture, where one unit was finished
     return Generation(
         settings, checkpoint, given, path, units=units, partial=args.decode, memory=args.memory
     ).run()

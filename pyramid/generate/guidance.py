@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from pyramid.settings import Settings
+from pyramid.generate.scales import Guidance
 
 # The velocity at latents (b, c, 1, h, w) float32 and a timestep, as float32.
 Velocity = Callable[[Tensor, float], Tensor]
@@ -45,31 +45,6 @@ class Prompt:
     def to(self, dtype: torch.dtype) -> Self:
         """The same text in another dtype."""
         return type(self)(self.embeds.to(dtype), self.mask, self.pooled.to(dtype))
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How far to go from the negative prompt's velocity to the prompt's, and past it. 1: the prompt alone."""
-
-    first: float = 7.0  # unit 0
-    video: float = 5.0  # the later units
-    minimum: float = 2.0  # where the linear schedule stops
-    decay: float = 0.0  # above 0, unit u gets `max(scale - decay * u, minimum)`
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """The guidance that settings ask for."""
-        return cls(
-            settings.guidance_scale,
-            settings.video_guidance_scale,
-            settings.min_guidance_scale,
-            settings.guidance_decay,
-        )
-
-    def at(self, unit: int) -> float:
-        """The guidance scale of a unit."""
-        scale = self.video if unit else self.first
-        return max(scale - self.decay * unit, self.minimum) if self.decay > 0 else scale
 
 
 @dataclass(eq=False)

@@ -104,7 +104,7 @@ def to_request(
     `arguments`: fields of `Settings` and of `Inputs`. A list of prompts is a batch, and
     `num_videos_per_prompt` makes so many of each, beside each other; one step count stands for all stages;
     `generator`, a torch.Generator or a list of them, draws the seeds. A `PipelineCallback` names its tensors
-    itself. Raises ValueError, and TypeError for an unknown name.
+    itself. Raises ValueError, and TypeError for an unknown name. `check` says whether they can be run.
     """
     arguments = known_arguments(arguments, (*ARGUMENTS, *INPUTS), "PyramidFlowPipeline()")
     inputs = _inputs_of(arguments)
@@ -131,7 +131,7 @@ def to_request(
     if seeds and inputs.seeds:
         raise ValueError("Both seeds and generator are given: leave one out.")
     inputs = dataclasses.replace(inputs, prompts=texts if several else None, seeds=seeds or inputs.seeds)
-    return settings.resolved().validate(), inputs
+    return settings.resolved(), inputs
 
 
 def _inputs_of(arguments: dict[str, Any]) -> Inputs:

@@ -26,6 +26,7 @@ from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
 from pyramid.jobs.recovery import UnitsFolder, what_there_is
 from pyramid.jobs.speed import Progress, Speeds, cost
 from pyramid.media.export import KINDS
+from pyramid.media.files import ending_of
 from pyramid.media.preview import latent_preview, save_estimate
 from pyramid.media.video_reader import read_given
 from pyramid.memory.device import cards, device_of
@@ -160,7 +161,7 @@ class Run(Listener):
 
     def _recording(self, settings: Settings, units: UnitsFolder) -> Recording:
         job, target = self.job, self.store.target_of(self.job)
-        ending = ".png" if job.settings.num_frames == 1 else KINDS[job.output.format][0]
+        ending = ending_of(job.settings, KINDS[job.output.format][0])
         path, asked = self.store.input_of(job), job.settings
         if job.owner != "local" and Path(asked.model).is_dir():
             asked = replace(asked, model=Path(asked.model).name)  # where models lie is nobody else's business

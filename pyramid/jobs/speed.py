@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pyramid.events import Preview
+from pyramid.generate.scales import Guidance
 from pyramid.hub.families import GRID, TEXT_TOKENS
 from pyramid.settings import Settings
 
@@ -32,10 +33,7 @@ def step_tokens(settings: Settings, unit: int, stage: int) -> int:
 
 def rows(settings: Settings, unit: int) -> int:
     """2 where guidance runs the negative prompt beside the prompt, else 1."""
-    scale = settings.video_guidance_scale if unit else settings.guidance_scale
-    if settings.guidance_decay > 0:
-        scale = max(scale - settings.guidance_decay * unit, settings.min_guidance_scale)
-    return 1 if scale == 1 else 2
+    return 1 if Guidance.of(settings).at(unit) == 1 else 2
 
 
 def steps_of(settings: Settings, given: int = 0) -> list[tuple[int, int]]:

@@ -52,6 +52,11 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)  # no nam
 
 
 # -- patterns
+def ending_of(settings: Settings, clip: str = ".mp4") -> str:
+    """What a result's name ends in: one frame is a picture, more are as `clip` says."""
+    return ".png" if settings.num_frames == 1 else clip
+
+
 def file_name(pattern: str, settings: Settings, *, index: int = 1, when: datetime | None = None) -> str:
     """The name, without its ending, that `pattern` gives a result;
     "/" leads to folders inside the output folder.

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from pyramid.commands.plan import sampler_rows, sampler_table
+from pyramid.commands.plan_tables import sampler_rows, sampler_table
 from pyramid.hub.checkpoints import find
 from pyramid.memory.plan import make_plan
 from pyramid.settings import Settings
