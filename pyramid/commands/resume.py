@@ -13,7 +13,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pyramid.media.files import ending_of
 from pyramid.settings import DTYPES, at_home
 
 
@@ -60,6 +59,7 @@ def go_on(units, args: argparse.Namespace) -> int:
     from pyramid.commands.console import Generation
     from pyramid.hub.checkpoints import find, identity, verify
     from pyramid.jobs.recovery import what_there_is
+    from pyramid.media.files import ending_of
     from pyramid.media.video_reader import read_given
 
     settings, finished = units.load()

@@ -41,8 +41,8 @@ def measure_moves(
             frames = pipe(text, image=start, seed=seed + index, output_type="np").frames[0]
             rows.append(compare((frames * 255).round().astype(np.uint8), truth, camera))
     return {
-        "photographs: direction right": Share(sum(row["direction"] for row in rows), len(rows)),
-        f"photographs: speed within {SPEED:.0%}": Share(sum(row["speed"] for row in rows), len(rows)),
+        "photographs: direction right": Share(sum(row["direction"] == 1 for row in rows), len(rows)),
+        f"photographs: speed within {SPEED:.0%}": Share(sum(row["speed"] == 1 for row in rows), len(rows)),
         "photographs: last frame nearer to the true one than the photo (dB)": _mean(rows, "gain"),
         "photographs: detail of the last frame, of the first's": _mean(rows, "detail"),
     }
