@@ -154,6 +154,11 @@ def _words(text: str) -> str:
 
 
 # -- names
+def unique_path(path: str | Path) -> Path:
+    """`path`, or the first of `name-2.mp4`, `name-3.mp4`, … that is free. Writers look again at the end."""
+    return next(name for name in _names(Path(path)) if not _taken(name) and not _part_of(name).exists())
+
+
 def sidecar_of(path: Path) -> Path:
     """Where the metadata of a file lie when they lie beside it."""
     return path.with_name(f"{path.name}.json")
