@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyramid"
 
 ROOMS = {  # room -> what it may import from other rooms
-    "settings": set(),
+    "timeline": set(),
+    "settings": {"timeline"},
     "events": set(),
     "failures": {"settings"},
     "models": set(),
@@ -31,6 +32,7 @@ ROOMS = {  # room -> what it may import from other rooms
     "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"},
     "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media"},
     "commands": {
+        "timeline",
         "training",
         "settings",
         "failures",
@@ -59,6 +61,7 @@ ROOMS = {  # room -> what it may import from other rooms
     },
 }
 PURE = {  # room or module -> the only packages from elsewhere it may import
+    "timeline": set(),
     "settings": set(),
     "events": {"torch", "numpy"},
     "models": {"torch", "einops", "diffusers"},

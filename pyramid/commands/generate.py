@@ -81,8 +81,11 @@ def read_draft(args: argparse.Namespace):
 def changed(settings: Settings, args: argparse.Namespace) -> Settings:
     """Settings with what the flags ask for in their place."""
     asked = asked_for(args) | ({"model": args.model} if args.model else {})
-    if args.preset:
-        raise ValueError("--preset with --from-draft: the draft has its settings, change them by their flags")
+    for name in ("preset", "speed"):
+        if getattr(args, name):
+            raise ValueError(
+                f"--{name} with --from-draft: the draft has its settings, change them by their flags"
+            )
     settings = replace(settings, **asked)
     if args.seconds is None:
         return settings

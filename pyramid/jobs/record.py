@@ -108,7 +108,8 @@ class Limits:
                 "choose a smaller size",
             )
         for name in ("num_inference_steps", "video_num_inference_steps"):
-            if self.max_steps is not None and (most := max(getattr(s, name))) > self.max_steps:
+            told = [count for cue in s.cues for count in cue.steps]
+            if self.max_steps is not None and (most := max(*getattr(s, name), *told)) > self.max_steps:
                 raise SettingsError(
                     name,
                     f"= {most}: at most {self.max_steps} steps a stage are allowed, so ask for fewer",

@@ -46,6 +46,8 @@ def schema_type(spec: Spec) -> Any:
     """The type of a setting's value in JSON."""
     if spec.choices:
         return Literal[spec.choices]
+    if spec.tables:
+        return str | list[dict[str, Any]]
     return int | list[int] if spec.kind == STEPS else spec.kind
 
 

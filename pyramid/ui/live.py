@@ -69,11 +69,10 @@ def thumbnail(frame: np.ndarray) -> str:
 def tiles(live: Live | None, settings: Settings) -> str:
     """What each stage makes of the unit in work, the coarsest first."""
     at = live.at if live else None
-    first = at is None or at.unit == 0
     cells = []
     for stage in range(settings.stages):
         scale = 2 ** (settings.stages - 1 - stage)
-        steps = settings.evaluations(0 if first else 1)[stage]
+        steps = settings.evaluations(at.unit if at else 0)[stage]
         taken = steps_taken(at, stage, steps)
         now = " now" if at and live.busy and at.stage == stage else ""
         words = f"step {taken} of {steps}" if taken else f"{steps} step{'s' * (steps > 1)}"
