@@ -204,7 +204,6 @@ def test_every_package_that_is_imported_is_in_the_requirements_and_the_other_way
     owners = {name: {owner.lower().replace("_", "-") for owner in known.get(name, [])} for name in imported}
     assert {name for name, owner in owners.items() if not owner & wanted} == set()
     unseen = {
-        "bitsandbytes": "transformers and diffusers load weights in 8 and 4 bit through it",
         "protobuf": "sentencepiece's model format is read through it",
         "scikit-image": "its photographs are read as files",
         "scikit-learn": "its photographs are read as files",

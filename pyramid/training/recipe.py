@@ -167,10 +167,10 @@ def load_recipe(path: str | Path) -> Recipe:
         raise ValueError(f"There is no recipe {path}. Recipes are in presets/training.") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
-    return _build(Recipe, table, str(path))
+    return read_table(Recipe, table, str(path))
 
 
-def _build(kind: type, table: dict, where: str) -> Any:
+def read_table(kind: type, table: dict, where: str) -> Any:
     """A dataclass from a table, checking every key and turning lists into tuples, tables into dataclasses."""
     known = typing.get_type_hints(kind)
     table = {FORMER_KEYS.get(key, key): value for key, value in table.items()}
@@ -181,9 +181,9 @@ def _build(kind: type, table: dict, where: str) -> Any:
     for key, value in table.items():
         hint = known[key]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            value = _build(hint, value, f"{where} [{key}]")
+            value = read_table(hint, value, f"{where} [{key}]")
         elif key == "phases":
-            value = tuple(_build(Phase, phase, f"{where} [[phases]]") for phase in value)
+            value = tuple(read_table(Phase, phase, f"{where} [[phases]]") for phase in value)
         elif isinstance(value, list):
             value = tuple(value)
         values[key] = value
