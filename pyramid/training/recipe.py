@@ -119,7 +119,8 @@ class DistillRecipe:
     `guidance` is 0. A rollout is `batch` clips of `units` units, 0: as many as the model was trained for.
     `first_rollouts` are made before the first step, one more every `steps_a_rollout`, and the last
     `kept_rollouts` are trained on. From the share `own_from` of the run on, a share `own` of the new ones
-    goes on from where the student came to. `history_noise` is the strongest noise on what is past.
+    goes on from where the student came to. `history_noise` is the strongest noise on what is past. A
+    `lora_rank` above 0 trains a LoRA of the blocks, 0 all weights.
     """
 
     stage_steps: tuple[int, ...] = (2, 2, 1)
@@ -131,6 +132,7 @@ class DistillRecipe:
     steps: int | None = None
     learning_rate: float = 8e-4
     muon: bool = True
+    lora_rank: int = 0
     constant_share: float = 0.3
     ema_decay: float = 0.99
     batch: int = 24
