@@ -703,9 +703,9 @@ class Settings:
                 named=True,
             )
 
-    def experimental(self, expects: Variant | None = None) -> list[str]:
+    def experimental(self, expects: Variant | None = None, *, drawn: bool = False) -> list[str]:
         """What lies outside the range the weights were trained for, a sentence each.
-        `expects`: see `for_model`.
+        `expects`: see `for_model`. `drawn`: what it begins with is a drawing, see `media.looks`.
         """
         v = expects or VARIANTS.get(self.variant)
         notes = [
@@ -728,7 +728,7 @@ class Settings:
             notes.append(f"{self.fps} frames a second: variant {v.name} moves as at {v.fps}: wrong speed.")
         if v and v.name.endswith(FAST):
             notes += self._unlike_taught(v)
-        if v and not v.photographs and self.num_frames > 1 and (self.image or self.video):
+        if v and not v.photographs and not drawn and self.num_frames > 1 and (self.image or self.video):
             notes.append(
                 f"photographs: variant {v.name} knows drawn scenes. A photo is kept as the first frame only."
             )

@@ -383,6 +383,7 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None, *, sound: S
     """Copy a video as it is, its index in front for browsers, with `metadata` as its only comment (None:
     without), and with the `sound` of another video in place of its own.
     """
+    source.stat()  # OSError where it is gone, as with the folder that it was in
     if target.suffix.lower() == ".gif":
         target.write_bytes(_gif_with(source.read_bytes(), metadata))
         return

@@ -20,7 +20,8 @@ from pyramid.ui.form import (
     build_sources,
     build_steps,
 )
-from pyramid.ui.guards import Look
+from pyramid.ui.guards import CLICKS as KNOWN_WORDS
+from pyramid.ui.guards import Look, in_place
 from pyramid.ui.live import build_live
 from pyramid.ui.markup import html, say
 from pyramid.ui.models import build_models
@@ -141,6 +142,8 @@ class Left:
             **QUIET,
         )
         self.plan.wire(page, form, pulse)
+        prompt = form.fields["prompt"]
+        look.counts.click(known_word, prompt, prompt, **QUIET)
         wire_sight(form, self.sight)
         wire_examples(form, self.examples)
         wire_presets(form, page, *self.save, visitor)
@@ -207,6 +210,11 @@ class Left:
         )
 
 
+def known_word(prompt: str, event: gr.EventData) -> str:
+    """The prompt with the word that was clicked, in place of the one that the model does not know."""
+    return in_place(prompt or "", str(event.word), str(event.known))
+
+
 def for_mode(mode: str) -> list[dict]:
     """More pictures where a picture is asked for, and what a still becomes whatever the format is."""
     note = "A still is saved as PNG" if mode == "still" else ""
@@ -217,7 +225,7 @@ def build_left(app: App) -> Left:
     left = Left(app)
     left.form = form = build_form(app)
     left.look = look = Look(app, form)
-    look.counts = html(look.counter.html(""), elem_id="counts")
+    look.counts = html(look.counter.html(""), js_on_load=KNOWN_WORDS, elem_id="counts")
     left.examples = build_examples(app)
     build_sources(form)
     left.sight = build_sight()
