@@ -115,14 +115,7 @@ class Left:
 
     def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.Textbox, model: gr.Textbox) -> None:
         form, look = self.form, self.look
-        asked = [visitor, *form.components, *form.extras]
-        gr.on(
-            [self.generate.click, form.fields["prompt"].submit],
-            self.begin,
-            asked,
-            [form.fields["seed"], look.verdict],
-            **AS_SENT,
-        ).then(None, js=TO_THE_VIDEO)
+        self.wire_buttons([visitor, *form.components, *form.extras])
         changes = [field.change for field in form.components]
         gr.on(
             [page.load, pulse.change, *changes],
@@ -149,6 +142,17 @@ class Left:
         wire_presets(form, page, *self.save, visitor)
         wire_speed(form)
         self.queue.wire(form, visitor)
+
+    def wire_buttons(self, asked: list) -> None:
+        """What the whole form is sent to: `asked` are the visitor and all fields."""
+        form, look = self.form, self.look
+        gr.on(
+            [self.generate.click, form.fields["prompt"].submit],
+            self.begin,
+            asked,
+            [form.fields["seed"], look.verdict],
+            **AS_SENT,
+        ).then(None, js=TO_THE_VIDEO)
         self.queue.save.click(
             self.change,
             [self.queue.editing, *asked],
