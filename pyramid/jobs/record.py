@@ -72,6 +72,12 @@ class Job:
     decode_only: bool = False  # makes a video of the units that are saved, and no new ones
 
     @property
+    def result(self) -> Path:
+        """`path`, of a job that has one."""
+        assert self.path is not None, "only a job with a result is asked for it"
+        return self.path
+
+    @property
     def waiting(self) -> bool:
         return self.state is State.QUEUED
 

@@ -276,7 +276,7 @@ class Endpoints:
             "favourite": job.favourite,
             "timings": job.timings,
             "result": result(job),
-            "address": address_of(job),
+            "address": address_of(job) or None,
         }
         if job.state is State.RUNNING and live and live.job.id == job.id:
             at = live.at

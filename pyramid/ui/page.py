@@ -12,6 +12,7 @@ from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.api import register_api
 from pyramid.ui.errors import guard_events, problem
 from pyramid.ui.form import (
+    Form,
     build_advanced,
     build_extras,
     build_form,
@@ -25,7 +26,7 @@ from pyramid.ui.guards import Look, in_place
 from pyramid.ui.live import build_live
 from pyramid.ui.markup import html, say
 from pyramid.ui.models import build_models
-from pyramid.ui.plans import build_plan
+from pyramid.ui.plans import PlanPart, build_plan
 from pyramid.ui.presets import (
     build_examples,
     build_presets,
@@ -109,6 +110,14 @@ def build(app: App) -> gr.Blocks:
 class Left:
     """The form with all that stands around its fields, and the buttons that start."""
 
+    form: Form
+    look: Look
+    examples: gr.HTML
+    sight: gr.HTML
+    plan: PlanPart
+    save: tuple[gr.Textbox, gr.Button]
+    generate: gr.Button
+
     def __init__(self, app: App):
         self.app = app
         self.queue = Queue(app)
@@ -139,7 +148,7 @@ class Left:
         look.counts.click(known_word, prompt, prompt, **QUIET)
         wire_sight(form, self.sight)
         wire_examples(form, self.examples)
-        wire_presets(form, page, *self.save, visitor)
+        wire_presets(form, page, self.save, visitor)
         wire_speed(form)
         self.queue.wire(form, visitor)
 

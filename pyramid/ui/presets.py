@@ -117,9 +117,10 @@ def build_save(form: Form) -> tuple[gr.Textbox, gr.Button]:
 
 
 def wire_presets(
-    form: Form, page: gr.Blocks, name: gr.Textbox, save: gr.Button, visitor: gr.BrowserState
+    form: Form, page: gr.Blocks, saving: tuple[gr.Textbox, gr.Button], visitor: gr.BrowserState
 ) -> None:
     app, choice = form.app, form.fields["preset"]
+    name, save = saving
 
     def choose(*values) -> list:
         v = form.values(*values)
