@@ -160,7 +160,12 @@ class Recorder:
         """A folder for the units beside the result, which says so by a mark; no mark where there is none."""
         r = self.recording
         folder, mark = beside(result), {"run": uuid4().hex}
-        if self._mark and folder.path == self.units.path and (folder.path / "run.json").is_file():
+        if (
+            self._mark
+            and self.units
+            and folder.path == self.units.path
+            and (folder.path / "run.json").is_file()
+        ):
             return self._mark  # a file was lost, its units were not
         inputs = r.marks | mark | {"result": result.name}
         self._about = (r.settings, r.identity, inputs)
@@ -283,7 +288,7 @@ class Recorder:
     def _write_video(self, events: "Iterator[Event]") -> tuple[Path, Exception | None]:
         r, s = self.recording, self.recording.settings
         size, output = (s.width, s.height), r.output
-        options = {"quality": output.quality, "keep": output.metadata}
+        options: dict[str, Any] = {"quality": output.quality, "keep": output.metadata}
         with (
             self._growing(),
             self._file(),

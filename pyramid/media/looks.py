@@ -33,9 +33,9 @@ def is_drawn(picture: Image.Image | np.ndarray) -> bool:
 def _roughness(picture: Image.Image) -> np.ndarray:
     """Of each block the standard deviation of its brightness around a plane: (blocks,) in 0 to 255."""
     scale = SIDE / min(picture.size)
-    size = tuple(max(SIDE, round(side * scale)) for side in picture.size)
+    width, height = (max(SIDE, round(side * scale)) for side in picture.size)
     how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
-    gray = np.asarray(picture.convert("RGB").resize(size, how), dtype=np.float32).mean(2)
+    gray = np.asarray(picture.convert("RGB").resize((width, height), how), dtype=np.float32).mean(2)
     height, width = (side // BLOCK for side in gray.shape)
     blocks = gray[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
     blocks = blocks.transpose(0, 2, 1, 3).reshape(-1, BLOCK * BLOCK)

@@ -78,9 +78,10 @@ def unknown_words(app: App, prompt: str) -> str:
     a click puts in its place. Nothing where the model says nothing of its words.
     """
     vocabulary = Vocabulary.of(app.worker.checkpoint.details)
-    unknown = vocabulary.unknown(prompt)[:MOST_UNKNOWN] if vocabulary else []
+    if vocabulary is None:
+        return ""
     items = []
-    for word in unknown:
+    for word in vocabulary.unknown(prompt)[:MOST_UNKNOWN]:
         offers = "".join(
             f'<button type="button" data-word="{escape(word)}" data-known="{escape(known)}" '
             f'aria-label="Write {escape(known)} in place of {escape(word)}">{escape(known)}</button>'
@@ -105,9 +106,14 @@ def short(text: str, most: int = 90) -> str:
 class Look:
     """Looks at all fields after each change. `outputs`: the parts it renews, built by `build_*` here."""
 
+    counts: gr.HTML
+    negative_counts: gr.HTML
+    length: gr.HTML
+    drawing: gr.HTML
+    verdict: gr.HTML
+
     def __init__(self, app: App, form: Form):
         self.app, self.form, self.counter = app, form, Counter(app)
-        self.counts = self.negative_counts = self.length = self.drawing = self.verdict = None
 
     @property
     def outputs(self) -> list:
@@ -220,7 +226,7 @@ def ready_words(app: App, settings: Settings, source: str | None = None) -> str:
     for.
     """
     seconds = app.worker.estimate(settings)
-    drawn = bool(source) and is_drawn_file(source)
+    drawn = source is not None and source != "" and is_drawn_file(source)
     if app.worker.error:
         return f'<p class="problem">{escape(app.shown(app.worker.error))}</p>'
     if seconds is not None:
