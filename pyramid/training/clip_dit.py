@@ -36,6 +36,7 @@ from pyramid.hub.families import FAMILIES, LatentScales, family_of
 from pyramid.media.video import VideoWriter
 from pyramid.models import transformer_class
 from pyramid.models.mmdit import PyramidDiffusionMMDiT
+from pyramid.models.sd3 import measure_gains
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import frames_of
 from pyramid.text.encoders import TextEncoders
@@ -58,6 +59,7 @@ from pyramid.training.loop import Budget, Loop
 from pyramid.training.noising import corrupted_history, noised_stage
 
 SD3_FILES = ("sd3-medium",)
+GAIN_STEPS, GAIN_ROWS = 4, 8  # that the gains of the q/k norms are measured on
 
 
 @dataclass(frozen=True)
@@ -315,18 +317,31 @@ class Stepper:
                 parts.append(lambda taken=taken, weight=weight: self.part(step, taken, weight))
         return parts
 
+    @torch.no_grad()
+    def measure_gains(self, steps: int = GAIN_STEPS) -> None:
+        """Set the gains of the q/k norms by what the first steps see: Stable Diffusion 3 has none to start
+        from (`models.sd3.measure_gains`). Each process sees the same.
+        """
+        chosen = [self.order.step(number) for number in range(steps)]
+        places = ((step, place) for step in chosen for place in range(len(step.entries))[:GAIN_ROWS])
+        batches = (self.arguments(step, [place])[0] for step, place in places)
+        measure_gains(self.loop.accelerator.unwrap_model(self.loop.model), batches)
+        self.loop.restart_average()
+
     def part(self, step: Step, places: Sequence[int], weight: float) -> dict[str, Tensor]:
         """The loss of some places of one stage, as much of the whole as they are."""
-        rows = [self.row(step, place) for place in places]
-        device = self.loop.accelerator.device
-        history = [torch.cat(clips).to(device) for clips in zip(*(row.clips for row in rows), strict=True)]
-        velocity = self.loop.model(
-            history,
-            timestep=torch.cat([row.timestep for row in rows]).to(device),
-            **{name: value.to(device) for name, value in together([row.text for row in rows]).items()},
-        )
-        target = torch.cat([row.target for row in rows]).to(device)
+        arguments, target = self.arguments(step, places)
+        velocity = self.loop.model(**arguments)
         return {"loss": F.mse_loss(velocity.float(), target) * weight}
+
+    def arguments(self, step: Step, places: Sequence[int]) -> tuple[dict[str, Any], Tensor]:
+        """What the transformer gets of some places of one stage, and what it is to answer."""
+        rows, device = [self.row(step, place) for place in places], self.loop.accelerator.device
+        clips = [torch.cat(clips).to(device) for clips in zip(*(row.clips for row in rows), strict=True)]
+        texts = {name: value.to(device) for name, value in together([row.text for row in rows]).items()}
+        timestep = torch.cat([row.timestep for row in rows]).to(device)
+        target = torch.cat([row.target for row in rows]).to(device)
+        return {"clips": clips, "timestep": timestep, **texts}, target
 
     def row(self, step: Step, place: int) -> Row:
         """The sample at one place of the batch: all that is random is drawn here, in this order."""
@@ -394,6 +409,8 @@ def train_on_clips(run: Run) -> Path:
     freeze_unused(model)
     loop = make_loop(folder / run.kind, model, recipe)
     stepper = Stepper(loop, cache, recipe, parts.scales)
+    if own is None and run.source is not None and loop.step == 0:
+        stepper.measure_gains()
     loop.run(stepper, Sampler(loop, cache, recipe, parts).save if recipe.train.sample_every else None)
     if not loop.accelerator.is_main_process:
         return folder

@@ -123,6 +123,10 @@ class Loop:
         self.spent = state["spent"]
         self.skipped, self.bad_steps = state.get("skipped", 0), state.get("bad_steps", 0)
 
+    def restart_average(self) -> None:
+        """Let the averaged weights begin with the weights as they are now."""
+        self.ema.shadow_params = [weight.detach().clone() for weight in self.trained]
+
     def save(self) -> None:
         """A checkpoint. An end at any moment leaves a whole one: this, or the one before."""
         last, before = self._checkpoints

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pyramid.generate.schedule import make_stages
 from pyramid.hub.checkpoints import find
 from pyramid.media.video import VideoWriter
 from pyramid.models.flux import PyramidFluxTransformer
+from pyramid.models.vae import CausalVideoVAE
 from pyramid.training import clip_dit
 from pyramid.training.clip_dit import Run, Stepper, is_sd3, make_loop, sample_of, together, train_on_clips
 from pyramid.training.clip_plan import plan_of, stage_tokens
@@ -179,6 +181,40 @@ def test_a_lora_is_trained_saved_and_loaded(home, whole, tiny_checkpoint, tmp_pa
         train(home, tmp_path / "run", kind="lora")
 
 
+def test_an_autoencoder_is_trained_on_clips_from_nothing_and_from_another(home, tiny_checkpoint, tmp_path):
+    path = tmp_path / "vae.toml"
+    path.write_text(VAE)
+    run = ["train", "vae", "--data", str(home / "clips"), "--config", str(path), "--steps", "2", "--output"]
+    assert cli.main([*run, str(tmp_path / "a")]) == 0
+    made = CausalVideoVAE.from_pretrained(tmp_path / "a" / "checkpoint" / "causal_video_vae")
+    assert made.config.image_scale > 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    shutil.copytree(
+        find(tiny_checkpoint).transformer, tmp_path / "a" / "checkpoint" / "diffusion_transformer_x"
+    )
+    assert cli.main([*run, str(tmp_path / "b"), "--from", str(tmp_path / "a" / "checkpoint")]) == 0
+    again = CausalVideoVAE.from_pretrained(tmp_path / "b" / "checkpoint" / "causal_video_vae")
+    assert again.config.image_scale == made.config.image_scale
+    assert not torch.equal(again.decoder.conv_in.conv.weight, made.decoder.conv_in.conv.weight)
+
+
+VAE = """
+name = "vae"
+[world]
+fps = 8
+[vae]
+channels = [4, 4, 4, 4]
+steps = 2
+[[vae.phases]]
+share = 1.0
+size = 32
+frames = 9
+batch = 2
+photos = 0.2
+pictures = 0.3
+"""
+
+
 # -- a step
 def recipe_of(**train_changes) -> ClipRecipe:
     data = DataRecipe(width=64, height=64, fps=8, frames=17, images=0.25)
@@ -205,7 +241,7 @@ def test_both_families_train_with_each_pyramid_on_and_off(whole, tmp_path, famil
     loop = make_loop(tmp_path, model.train(), recipe)
     cache = Cache(whole / "cache")
     stepper = Stepper(loop, cache, recipe, find(whole / "checkpoint").family.scales)
-    if family == "sd3":  # its pooled vector is that of two encoders
+    if family == "sd3":
         stepper.nothing = wide(stepper.nothing)
         cache.read = lambda entry, read=cache.read: replace(
             read(entry), texts=tuple(map(wide, read(entry).texts))
@@ -218,7 +254,22 @@ def test_both_families_train_with_each_pyramid_on_and_off(whole, tmp_path, famil
 
 
 def wide(text: Text) -> Text:
+    """With the pooled vector of two encoders, as SD3 has it."""
     return Text(text.states, torch.cat([text.pooled, text.pooled]))
+
+
+def test_a_start_from_sd3_measures_its_gains_on_the_first_batches(whole, tmp_path):
+    model = make_transformer("sd3")
+    cache = Cache(whole / "cache")
+    cache.read = lambda entry, read=cache.read: replace(
+        read(entry), texts=tuple(map(wide, read(entry).texts))
+    )
+    scales = find(whole / "checkpoint").family.scales
+    loop = make_loop(tmp_path, model.train(), recipe_of())
+    Stepper(loop, cache, recipe_of(), scales).measure_gains(2)
+    gains = [block.attn.norm_k.weight for block in model.transformer_blocks]
+    assert all(gain.unique().numel() == 1 and gain[0] != 1 for gain in gains)
+    assert all(map(torch.equal, loop.ema.shadow_params, loop.trained))
 
 
 def test_what_a_sample_is_follows_the_pyramids():
