@@ -12,11 +12,13 @@ again. The parts are in `pyramid.ui`; here are the flags, and the start and the 
 
 import argparse
 import getpass
+import hashlib
 import importlib.util
 import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -38,7 +40,21 @@ from pyramid.settings import (
 LEAVING = 2.4  # seconds that the page, the job and the model have to end
 ROOT = Path(__file__).resolve().parent
 # Limits where others can come in; None: the pixels of the largest size that the model was trained for.
-VISITORS = {"max_upload_mb": 50.0, "max_seconds": 10.0, "max_queue": 5, "max_steps": 50, "max_pixels": None}
+VISITORS: dict[str, float | None] = {
+    "max_upload_mb": 50.0,
+    "max_seconds": 10.0,
+    "max_queue": 5,
+    "max_steps": 50,
+    "max_pixels": None,
+    "max_queue_address": 20,
+    "max_queue_total": 100,
+    "max_requests": 3000,
+    "max_traffic_mb": 1000.0,
+    "max_uploads_mb": 2000.0,
+    "max_disk_mb": 20_000.0,
+}
+OPEN_ANSWERS = 0.5  # seconds that answers under way are given when the program ends: pages keep some open
+LAST_STEP = 1.5  # seconds that a running job is given then; what it has finished is on the disk already
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -75,6 +91,8 @@ def add_server_flags(add) -> None:
     add("--port", type=int, help="7860, or the next free one")
     add("--listen", nargs="?", const="0.0.0.0", default="127.0.0.1", metavar="ADDRESS", help=listen)
     add("--allowed-host", action="append", default=[], metavar="NAME", help=host)
+    proxy = "a reverse proxy in front, as 10.0.0.5 or 10.0.0.0/8, whose X-Forwarded-For and -Proto are true"
+    add("--trusted-proxy", action="append", default=[], metavar="ADDRESS", help=f"{proxy}; may be repeated")
     add("--share", action="store_true", help="also open a public link through Gradio's servers")
     add("--auth-file", type=at_home, metavar="FILE", help="who may log in: one name:password a line")
     add("--public", action="store_true", help="with --share or --listen: everybody may come in")
@@ -87,10 +105,21 @@ def add_limit_flags(add) -> None:
     """What may be asked for; the defaults are for visitors only, see VISITORS."""
     largest = "largest frame, width × height (visitors: the largest size that the model was trained for)"
     add("--max-seconds", type=float, metavar="S", help="longest video that may be requested (visitors: 10)")
-    add("--max-upload-mb", type=float, metavar="MB", help="largest file that may be uploaded (visitors: 50)")
+    add("--max-upload-mb", type=float, metavar="MB", help="largest upload, all its files (visitors: 50)")
     add("--max-queue", type=int, metavar="N", help="jobs that one user may have waiting (visitors: 5)")
     add("--max-steps", type=int, metavar="N", help="steps per stage (visitors: at most 50)")
     add("--max-pixels", type=int, metavar="N", help=largest)
+    for name, metavar, what in (
+        ("--max-queue-address", "N", "jobs that one address may have waiting, whoever asks from it"),
+        ("--max-queue-total", "N", "jobs that may wait, all users' together"),
+        ("--max-requests", "N", "requests a minute from one address; all together ten times as many"),
+        ("--max-traffic-mb", "MB", "traffic a minute with one address; all together ten times as much"),
+        ("--max-uploads-mb", "MB", "disk for uploads, of which the oldest go first"),
+        ("--max-disk-mb", "MB", "disk for results: above it nothing new is begun"),
+    ):
+        default = VISITORS[name.removeprefix("--").replace("-", "_")]
+        kind = int if metavar == "N" else float
+        add(name, type=kind, metavar=metavar, help=f"{what} (visitors: {default:,.0f})")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,6 +135,10 @@ def run(arguments: list[str] | None) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    # Gradio makes a table of its last 10,000 events after each one, for a page of figures that is not served.
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**12))
+    os.environ["FORWARDED_ALLOW_IPS"] = ""  # who is behind a proxy is for the guard to say: --trusted-proxy
     try:
         options = parse(arguments)
         if options.hash_password:
@@ -150,13 +183,14 @@ def serve(options: argparse.Namespace) -> int:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as of who was told to outlive its terminal
             signal.signal(number, interrupt)
+    keep_uploads_apart(options.output_dir)
     begin = threading.Event()
     app = make_app(options, not open_to_others and accounts is None, begin)
     try:
         return show(app, options, accounts, begin)
     finally:
-        app.worker.close()
-        app.store.close()
+        if app.worker.close(LAST_STEP):
+            app.store.close()
 
 
 def interrupt(number, frame):
@@ -169,6 +203,23 @@ def interrupt(number, frame):
     late.daemon = True
     late.start()
     raise KeyboardInterrupt
+
+
+def keep_uploads_apart(output_dir: Path) -> None:
+    """A folder of uploads for this page alone, unless GRADIO_TEMP_DIR names one: what is too much is deleted
+    there. Not among the results, which a browser may show as what they say they are.
+    """
+    user = str(os.getuid()) if hasattr(os, "getuid") else ""
+    name = hashlib.sha256(str(output_dir.resolve()).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"pyramid-uploads{user}" / name
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(folder))
+    if os.environ["GRADIO_TEMP_DIR"] == str(folder):
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        if user and folder.parent.lstat().st_uid != os.getuid():
+            raise ValueError(
+                f"{folder.parent} is somebody else's: name a folder for uploads by GRADIO_TEMP_DIR"
+            )
+        folder.mkdir(exist_ok=True)
 
 
 def check_limits(options: argparse.Namespace) -> None:
@@ -237,10 +288,26 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
     both at once would make the page wait for the model.
     """
     from pyramid.ui import page
-    from pyramid.ui.security.guard import doors
 
     reach_directly(options.listen)
     built = page.build(app)
+    try:
+        launch(built, app, options, accounts)
+        for line in notices(built.local_url, built.share_url, share=options.share, listen=options.listen):
+            print(line, flush=True)
+        begin.set()
+        built.block_thread()
+    finally:
+        built.close(verbose=False)
+    return 0
+
+
+def launch(built, app, options: argparse.Namespace, accounts) -> None:
+    """Serve the page. Raises ValueError where it has no port."""
+    from pyramid.ui.security.guard import doors
+
+    # The tunnel of a public link is a program on this machine, and says for whom it asks.
+    proxies = [*options.trusted_proxy, *(("127.0.0.1", "::1") if options.share else ())]
     try:
         built.launch(
             server_name=f"[{options.listen}]" if is_ipv6(options.listen) else options.listen,
@@ -251,20 +318,14 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
             quiet=True,
             prevent_thread_lock=True,
             **looks(app),
-            **doors(app, accounts),
+            **doors(app, accounts, proxies),
         )
     except OSError as error:
         if "empty port" not in str(error):
             raise
         raise ValueError(port_words(options)) from error
-    for line in notices(built.local_url, built.share_url, share=options.share, listen=options.listen):
-        print(line, flush=True)
-    begin.set()
-    try:
-        built.block_thread()
-    finally:
-        built.close(verbose=False)
-    return 0
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of each answer that is cut then
+    built.server.config.timeout_graceful_shutdown = OPEN_ANSWERS
 
 
 def is_ipv6(address: str) -> bool:
@@ -328,8 +389,11 @@ def looks(app) -> dict:
 
 
 def leave(code: int) -> None:
-    """End the program. A model that is still being loaded cannot be told to stop: it is left where it is."""
-    if any(thread.name == "device" for thread in threading.enumerate()):
+    """End the program. A model that is still being loaded, and a clip that is being read, cannot be told to
+    stop: they are left where they are.
+    """
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if any(thread.name == "device" or not thread.daemon for thread in others):
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

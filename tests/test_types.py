@@ -24,7 +24,6 @@ CHECKED = (
     "pyramid/training",
     "pyramid/jobs",
     "pyramid/commands",
-    "pyramid/ui",
     "app.py",
 )
 

@@ -31,6 +31,7 @@ from pyramid.jobs.database import Database
 from pyramid.jobs.record import ENDED, Job, Limits, Output, State, readable, search_words
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.sources import Source
+from pyramid.jobs.space import Space
 from pyramid.media.files import file_name, result_of, sidecar_of
 from pyramid.settings import MAX_SEED, Settings, SettingsError, check_value
 
@@ -59,18 +60,13 @@ class JobStore(Database):
     def __init__(self, folder: str | Path, limits: Limits | None = None):
         self.folder, self.limits = Path(folder).resolve(), limits or Limits()
         self.private = self.folder / PRIVATE
+        self.space = Space(self.folder, self.limits.max_disk_mb)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.make_folders()
+            for name in ("inputs", "units", "live"):
+                (self.private / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"nothing can be written in {self.folder}: {error.strerror}") from error
         super().__init__(self.private / "jobs.sqlite", SCHEMA)
-
-    def make_folders(self) -> None:
-        if not self.folder.is_dir():
-            raise sqlite3.OperationalError(f"unable to open: the folder {self.folder.name} is gone")
-        for name in ("inputs", "units", "live"):
-            (self.private / name).mkdir(parents=True, exist_ok=True)
 
     # -- what an owner asks for
 
@@ -137,6 +133,7 @@ class JobStore(Database):
         What they start from is read and copied before the lock is taken: that may take seconds, in which
         others go on. Room is looked for before anything is read, and again when there is no way back.
         """
+        self.space.check()
         self._check_room(owner, len(asked) * len(sources))
         rows: list[dict[str, Any]] = []
         try:
@@ -292,6 +289,12 @@ class JobStore(Database):
         where = "state IN ('running', 'queued')" + " AND owner = ?" * (owner is not None)
         order = "ORDER BY state = 'queued', position"
         return self._jobs(where, [] if owner is None else [owner], order)
+
+    def open_jobs(self) -> dict[str, int]:
+        """How many jobs of each owner wait or run; owners with none are left out."""
+        where = "state IN ('running', 'queued')"
+        found = self.rows(f"SELECT owner, count(*) AS number FROM jobs WHERE {where} GROUP BY owner")
+        return {row["owner"]: row["number"] for row in found}
 
     def place(self, job_id: str) -> int:
         """How many jobs, anybody's, come before this one; 0 when it runs, is next with nothing running,
@@ -504,11 +507,17 @@ class JobStore(Database):
             shutil.rmtree(self.private / name / job_id, ignore_errors=True)
 
     def _check_room(self, owner: str, number: int) -> None:
-        limit, waiting = self.limits.max_queue_per_owner, len(self.queue(owner))
+        open_jobs = self.open_jobs()
+        limit, waiting = self.limits.max_queue_per_owner, open_jobs.get(owner, 0)
         if limit is not None and waiting + number > limit:
             raise SettingsError(
                 "queue",
                 f"{waiting} of your jobs wait or run, {limit} may: wait for one to end, or remove one",
+            )
+        limit, waiting = self.limits.max_queue_total, sum(open_jobs.values())
+        if limit is not None and waiting + number > limit:
+            raise SettingsError(
+                "queue", f"{waiting} jobs wait or run here, {limit} may (--max-queue-total): try again later"
             )
 
     def _checked(self, asked: Sequence[Settings], source: "Source | None") -> list[Settings]:

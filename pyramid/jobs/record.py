@@ -72,12 +72,6 @@ class Job:
     decode_only: bool = False  # makes a video of the units that are saved, and no new ones
 
     @property
-    def result(self) -> Path:
-        """`path`, of a job that has one."""
-        assert self.path is not None, "only a job with a result is asked for it"
-        return self.path
-
-    @property
     def waiting(self) -> bool:
         return self.state is State.QUEUED
 
@@ -95,6 +89,12 @@ class Limits:
     max_queue_per_owner: int | None = None  # jobs waiting or running
     max_pixels: int | None = None  # of a frame: width × height
     max_steps: int | None = None  # of a stage
+    max_queue_total: int | None = None  # jobs waiting or running, of all owners together
+    max_queue_address: int | None = None  # of all owners that one address goes by
+    max_requests: int | None = None  # a minute, of one address
+    max_traffic_mb: float | None = None  # a minute, with one address, in both directions
+    max_uploads_mb: float | None = None  # of disk that uploads take: the oldest go first
+    max_disk_mb: float | None = None  # of disk that results and all beside them take: nothing new above it
 
     def check(self, settings: Settings) -> None:
         """Raises SettingsError for settings that ask for more work than is allowed."""
@@ -114,8 +114,7 @@ class Limits:
                 "choose a smaller size",
             )
         for name in ("num_inference_steps", "video_num_inference_steps"):
-            told = [count for cue in s.cues for count in cue.steps]
-            if self.max_steps is not None and (most := max(*getattr(s, name), *told)) > self.max_steps:
+            if self.max_steps is not None and (most := max(getattr(s, name))) > self.max_steps:
                 raise SettingsError(
                     name,
                     f"= {most}: at most {self.max_steps} steps a stage are allowed, so ask for fewer",

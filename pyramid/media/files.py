@@ -25,7 +25,7 @@ from glob import escape
 from itertools import count
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from PIL import Image
 
@@ -45,7 +45,11 @@ MAX_WORDS = 60  # characters of a prompt in a name
 MAX_WIDTH = 64  # characters of a field of a pattern
 MAX_NAME = 200  # bytes of a name: file systems take 255, endings and numbers come on top
 MEMBER = "settings.json"  # of a zip of pictures
-MAX_METADATA = 2**24  # bytes: what a result says of itself is a few thousand
+PICTURES = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM", "TGA", "ICO")
+"""Pillow's formats that are read. It knows some that are programs: for EPS it starts Ghostscript."""
+MAX_METADATA = 2**22  # bytes: what a result says of itself is a few thousand
+MAX_DIRECTORY = 2**20  # bytes of a zip's list of its files, of which the whole is read first
+PATIENCE = 20.0  # seconds that ffmpeg may take to say what a file says of itself
 _held: dict[Path, int] = {}  # files that this process has claimed -> their open handles
 _claims = threading.RLock()  # of its threads, one at a time changes what is held
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)  # no names of files on Windows
@@ -154,11 +158,6 @@ def _words(text: str) -> str:
 
 
 # -- names
-def unique_path(path: str | Path) -> Path:
-    """`path`, or the first of `name-2.mp4`, `name-3.mp4`, … that is free. Writers look again at the end."""
-    return next(name for name in _names(Path(path)) if not _taken(name) and not _part_of(name).exists())
-
-
 def sidecar_of(path: Path) -> Path:
     """Where the metadata of a file lie when they lie beside it."""
     return path.with_name(f"{path.name}.json")
@@ -348,18 +347,38 @@ def _text_in(path: Path) -> str | bytes | None:
         return _text_of(path)
     if path.suffix.lower() == ".zip":
         try:
-            with ZipFile(path) as file:
-                # What its header says is all that is unpacked of a member, whatever it holds.
-                return file.read(MEMBER) if file.getinfo(MEMBER).file_size <= MAX_METADATA else None
+            return _member_of(path)
         except RuntimeError:
             raise ValueError(f"{path.name} is encrypted: unpack it, and give what is in it") from None
         except (BadZipFile, OSError, KeyError):
             return None
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable()) as image:
             return image.info.get("comment")
     except (OSError, SyntaxError, Image.DecompressionBombError):  # not a picture
         return _container_comment(path)
+
+
+def readable() -> list[str]:
+    """Those of PICTURES that this Pillow can read; HEIF is an extra."""
+    Image.init()
+    return [name for name in PICTURES if name in Image.OPEN]
+
+
+def _member_of(path: Path) -> bytes | None:
+    """What a zip says of itself, if that and the list of its files are small."""
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, 66_000), os.SEEK_END)  # its end has its size and a comment
+        end = file.read()
+    at = end.rfind(b"PK\x05\x06")
+    directory = int.from_bytes(end[at + 12 : at + 16], "little")
+    if at < 0 or b"PK\x06\x07" in end or directory > MAX_DIRECTORY:  # 06 07: it is a zip of billions
+        return None
+    with ZipFile(path) as file:
+        member = file.getinfo(MEMBER)
+        usual = member.compress_type in (ZIP_STORED, ZIP_DEFLATED)
+        # What its header says is all that is unpacked of a member, whatever it holds.
+        return file.read(member) if usual and member.file_size <= MAX_METADATA else None
 
 
 def _text_of(path: Path) -> str | None:
@@ -374,7 +393,11 @@ def _container_comment(path: Path) -> str | None:
         command = [ffmpeg(), "-v", "error", "-nostdin", *this_file(path), "-f", "ffmetadata", "-"]
     except ValueError:  # not a video
         return None
-    text = subprocess.run(command, capture_output=True, check=False).stdout.decode("utf-8", errors="replace")
+    try:
+        said = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE).stdout
+    except subprocess.TimeoutExpired:
+        return None
+    text = said[:MAX_METADATA].decode("utf-8", errors="replace")
     found = re.search(r"^comment=((?:[^\\\n]|\\.)*)", text, re.MULTILINE | re.IGNORECASE)
     return re.sub(r"\\(.)", r"\1", found[1]) if found else None
 
@@ -383,7 +406,6 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None, *, sound: S
     """Copy a video as it is, its index in front for browsers, with `metadata` as its only comment (None:
     without), and with the `sound` of another video in place of its own.
     """
-    source.stat()  # OSError where it is gone, as with the folder that it was in
     if target.suffix.lower() == ".gif":
         target.write_bytes(_gif_with(source.read_bytes(), metadata))
         return

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFilter, PngImagePlugin, UnidentifiedImageError
 
-from pyramid.media.files import publish, reserve, write_sidecar
+from pyramid.media.files import publish, readable, reserve, write_sidecar
 from pyramid.settings import FITS, at_home
 
 BACKGROUND = "white"  # what shows through transparent parts
@@ -37,13 +37,17 @@ MODES_OF = {  # modes that hold such colors
 }
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands, after "ftyp"
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses files a little above that
+MAX_BYTES = 200_000_000  # of one as it is decoded: a huge JPEG is decoded smaller, other kinds as they are
+DEEP = {"RGBA": 4, "CMYK": 4, "I": 4, "F": 4, "RGB": 3, "LAB": 3, "YCbCr": 3}  # bytes a pixel; "I;16": 2
+STRIP = 256  # rows that are brought to 8 bits at once
 
 
 def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None) -> Image.Image:
     """A picture as RGB, upright, in sRGB, transparency over white. Of an animation, the first frame.
 
     With `size`, the (width, height) it will be fitted to, a huge JPEG is decoded no larger than that needs.
-    Raises ValueError: no such file, not a picture, truncated, more than MAX_PIXELS.
+    Raises ValueError: no such file, not a picture, truncated, more than MAX_PIXELS, or than MAX_BYTES where
+    it is decoded as it is.
     """
     name = "the picture" if isinstance(source, bytes) else repr(str(source))
     try:
@@ -51,12 +55,13 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked below
             file = io.BytesIO(source) if isinstance(source, bytes) else at_home(source)
             _open_heif(file)
-            image = Image.open(file)
+            image = Image.open(file, formats=readable())
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             if size is not None:
                 least = 2 * max(size) / min(image.size)  # covers twice the size, whichever way up
                 image.draft("RGB", (int(image.width * least), int(image.height * least)))
+            _check_bytes(image, name)
             return to_rgb(image)
     except Image.DecompressionBombError:
         limit = f"{MAX_PIXELS // 10**6} million pixels"
@@ -124,11 +129,26 @@ def upright(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Grayscale of 16 or 32 bits or floating point as 8 bits; the range follows the values that occur."""
-    values = np.asarray(image, dtype=np.float64)
-    top = values.max(initial=0)
+    values = np.asarray(image)
+    top = float(values.max(initial=0))
     known = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
     limit = next((limit for limit in known if top <= limit), top)
-    return Image.fromarray((np.nan_to_num(values) / limit * 255).round().clip(0, 255).astype(np.uint8))
+    made = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), STRIP):
+        strip = np.nan_to_num(values[row : row + STRIP].astype(np.float64))
+        made[row : row + STRIP] = (strip / limit * 255).round().clip(0, 255)
+    return Image.fromarray(made)
+
+
+def _check_bytes(image: Image.Image, name: str) -> None:
+    """Raises ValueError for a picture that would take too much memory, by what its header says."""
+    deep = DEEP.get(image.mode, 2 if image.mode.startswith("I;16") else 1)
+    size = image.width * image.height * deep
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"{name} has {image.width}×{image.height} pixels, {size / 1e6:.0f} MB of memory: at most "
+            f"{MAX_BYTES / 1e6:.0f} MB are read; make it smaller, or save it as JPEG"
+        )
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:

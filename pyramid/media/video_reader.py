@@ -202,6 +202,7 @@ def read_video(
         try:
             for picture in read_frames(path, fps=fps, last=bound):
                 frames.append(np.asarray(fit_picture(picture, width, height, fit)))
+                del picture  # it may be large, and the next one comes
         except ValueError:
             if bound is None:
                 raise
@@ -212,23 +213,18 @@ def read_video(
 
 
 def read_frames(
-    path: str | Path,
-    *,
-    fps: float | None = None,
-    last: float | None = None,
-    budget: Budget | None = None,
-    info: VideoInfo | None = None,
+    path: str | Path, *, fps: float | None = None, last: float | None = None, budget: Budget | None = None
 ) -> Iterator[Image.Image]:
     """The frames of a video as RGB pictures, one at a time: upright, deinterlaced, HDR as SDR, over white.
 
     At `fps`, and only the `last` seconds, if given; a clip that is shorter than a frame at `fps` gives its
-    own frames. `info`: what `inspect` said of it, where it was asked before. Raises ValueError when the file
-    is missing, no video can be read from it, or the budget is spent.
+    own frames. Raises ValueError when the file is missing, no video can be read from it, or the budget is
+    spent.
     """
     path, budget = at_home(path), budget or Budget()
     if not path.is_file():
         raise ValueError(f"{str(path)!r} is not a file")
-    info = info or inspect(path, budget)
+    info = inspect(path, budget)
     seek: list[str] = []
     if last is not None and info.duration is not None and info.duration > last:
         seek = ["-ss", f"{info.duration - last:.3f}"]
@@ -241,6 +237,7 @@ def read_frames(
             for picture in _decode(path, command, words, budget):
                 seen = True
                 yield picture
+                del picture
             if seen:
                 return
         words.seek(0)
@@ -324,7 +321,8 @@ def _ppm_pictures(stream: IO[bytes], budget: Budget) -> Iterator[Image.Image]:
         data = stream.read(width * height * 3)
         if len(data) < width * height * 3:
             raise EOFError
-        yield Image.frombytes("RGB", (width, height), data)
+        yield Image.frombuffer("RGB", (width, height), data, "raw", "RGB", 0, 1)  # no copy: it may be large
+        del data
 
 
 def _reason(said: str) -> str:

@@ -114,8 +114,7 @@ class Shape:
     @classmethod
     def of(cls, checkpoint: Checkpoint, settings: Settings) -> "Shape":
         config = read_json(checkpoint.transformer / "config.json")
-        scales = [scale for cue in settings.cues for scale in cue.guidance]
-        guided = max(settings.guidance_scale, settings.video_guidance_scale, *scales) > 1
+        guided = max(settings.guidance_scale, settings.video_guidance_scale) > 1
         return cls(
             settings.width,
             settings.height,

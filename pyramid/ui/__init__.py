@@ -9,11 +9,14 @@ never happens in a handler: a handler writes to the store or to the worker, and 
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyramid.jobs.queue import JobStore, Limits
+from pyramid.ui.visitors import EACH, MOST, Visitors, visitor_of
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -45,6 +48,7 @@ class App:
     limits: Limits = field(default_factory=Limits)
     local: bool = True
     allowed_hosts: tuple[str, ...] = ()  # names of a local server beside those of every machine
+    visitors: Visitors = field(default_factory=Visitors)
 
     def owner(self, request: "gr.Request | None", token: str | None) -> str:
         """Whose jobs a request sees: everybody's on one machine, else those of a login or of one browser.
@@ -57,6 +61,19 @@ class App:
             return f"user:{name}"
         return f"visitor:{token}" if token else ""
 
+    @contextmanager
+    def adding(self, request: "gr.Request | None", owner: str, count: int = 1) -> Iterator[None]:
+        """Around what puts jobs into the queue. SettingsError where this address has too many there."""
+        most = self.limits.max_queue_address
+        with self.visitors.adding(self.store, address(request), owner, count, most):
+            yield
+
+    @contextmanager
+    def working(self, request: "gr.Request | None") -> Iterator[None]:
+        """Around what reads or writes a picture or a video. ValueError where too many are at it."""
+        with self.visitors.working(address(request), each=MOST if self.local else EACH):
+            yield
+
     def shown(self, text: str) -> str:
         """A sentence without the machine's folders, for those who are not at it."""
         return text if self.local else PATH.sub("…/", text)
@@ -65,3 +82,9 @@ class App:
     def presets_folder(self) -> Path:
         """Where "save as preset" writes: beside the results, not into the program."""
         return self.folder / "presets"
+
+
+def address(request: "gr.Request | None") -> str:
+    """Whom a request counts for; the guard has found out who is behind a proxy."""
+    client = getattr(request, "client", None)
+    return visitor_of(client.host) if client else ""

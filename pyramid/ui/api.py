@@ -46,8 +46,6 @@ def schema_type(spec: Spec) -> Any:
     """The type of a setting's value in JSON."""
     if spec.choices:
         return Literal[spec.choices]
-    if spec.tables:
-        return str | list[dict[str, Any]]
     return int | list[int] if spec.kind == STEPS else spec.kind
 
 
@@ -105,13 +103,14 @@ class Endpoints:
             asked = self.settings(prompt, seed, seconds, preset, settings or {})
             picture, clip = self.upload(image, "image"), self.upload(video, "video")
             asked = dataclasses.replace(asked, image=picture and picture[1], video=clip and clip[1])
-            job = self.app.store.add(
-                asked,
-                owner=owner,
-                image=picture and picture[0],
-                image_name=picture[1] if picture else "",
-                video=clip and clip[0],
-            )
+            with self.app.working(request), self.app.adding(request, owner):
+                job = self.app.store.add(
+                    asked,
+                    owner=owner,
+                    image=picture and picture[0],
+                    image_name=picture[1] if picture else "",
+                    video=clip and clip[0],
+                )
         except ValueError as error:
             raise self.told(error) from error
         return self.describe(job)
@@ -276,7 +275,7 @@ class Endpoints:
             "favourite": job.favourite,
             "timings": job.timings,
             "result": result(job),
-            "address": address_of(job) or None,
+            "address": address_of(job),
         }
         if job.state is State.RUNNING and live and live.job.id == job.id:
             at = live.at

@@ -10,6 +10,7 @@ none yet, named as the setting and with the label, bounds, step and choices that
 What the fields mean together (counts, limits, what cannot run) is `pyramid.ui.guards`.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from pyramid.settings import (
     size_grid,
 )
 from pyramid.ui import AS_SENT, App
+from pyramid.ui.addresses import uploads_folder
 from pyramid.ui.markup import failure, html
 
 MODES = {"Text": "text", "Picture": "image", "Continue": "video", "Still": "still"}
@@ -94,7 +96,7 @@ class Form:
         self.fields: dict[str, gr.components.Component] = {}
         self.extra: dict[str, gr.components.Component] = {}
         self.other_size: gr.Row | None = None
-        self.speed: gr.Radio  # sampler and steps by one word: no field, it fills some
+        self.speed: gr.Radio | None = None  # sampler and steps by one word: no field, it fills some
 
     @property
     def components(self) -> list:
@@ -265,8 +267,16 @@ class Form:
 
 
 def upload_path(value: dict | str | None) -> str | None:
-    """Where this server keeps an upload. Gradio has checked by then that it is one of its own uploads."""
-    return value["path"] if isinstance(value, dict) else value
+    """Where this server keeps an upload. ValueError for a file that is none.
+
+    Gradio checks that only of what says that it is a file's description, which a visitor may leave out.
+    """
+    if not isinstance(value, dict):
+        return value
+    path = Path(os.path.realpath(str(value.get("path"))))
+    if not path.is_relative_to(uploads_folder()):
+        raise ValueError(f"{path.name!r} was not uploaded; paths on the server are not taken")
+    return str(path)
 
 
 def size_of(values: dict) -> tuple[int, int]:

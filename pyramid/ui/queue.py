@@ -59,13 +59,6 @@ def row(job: Job, place: int, count: int) -> str:
 class Queue:
     """The list, and the job that is being changed in the form."""
 
-    list: gr.HTML
-    editing: gr.State
-    banner: gr.Row
-    words: gr.HTML
-    save: gr.Button
-    cancel: gr.Button
-
     def __init__(self, app: App):
         self.app = app
 
@@ -88,7 +81,11 @@ class Queue:
             try:
                 if event.act == "edit":
                     return self.edit(form, job_id, owner)
-                self.do(event.act, job_id, owner)
+                if event.act == "copy":
+                    with self.app.working(request), self.app.adding(request, owner):
+                        self.do(event.act, job_id, owner)
+                else:
+                    self.do(event.act, job_id, owner)
             except Exception as error:
                 raise shown_error(self.app, error, "Queue") from error
             if event.act == "remove" and job_id == editing:

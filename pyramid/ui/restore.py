@@ -22,6 +22,7 @@ from pyramid.presets import load_preset, preset_names
 from pyramid.settings import MACHINE, Settings, SettingsError, flag_of, label_of
 from pyramid.ui import App
 
+MAX_PRESET = 100_000  # bytes of a preset
 MAX_TEXT = 5_000_000  # bytes of a settings file
 STAYS = "Format and name pattern are not in a file: they stay as the form has them."
 
@@ -110,6 +111,10 @@ def _settings_of(values: Any, notes: list[str], name: str) -> Settings:
 
 def _from_preset(path: Path, app: App) -> Restored:
     """A preset's file, applied to the loaded model's own settings; it has neither prompt nor seed."""
+    if path.stat().st_size > MAX_PRESET:
+        raise ValueError(
+            f"{path.name} has {path.stat().st_size:,} bytes: a preset has {MAX_PRESET:,} at most"
+        )
     try:
         preset = load_preset(str(path))
     except (ValueError, RecursionError) as error:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -41,16 +40,6 @@ GRID_JS, GRID_CSS = ((ASSETS / name).read_text(encoding="utf-8") for name in ("r
 
 class Results:
     """The part of the page; its components are made by `build_results`."""
-
-    search: gr.Textbox
-    favorites: gr.Checkbox
-    file: gr.File
-    notes: gr.HTML
-    compare: gr.HTML
-    detail: gr.HTML
-    grid: gr.HTML
-    view: gr.State
-    sent: gr.State
 
     def __init__(self, app: App):
         self.app = app
@@ -146,6 +135,12 @@ class Results:
                 view = view.opening("")
                 notes = notes_html(SAID[action], found.notes)
                 say(SAID[action], "Results")
+            elif action in ADDS:
+                with self.app.adding(request, owner):
+                    view = ADDS[action](self, self.own(job_id, owner), view, str(event.value))
+            elif action == "export":
+                with self.app.working(request):
+                    view = write_export(self, self.own(job_id, owner), view, str(event.value))
             else:
                 view = DEEDS[action](self, self.own(job_id, owner), view, str(event.value)) or view
         return [*self.updates(owner, view, sent), notes, *filled, *output]
@@ -156,7 +151,8 @@ class Results:
         if not path:
             return [gr.skip(), gr.skip(), *nothing]
         try:
-            found = restore(path, self.app, self.app.owner(request, token))
+            with self.app.working(request):
+                found = restore(path, self.app, self.app.owner(request, token))
         except Exception as error:
             return [None, notes_html(shown_words(self.app, error), (), bad=True), *nothing]
         words = f"The settings of {Path(path).name} are in the form."
@@ -229,9 +225,9 @@ def begin_with(results: Results, form: Form, job: Job, kind: str) -> tuple[list,
     frames = start.num_frames if found.settings.num_frames == 1 else found.settings.num_frames
     if frames == 1:
         raise ValueError("The loaded model makes still images only: load another one under Models.")
-    named: dict[str, Any] = {kind: job.result.name, "num_frames": frames, "seed": None}
-    files: dict[str, Any] = {"picture" if kind == "image" else "video": job.result}
-    found = replace(found, settings=replace(found.settings, **named), **files)
+    settings = replace(found.settings, num_frames=frames, seed=None, **{kind: job.path.name})
+    files = {"picture": job.path} if kind == "image" else {"video": job.path}
+    found = replace(found, settings=settings, **files)
     return fill(form, found), found
 
 
@@ -287,13 +283,13 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
         )
     if len(written(app, job)) >= MAX_EXPORTS:
         raise ValueError(f"{MAX_EXPORTS} files were exported from this result already: no more can be kept.")
-    as_it_is = kind == "mp4" and job.result.suffix == ".mp4" and quality <= job.output.quality
+    as_it_is = kind == "mp4" and job.path.suffix == ".mp4" and quality <= job.output.quality
     with one_at_a_time:
         return export(
-            job.result,
+            job.path,
             kind,
             exports_of(app, job) / f"{name}{KINDS[kind][0]}",
-            keep=asked.get("keep", ""),
+            keep=asked.get("keep"),
             quality=None if as_it_is else quality,
             estimates=load_estimates(app.store.units_of(job)),
         )
@@ -330,14 +326,8 @@ SAID = {
     "animate": "The form starts from this image: describe what moves.",
 }
 FORM = {"reuse": reuse, "seed": reuse_seed, "continue": go_on, "animate": animate}
-DEEDS = {
-    "favorite": favorite,
-    "delete": delete,
-    "resume": resume,
-    "decode": decode,
-    "longer": longer,
-    "export": write_export,
-}
+ADDS = {"resume": resume, "decode": decode, "longer": longer}  # each puts a job into the queue
+DEEDS = {"favorite": favorite, "delete": delete}
 
 
 # ------------------------------------------------------------------------------------------------------------

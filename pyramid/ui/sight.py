@@ -48,6 +48,14 @@ class Sight:
     def __init__(self, form: Form):
         self.form = form
 
+    def for_visitor(self, request: gr.Request, *values) -> str:
+        """The same for one visitor, of whom few may have files read at once."""
+        try:
+            with self.form.app.working(request):
+                return self(*values)
+        except ValueError as error:
+            return f'<p class="problem" role="alert">{escape(str(error))}</p>'
+
     def __call__(self, *values) -> str:
         """The preview as HTML; values in the order of FIELDS."""
         v = dict(zip(self.FIELDS, values, strict=True))
@@ -56,7 +64,8 @@ class Sight:
             return ""
         try:
             size = self.size(v)
-            seen, words = first_frame(path, v, size) if v["mode"] == "image" else last_frame(path, v, size)
+            see = first_frame if v["mode"] == "image" else last_frame
+            seen, words = see(path, v, size)
         except (ValueError, TypeError) as error:
             words = words_of(error).replace(repr(str(path)), Path(path).name)
             return f'<p class="problem" role="alert">{escape(words)}</p>'
@@ -91,4 +100,4 @@ def last_frame(path: str, v: dict, size: tuple[int, int]) -> tuple[Image.Image, 
 def wire_sight(form: Form, sight: gr.HTML) -> None:
     watched = [form.fields[name] for name in Sight.FIELDS]
     changes = [field.change for field in watched]
-    gr.on(changes, Sight(form), watched, sight, trigger_mode="always_last", **AS_SENT)
+    gr.on(changes, Sight(form).for_visitor, watched, sight, trigger_mode="always_last", **AS_SENT)

@@ -181,10 +181,9 @@ def test_an_example_is_the_one_that_was_clicked_whatever_model_is_loaded(app, mo
     take = handler(blocks, "take")
     for model in ("embedded", "miniflux"):
         load(model)
-        for name, (_, prompt, picture) in presets.NAMED.items():
+        for name, (prompt, picture) in presets.NAMED.items():
             taken = take(gr.EventData(None, {"example": name}))
             assert taken[:2] == [prompt, "image" if picture else "text"]
-    assert take(gr.EventData(None, {"example": presets.SURPRISE}))[0]
     shown = presets.examples_html(app)
     assert 'data-example="world-0"' in shown and 'data-example="shapes-0"' not in shown
     with pytest.raises(gr.Error, match="load the page anew"):
@@ -202,10 +201,14 @@ def test_every_event_that_takes_the_fields_takes_them_as_they_were_sent(app):
 
 
 def test_an_upload_is_known_by_its_path(left):
-    sent = {"path": "/uploads/a.png", "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    path = str(uploads_folder() / "a.png")
+    sent = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
     asked = values(left, mode="image", picture=sent, prompt="a red ball")
-    assert left.form.sources(*asked) == ("/uploads/a.png", None)
+    assert left.form.sources(*asked) == (path, None)
     assert left.form.read(*asked).image == "a.png"
+    for other in ("/etc/a.png", str(uploads_folder() / ".." / "a.png")):
+        with pytest.raises(ValueError, match="'a.png' was not uploaded"):
+            left.form.read(*values(left, mode="image", picture={"path": other}, prompt="a red ball"))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ from pyramid.ui.security.routes import file_of, is_host, is_normal, is_open
 
 QUICK = {"num_inference_steps": (1, 1, 1), "video_num_inference_steps": (1, 1, 1), "num_frames": 1}
 CLOSED = {  # Gradio's routes that this page has no use for
+    "/gradio_api/token",
+    "/gradio_api/token/",
+    "/gradio_api/component_server",
+    "/gradio_api/component_server/",
     "/monitoring",
     "/monitoring/summary",
     "/monitoring/{key}",

@@ -16,12 +16,17 @@ from pyramid.settings import Settings, SettingsError
 from pyramid.ui.security.accounts import hashed_line, read_accounts
 from pyramid.ui.security.login import (
     LONGEST_WAIT,
+    NAME_TRIES,
     TRIES,
+    Tries,
     WrongPasswords,
-    address_behind,
     check_door,
     is_local,
 )
+from pyramid.ui.security.proxies import Proxies
+from pyramid.ui.security.traffic import Refused, Traffic
+from pyramid.ui.security.uploads import Uploads
+from pyramid.ui.visitors import visitor_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -103,7 +108,19 @@ def test_visitors_have_limits_and_the_owner_of_the_machine_those_that_are_given(
         max_steps=20, max_queue_per_owner=3
     )
     limits = limits_of(parse([]), False)
-    assert limits == Limits(50.0, 10.0, 5, max_pixels=128 * 128, max_steps=50)
+    assert limits == Limits(
+        50.0,
+        10.0,
+        5,
+        max_pixels=128 * 128,
+        max_steps=50,
+        max_queue_address=20,
+        max_queue_total=100,
+        max_requests=3000,
+        max_traffic_mb=1000.0,
+        max_uploads_mb=2000.0,
+        max_disk_mb=20_000.0,
+    )
     assert limits_of(parse(["--max-pixels", "4096"]), False).max_pixels == 4096
     start = Settings.for_model("embedded")
     limits.check(replace(start, num_inference_steps=(50, 50, 50)))
@@ -208,12 +225,75 @@ def test_who_gives_wrong_passwords_has_to_wait_longer_each_time():
     assert set(wrong.tries) == {"new"}, "who stays away is forgotten"
 
 
-def test_only_this_machine_may_say_for_whom_it_asks():
-    def asks(peer: str, forwarded: str) -> str:
-        return address_behind({"client": (peer, 5), "headers": [(b"x-forwarded-for", forwarded.encode())]})
+def test_trying_a_name_from_many_places_is_slow_and_does_not_lock_its_owner_out():
+    now = [100.0]
+    tries = Tries(lambda: now[0])
+    tries.right("home", "ana")
+    for number in range(200):
+        if not tries.wait(f"place {number}", "ana"):
+            tries.begin(f"place {number}", "ana")
+    assert tries.names.tries["ana"][0] == NAME_TRIES, "the others were refused unchecked"
+    assert tries.wait("home", "ana") == 0 < tries.wait("elsewhere", "ana") <= 60
+    assert tries.wait("elsewhere", "ben") == 0
+    now[0] += 60
+    assert tries.wait("elsewhere", "ana") == 0, "who is new at a place waits a minute at most"
 
-    assert asks("127.0.0.1", "1.2.3.4, 5.6.7.8") == "5.6.7.8" and asks("127.0.0.1", "") == "127.0.0.1"
-    assert asks("9.9.9.9", "1.2.3.4") == "9.9.9.9"
+
+def test_only_a_named_proxy_may_say_for_whom_it_asks():
+    told = {b"x-forwarded-for": b"1.2.3.4, 5.6.7.8:99, 10.0.0.9", b"x-forwarded-proto": b"https"}
+    told |= {b"x-forwarded-host": b"name.example", b"host": b"inner", b"x-gradio-server": b"http://evil"}
+    scope = {"client": ("10.0.0.7", 5), "scheme": "http", "headers": [*told.items()]}
+    seen = Proxies(["10.0.0.0/8"]).behind(scope)
+    assert seen["client"][0] == "5.6.7.8" and seen["scheme"] == "https"
+    assert seen["headers"] == [(b"host", b"name.example")]
+    seen = Proxies(["127.0.0.1", "::1"]).behind(scope)
+    assert seen["client"][0] == "10.0.0.7" and seen["scheme"] == "http"
+    assert seen["headers"] == [(b"host", b"inner")]
+    with pytest.raises(ValueError, match="--trusted-proxy name.example: give the address"):
+        Proxies(["name.example"])
+
+
+def test_a_home_with_a_whole_network_is_one_visitor():
+    assert visitor_of("2001:db8:1:2::5") == visitor_of("2001:db8:1:2:ffff::9") != visitor_of("2001:db8:1:3::")
+    assert visitor_of("::ffff:1.2.3.4") == visitor_of("1.2.3.4") == "1.2.3.4"
+
+
+def test_a_rate_is_taken_at_once_or_evenly_and_comes_back():
+    now = [0.0]
+    traffic = Traffic(requests=60, megabytes=1, clock=lambda: now[0])
+    for _ in range(60):
+        with traffic.visit("eve"):
+            pass
+    with pytest.raises(Refused, match="At most 60 requests a minute") as refused, traffic.visit("eve"):
+        pass
+    assert refused.value.status == 429 and refused.value.again == pytest.approx(1)
+    now[0] += 1.1
+    with traffic.visit("eve"), traffic.visit("ana"):
+        traffic.count_bytes("ana", 3_000_000)
+    with pytest.raises(Refused, match="At most 1 MB a minute"), traffic.visit("ana"):
+        pass
+
+
+def test_the_oldest_uploads_go_first_and_who_sends_much_loses_their_own(tmp_path):
+    uploads = Uploads(tmp_path, megabytes=0.004)
+
+    def upload(name: str, size: int, age: int, who: str) -> Path:
+        path = tmp_path / f"{name}-hash" / name
+        path.parent.mkdir()
+        path.write_bytes(bytes(size))
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+        uploads.made(who, [path])
+        return path
+
+    old = upload("old", 900, 90, "ana")
+    floods = [upload(f"flood-{number}", 600, 50 - number, "eve") for number in range(9)]
+    assert old.is_file() and [path.is_file() for path in floods] == [False] * 8 + [True]
+    others = [upload(name, 900, 20, name) for name in ("ben", "cy", "dee")]
+    assert not old.exists() and all(path.is_file() for path in others)
+    (tmp_path / "tmpcut").write_bytes(b"x")
+    os.utime(tmp_path / "tmpcut", (0, 0))
+    upload("last", 1, 0, "ana")
+    assert not (tmp_path / "tmpcut").exists()
 
 
 # -- the program

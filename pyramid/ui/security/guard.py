@@ -6,18 +6,37 @@ Results leave by an address that names the job, not the machine's folders: `resu
 guard finds the file. Job ids cannot be guessed.
 """
 
+import asyncio
 import json
+import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from email import message_from_bytes
+from html import escape
+from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from pyramid.ui import App
 from pyramid.ui.addresses import FILE, uploads_folder
 from pyramid.ui.errors import Answers
 from pyramid.ui.security.accounts import Accounts
-from pyramid.ui.security.login import WrongPasswords, address_behind
-from pyramid.ui.security.routes import API, file_of, is_host, is_open
+from pyramid.ui.security.bodies import (
+    MAX_BODY,
+    Upload,
+    check_json,
+    drain,
+    length_of,
+    replay,
+    too_large,
+    whole,
+)
+from pyramid.ui.security.login import Tries
+from pyramid.ui.security.proxies import Proxies
+from pyramid.ui.security.routes import API, UPLOAD, file_of, is_free, is_host, is_open
+from pyramid.ui.security.traffic import Refused, Traffic
+from pyramid.ui.security.uploads import Uploads
+from pyramid.ui.visitors import visitor_of
 
 LOCAL_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
 POLICY = "; ".join(  # Gradio's page writes its own scripts and styles into itself
@@ -44,9 +63,15 @@ HEADERS = [
 ]
 
 
-def doors(app: App, accounts: Accounts | None) -> dict:
+SESSIONS = 500  # whose state Gradio keeps; the oldest go
+READS = ("GET", "HEAD", "OPTIONS")
+ROOM = 65536  # bytes of an upload's body beside its file
+
+
+def doors(app: App, accounts: Accounts | None, trusted_proxies: Sequence[str] = ()) -> dict:
     """What `launch` is told about who comes in and what leaves, beside the address."""
     limit = app.limits.max_upload_mb
+    guard = {"app_of_page": app, "trusted_proxies": trusted_proxies}
     return {
         "auth": accounts.check if accounts else None,
         "allowed_paths": [str(app.folder)],
@@ -54,32 +79,40 @@ def doors(app: App, accounts: Accounts | None) -> dict:
             str(app.store.private / name) for name in ("jobs.sqlite", "jobs.sqlite-wal", "units")
         ],
         "max_file_size": int(limit * 1e6) if limit is not None else None,
-        "app_kwargs": {
-            "middleware": [(Guard, (), {"app_of_page": app}), (Answers, (), {"app_of_page": app})]
-        },
+        "app_kwargs": {"middleware": [(Guard, (), guard), (Answers, (), {"app_of_page": app})]},
         "footer_links": ["api"],
         "run_history": False,
         "enable_monitoring": False,
         "ssr_mode": False,
         "strict_cors": True,
         "show_error": False,
+        "state_session_capacity": SESSIONS,
     }
 
 
 class Guard:
     """In front of everything that is served, as an ASGI application around another:
-    lets open addresses through and no others, finds results by their job, and makes an address that gives
-    wrong passwords wait.
+    lets open addresses through and no others, bounds what a visitor may send and ask for, finds results by
+    their job, and makes who gives wrong passwords wait.
 
     A page for this machine alone answers to the names of this machine only, as a page of somebody else's
     could otherwise reach it by a name of its own (DNS rebinding). By its path a result is served to the owner
     of the machine only; the app's own records are to nobody.
     """
 
-    def __init__(self, inner: Callable[..., Awaitable[None]], app_of_page: App):
+    def __init__(
+        self,
+        inner: Callable[..., Awaitable[None]],
+        app_of_page: App,
+        trusted_proxies: Sequence[str] = (),
+    ):
+        limits = app_of_page.limits
         self.inner = inner
         self.page = app_of_page
-        self.wrong = WrongPasswords()
+        self.tries = Tries()
+        self.proxies = Proxies(trusted_proxies)
+        self.traffic = Traffic(limits.max_requests, limits.max_traffic_mb)
+        self.uploads = Uploads(uploads_folder(), limits.max_uploads_mb)
         self.hosts = LOCAL_NAMES | frozenset(name.lower() for name in app_of_page.allowed_hosts)
 
     async def __call__(self, scope, receive, send) -> None:
@@ -89,18 +122,74 @@ class Guard:
         if scope["type"] != "http":  # Gradio opens no web socket
             await send({"type": "websocket.close", "code": 1008})
             return
-        send = with_headers(send)
+        scope = self.proxies.behind(scope)
+        visitor = visitor_of(scope["client"][0])
+        send = with_headers(send, secure=scope["scheme"] == "https")
+        try:
+            with self.traffic.visit(visitor, free=is_free(scope["path"])):
+                await self.route(scope, receive, self.counted(send, visitor), visitor)
+        except Refused as refused:
+            await refuse(scope, send, refused)
+
+    async def route(self, scope, receive, send, visitor: str) -> None:
+        """To what a request is for. Raises Refused."""
         path = scope["path"]
         if not self.is_ours(scope):
-            await refuse(send, 403, "this server does not go by that name: start it with --allowed-host NAME")
-        elif path.rstrip("/") == "/login" and scope["method"] == "POST":
-            await self.login(scope, receive, send)
-        elif wanted := file_of(path):
-            await self.file(wanted, scope, receive, send)
-        elif is_open(path):
-            await self.inner(scope, receive, send)
-        else:
-            await refuse(send, 404, "there is nothing at this address")
+            raise Refused(403, "this server does not go by that name: start it with --allowed-host NAME")
+        if path == UPLOAD and scope["method"] not in READS:
+            await self.upload(scope, receive, send, visitor)
+            return
+        wanted = file_of(path)
+        if wanted is None and not is_open(path):
+            raise Refused(404, "there is nothing at this address")
+        if scope["method"] not in READS:
+            body = await whole(scope, receive, MAX_BODY)
+            self.traffic.count_bytes(visitor, len(body))
+            receive = replay(body, receive)
+            if path.rstrip("/") == "/login":
+                await self.login(scope, body, receive, send, visitor)
+                return
+            check_json(body)
+        if wanted is not None:
+            scope = self.file(wanted, scope)
+        await self.inner(scope, receive, send)
+
+    def counted(self, send, visitor: str):
+        async def send_counted(message) -> None:
+            self.traffic.count_bytes(visitor, len(message.get("body", b"")))
+            await send(message)
+
+        return send_counted
+
+    async def upload(self, scope, receive, send, visitor: str) -> None:
+        """Files on their way in: so many bytes, so fast, so many at once, and where there is room."""
+        limit = self.page.limits.max_upload_mb
+        most = None if limit is None else int(limit * 1e6) + ROOM
+        size = length_of(scope)
+        self.uploads.check(size)
+        if most is not None and size > most:
+            await drain(scope, receive)
+            raise too_large(size, most)
+        came = Upload(scope, receive, most, lambda number: self.traffic.count_bytes(visitor, number))
+        answer: list[dict] = []
+
+        async def hold_back(message) -> None:
+            answer.append(message)
+
+        self.uploads.begin(visitor)
+        try:
+            await self.inner(scope, came.receive, hold_back)
+        except Exception:
+            if not came.refused:  # else it is how the server takes a body that ended early
+                raise
+        finally:
+            self.uploads.end(visitor)
+        if came.refused:
+            raise came.refused
+        paths = uploaded(answer)
+        await asyncio.to_thread(self.uploads.made, visitor, paths)
+        for message in answer:
+            await send(message)
 
     def is_ours(self, scope) -> bool:
         """Whether a request was made to a name of this server, and by a page of this server or by none."""
@@ -112,22 +201,22 @@ class Guard:
             names.append(urlsplit(headers[b"origin"]).netloc)
         return all(is_host(name, self.hosts) for name in names)
 
-    async def file(self, wanted: str, scope, receive, send) -> None:
-        """A file's address: a result is looked up, any other file has to be one that may leave."""
+    def file(self, wanted: str, scope) -> dict:
+        """The request for a file's address: a result is looked up, any other file has to be one that may
+        leave. Raises Refused.
+        """
         found: Path | None
         if wanted.startswith(("results/", "live/")):
             kind, *parts = wanted.split("/")
             found = self.result(parts) if kind == "results" else self.growing(parts)
             if found is None:
-                await refuse(send, 404, "there is no such result")
-                return
+                raise Refused(404, "there is no such result")
         else:
             found = self.may_leave(wanted)
             if found is None:
-                await refuse(send, 403, "this file is not served")
-                return
+                raise Refused(403, "this file is not served")
         path = f"{API}{FILE}{found}"
-        await self.inner(scope | {"path": path, "raw_path": quote(path).encode()}, receive, send)
+        return scope | {"path": path, "raw_path": quote(path).encode()}
 
     def result(self, parts: list[str]) -> Path | None:
         """The file of a job's result, of which `parts` are the id, the name, and a name inside a folder.
@@ -151,7 +240,7 @@ class Guard:
         """The clip of a running job's finished units."""
         live = self.page.worker.live
         path = live.growing if live else None
-        return path if live and path and parts == [live.job.id, path.name] and path.is_file() else None
+        return path if path and parts == [live.job.id, path.name] and path.is_file() else None
 
     def may_leave(self, wanted: str) -> Path | None:
         """The file of a path, if it may be served: one that Gradio keeps for the page (uploads, copies), or,
@@ -167,21 +256,48 @@ class Guard:
             return path
         return None
 
-    async def login(self, scope, receive, send) -> None:
-        """A try to log in; refused unread while its address has to wait."""
-        address = address_behind(scope)
-        if wait := self.wrong.wait(address):
-            await refuse(send, 429, f"Too many wrong passwords: try again in {wait:.0f} seconds.")
-            return
-
-        self.wrong.tell(address, wrong=True)  # before it is checked: others may be tried beside it
+    async def login(self, scope, body: bytes, receive, send, visitor: str) -> None:
+        """A try to log in; refused unchecked while its address or its name has to wait."""
+        name = name_in(scope, body)
+        if wait := self.tries.wait(visitor, name):
+            raise Refused(429, f"Too many wrong passwords: try again in {wait:.0f} seconds.", wait)
+        self.tries.begin(visitor, name)
 
         async def watch(message) -> None:
-            if message["type"] == "http.response.start" and message["status"] != 400:
-                self.wrong.tell(address, wrong=False)
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                self.tries.right(visitor, name)
             await send(message)
 
         await self.inner(scope, receive, watch)
+
+
+def name_in(scope, body: bytes) -> str:
+    """The name that a form to log in gives. Raises Refused where it gives none, or several."""
+    kind = dict(scope["headers"]).get(b"content-type", b"")
+    if kind.lower().startswith(b"multipart/form-data"):
+        form = message_from_bytes(b"Content-Type: " + kind + b"\r\n\r\n" + body)
+        parts = form.get_payload() if form.is_multipart() else []
+        found = [
+            str(part.get_payload()).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            for part in parts
+            if part.get_param("name", header="content-disposition") == "username"
+        ]
+    else:
+        found = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True).get("username", [])
+    if len(found) != 1:
+        raise Refused(400, "a form with one username and one password is expected")
+    return found[0].strip()
+
+
+def uploaded(answer: Sequence[dict]) -> list[Path]:
+    """The files that Gradio's answer to an upload names."""
+    if not answer or answer[0].get("status") != 200:
+        return []
+    try:
+        named = json.loads(b"".join(message.get("body", b"") for message in answer[1:]))
+    except ValueError:
+        return []
+    return [Path(path) for path in named if isinstance(path, str)] if isinstance(named, list) else []
 
 
 def inside(path: Path, folder: Path) -> list[str] | None:
@@ -191,21 +307,47 @@ def inside(path: Path, folder: Path) -> list[str] | None:
     return parts[len(above) :] if parts[: len(above)] == above and len(parts) > len(above) else None
 
 
-def with_headers(send):
-    """`send`, with the headers that tell a browser what a page of this server may do."""
+def with_headers(send, *, secure: bool):
+    """`send`, with the headers that tell a browser what a page of this server may do, and cookies that no
+    script and no other site gets; `secure`: the visitor came by https.
+    """
 
     async def send_with(message) -> None:
         if message["type"] == "http.response.start":
-            told = {name.lower() for name, _ in message.get("headers", ())}
-            more = [(name, value) for name, value in HEADERS if name not in told]
-            message = message | {"headers": [*message.get("headers", ()), *more]}
+            given = [
+                (name, cookie(value, secure=secure) if name.lower() == b"set-cookie" else value)
+                for name, value in message.get("headers", ())
+            ]
+            told = {name.lower() for name, _ in given}
+            message = message | {
+                "headers": given + [(name, value) for name, value in HEADERS if name not in told]
+            }
         await send(message)
 
     return send_with
 
 
-async def refuse(send, status: int, detail: str) -> None:
-    body = json.dumps({"detail": detail}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+def cookie(value: bytes, *, secure: bool) -> bytes:
+    """A Set-Cookie with HttpOnly, SameSite=Lax and, for https, Secure."""
+    first, *others = [part.strip() for part in value.split(b";")]
+    names = (b"httponly", b"secure", b"samesite")
+    kept = [part for part in others if part.split(b"=")[0].strip().lower() not in names]
+    return b"; ".join([first, *kept, b"HttpOnly", b"SameSite=Lax", *([b"Secure"] if secure else [])])
+
+
+async def refuse(scope, send, refused: Refused) -> None:
+    """Why a request is not served: a page for who reads, JSON for programs."""
+    accepts = dict(scope["headers"]).get(b"accept", b"")
+    if b"text/html" in accepts:
+        kind, title = b"text/html; charset=utf-8", HTTPStatus(refused.status).phrase
+        text = f"<!doctype html><title>{title}</title><h1>{title}</h1><p>{escape(refused.words)}</p>"
+    else:
+        kind, text = b"application/json", json.dumps({"detail": refused.words})
+    body = text.encode()
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    if refused.again is not None:
+        headers.append((b"retry-after", str(math.ceil(refused.again)).encode()))
+    if refused.status in (408, 413):
+        headers.append((b"connection", b"close"))  # something of the body may still be on its way
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

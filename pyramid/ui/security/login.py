@@ -1,7 +1,7 @@
 """Who may come in: nobody but this machine unless it is said who, and wrong passwords have to wait.
 
 others = check_door("0.0.0.0", share=False, public=False, auth_file=Path("accounts.txt"))
-wrong = WrongPasswords(); wrong.tell(address, wrong=True); wrong.wait(address)        # seconds
+tries = Tries(); tries.begin(address, name); tries.wait(address, name); tries.right(address, name)  # seconds
 """
 
 import time
@@ -11,7 +11,10 @@ from pathlib import Path
 TRIES = 5  # wrong passwords from one address before it has to wait
 FIRST_WAIT = 30.0  # seconds; doubled with each further one
 LONGEST_WAIT = 900.0
-LOCAL = ("127.0.0.1", "::1")
+NAME_TRIES = 20  # wrong passwords for one name, from wherever, before it has to wait
+NAME_WAIT = 60.0  # seconds at most: who tries another's name must not keep its owner out for long
+LONGEST_NAME = 64  # characters of a name that are remembered
+HOMES = 8  # addresses that a name logged in from last, and may again while others try it
 
 
 def check_door(listen: str, *, share: bool, public: bool, auth_file: Path | None) -> bool:
@@ -40,33 +43,66 @@ def is_local(address: str) -> bool:
 
 
 class WrongPasswords:
-    """How often each address gave a wrong password, and how long it has to wait."""
+    """How often each of many gave a wrong password, and how long it has to wait."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        tries: int = TRIES,
+        longest: float = LONGEST_WAIT,
+    ):
         self.clock = clock
-        self.tries: dict[str, tuple[int, float]] = {}  # address -> (how many in a row, until when it waits)
+        self.most = tries
+        self.longest = longest
+        self.tries: dict[str, tuple[int, float]] = {}  # who -> (how many in a row, until when it waits)
 
-    def wait(self, address: str) -> float:
-        """Seconds that an address has yet to wait; 0 when it may try."""
-        return max(0.0, self.tries.get(address, (0, 0.0))[1] - self.clock())
+    def wait(self, who: str) -> float:
+        """Seconds that it has yet to wait; 0 when it may try."""
+        return max(0.0, self.tries.get(who, (0, 0.0))[1] - self.clock())
 
-    def tell(self, address: str, *, wrong: bool) -> None:
+    def tell(self, who: str, *, wrong: bool) -> None:
         """What came of a try."""
         if not wrong:
-            self.tries.pop(address, None)
+            self.tries.pop(who, None)
             return
-        count = self.tries.get(address, (0, 0.0))[0] + 1
+        count = self.tries.get(who, (0, 0.0))[0] + 1
         now = self.clock()
-        pause = min(FIRST_WAIT * 2 ** min(count - TRIES, 20), LONGEST_WAIT) if count >= TRIES else 0.0
+        pause = 0.0
+        if count >= self.most:
+            pause = min(FIRST_WAIT * 2 ** min(count - self.most, 20), self.longest)
         # Who has waited the longest time possible without another try is forgotten.
         self.tries = {key: value for key, value in self.tries.items() if now - value[1] < LONGEST_WAIT}
-        self.tries[address] = (count, now + pause)
+        self.tries[who] = (count, now + pause)
 
 
-def address_behind(scope) -> str:
-    """Who asks. Only a program on this machine (the share link's) is believed when it says for whom it
-    asks.
+class Tries:
+    """Tries to log in, counted by address and by name.
+
+    An address waits for long. A name waits a minute at most, and not at the addresses that it logged in from
+    before: trying somebody's name from many places is slow, and does not lock that person out.
     """
-    peer = (scope.get("client") or ("unknown",))[0]
-    forwarded = dict(scope["headers"]).get(b"x-forwarded-for", b"").decode("latin-1")
-    return forwarded.split(",")[-1].strip() if peer in LOCAL and forwarded else peer
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self.addresses = WrongPasswords(clock)
+        self.names = WrongPasswords(clock, tries=NAME_TRIES, longest=NAME_WAIT)
+        self.homes: dict[str, list[str]] = {}  # name -> the addresses that it logged in from, the latest last
+
+    def wait(self, address: str, name: str) -> float:
+        """Seconds until this name may be tried from this address."""
+        name = name[:LONGEST_NAME]
+        by_name = 0.0 if address in self.homes.get(name, ()) else self.names.wait(name)
+        return max(self.addresses.wait(address), by_name)
+
+    def begin(self, address: str, name: str) -> None:
+        """A try is about to be checked: it counts as wrong, as others may be tried beside it."""
+        self.addresses.tell(address, wrong=True)
+        self.names.tell(name[:LONGEST_NAME], wrong=True)
+
+    def right(self, address: str, name: str) -> None:
+        """It was right."""
+        name = name[:LONGEST_NAME]
+        self.addresses.tell(address, wrong=False)
+        self.names.tell(name, wrong=False)
+        homes = [home for home in self.homes.get(name, []) if home != address]
+        self.homes[name] = [*homes, address][-HOMES:]

@@ -12,14 +12,16 @@ import re
 from pyramid.ui.addresses import FILE
 
 API = "/gradio_api"
+UPLOAD = f"{API}/upload"
+FREE = ("/static/", "/assets/", "/svelte/")  # what a page consists of, hundreds of small files
 OPEN = (  # regular expressions of whole paths
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/openapi\.json|/pwa_icon(/\d+)?",
     r"/(static|assets|svelte)/.+",
     r"/login/?|/logout",
-    rf"{API}/(user|login_check|token|app_id|info|startup-events)/?|{API}/(openapi\.json|theme\.css)",
+    rf"{API}/(user|login_check|app_id|info|startup-events)/?|{API}/(openapi\.json|theme\.css)",
     rf"{API}/heartbeat/\w+",
     rf"{API}/(api|run|call|call/v2)/\w+(/\w+)?/?",
-    rf"{API}/queue/(join|data|status)|{API}/cancel|{API}/reset/?|{API}/component_server/?",
+    rf"{API}/queue/(join|data|status)|{API}/cancel|{API}/reset/?",
     rf"{API}/upload|{API}/upload_progress",
     rf"{API}/mcp(/.*)?",
 )
@@ -30,6 +32,11 @@ IS_FILE = re.compile(rf"{API}{re.escape(FILE)}(.+)", re.DOTALL)
 def is_open(path: str) -> bool:
     """Whether an address that names no file is served. `path` as it was decoded once."""
     return is_normal(path) and "%" not in path and IS_OPEN.fullmatch(path) is not None
+
+
+def is_free(path: str) -> bool:
+    """Whether an address is one of the files that every page consists of."""
+    return path.startswith(FREE)
 
 
 def file_of(path: str) -> str | None:

@@ -1,0 +1,144 @@
+"""What comes with a request, bounded before anything is made of it: its size, and the time that it takes.
+
+    body = await whole(scope, receive, MAX_BODY)        # Refused: 413 too large, 408 too slow
+    check_json(body)                                    # Refused: 400
+    await inner(scope, replay(body, receive), send)
+
+Gradio and FastAPI read a body of any size into memory, and JSON becomes some twenty times as large there.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pyramid.ui.security.traffic import Refused
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+MAX_BODY = 1_000_000  # bytes of a body that is no upload: the page sends some thousands
+PATIENCE = 20.0  # seconds for such a body, and for the next piece of an upload
+SLOWEST = 20_000  # bytes a second of an upload, on average, once it has begun
+MOST_DRAINED = 512_000_000  # bytes of a body that is refused: who sends it hears why only after sending it
+SESSION = re.compile(r"[\w-]{1,64}")
+
+
+def length_of(scope) -> int:
+    """What a request says of the length of its body; 0 where it says nothing."""
+    told = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(told) if told.isdigit() else 0
+
+
+async def whole(scope, receive: Receive, most: int) -> bytes:
+    """All of a body. Raises Refused where it is larger than `most` bytes, or takes too long."""
+    if length_of(scope) > most:
+        await drain(scope, receive)
+        raise too_large(length_of(scope), most)
+    parts: list[bytes] = []
+    size, end = 0, time.monotonic() + PATIENCE
+    while True:
+        message = await in_time(receive, end - time.monotonic())
+        if message["type"] != "http.request":
+            raise Refused(400, "the request was not sent to its end")
+        size += len(message.get("body", b""))
+        if size > most:
+            await drain(scope, receive)
+            raise too_large(size, most)
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def in_time(receive: Receive, seconds: float) -> dict[str, Any]:
+    """The next piece. Raises Refused where it does not come."""
+    try:
+        return await asyncio.wait_for(receive(), max(0.0, seconds))
+    except TimeoutError:
+        raise Refused(408, f"nothing came for {PATIENCE:.0f} seconds, or too little: send it again") from None
+
+
+async def drain(scope, receive: Receive) -> None:
+    """Read the rest of a body that is refused, up to a bound, and keep nothing of it: an answer before its
+    end would be lost to most programs. Who asks first whether to send it (Expect) is told at once.
+    """
+    if b"expect" in dict(scope["headers"]):
+        return
+    left, end = MOST_DRAINED, time.monotonic() + PATIENCE
+    while left > 0:
+        try:
+            message = await in_time(receive, end - time.monotonic())
+        except Refused:
+            return
+        left -= len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
+
+
+def too_large(size: int, most: int) -> Refused:
+    return Refused(
+        413,
+        f"This request brings at least {size / 1e6:,.1f} MB: at most {most / 1e6:,.1f} MB are taken at "
+        "once, so send less, or fewer files at a time.",
+    )
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """`receive` for a body that was read already; then what comes after it, which is the end."""
+    sent = False
+
+    async def again() -> dict[str, Any]:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def check_json(body: bytes) -> None:
+    """Raises Refused for what is no JSON, or would have Gradio keep a name of any length for a session."""
+    if not body:
+        return
+    try:
+        found = json.loads(body)
+    except RecursionError:
+        raise Refused(400, "this JSON is nested too deeply to be read") from None
+    except ValueError:
+        raise Refused(400, "this is no JSON that can be read") from None
+    session = found.get("session_hash") if isinstance(found, dict) else None
+    if session is not None and not (isinstance(session, str) and SESSION.fullmatch(session)):
+        raise Refused(400, "session_hash: 1 to 64 letters and digits are expected")
+
+
+class Upload:
+    """The body of an upload on its way to the disk, counted and timed."""
+
+    def __init__(self, scope, receive: Receive, most: int | None, count: Callable[[int], None]):
+        self.scope, self.inner, self.most, self.count = scope, receive, most, count
+        self.size, self.began = 0, time.monotonic()
+        self.refused: Refused | None = None
+
+    async def receive(self) -> dict[str, Any]:
+        """The next piece; where it is too much or too slow, the server reads that the visitor has left."""
+        if self.refused:
+            return {"type": "http.disconnect"}
+        try:
+            message = await in_time(self.inner, PATIENCE)
+            self._look(message)
+        except Refused as refused:
+            if refused.status == 413:
+                await drain(self.scope, self.inner)
+            self.refused = refused
+            return {"type": "http.disconnect"}
+        return message
+
+    def _look(self, message: dict[str, Any]) -> None:
+        self.size += len(message.get("body", b""))
+        self.count(len(message.get("body", b"")))
+        if self.most is not None and self.size > self.most:
+            raise too_large(self.size, self.most)
+        seconds = time.monotonic() - self.began
+        if message.get("more_body") and seconds > PATIENCE and self.size < SLOWEST * seconds:
+            raise Refused(408, f"the upload came with less than {SLOWEST // 1000} kB a second: send it again")
