@@ -113,7 +113,9 @@ def _of_database(error: sqlite3.Error) -> str:
     words = str(error)
     if "locked" in words or "busy" in words:
         return "the list of jobs is locked by another program: close that one, and try again"
-    if "readonly" in words or "unable to open" in words:
+    if "unable to open" in words:
+        return "the output folder is gone: bring it back, or make it anew"
+    if "readonly" in words:
         return "the list of jobs cannot be written: make the output folder writable"
     if "full" in words:
         return "the list of jobs cannot be written, as the disk is full: free some space there"

@@ -16,15 +16,19 @@ Sizes and lengths follow the model (arXiv 2410.05954): a unit is 8 frames, the f
 
 import dataclasses
 import difflib
+import json
 import math
 import numbers
 import os
 import re
 import secrets
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+from pyramid.timeline import Cue, UnitPlan, plan_unit, read_timeline, write_timeline
 
 FORMAT_VERSION = 1  # of `to_dict`; raised when a field changes its meaning
 FRAMES_PER_UNIT = 8
@@ -243,6 +247,7 @@ class Spec:
     flag: str = ""  # where the command line has a shorter word than the name
     metavar: str | None = None
     of_model: str = ""  # the field of `Variant` that a model's settings start with
+    tables: bool = False  # whether JSON's lists are taken too, and held as text
     former: tuple[str, ...] = ()  # names in records, presets, lists and flags of earlier versions
     name: str = ""
     kind: Any = str
@@ -264,6 +269,7 @@ GROUPS = {  # in the order of pages, help and documents; and the titles there
     "more": "More",
     "seed": "Seed",
     "variation": "Variation of a seed: its noise, blended with another's",
+    "timeline": "Timeline: what is told from which unit on",
     "model": "Model",
     "lora": "LoRA: small changes of the model",
     "machine": "Machine",  # chosen for a machine, not for a video
@@ -314,6 +320,21 @@ def loras_of(text: str) -> tuple[tuple[str, float], ...]:
             raise ValueError(f"= {text!r}: {name} is named twice")
         found.append((name, strength))
     return tuple(found)
+
+
+def _timeline_problem(text: str) -> str | None:
+    """What is wrong with a timeline by itself; `Settings.check_shape` knows how many stages there are."""
+    try:
+        for cue in read_timeline(text):
+            if cue.prompt is not None:
+                check_value("prompt", cue.prompt)
+            for scale in cue.guidance:
+                check_value("video_guidance_scale", scale)
+            if cue.steps:
+                check_value("video_num_inference_steps", cue.steps)
+    except ValueError as error:
+        return f"cannot be used: {error}"
+    return None
 
 
 def _lora_problem(text: str) -> str | None:
@@ -520,6 +541,16 @@ class Settings:
         step=0.05,
         advice="0.1 to 0.5 keep what the seed shows",
     )
+    timeline: str = setting(
+        "",
+        "Timeline",
+        'what is told from which unit on, as JSON: [{"from": 3, "prompt": "it grows", "ease": 2}]',
+        "timeline",
+        rule=_timeline_problem,
+        metavar="FILE",
+        tables=True,
+        high=100_000,
+    )
     model: str = setting(
         "embedded",
         "Model",
@@ -599,8 +630,7 @@ class Settings:
 
     def evaluations(self, unit: int) -> tuple[int, ...]:
         """How often the transformer is asked at each stage of a unit."""
-        steps = self.video_num_inference_steps if unit else self.num_inference_steps
-        return evaluations(self.sampler, steps)
+        return evaluations(self.sampler, self.plan_of(unit).steps)
 
     @property
     def idle(self) -> tuple[str, ...]:
@@ -631,9 +661,22 @@ class Settings:
             check_choice("variant", self.variant, MODELS[self.model], f" for model {self.model!r}")
         return self
 
+    @property
+    def cues(self) -> tuple[Cue, ...]:
+        """The tables of the timeline. ValueError where it cannot be read."""
+        return read_timeline(self.timeline)
+
+    def plan_of(self, unit: int) -> UnitPlan:
+        """What a unit is made by: words, guidance, steps and seed."""
+        scale = self.video_guidance_scale if unit else self.guidance_scale
+        if self.guidance_decay > 0:
+            scale = max(scale - self.guidance_decay * unit, self.min_guidance_scale)
+        steps = self.video_num_inference_steps if unit else self.num_inference_steps
+        return plan_unit(self.cues, UnitPlan.plain(scale, steps), unit)
+
     def check_shape(self) -> None:
         """Raises SettingsError where length, size or steps cannot be made, whatever the rest says."""
-        for name in SHAPE:
+        for name in (*SHAPE, "timeline"):
             check_value(name, getattr(self, name))
         if len(self.video_num_inference_steps) != self.stages:
             raise SettingsError(
@@ -643,6 +686,12 @@ class Settings:
                 named=True,
             )
         check_size(self.width, self.height, self.stages)
+        for cue in self.cues:
+            for name, values in (("guidance", cue.guidance), ("steps", cue.steps)):
+                if len(values) not in (0, 1, self.stages):
+                    said = f"unit {cue.start} has {len(values)} numbers for {name}"
+                    problem = f"cannot be used: {said}: give 1 or {self.stages}"
+                    raise SettingsError("timeline", problem, named=True)
 
     def _check_sources(self) -> None:
         if self.image is not None and self.video is not None:
@@ -654,12 +703,16 @@ class Settings:
                 named=True,
             )
 
-    def experimental(self, expects: Variant | None = None) -> list[str]:
+    def experimental(self, expects: Variant | None = None, *, drawn: bool = False) -> list[str]:
         """What lies outside the range the weights were trained for, a sentence each.
-        `expects`: see `for_model`.
+        `expects`: see `for_model`. `drawn`: what it begins with is a drawing, see `media.looks`.
         """
         v = expects or VARIANTS.get(self.variant)
-        notes = []
+        notes = [
+            f"timeline: unit {cue.start} is not in this clip, whose last one is {self.units - 1}."
+            for cue in self.cues
+            if cue.start >= self.units
+        ]
         if self.stages != TRAINED_STAGES:
             notes.append(f"{self.stages} stages: the models were trained with {TRAINED_STAGES}.")
         if v and (self.width, self.height) not in v.sizes:
@@ -675,7 +728,7 @@ class Settings:
             notes.append(f"{self.fps} frames a second: variant {v.name} moves as at {v.fps}: wrong speed.")
         if v and v.name.endswith(FAST):
             notes += self._unlike_taught(v)
-        if v and not v.photographs and self.num_frames > 1 and (self.image or self.video):
+        if v and not v.photographs and not drawn and self.num_frames > 1 and (self.image or self.video):
             notes.append(
                 f"photographs: variant {v.name} knows drawn scenes. A photo is kept as the first frame only."
             )
@@ -909,6 +962,11 @@ def typed(spec: Spec, value: Any) -> Any:
     kind, value = spec.kind, plain(value)
     if value is None and kind in (str | None, int | None):
         return None
+    if spec.tables and isinstance(value, list | tuple):
+        value = json.dumps(value, default=str)
+    if spec.tables and isinstance(value, str):
+        with suppress(ValueError):  # what cannot be read is told by its rule
+            return write_timeline(read_timeline(value))
     if kind in (str, str | None) and isinstance(value, (str, Path)):
         return str(value)
     if kind is bool and isinstance(value, bool):

@@ -21,6 +21,7 @@ import app
 from pyramid.commands import cli
 from pyramid.commands.prompt_list import read_list
 from pyramid.presets import load_preset
+from pyramid.timeline import load_timeline
 from pyramid.training.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -196,7 +197,10 @@ def test_what_is_written_as_a_file_is_read_as_one(tmp_path):
     for number, block in enumerate(blocks("toml")):
         path = tmp_path / f"example-{number}.toml"
         path.write_text(block.text)
-        (load_preset if "description" in block.text else load_recipe)(str(path))
+        if "[[unit]]" in block.text:
+            assert load_timeline(path) == load_timeline(ROOT / "assets" / "examples" / "turn.toml")
+        else:
+            (load_preset if "description" in block.text else load_recipe)(str(path))
     assert all(json.loads(block.text) for block in blocks("json"))
     assert all(yaml.safe_load(block.text.strip("-\n")) for block in blocks("yaml"))
 

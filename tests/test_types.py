@@ -24,6 +24,7 @@ CHECKED = (
     "pyramid/training",
     "pyramid/jobs",
     "pyramid/commands",
+    "pyramid/ui",
     "app.py",
 )
 

@@ -60,7 +60,7 @@ class Generation:
         from pyramid.memory.plan import compare, make_plan
 
         make_plan(self.checkpoint, self.settings, wanted=self.memory)  # a refusal comes before all else
-        with Display(self.settings) as display:
+        with Display(self.settings, self.stop) as display:
             loaded = self.load(display)  # Ctrl-C ends this at once: nothing is made yet
             self.prepare(loaded)
             recorder = Recorder(self.recording(loaded.identity), display, loaded.notes)
@@ -195,7 +195,7 @@ class Display(Listener):
     a line a phase where there is no terminal.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, stop: threading.Event | None = None):
         from rich.progress import (
             BarColumn,
             Progress,
@@ -205,7 +205,7 @@ class Display(Listener):
             TimeRemainingColumn,
         )
 
-        self.settings, self.console = settings, screen(stderr=True)
+        self.settings, self.stop, self.console = settings, stop, screen(stderr=True)
         self.progress = Steps(settings)
         self.bar = Progress(
             SpinnerColumn(),
@@ -262,6 +262,16 @@ class Display(Listener):
 
     def note(self, sentence: str) -> None:
         self.tell(sentence)
+
+    def waiting(self, why: str) -> None:
+        self.tell(f"{why}; Ctrl-C ends it")
+
+    def stopping(self) -> bool:
+        return self.stop is not None and self.stop.is_set()
+
+    def again(self) -> None:
+        self.bar.reset(self.task, total=None)
+        self.progress = Steps(self.settings)
 
     def unsaved(self, why: str) -> None:
         self.tell(f"note: finished units cannot be saved from here on ({why})")

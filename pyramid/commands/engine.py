@@ -100,7 +100,7 @@ class Maker:
             marks=source | {"batch": item.key},
             units=UnitsFolder(units) if units else None,
         )
-        recorder = Recorder(recording, Telling(item, self.tell), loaded.notes)
+        recorder = Recorder(recording, Telling(item, self.tell, self.stop), loaded.notes)
         try:
             return recorder.record(
                 lambda finished: loaded.stream(settings, Inputs(**given, finished=finished, stop=self.stop))
@@ -112,11 +112,17 @@ class Maker:
 class Telling(Listener):
     """Tells what was changed on the way, by the item's name. Only what is whole becomes a result."""
 
-    def __init__(self, item: Item, tell: Callable[[str], Any]):
-        self.item, self.tell = item, tell
+    def __init__(self, item: Item, tell: Callable[[str], Any], stop: threading.Event | None = None):
+        self.item, self.tell, self.stop = item, tell, stop
 
     def note(self, sentence: str) -> None:
         self.tell(f"{name_of(self.item)}: {sentence}")
+
+    def waiting(self, why: str) -> None:
+        self.tell(f"{name_of(self.item)}: {why}")
+
+    def stopping(self) -> bool:
+        return self.stop is not None and self.stop.is_set()
 
     def unsaved(self, why: str) -> None:
         self.note(f"finished units cannot be saved from here on ({why})")

@@ -8,17 +8,19 @@ command_of(settings)                       # the command that makes the same aga
 import argparse
 import os
 import shlex
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pyramid.presets import preset_names
 from pyramid.settings import GROUPS, SPEEDS, STEPS, TABLE, Settings, Spec, default_words
+from pyramid.timeline import load_timeline
 
 NUMBERS = {int: int, int | None: int, float: float}
 SPEED_HELP = (
     "sampler and steps by one word: quick is the model's fast variant, or half of the steps, balanced five "
     "eighths of them, with another sampler; reference the model's own"
 )
-PATHS = ("image", "video", "preset")
 REPEATED = ("lora",)  # may be given several times, for as many entries
 
 
@@ -54,7 +56,7 @@ def add_setting(group: Any, spec: Spec) -> None:
         options = {"action": argparse.BooleanOptionalAction, "default": None}
     else:
         metavar = spec.metavar or spec.option.removeprefix("--").replace("-", "_").upper()
-        text = os.path.expanduser if spec.name in PATHS else str
+        text = TEXTS.get(spec.name, str)
         kind = counts if spec.kind == STEPS else NUMBERS.get(spec.kind, text)
         options = {"type": kind, "metavar": metavar}
     if spec.name in REPEATED:
@@ -73,6 +75,20 @@ def help_of(spec: Spec) -> str:
         text += f": {', '.join(choices)}"
     default = default_words(spec)
     return f"{text} (default: {default})" if default else text
+
+
+def timeline_text(text: str) -> str:
+    """A timeline as JSON: the text itself, or what is in the file that it names."""
+    if text.lstrip().startswith(("[", "{")) or not text.strip():
+        return text
+    try:
+        return load_timeline(Path(text).expanduser())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+TEXTS: dict[str, Callable[[str], str]] = dict.fromkeys(("image", "video", "preset"), os.path.expanduser)
+TEXTS["timeline"] = timeline_text
 
 
 def counts(text: str) -> int | tuple[int, ...]:

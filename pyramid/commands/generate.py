@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Make what was asked for; returns the exit code."""
     from pyramid.commands.console import Generation, JointGeneration, check_device, launched
     from pyramid.hub.checkpoints import find, identity, verify
+    from pyramid.media.looks import is_drawn_file
     from pyramid.media.video_reader import read_given
 
     draft = read_draft(args) if args.from_draft else None
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     path = output_path(args.output, settings)
     if args.speed:
         print(f"{args.speed}: {speed_words(args.speed, settings)}", file=sys.stderr)
-    for note in settings.experimental(checkpoint.defaults):
+    drawn = is_drawn_file(settings.image or settings.video or "")
+    for note in settings.experimental(checkpoint.defaults, drawn=drawn):
         print(f"note: {note}", file=sys.stderr)
     kind = JointGeneration if launched() else Generation
     generation = kind(settings, checkpoint, given, path, memory=args.memory, draft=draft)
@@ -81,8 +83,11 @@ def read_draft(args: argparse.Namespace):
 def changed(settings: Settings, args: argparse.Namespace) -> Settings:
     """Settings with what the flags ask for in their place."""
     asked = asked_for(args) | ({"model": args.model} if args.model else {})
-    if args.preset:
-        raise ValueError("--preset with --from-draft: the draft has its settings, change them by their flags")
+    for name in ("preset", "speed"):
+        if getattr(args, name):
+            raise ValueError(
+                f"--{name} with --from-draft: the draft has its settings, change them by their flags"
+            )
     settings = replace(settings, **asked)
     if args.seconds is None:
         return settings

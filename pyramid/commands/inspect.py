@@ -10,6 +10,7 @@ from typing import Any
 from pyramid.commands.flags import command_of
 from pyramid.commands.terminal import screen
 from pyramid.settings import Settings, at_home, label_of, shown
+from pyramid.timeline import told
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def table_of(settings: Settings, metadata: dict[str, Any]):
     table.add_column(overflow="fold")
     for name, value in settings.to_dict().items():
         if value not in (None, "") and name not in ("version", *settings.idle):
-            table.add_row(label_of(name), _cell(value))
+            table.add_row(label_of(name), _cell(told(settings.cues) if name == "timeline" else value))
     for name in ("model", "source", "timings"):
         about = metadata.get(name)
         for key, value in about.items() if isinstance(about, dict) else ():

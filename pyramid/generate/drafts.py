@@ -108,9 +108,11 @@ def what_it_depends_on(settings: Settings) -> dict[str, Any]:
         free |= {"num_frames", "fps"}
     if first or not settings.guidance_decay:
         free |= {"guidance_decay", "min_guidance_scale"}
+    free |= {"timeline"} if settings.video is None else set()
     values = {name: value for name, value in settings.to_dict().items() if name not in free}
-    steps, guidance = (getattr(settings, name) for name in (own if first else later))
-    return values | {"stages": len(steps), "steps of the first stage": steps[0], "guidance": guidance}
+    plan = settings.plan_of(0 if first else 1)
+    values |= {"words": plan.words, "seed of the unit": plan.seed, "guidance": plan.guidance[0]}
+    return values | {"stages": len(plan.steps), "steps of the first stage": plan.steps[0]}
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ encoder_hidden_states, encoder_attention_mask)` computes what the steps of a sta
 Source: Ho and Salimans, arXiv 2207.12598; the scales of first and later units as in the released models.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid.generate.scales import Guidance
@@ -45,6 +46,29 @@ class Prompt:
     def to(self, dtype: torch.dtype) -> Self:
         """The same text in another dtype."""
         return type(self)(self.embeds.to(dtype), self.mask, self.pooled.to(dtype))
+
+
+def blend(texts: Sequence[tuple[Prompt, float]]) -> Prompt:
+    """Texts crossfaded by weights that add up to 1: their embeddings' weighted sum; one alone stays as it is.
+
+    Where a text has ended and another goes on, its last token stands for it.
+    """
+    if len(texts) == 1:
+        return texts[0][0]
+    length = max(text.embeds.shape[1] for text, _ in texts)
+    embeds, masks = [], []
+    for text, weight in texts:
+        last = (text.mask != 0).sum(dim=1, keepdim=True).clamp(min=1) - 1  # b 1
+        places = torch.arange(length, device=last.device).expand(len(last), -1).minimum(last)  # b l
+        whole = text.embeds.gather(1, places[..., None].expand(-1, -1, text.embeds.shape[2]))  # b l d
+        embeds.append(weight * whole.float())
+        masks.append(F.pad(text.mask, (0, length - text.mask.shape[1])))
+    first = texts[0][0]
+    pooled = sum(
+        (weight * text.pooled.float() for text, weight in texts), torch.zeros(()).to(first.pooled.device)
+    )
+    mask = torch.stack(masks).amax(dim=0)
+    return Prompt(torch.stack(embeds).sum(dim=0).to(first.embeds.dtype), mask, pooled.to(first.pooled.dtype))
 
 
 @dataclass(eq=False)
@@ -87,6 +111,7 @@ class GuidedModel:
     guidance: Guidance = Guidance()
     split: bool = False
     control: Control | None = None
+    told: Mapping[int, Prompt] = field(default_factory=dict)  # other prompts, by unit
 
     @property
     def device(self) -> torch.device:
@@ -97,10 +122,12 @@ class GuidedModel:
 
         Raises ValueError where the transformer cannot take such shapes.
         """
+        if unit in self.told:
+            return self.of(unit).stage(unit, stage, history, x)
         control = self.control or Control()
 
         def texts_now() -> tuple[Any, float, list[Prompt], list[Any]]:
-            scale = self.guidance.at(unit) if control.scale is None else max(control.scale, 1.0)
+            scale = self.guidance.at(unit, stage) if control.scale is None else max(control.scale, 1.0)
             texts = self._with(control)._texts(scale)
             return control.state, scale, texts, [self._prepare(text, history, x) for text in texts]
 
@@ -113,6 +140,10 @@ class GuidedModel:
             return self._velocity(texts, contexts, scale, x, timestep)
 
         return velocity
+
+    def of(self, unit: int) -> Self:
+        """This model with what it is told in a unit."""
+        return replace(self, prompt=self.told.get(unit, self.prompt), told={}) if self.told else self
 
     def _with(self, control: Control) -> Self:
         """This model with the texts of a control, in its own dtype."""

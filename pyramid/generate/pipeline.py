@@ -41,7 +41,7 @@ from torch import Tensor
 
 from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit
 from pyramid.generate.arguments import Loading, check_saving, unexpected
-from pyramid.generate.guidance import Control, Guidance, GuidedModel, Prompt
+from pyramid.generate.guidance import Control, Guidance, GuidedModel, Prompt, blend
 from pyramid.generate.latents import denormalize, normalize
 from pyramid.generate.lora import adapters_of, name_of, read_lora
 from pyramid.generate.precision import Guarded
@@ -287,7 +287,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         run = Running(stop, Guidance.of(task.settings))
         self._runs.append(run)
         try:
-            prompts = yield from self._read(task, clock)
+            prompts = yield from self._read(task, clock, run)
             given = yield from self._begin(task, clock)
             decode = self._decoder(task)
             for event in clock.each("sample", self._sample(task, prompts, given, run)):
@@ -306,15 +306,16 @@ class PyramidFlowPipeline(DiffusionPipeline):
         latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
         yield Finished(latents, clock.total(), task.settings.seed, stopped=len(units) < task.settings.units)
 
-    def _read(self, task: Task, clock: "Clock") -> Generator[Event, None, Prompts | None]:
+    def _read(self, task: Task, clock: "Clock", run: "Running") -> Generator[Event, None, Prompts | None]:
         """The prompts as the transformer reads them; None where nothing is left to sample."""
         if task.known == task.settings.units:
             return None
         yield Status("text", "Reading the prompt")
         prompt, negative, cut = clock.timed("text", self._prompts, task)
+        run.told = clock.timed("text", self._told, task, prompt)
         if cut:
             yield Notice("prompt", cut)
-        if self.vocabulary and (unknown := self.vocabulary.notice(task.prompts)):
+        if self.vocabulary and (unknown := self.vocabulary.notice(self._all_words(task))):
             yield Notice("words", unknown)
         return prompt, negative
 
@@ -339,7 +340,13 @@ class PyramidFlowPipeline(DiffusionPipeline):
         shape = (self.vae.config.decoder_in_channels, *GRID.latent_shape(s.width, s.height))
         jumps = inputs.block_noise and inputs.block_noise[len(finished) * (s.stages - 1) :]
         noise = Noise(
-            shape, task.seeds, latents=inputs.latents, jumps=jumps, first=len(given), variation=task.variation
+            shape,
+            task.seeds,
+            latents=inputs.latents,
+            jumps=jumps,
+            first=len(given),
+            variation=task.variation,
+            unit_seeds=task.unit_seeds,
         )
         run = Sampling(
             units=s.units,
@@ -352,12 +359,13 @@ class PyramidFlowPipeline(DiffusionPipeline):
             on_step_end=self._callback(inputs, prompts, running),
             stop=self.executor.stop(running.stop),
             draft=inputs.draft,
+            unit_steps=task.unit_steps,
         )
         running.steps = run.steps_before(run.units)
         told: list[str] = []
         split = self.placement.split_guidance
         guided = prompts and GuidedModel(
-            self.transformer, *prompts, task.guidance, split=split, control=running.control
+            self.transformer, *prompts, task.guidance, split=split, control=running.control, told=running.told
         )
         sampled = sample_coarse if inputs.coarse else sample
         for event in sampled(guided and Guarded(guided, told.append), noise, run):
@@ -489,6 +497,20 @@ class PyramidFlowPipeline(DiffusionPipeline):
         texts = inputs.negative_prompts or [task.settings.negative_prompt]
         unwanted = inputs.embeddings("negative_") or self._embed(texts, length)
         return self._prompt(task, wanted), self._prompt(task, unwanted), wanted.notice or unwanted.notice
+
+    def _told(self, task: Task, own: Prompt) -> dict[int, Prompt]:
+        """The prompts of a timeline, by unit: each text is read once."""
+        known: dict[str | None, Prompt] = {None: own}
+        for text in dict.fromkeys(text for words in task.told.values() for text, _ in words):
+            if text is not None:
+                embeds = self._embed([text + task.settings.prompt_suffix], own.embeds.shape[1])
+                known[text] = self._prompt(task, embeds)
+        return {u: blend([(known[text], share) for text, share in words]) for u, words in task.told.items()}
+
+    def _all_words(self, task: Task) -> list[str]:
+        """What is asked for anywhere in a run."""
+        told = [text for words in task.told.values() for text, _ in words if text is not None]
+        return [*task.prompts, *dict.fromkeys(told)]
 
     def _embed(self, texts: Sequence[str], length: int) -> PromptEmbeds:
         return self.executor.once(self._encode_text, list(texts), length)
@@ -633,6 +655,7 @@ class Running:
     control: Control = field(default_factory=Control)
     steps: int = 0
     unit: int = 0
+    told: dict[int, Prompt] = field(default_factory=dict)  # of a timeline
 
     @property
     def guidance_scale(self) -> float:

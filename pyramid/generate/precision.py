@@ -51,7 +51,7 @@ class Guarded:
         self, unit: int, stage: int, history: Sequence[Tensor], x: Tensor, timestep: float
     ) -> tuple[Tensor, str]:
         """The velocity in a wider dtype, and what was done."""
-        model = self.model
+        model = self.model.of(unit)
         narrow = dtype_name(model.prompt.embeds.dtype)
         with in_float32(model.transformer) as dtype:
             if dtype is None:

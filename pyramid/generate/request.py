@@ -264,7 +264,31 @@ class Task:
     @property
     def guided(self) -> bool:
         """Whether any unit needs the negative prompt."""
-        return any(self.guidance.at(unit) != 1 for unit in range(self.known, self.settings.units))
+        guidance, s = self.guidance, self.settings
+        sampled = range(self.known, s.units)
+        return any(guidance.at(unit, stage) != 1 for unit in sampled for stage in range(s.stages))
+
+    @property
+    def told(self) -> dict[int, tuple[tuple[str | None, float], ...]]:
+        """By unit, the prompts that a timeline has there, and their weights; None is the request's own."""
+        plans = {unit: self.settings.plan_of(unit) for unit in self._directed}
+        return {unit: plan.words for unit, plan in plans.items() if plan.words != ((None, 1.0),)}
+
+    @property
+    def unit_steps(self) -> dict[int, tuple[int, ...]]:
+        """By unit, the steps that a timeline has there."""
+        return {unit: self.settings.plan_of(unit).steps for unit in self._directed}
+
+    @property
+    def unit_seeds(self) -> dict[int, list[int]]:
+        """By unit, the seeds that a timeline has there, one a sample."""
+        seeds = {unit: self.settings.plan_of(unit).seed for unit in self._directed}
+        batch = range(len(self.seeds))
+        return {unit: [seed + sample for sample in batch] for unit, seed in seeds.items() if seed is not None}
+
+    @property
+    def _directed(self) -> range:
+        return range(self.known, self.settings.units) if self.settings.cues else range(0)
 
 
 def check(

@@ -10,8 +10,8 @@ Source: arXiv 2410.05954, sections 3.2 (inference with renoising) and 3.3 (autor
 
 import hashlib
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import torch
@@ -44,15 +44,17 @@ class Noise:
         jumps: Sequence[Tensor] | None = None,
         first: int = 0,
         variation: "Variation | None" = None,
+        unit_seeds: Mapping[int, Sequence[int]] | None = None,
     ):
         """`shape`: channels, height, width of the latents; `seeds`: one for each sample of the batch.
 
         `latents` (b, c, t, h, w): the initial noise at full resolution, one frame for each unit to sample,
         where `first` is the index of the first of them. `jumps`: the block noise of all jumps in order of
-        use. `variation`: what the drawn start of that first unit is blended with.
+        use. `variation`: what the drawn start of that first unit is blended with. `unit_seeds`: other seeds
+        for some units, one a sample.
         """
         self.shape, self.seeds, self.first = shape, list(seeds), first
-        self.latents, self.variation = latents, variation
+        self.latents, self.variation, self.unit_seeds = latents, variation, unit_seeds or {}
         self._jumps = iter(jumps) if jumps is not None else None
 
     def initial(self, unit: int, stages: int) -> Tensor:
@@ -62,10 +64,13 @@ class Noise:
             full = self.latents[:, :, index : index + 1].float()
         else:
             role = "motion" if unit else "composition"
-            full = self._drawn(self.seeds, role, unit)
+            full = self._drawn(self._seeds(unit), role, unit)
             if self.variation is not None and unit == self.first:
                 full = self.variation.blend(full, self._drawn(self.variation.seeds, role, unit))
         return noise_pyramid(full, stages)[0]  # b c 1 h0 w0
+
+    def _seeds(self, unit: int) -> Sequence[int]:
+        return self.unit_seeds.get(unit, self.seeds)
 
     def _drawn(self, seeds: Sequence[int], role: str, unit: int) -> Tensor:
         """(b, c, 1, h, w) at full resolution."""
@@ -76,7 +81,7 @@ class Noise:
         """The block noise of the jump into `stage`: `shape` (b, c, 1, h, w) there."""
         if self._jumps is not None:
             return next(self._jumps).float()
-        generators = [derive(seed, "detail", unit, stage) for seed in self.seeds]
+        generators = [derive(seed, "detail", unit, stage) for seed in self._seeds(unit)]
         return torch.cat([block_noise((1, *shape[1:]), generator=g) for g in generators])
 
 
@@ -163,7 +168,8 @@ class Sampling:
     seed's roles and on the units before it only, the rest is what that run would have made. `preview_every` n
     > 0: each n-th step of a stage, and its last, carries a denoised estimate. `stop` is looked at before each
     step. `draft`: the latents (b, c, 1, h, w) at the end of the coarsest stage of the first unit that is not
-    given, as an earlier run left them: that stage is not made again.
+    given, as an earlier run left them: that stage is not made again. `unit_steps`: other steps for some
+    units.
     """
 
     units: int
@@ -176,6 +182,7 @@ class Sampling:
     on_step_end: StepCallback | None = None
     stop: Stop | None = None
     draft: Tensor | None = None
+    unit_steps: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self):
         assert len(self.video_steps) == len(self.steps) and self.known <= self.units
@@ -200,7 +207,7 @@ class Sampling:
 
     def wanted(self, unit: int) -> Sequence[int]:
         """The steps that are asked for in a unit, one entry a stage."""
-        return self.video_steps if unit else self.steps
+        return self.unit_steps.get(unit) or (self.video_steps if unit else self.steps)
 
     def steps_before(self, unit: int, stage: int = 0) -> int:
         """How many steps are taken before a stage of a unit."""

@@ -8,6 +8,7 @@
 Through the standard library. One connection, one lock: what a program does with its own jobs is small.
 """
 
+import os
 import sqlite3
 import threading
 import time
@@ -27,7 +28,9 @@ class Database:
         self.changed = threading.Condition(self.lock)
         self._version = int(time.time() * 1000)  # after a restart, too, larger than what a page may remember
         try:
+            self._schema = schema
             self._connection = _open(path, schema)
+            self._place = _place_of(path)
         except sqlite3.Error as error:
             way_out = "move it away, and a new one is made"
             if "locked" in str(error):
@@ -55,6 +58,7 @@ class Database:
     def change(self) -> Iterator[sqlite3.Connection]:
         """One transaction; then who waits for changes is told."""
         with self.lock:
+            self._stay()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -65,6 +69,31 @@ class Database:
                 raise
             self.touch()
 
+    def _stay(self) -> None:
+        """Where the file was deleted or replaced while it is open: what it held is written anew, or the other
+        one is opened. sqlite3.Error while its folder is gone.
+        """
+        try:
+            there: os.stat_result | None = self.path.stat()
+        except OSError:
+            there = None
+        if there is not None and (there.st_dev, there.st_ino) == self._place:
+            return
+        if there is None:
+            self.make_folders()
+        fresh = _open(self.path, self._schema)
+        if there is None:
+            self._connection.backup(fresh)
+            fresh.execute("PRAGMA journal_mode = WAL")
+        self._connection.close()
+        self._connection = fresh
+        self._place = _place_of(self.path)
+
+    def make_folders(self) -> None:
+        """Make what the file lies in anew. sqlite3.OperationalError where that is not to be."""
+        if not self.path.parent.is_dir():
+            raise sqlite3.OperationalError(f"unable to open: the folder {self.path.parent.name} is gone")
+
     def rows(self, query: str, values: Sequence = ()) -> list[sqlite3.Row]:
         with self.lock:
             return self._connection.execute(query, values).fetchall()
@@ -72,6 +101,12 @@ class Database:
     def close(self) -> None:
         with self.lock:
             self._connection.close()
+
+
+def _place_of(path: Path) -> tuple[int, int]:
+    """Which file it is, whatever its name."""
+    there = path.stat()
+    return there.st_dev, there.st_ino
 
 
 def _open(path: Path, schema: Sequence[str]) -> sqlite3.Connection:

@@ -62,11 +62,17 @@ class JobStore(Database):
         self.private = self.folder / PRIVATE
         self.space = Space(self.folder, self.limits.max_disk_mb)
         try:
-            for name in ("inputs", "units", "live"):
-                (self.private / name).mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.make_folders()
         except OSError as error:
             raise ValueError(f"nothing can be written in {self.folder}: {error.strerror}") from error
         super().__init__(self.private / "jobs.sqlite", SCHEMA)
+
+    def make_folders(self) -> None:
+        if not self.folder.is_dir():
+            raise sqlite3.OperationalError(f"unable to open: the folder {self.folder.name} is gone")
+        for name in ("inputs", "units", "live"):
+            (self.private / name).mkdir(parents=True, exist_ok=True)
 
     # -- what an owner asks for
 

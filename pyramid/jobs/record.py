@@ -72,6 +72,12 @@ class Job:
     decode_only: bool = False  # makes a video of the units that are saved, and no new ones
 
     @property
+    def result(self) -> Path:
+        """`path`, of a job that has one."""
+        assert self.path is not None, "only a job with a result is asked for it"
+        return self.path
+
+    @property
     def waiting(self) -> bool:
         return self.state is State.QUEUED
 
@@ -114,7 +120,8 @@ class Limits:
                 "choose a smaller size",
             )
         for name in ("num_inference_steps", "video_num_inference_steps"):
-            if self.max_steps is not None and (most := max(getattr(s, name))) > self.max_steps:
+            told = [count for cue in s.cues for count in cue.steps]
+            if self.max_steps is not None and (most := max(*getattr(s, name), *told)) > self.max_steps:
                 raise SettingsError(
                     name,
                     f"= {most}: at most {self.max_steps} steps a stage are allowed, so ask for fewer",

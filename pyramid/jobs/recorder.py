@@ -22,6 +22,7 @@ import numpy as np
 
 from pyramid.events import Finished, Frames, Notice, Preview, Unit
 from pyramid.hub.checkpoints import fingerprint
+from pyramid.jobs.place import Place
 from pyramid.jobs.record import Output
 from pyramid.jobs.recovery import UnitsFolder, beside
 from pyramid.media.export import open_writer
@@ -39,6 +40,13 @@ class Nothing(Exception):
     """The run ended early, and nothing of it is to be kept as a result."""
 
 
+class Unwritten(Exception):
+    """The result could not be written, as `error` says, which is not the run's."""
+
+    def __init__(self, error: OSError):
+        self.error = error
+
+
 class Listener:
     """Where the news of a run goes. This one keeps silent, and keeps what is finished."""
 
@@ -52,6 +60,16 @@ class Listener:
 
     def unsaved(self, why: str) -> None:
         """Units cannot be saved from here on: the run goes on, and could not be resumed. Told once."""
+
+    def waiting(self, why: str) -> None:
+        """Nothing can be written: the run waits for it, and then begins again with its finished units."""
+
+    def stopping(self) -> bool:
+        """Whether the run was stopped: nobody waits any more then."""
+        return False
+
+    def again(self) -> None:
+        """What was finished comes again from here on, as its file was lost."""
 
     def grown(self, path: Path) -> None:
         """A longer clip of the finished units is there. Comes from another thread."""
@@ -80,6 +98,9 @@ class Recording:
     units_stay: bool = False  # also once the whole result is there
     partial: bool = False  # the result is a part, even where all units are there
     growing: Path | None = None  # a folder for a clip that can be played while it is made
+    root: Path | None = (
+        None  # the folder that is waited for, should it go away; the result's, if none is named
+    )
 
     @property
     def still(self) -> bool:
@@ -106,8 +127,13 @@ class Recorder:
         self._saved = 0  # units that lie in the folder already
         self._saves = recording.more_units
         self._unsaved = False
+        self._kept: list[Unit] = []  # that are finished, whether or not they could be saved
+        self._mark: dict[str, Any] = {}  # of the run, where its units lie beside the result
         self._made = 0  # frames that were not given
+        self._failed: BaseException | None = None  # what went wrong in the run itself
+        self._about: tuple[Any, ...] = ()  # what the folder of units was begun with
         self._clip: GrowingClip | None = None
+        self.place = Place(_there(recording.root or recording.path.parent))
 
     # -- units
 
@@ -122,39 +148,71 @@ class Recorder:
         if why:
             self.note(why)
         self._saved = len(units)
+        self._about = (r.settings, r.identity, folder.about()["inputs"] if units or folder.held else {})
         if units or folder.held:
             folder.hold()
         else:
-            self.saving(lambda: folder.begin(r.settings, r.identity))
+            self._about = (r.settings, r.identity)
+            self.saving(lambda: folder.begin(*self._about))
         return units
 
     def _begin_beside(self, result: Path) -> dict[str, Any]:
         """A folder for the units beside the result, which says so by a mark; no mark where there is none."""
         r = self.recording
         folder, mark = beside(result), {"run": uuid4().hex}
+        if (
+            self._mark
+            and self.units
+            and folder.path == self.units.path
+            and (folder.path / "run.json").is_file()
+        ):
+            return self._mark  # a file was lost, its units were not
         inputs = r.marks | mark | {"result": result.name}
-        self.saving(lambda: folder.begin(r.settings, r.identity, inputs))
+        self._about = (r.settings, r.identity, inputs)
+        self.saving(lambda: folder.begin(*self._about))
         if self._unsaved:
             folder.remove()
             return {}
         self.units = folder
+        self._mark = mark
         return mark
 
     def saving(self, save: Callable[[], Any]) -> None:
-        """Save something. A disk that is full ends no run: it is only not to be resumed."""
-        try:
-            save()
-        except (OSError, sqlite3.Error) as error:
-            if not self._unsaved:
-                self._unsaved = True
-                self.listener.unsaved(getattr(error, "strerror", None) or str(error))
+        """Save something, once it can be. What fails for another reason than the folder ends no run: it is
+        only not to be resumed.
+        """
+        while True:
+            try:
+                save()
+                return
+            except (OSError, sqlite3.Error) as error:
+                if self._waits(error):
+                    continue
+                if not self._unsaved:
+                    self._unsaved = True
+                    self.listener.unsaved(getattr(error, "strerror", None) or str(error))
+                return
+
+    def _waits(self, error: Exception | None) -> bool:
+        """Wait until the folder of results can be written again; False where it could be all along."""
+        return self.place.wait(error, self.listener.waiting, self.listener.stopping)
 
     def _keep(self, unit: Unit) -> None:
         """What is lost of a run that dies is its last unit."""
         folder = self.units
+        self._kept[unit.index :] = [unit]
         if folder and self._saves and unit.index >= self._saved:
-            self.saving(lambda: folder.save(unit))
+            self.saving(lambda: self._save(folder, unit))
             self._saves = not self._unsaved  # those after one that is missing are of no use
+
+    def _save(self, folder: UnitsFolder, unit: Unit) -> None:
+        """Into its folder, which may have been removed meanwhile with all that was in it."""
+        if (folder.path / "run.json").is_file() or not self._about:
+            folder.save(unit)
+            return
+        folder.begin(*self._about)
+        for kept in self._kept:
+            folder.save(kept)
 
     def _leave_units(self, early: bool) -> None:
         """The folder goes with the whole result. Else it stays, if anything in it is worth it."""
@@ -181,7 +239,7 @@ class Recorder:
         """
         error: BaseException | None = None
         try:
-            return self._write(start(self._begin()))
+            return self._until_written(start)
         except BaseException as caught:
             error = caught
             raise
@@ -190,6 +248,30 @@ class Recorder:
             self._leave_units(early)
             if early:
                 self.listener.ended_early(error)
+
+    def _until_written(self, start: "Callable[[list[Unit]], Iterator[Event]]") -> Path:
+        """The result. A file that is lost, as its disk is full or was taken away, is written again from the
+        finished units, once that is possible.
+        """
+        units = self._begin()
+        patient = True  # once, where nothing is wrong with the folder
+        while True:
+            try:
+                return self._write(start(units))
+            except Unwritten as lost:
+                waited = self._waits(lost.error)
+                if self.listener.stopping():
+                    raise Nothing from lost.error
+                if not (waited or patient):
+                    raise lost.error from None
+                patient = waited
+            units = self._begin_again()
+
+    def _begin_again(self) -> list[Unit]:
+        """What is finished, from memory: the folder may have lost it."""
+        self._saved = self._made = self.units_done = 0
+        self.listener.again()
+        return list(self._kept) if any(not unit.given for unit in self._kept) else []
 
     @property
     def _short(self) -> bool:
@@ -206,11 +288,11 @@ class Recorder:
     def _write_video(self, events: "Iterator[Event]") -> tuple[Path, Exception | None]:
         r, s = self.recording, self.recording.settings
         size, output = (s.width, s.height), r.output
+        options: dict[str, Any] = {"quality": output.quality, "keep": output.metadata}
         with (
             self._growing(),
-            open_writer(
-                r.path, s.fps, size, r.metadata, quality=output.quality, keep=output.metadata
-            ) as writer,
+            self._file(),
+            open_writer(r.path, s.fps, size, r.metadata, **options) as writer,
         ):
             if r.beside:
                 writer.metadata |= self._begin_beside(writer.path)
@@ -219,6 +301,16 @@ class Recorder:
             writer.partial = bool(error) or r.partial or self._less_than_asked
             writer.metadata |= self._outcome()
         return writer.path, error
+
+    @contextmanager
+    def _file(self) -> Iterator[None]:
+        """Around the making of the file: an error of its own, and not the run's, is Unwritten."""
+        try:
+            yield
+        except OSError as error:
+            if error is self._failed:
+                raise
+            raise Unwritten(error) from error
 
     @contextmanager
     def _growing(self) -> Iterator[None]:
@@ -235,11 +327,13 @@ class Recorder:
         error = self._consume(events, frames.append)
         self._check(error)
         metadata = r.metadata | self._outcome()
-        return write_picture(r.path, frames[0][0], metadata, keep=r.output.metadata), error
+        with self._file():
+            return write_picture(r.path, frames[0][0], metadata, keep=r.output.metadata), error
 
     def _check(self, error: Exception | None) -> None:
         """Nothing becomes a file that nobody wants."""
         if not self._made or not self.listener.wants(early=bool(error) or self._short):
+            self._failed = error
             raise error or Nothing
 
     @property
@@ -268,12 +362,16 @@ class Recorder:
                 _settle(event)
                 self._take(event, time.perf_counter() - before, write)
                 before = time.perf_counter()
+        except Unwritten as lost:
+            raise lost.error from None
         except Exception as error:
             return error
         return None
 
     def _take(self, event: "Event", seconds: float, write: Callable[[np.ndarray], None]) -> None:
         """Keep what an event, which took so long to come, brings, and pass it on."""
+        if self.place.looks_wrong():
+            self._waits(None)
         match event:
             case Notice():
                 self.note(event.message)
@@ -281,7 +379,10 @@ class Recorder:
                 self._keep(event)
                 self.units_done = event.index + 1
             case Frames():
-                write(event.video)
+                try:
+                    write(event.video)
+                except OSError as error:
+                    raise Unwritten(error) from error
                 if self._clip:
                     self._clip.add(event.video)
                 self._made += 0 if event.given else len(event.video)
@@ -298,6 +399,11 @@ def _settle(event: "Event") -> None:
     """
     if isinstance(event, Preview) and event.clean is not None:
         device_of(event.clean.device).synchronize()
+
+
+def _there(folder: Path) -> Path:
+    """The folder itself, or the first above it that is there: what is still to be made is not waited for."""
+    return next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), folder)
 
 
 def source(settings: Settings, path: Path | None = None) -> dict[str, Any]:

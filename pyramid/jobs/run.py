@@ -6,7 +6,9 @@ run.live                            # any thread, at any time: a snapshot that n
 run.end(keep=True)                  # any thread: it ends within a step, finished units become a video
 """
 
+import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from PIL import Image
 from pyramid.events import Finished, Frames, Preview, Status, Unit
 from pyramid.failures import sentence
 from pyramid.generate.loaded import Loaded
+from pyramid.jobs.place import ASKS_EVERY
 from pyramid.jobs.queue import Job, JobStore, State
 from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
 from pyramid.jobs.recovery import UnitsFolder, what_there_is
@@ -35,6 +38,7 @@ from pyramid.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 SHOWN_SIDE = 512  # pixels: frames that are held for showing are no larger
 PREVIEW_BUDGET = 0.02  # of a run's time; above it, only each stage's last step is shown
 
@@ -124,13 +128,28 @@ class Run(Listener):
         job, live = replace(self.job, state=state, error=error), self.live
         recorder = getattr(self, "recorder", None)  # none where the model could not be brought
         made = {"path": recorder.path, "timings": recorder.timings} if recorder else {}
+        told = {"error": error, "notes": live.notes, "units_done": live.units_done} | made
         try:
-            job = self.store.finish(
-                job.id, state, error=error, notes=live.notes, units_done=live.units_done, **made
-            )
+            job = self._stored(state, told)
         finally:
             self._show(job=job, phase="", ended=time.monotonic(), growing=None)
         return job
+
+    def _stored(self, state: State, told: dict[str, Any]) -> Job:
+        """The job as the store keeps it, once that can be written: the result itself is there already."""
+        said = ""
+        while True:
+            try:
+                return self.store.finish(self.job.id, state, **told)
+            except (sqlite3.Error, OSError) as error:
+                if self.closing:
+                    raise
+                why = f"Waiting to store the result: {sentence(error)}"
+                if why != said:
+                    log.warning("%s", why)
+                    self._show(phase=why)
+                said = why
+                time.sleep(ASKS_EVERY)
 
     # -- what is made
 
@@ -176,6 +195,7 @@ class Run(Listener):
             more_units=not job.decode_only,
             units_stay=True,  # with the denoised estimates, which the page shows and exports
             growing=self.store.private / "live" / job.id,
+            root=self.store.folder,
         )
 
     def _given(self) -> dict[str, Any]:
@@ -208,6 +228,18 @@ class Run(Listener):
     def unsaved(self, why: str) -> None:
         self.recorder.note(f"Finished units could not be saved ({why}): this could not be resumed.")
 
+    def waiting(self, why: str) -> None:
+        log.warning("%s", why)
+        self._show(phase=why)
+
+    def stopping(self) -> bool:
+        return self.stop.is_set()
+
+    def again(self) -> None:
+        s = self._progress.settings
+        self._progress = Progress(s, partial(self.speeds.step_seconds, self._loaded.speed_key))
+        self._show(frames=(), units_done=0, phase="Writing what is finished again")
+
     def grown(self, path: Path) -> None:
         self._show(growing=path)
 
@@ -221,7 +253,10 @@ class Run(Listener):
             if unit == index:
                 saving(partial(save_estimate, folder, unit, stage, picture))
         self._show(units_done=index + 1)
-        saving(partial(self.store.progress, self.job.id, index + 1))
+        try:
+            self.store.progress(self.job.id, index + 1)
+        except (sqlite3.Error, OSError) as error:  # it is stored at the end, too
+            log.warning("how far job %s is could not be stored: %s", self.job.id, sentence(error))
 
     def _step(self, event: Preview, seconds: float) -> None:
         key, progress = self._loaded.speed_key, self._progress

@@ -31,9 +31,9 @@ def step_tokens(settings: Settings, unit: int, stage: int) -> int:
     return TEXT_TOKENS + seen
 
 
-def rows(settings: Settings, unit: int) -> int:
+def rows(settings: Settings, unit: int, stage: int = 0) -> int:
     """2 where guidance runs the negative prompt beside the prompt, else 1."""
-    return 1 if Guidance.of(settings).at(unit) == 1 else 2
+    return 1 if Guidance.of(settings).at(unit, stage) == 1 else 2
 
 
 def steps_of(settings: Settings, given: int = 0) -> list[tuple[int, int]]:
@@ -52,7 +52,7 @@ def counted(settings: Settings, given: int = 0) -> list[tuple[int, int, int]]:
 
 def cost(settings: Settings, unit: int, stage: int) -> int:
     """Tokens of one step, over all its rows."""
-    return rows(settings, unit) * step_tokens(settings, unit, stage)
+    return rows(settings, unit, stage) * step_tokens(settings, unit, stage)
 
 
 class Progress:

@@ -17,7 +17,9 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
+from pyramid.failures import sentence
 from pyramid.generate.loaded import Loaded, ModelHolder
 from pyramid.hub.checkpoints import find
 from pyramid.hub.loras import named_lora
@@ -59,6 +61,7 @@ class Worker:
         )  # two workers would take each other's job for interrupted
         self._lock, self._closing, self._wanted = threading.RLock(), threading.Event(), threading.Event()
         self._holder = ModelHolder()
+        self._said = ""  # of what keeps the queue from being read
         self._run: Run | None = None
         self._last: Live | None = None
         self._begin = (
@@ -181,9 +184,12 @@ class Worker:
         with self._lock:  # a stop finds the job waiting, or its run
             try:
                 job = None if self._closing.is_set() else self.store.claim()
-            except sqlite3.Error:  # as on a full disk: it is tried again
-                log.exception("the queue cannot be read")
+            except (sqlite3.Error, OSError) as error:  # as on a full disk: it is tried again
+                if (words := sentence(error)) != self._said:
+                    log.warning("the queue waits: %s", words)
+                self._said = words
                 return None
+            self._said = ""
             self._run = Run(job, self.store, self.speeds) if job else None
             return self._run
 
@@ -191,8 +197,9 @@ class Worker:
         """One job. Whatever happens, the thread lives on for the next."""
         try:
             run.work(self._bring_for)
-            self.speeds.save()
-        except Exception:  # the store cannot be written, as on a full disk
+            with suppress(OSError):  # it is measured again
+                self.speeds.save()
+        except Exception:  # the program ends while the store cannot be written
             log.exception("what became of job %s could not be stored", run.job.id)
         with self._lock:
             self._last, self._run = run.live, None

@@ -29,7 +29,7 @@ from pyramid.media.files import MEMBER, publish, read_metadata, reserve, tag, wr
 from pyramid.media.pictures import write_picture
 from pyramid.media.sound import Sound
 from pyramid.media.video import QUALITY, VideoWriter
-from pyramid.media.video_reader import Budget, inspect, read_frames, sound_of
+from pyramid.media.video_reader import Budget, VideoInfo, inspect, read_frames, sound_of
 from pyramid.settings import FRAMES_PER_UNIT, SettingsError
 
 KINDS = {  # what a result can become -> the file's ending, what it is for people
@@ -128,8 +128,8 @@ def _convert(
     quality: int | None,
     sound: Sound | None,
 ) -> Path:
-    fps = _fps(source, metadata)
-    frames = frames_of_result(source, fps)
+    fps, info = _fps(source, metadata)
+    frames = frames_of_result(source, fps, info)
     first = next(frames, None)
     if first is None:
         raise ValueError(f"{source.name} has no pictures in it")
@@ -154,12 +154,14 @@ def copy_video(source: Path, target: Path, metadata: dict[str, Any], keep: str) 
     return path
 
 
-def frames_of_result(source: Path, fps: float | None = None) -> Iterator[Image.Image]:
+def frames_of_result(
+    source: Path, fps: float | None = None, info: VideoInfo | None = None
+) -> Iterator[Image.Image]:
     """The frames of a video, or the pictures of a zip that `PicturesWriter` wrote, as RGB.
     ValueError otherwise.
     """
     if source.suffix.lower() != ".zip":
-        yield from read_frames(source, fps=fps, budget=EXPORTED)
+        yield from read_frames(source, fps=fps, budget=EXPORTED, info=info)
         return
     try:
         with ZipFile(source) as file:
@@ -172,19 +174,19 @@ def frames_of_result(source: Path, fps: float | None = None) -> Iterator[Image.I
         ) from error
 
 
-def _fps(source: Path, metadata: dict[str, Any]) -> float:
-    """Frames a second: as the settings say, for a GIF rounds it; else as the file says.
-    ValueError without either.
+def _fps(source: Path, metadata: dict[str, Any]) -> tuple[float, VideoInfo | None]:
+    """Frames a second: as the settings say, for a GIF rounds it; else as the file says, with all that it
+    says. ValueError without either.
     """
     if fps := metadata.get("settings", {}).get("fps"):
-        return fps
-    info = inspect(source)
+        return fps, None
+    info = inspect(source, EXPORTED)
     # Frames that are spaced unevenly keep their times at the steady rate; where that is a clock's, at their
     # average.
     rate = info.rate if info.rate and info.rate <= FASTEST else info.fps
     if not rate:
         raise ValueError(f"{source.name} does not say how many frames a second it has")
-    return min(rate, FASTEST)
+    return min(rate, FASTEST), info
 
 
 # -- writers
@@ -285,7 +287,8 @@ def write_stages(
     pictures = _staged(frames_of_result(source), estimates)
     first = next(pictures)
     told = metadata | {"export": "stages"}
-    with open_writer(target, _fps(source, metadata), first.size, told, keep=keep) as writer:
+    fps, _ = _fps(source, metadata)
+    with open_writer(target, fps, first.size, told, keep=keep) as writer:
         for picture in chain([first], pictures):
             writer.write(np.asarray(picture))
     return writer.path

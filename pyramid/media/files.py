@@ -158,6 +158,11 @@ def _words(text: str) -> str:
 
 
 # -- names
+def unique_path(path: str | Path) -> Path:
+    """`path`, or the first of `name-2.mp4`, `name-3.mp4`, … that is free. Writers look again at the end."""
+    return next(name for name in _names(Path(path)) if not _taken(name) and not _part_of(name).exists())
+
+
 def sidecar_of(path: Path) -> Path:
     """Where the metadata of a file lie when they lie beside it."""
     return path.with_name(f"{path.name}.json")
@@ -406,6 +411,7 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None, *, sound: S
     """Copy a video as it is, its index in front for browsers, with `metadata` as its only comment (None:
     without), and with the `sound` of another video in place of its own.
     """
+    source.stat()  # OSError where it is gone, as with the folder that it was in
     if target.suffix.lower() == ".gif":
         target.write_bytes(_gif_with(source.read_bytes(), metadata))
         return

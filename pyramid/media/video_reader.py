@@ -213,18 +213,23 @@ def read_video(
 
 
 def read_frames(
-    path: str | Path, *, fps: float | None = None, last: float | None = None, budget: Budget | None = None
+    path: str | Path,
+    *,
+    fps: float | None = None,
+    last: float | None = None,
+    budget: Budget | None = None,
+    info: VideoInfo | None = None,
 ) -> Iterator[Image.Image]:
     """The frames of a video as RGB pictures, one at a time: upright, deinterlaced, HDR as SDR, over white.
 
     At `fps`, and only the `last` seconds, if given; a clip that is shorter than a frame at `fps` gives its
-    own frames. Raises ValueError when the file is missing, no video can be read from it, or the budget is
-    spent.
+    own frames. `info`: what `inspect` said of it, where it was asked before. Raises ValueError when the file
+    is missing, no video can be read from it, or the budget is spent.
     """
     path, budget = at_home(path), budget or Budget()
     if not path.is_file():
         raise ValueError(f"{str(path)!r} is not a file")
-    info = inspect(path, budget)
+    info = info or inspect(path, budget)
     seek: list[str] = []
     if last is not None and info.duration is not None and info.duration > last:
         seek = ["-ss", f"{info.duration - last:.3f}"]

@@ -114,7 +114,8 @@ class Shape:
     @classmethod
     def of(cls, checkpoint: Checkpoint, settings: Settings) -> "Shape":
         config = read_json(checkpoint.transformer / "config.json")
-        guided = max(settings.guidance_scale, settings.video_guidance_scale) > 1
+        scales = [scale for cue in settings.cues for scale in cue.guidance]
+        guided = max(settings.guidance_scale, settings.video_guidance_scale, *scales) > 1
         return cls(
             settings.width,
             settings.height,

@@ -27,6 +27,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from torch import Tensor
 
 from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import history, jump
+from pyramid.generate.lora import save_lora
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.generate.sampler import Crossing, Noise
 from pyramid.generate.schedule import Stage, make_stages
@@ -47,6 +49,10 @@ from pyramid.training.optim import make_optimizers
 from pyramid.training.recipe import DistillRecipe, Recipe, load_recipe
 from pyramid.training.world import caption
 
+BLOCK_LAYERS = (  # a pattern, as peft takes it: in both families
+    r".*transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+    r"|proj_mlp|proj_out|(ff|ff_context)\.net\.(0\.proj|2))"
+)
 TEXT_KEYS = ("text", "caption", "prompt")  # of the lines of a .jsonl file
 
 # ----------------------------------------------------------------------------------------------------------
@@ -265,8 +271,9 @@ class Distillation:
         settings = recipe.distill
         self.recipe, self.settings, self.pipe, self.prompts = recipe, settings, pipe, prompts
         self.stages = make_stages(len(settings.stage_steps))
-        student = copy.deepcopy(pipe.transformer).float().train().requires_grad_(True)
-        matrices = "blocks" if settings.muon else ""
+        student = copy.deepcopy(pipe.transformer).float().train().requires_grad_(not settings.lora_rank)
+        self.lora = add_lora(student, settings.lora_rank) if settings.lora_rank else None
+        matrices = "blocks" if settings.muon and self.lora is None else ""
         self.loop = Loop(
             folder / "distill",
             student,
@@ -282,6 +289,15 @@ class Distillation:
     def student(self) -> StageTransformer:
         """The network that is trained, by itself."""
         return self.loop.accelerator.unwrap_model(self.loop.model)
+
+    def finished(self, folder: Path) -> StageTransformer:
+        """The student, a LoRA's learning in its weights; the LoRA itself goes to `folder` too."""
+        student = self.student.eval()
+        if self.lora is not None:
+            save_lora(student, folder, self.lora)
+            student.fuse_lora()
+            student.unload_lora()
+        return student
 
     @property
     def units(self) -> int:
@@ -325,6 +341,16 @@ class Distillation:
         return {"loss": sum(losses.values(), start=torch.zeros(())) / len(self.stages)} | losses
 
 
+def add_lora(student: StageTransformer, rank: int) -> Any:
+    """Freeze a transformer and put a LoRA into the layers of its blocks; its configuration."""
+    from peft import LoraConfig
+
+    student.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=BLOCK_LAYERS)
+    student.add_adapter(config)
+    return config
+
+
 def _on(prompt: Prompt, model: StageTransformer) -> Prompt:
     """A prompt where a model is, in its dtype."""
     return Prompt(
@@ -356,7 +382,8 @@ def train_distill(recipe: Recipe, source: str, variant: str | None, data: str | 
     """Distill a variant of the checkpoint `source`, or go on from the last state in `folder`.
 
     Writes `folder/checkpoint`: the checkpoint with one variant more, by the name of the teacher's and the
-    recipe's suffix. Returns it. Raises ValueError for a recipe, data or a checkpoint that cannot be used.
+    recipe's suffix. Returns it; a LoRA is beside it too. Raises ValueError for a recipe, data or a checkpoint
+    that cannot be used.
     """
     check(recipe.distill)
     torch.manual_seed(recipe.seed)
@@ -366,7 +393,7 @@ def train_distill(recipe: Recipe, source: str, variant: str | None, data: str | 
     pipe.text.free()
     run = Distillation(recipe, pipe, prompts, folder)
     run.loop.run(run.step)
-    return save(run.student.eval(), pipe.checkpoint, recipe.distill, folder / "checkpoint")
+    return save(run.finished(folder), pipe.checkpoint, recipe.distill, folder / "checkpoint")
 
 
 def check(settings: DistillRecipe) -> None:

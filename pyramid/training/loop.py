@@ -4,16 +4,21 @@
     loop.run(lambda progress: {"loss": …, "kl": …})
 
 `step_fn(progress)` gets how far the run is (0 to 1) and returns its losses; "loss" is what is minimized, the
-rest is logged. A run that was interrupted goes on from its last checkpoint: weights, EMA, optimizers, random
-state and the time already spent.
+rest is logged. It may return functions instead, each of which makes a part of the losses when it is called:
+their gradients add up to one step. A run that was interrupted goes on from its last checkpoint: weights, EMA,
+optimizers, random state and the time already spent. A step whose loss is no number, or `worst_loss` or more,
+is skipped and counted; three in a row end the run with TrainingFailed.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +29,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyramid.memory.machine import keep_freed_memory
+
+Losses = dict[str, Tensor]
+BAD_STEPS = 3  # in a row end a run
+
+
+class TrainingFailed(ValueError):
+    """A run that cannot go on by itself, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,11 @@ class Loop:
 
     log_every = 20  # steps
     save_every = 180.0  # seconds of training
+    save_steps: int | None = None  # or so many steps
+    sample_steps: int | None = None  # samples are made that often; None: every second save
+    warm_up: int | None = None  # steps of a linear warm-up to a constant rate, in place of the shares
+    clip_norm = 1.0  # longest gradient
+    worst_loss = math.inf  # a step with such a loss is skipped
 
     def __init__(
         self,
@@ -79,23 +96,60 @@ class Loop:
         model.to(self.accelerator.device)  # before the optimizers are made: Muon aliases the weights' storage
         self.model, *self.optimizers = self.accelerator.prepare(model, *make_optimizers(model))
         self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
-        self.ema = EMAModel(
-            model.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True
-        )
+        self.trained = [weight for weight in model.parameters() if weight.requires_grad]
+        self.ema = EMAModel(self.trained, decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.ema.to(self.accelerator.device)
         self.step = 0
         self.spent = 0.0  # seconds of training, over all resumptions
+        self.skipped = 0  # steps
+        self.bad_steps = 0  # in a row
         self.accelerator.register_for_checkpointing(self.ema, self, *keep)
-        if (folder / "checkpoint").exists():
-            self.accelerator.load_state(folder / "checkpoint")
+        if saved := next(filter(Path.exists, self._checkpoints), None):
+            self.accelerator.load_state(saved)
             self.ema.to(self.accelerator.device)  # what is registered comes back on the CPU
+            if self.accelerator.is_main_process:
+                self._forget_later_lines()
+
+    @property
+    def _checkpoints(self) -> tuple[Path, Path]:
+        """The last one, and where the one before is while a new one takes its name."""
+        return self.folder / "checkpoint", self.folder / "checkpoint.before"
 
     def state_dict(self) -> dict:
-        return {"step": self.step, "spent": self.spent}
+        return {"step": self.step, "spent": self.spent, "skipped": self.skipped, "bad_steps": self.bad_steps}
 
     def load_state_dict(self, state: dict) -> None:
         self.step = state["step"]
         self.spent = state["spent"]
+        self.skipped, self.bad_steps = state.get("skipped", 0), state.get("bad_steps", 0)
+
+    def restart_average(self) -> None:
+        """Let the averaged weights begin with the weights as they are now."""
+        self.ema.shadow_params = [weight.detach().clone() for weight in self.trained]
+
+    def save(self) -> None:
+        """A checkpoint. An end at any moment leaves a whole one: this, or the one before."""
+        last, before = self._checkpoints
+        part = self.folder / "checkpoint.part"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(part, safe_serialization=True)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(before, ignore_errors=True)
+            if last.exists():
+                os.replace(last, before)
+            os.replace(part, last)
+            shutil.rmtree(before, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _forget_later_lines(self) -> None:
+        """The log goes on from the checkpoint: what came after it comes again."""
+        log = self.folder / "log.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+        log.write_text("".join(f"{line}\n" for line in kept))
 
     @property
     def progress(self) -> float:
@@ -106,61 +160,127 @@ class Loop:
         return min(self.spent / (60 * self.budget.minutes), 1.0)
 
     def run(
-        self, step_fn: Callable[[float], dict[str, Tensor]], sample_fn: Callable[[Path], None] | None = None
+        self,
+        step_fn: Callable[[float], Losses | Sequence[Callable[[], Losses]]],
+        sample_fn: Callable[[Path], None] | None = None,
     ):
-        """Train until the budget is used; afterwards the model holds the averaged (EMA) weights."""
+        """Train until the budget is used; afterwards the model holds the averaged (EMA) weights.
+
+        Raises TrainingFailed after BAD_STEPS bad steps in a row.
+        """
         sums: dict[str, float] = {}
-        saved = sampled = self.spent
-        bar = tqdm(total=100, unit="%", bar_format="{desc} {bar} {n:.1f}% [{elapsed}<{remaining}] {postfix}")
-        with (self.folder / "log.jsonl").open("a") as log:
+        good = 0
+        self._saved = self._sampled = (self.step, self.spent)
+        main = self.accelerator.is_main_process
+        form = "{desc} {bar} {n:.1f}% [{elapsed}<{remaining}] {postfix}"
+        bar = tqdm(total=100, unit="%", bar_format=form, disable=not main)
+        with (self.folder / "log.jsonl").open("a") if main else nullcontext() as log:
             while self.progress < 1:
                 began = time.perf_counter()
                 rate = self._set_rates()
-                losses = step_fn(self.progress)
-                self._update(losses["loss"])
+                losses = self._take(step_fn(self.progress))
                 self.step += 1
                 self.spent += time.perf_counter() - began
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + float(value.detach())
+                good += losses is not None
+                for name, value in (losses or {}).items():
+                    sums[name] = sums.get(name, 0.0) + value
                 if self.step % self.log_every == 0:
-                    means = {name: total / self.log_every for name, total in sums.items()}
-                    sums = {}
-                    row = {"step": self.step, "seconds": round(self.spent, 1), "rate": rate, **means}
-                    log.write(json.dumps(row) + "\n")
-                    log.flush()
-                    bar.n = 100 * self.progress
-                    bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
-                if self.spent - saved > self.save_every:
-                    saved = self.spent
-                    self.accelerator.save_state(self.folder / "checkpoint", safe_serialization=True)
-                if sample_fn is not None and self.spent - sampled > 2 * self.save_every:
-                    sampled = self.spent
-                    self._sample(sample_fn)
+                    means = {name: total / max(good, 1) for name, total in sums.items()}
+                    sums, good = {}, 0
+                    self._log(log, bar, rate, means)
+                self._save_and_sample(sample_fn)
         bar.close()
-        self.accelerator.save_state(self.folder / "checkpoint", safe_serialization=True)
-        self.ema.copy_to(self.model.parameters())
+        self.save()
+        self.ema.copy_to(self.trained)
+
+    def _log(self, log, bar: tqdm, rate: float, means: dict[str, float]) -> None:
+        """A line of the log, and what the bar shows."""
+        row = {"step": self.step, "seconds": round(self.spent, 1), "rate": rate, **means}
+        if self.skipped:
+            row["skipped"] = self.skipped
+        if log is not None:
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+        bar.n = 100 * self.progress
+        bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
+
+    def _save_and_sample(self, sample_fn: Callable[[Path], None] | None) -> None:
+        """A checkpoint and samples, when their time has come."""
+
+        def due(last: tuple[int, float], steps: int | None, seconds: float) -> bool:
+            return self.step - last[0] >= steps if steps else self.spent - last[1] > seconds
+
+        if due(self._saved, self.save_steps, self.save_every):
+            self._saved = (self.step, self.spent)
+            self.save()
+        if sample_fn is not None and due(self._sampled, self.sample_steps, 2 * self.save_every):
+            self._sampled = (self.step, self.spent)
+            if self.accelerator.is_main_process:
+                self._sample(sample_fn)
+            self.accelerator.wait_for_everyone()
 
     def _set_rates(self) -> float:
-        factor = learning_rate_factor(self.progress, constant_share=self.constant_share)
+        if self.warm_up is not None:
+            factor = min((self.step + 1) / max(self.warm_up, 1), 1.0)
+        else:
+            factor = learning_rate_factor(self.progress, constant_share=self.constant_share)
         for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         return factor
 
-    def _update(self, loss: Tensor) -> None:
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+    def _take(self, losses: Losses | Sequence[Callable[[], Losses]]) -> dict[str, float] | None:
+        """The gradients of all parts, and one step with their sum; the losses, None for a step that was
+        skipped.
+        """
+        parts = [lambda: losses] if isinstance(losses, dict) else losses
+        told: dict[str, float] = {}
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            # Gradients are exchanged once, behind the last part.
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                made = part()
+                self.accelerator.backward(made["loss"])
+            for name, value in made.items():
+                told[name] = told.get(name, 0.0) + float(value.detach())
+        if self.accelerator.num_processes > 1:  # each has worked on its share
+            share = torch.tensor(told["loss"], device=self.accelerator.device)
+            told["loss"] = float(self.accelerator.reduce(share, "mean"))
+        if self._is_bad(told["loss"]):
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            return None
+        self._update()
+        return told
+
+    def _is_bad(self, loss: float) -> bool:
+        """Whether a step with this loss, of all processes, is to be skipped. Raises TrainingFailed."""
+        if math.isfinite(loss) and loss < self.worst_loss:
+            self.bad_steps = 0
+            return False
+        self.skipped += 1
+        self.bad_steps += 1
+        if self.bad_steps == BAD_STEPS:
+            raise TrainingFailed(
+                f"{BAD_STEPS} steps in a row had a loss that is none or too high, step {self.step} the last "
+                f"({loss:g}): go on from the last checkpoint with a lower learning rate or in float32, or "
+                "let data doctor look at the clips"
+            )
+        return True
+
+    def _update(self) -> None:
+        self.accelerator.clip_grad_norm_(self.trained, self.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.ema.step(self.model.parameters())
+        self.ema.step(self.trained)
 
     def _sample(self, sample_fn: Callable[[Path], None]) -> None:
         """Samples are drawn with the averaged weights and evaluation mode; training goes on as it was."""
-        self.ema.store(self.model.parameters())
-        self.ema.copy_to(self.model.parameters())
+        self.ema.store(self.trained)
+        self.ema.copy_to(self.trained)
         self.model.eval()
         with torch.no_grad():
             sample_fn(self.folder / "samples" / f"{self.step:06d}.png")
         self.model.train()
-        self.ema.restore(self.model.parameters())
+        self.ema.restore(self.trained)

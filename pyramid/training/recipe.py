@@ -119,7 +119,8 @@ class DistillRecipe:
     `guidance` is 0. A rollout is `batch` clips of `units` units, 0: as many as the model was trained for.
     `first_rollouts` are made before the first step, one more every `steps_a_rollout`, and the last
     `kept_rollouts` are trained on. From the share `own_from` of the run on, a share `own` of the new ones
-    goes on from where the student came to. `history_noise` is the strongest noise on what is past.
+    goes on from where the student came to. `history_noise` is the strongest noise on what is past. A
+    `lora_rank` above 0 trains a LoRA of the blocks, 0 all weights.
     """
 
     stage_steps: tuple[int, ...] = (2, 2, 1)
@@ -131,6 +132,7 @@ class DistillRecipe:
     steps: int | None = None
     learning_rate: float = 8e-4
     muon: bool = True
+    lora_rank: int = 0
     constant_share: float = 0.3
     ema_decay: float = 0.99
     batch: int = 24
@@ -167,10 +169,10 @@ def load_recipe(path: str | Path) -> Recipe:
         raise ValueError(f"There is no recipe {path}. Recipes are in presets/training.") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
-    return _build(Recipe, table, str(path))
+    return read_table(Recipe, table, str(path))
 
 
-def _build(kind: type, table: dict, where: str) -> Any:
+def read_table(kind: type, table: dict, where: str) -> Any:
     """A dataclass from a table, checking every key and turning lists into tuples, tables into dataclasses."""
     known = typing.get_type_hints(kind)
     table = {FORMER_KEYS.get(key, key): value for key, value in table.items()}
@@ -181,9 +183,9 @@ def _build(kind: type, table: dict, where: str) -> Any:
     for key, value in table.items():
         hint = known[key]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            value = _build(hint, value, f"{where} [{key}]")
+            value = read_table(hint, value, f"{where} [{key}]")
         elif key == "phases":
-            value = tuple(_build(Phase, phase, f"{where} [[phases]]") for phase in value)
+            value = tuple(read_table(Phase, phase, f"{where} [[phases]]") for phase in value)
         elif isinstance(value, list):
             value = tuple(value)
         values[key] = value

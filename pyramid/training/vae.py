@@ -11,6 +11,7 @@ the checkpoint has the released layout and the transformer sees unit variance.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pyramid.generate.latents import down
+from pyramid.hub.checkpoints import find
 from pyramid.hub.families import GRID
 from pyramid.models.causal import (
     CausalConv3d,
@@ -31,6 +33,8 @@ from pyramid.models.causal import (
     TemporalUpsample,
 )
 from pyramid.models.vae import CausalVideoVAE
+from pyramid.training.clips.lists import Listing
+from pyramid.training.clips.pool import ListPool
 from pyramid.training.critic import Adversary
 from pyramid.training.data import ClipPool, psnr
 from pyramid.training.loop import Budget, Loop
@@ -38,13 +42,30 @@ from pyramid.training.optim import make_optimizers
 from pyramid.training.recipe import Phase, Recipe
 
 
-def train_vae(recipe: Recipe, folder: Path) -> Path:
-    """Train from nothing (or from the last checkpoint in `folder`) and write `folder/causal_video_vae`."""
+def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, source: str | None) -> Path:
+    """Train an autoencoder on clips of a list, from nothing or from that of a checkpoint, whose latents stay
+    what they mean. Writes `causal_video_vae` to the output's `checkpoint`, and returns that. ValueError where
+    the list has not enough.
+    """
+    folder = Path(output or Path("runs") / recipe.name)
+    pool = ListPool(listing, recipe, np.random.default_rng(recipe.seed))
+    start = None if source is None else CausalVideoVAE.from_pretrained(find(source).vae).train()
+    made = train_vae(recipe, folder / "vae", pool=pool, start=start)
+    shutil.copytree(made, folder / "checkpoint" / "causal_video_vae", dirs_exist_ok=True)
+    return folder / "checkpoint"
+
+
+def train_vae(
+    recipe: Recipe, folder: Path, *, pool: ClipPool | None = None, start: CausalVideoVAE | None = None
+) -> Path:
+    """Train from nothing (or from the last checkpoint in `folder`) and write `folder/causal_video_vae`.
+    `pool`: the clips, those of the recipe's world when None. `start`: what to train on, not whitened anew.
+    """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     settings = recipe.vae
-    model = make_vae(recipe)
-    pool = ClipPool(recipe.world, settings.clips, rng, photo_folders=settings.photo_folders)
+    model = start or make_vae(recipe)
+    pool = pool or ClipPool(recipe.world, settings.clips, rng, photo_folders=settings.photo_folders)
     device = PartialState().device
     adversary = make_adversary(recipe, device)
     loop = Loop(
@@ -56,7 +77,7 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
         constant_share=settings.constant_share,
         keep=(adversary,) if adversary else (),
     )
-    inflated = (folder / "inflated").exists()
+    inflated = (folder / "inflated").exists() or start is not None
 
     def step(progress: float) -> dict[str, Tensor]:
         nonlocal inflated
@@ -69,13 +90,18 @@ def train_vae(recipe: Recipe, folder: Path) -> Path:
         return vae_losses(loop.model, draw(pool, phase, rng).to(device), recipe, against)
 
     loop.run(step, lambda path: save_samples(model, pool, path))
-    model.eval()
-    scales = whiten(model, pool.latents_of(model, np.random.default_rng(recipe.seed + 1), videos=64))
-    model.register_to_config(**scales)
-    model.register_to_config(**fit_preview(model, pool, np.random.default_rng(recipe.seed + 2)))
-    model.save_pretrained(folder / "causal_video_vae")
+    if start is None:
+        give_meaning(model.eval(), pool, recipe.seed)
+    model.eval().save_pretrained(folder / "causal_video_vae")
     save_samples(model, pool, folder / "samples" / "final.png")
     return folder / "causal_video_vae"
+
+
+def give_meaning(model: CausalVideoVAE, pool: ClipPool, seed: int) -> None:
+    """Whiten the latents of a new autoencoder, and find what previews of them are made with."""
+    scales = whiten(model, pool.latents_of(model, np.random.default_rng(seed + 1), videos=64))
+    model.register_to_config(**scales)
+    model.register_to_config(**fit_preview(model, pool, np.random.default_rng(seed + 2)))
 
 
 def make_vae(recipe: Recipe) -> CausalVideoVAE:
@@ -260,7 +286,7 @@ def fit_preview(model: CausalVideoVAE, pool: ClipPool, rng: np.random.Generator)
     """A linear map from latents to colors, by least squares on pictures of the pool:
     what previews are made with.
     """
-    video = pool.batch(32, 128, 1, rng, photos=0.5)
+    video = pool.batch(32, min(128, pool.world.size), 1, rng, photos=0.5)
     latents = rearrange(model.encode(video).latent_dist.mode().float(), "b c 1 h w -> (b h w) c")
     colors = rearrange(F.avg_pool2d(video[:, :, 0], GRID.downsampling), "b c h w -> (b h w) c")
     design = torch.cat([latents, torch.ones(len(latents), 1)], dim=1).double()

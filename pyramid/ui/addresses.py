@@ -13,9 +13,9 @@ from urllib.parse import quote
 FILE = "/file="  # what the address of a file begins with, in Gradio's interface
 
 
-def address_of(job) -> str | None:
-    """Where a job's result is fetched, below the page's own address; None without one. It shows no folder."""
-    return f"gradio_api{FILE}results/{job.id}/{quote(job.path.name)}" if job.path else None
+def address_of(job) -> str:
+    """Where a job's result is fetched, below the page's own address; "" without one. It shows no folder."""
+    return f"gradio_api{FILE}results/{job.id}/{quote(job.path.name)}" if job.path else ""
 
 
 def address_of_growing(live) -> str:

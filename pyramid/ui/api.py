@@ -46,6 +46,8 @@ def schema_type(spec: Spec) -> Any:
     """The type of a setting's value in JSON."""
     if spec.choices:
         return Literal[spec.choices]
+    if spec.tables:
+        return str | list[dict[str, Any]]
     return int | list[int] if spec.kind == STEPS else spec.kind
 
 
@@ -275,7 +277,7 @@ class Endpoints:
             "favourite": job.favourite,
             "timings": job.timings,
             "result": result(job),
-            "address": address_of(job),
+            "address": address_of(job) or None,
         }
         if job.state is State.RUNNING and live and live.job.id == job.id:
             at = live.at

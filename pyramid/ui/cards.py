@@ -123,7 +123,7 @@ def _player(job: Job) -> str:
 def _name(job: Job, file: bool) -> str:
     when = datetime.fromtimestamp(job.ended or job.created)
     took = sum(seconds for phase, seconds in job.timings.items() if phase == "total")
-    words = [escape(job.path.name), size_words(job.path)] if file else []
+    words = [escape(job.result.name), size_words(job.result)] if file else []
     words += [f"{when:%d %b %Y, %H:%M}", *([f"took {clock(took)}"] if took else [])]
     return f'<p class="name">{" · ".join(words)}</p>'
 
@@ -151,9 +151,9 @@ def _actions(job: Job, file: bool) -> str:
         buttons.append(("decode", "Make a video of the finished units", False))
     buttons.append(("reuse", "Use all settings", not over))
     buttons.append(("seed", "Use the seed only", False))
-    if file and job.path.suffix.lower() in PLAYABLE:
+    if file and job.result.suffix.lower() in PLAYABLE:
         buttons.append(("continue", "Continue from here", False))
-    if file and job.path.suffix.lower() == ".png":
+    if file and job.result.suffix.lower() == ".png":
         buttons.append(("animate", "Animate this image", False))
     inside = "".join(
         f'<button type="button" data-action="{action}" data-job="{job.id}"{" class=first" * first}>'
@@ -162,7 +162,7 @@ def _actions(job: Job, file: bool) -> str:
     )
     if file:
         source = escape(address_of(job), quote=True)
-        name = escape(job.path.name, quote=True)
+        name = escape(job.result.name, quote=True)
         inside += f'<a class="download" href="{source}" download="{name}">Download</a>'
     return f'<div class="actions">{inside}</div>'
 
@@ -218,7 +218,7 @@ def _wrong(view: View, form: str) -> str:
 
 def _export(app: App, job: Job, view: View) -> str:
     """What to make of it, what was made so far, and what went wrong with the last one."""
-    still = job.path.suffix.lower() == ".png"
+    still = job.result.suffix.lower() == ".png"
     kinds = ["png"] if still else [kind for kind in KINDS if kind != "stages"]
     if not still and load_estimates(app.store.units_of(job)):
         kinds.append("stages")

@@ -30,7 +30,7 @@ def compare_html(left: Job | None, right: Job | None) -> str:
     """The two, or nothing."""
     if left is None or right is None:
         return ""
-    moving = any(job.path.suffix.lower() in PLAYABLE for job in (left, right))
+    moving = any(job.result.suffix.lower() in PLAYABLE for job in (left, right))
     controls = _controls(max(left.settings.fps, right.settings.fps)) if moving else ""
     return (
         '<dialog aria-label="Two results side by side"><section><header><h3>Side by side</h3>'
@@ -45,7 +45,7 @@ def compare_html(left: Job | None, right: Job | None) -> str:
 
 def _player(job: Job, side: str) -> str:
     source, words = escape(address_of(job), quote=True), f"{side}: {escape(job.settings.prompt, quote=True)}"
-    if job.path.suffix.lower() in PLAYABLE:
+    if job.result.suffix.lower() in PLAYABLE:
         media = f'<video src="{source}" muted playsinline preload="auto" aria-label="{words}"></video>'
     else:
         media = f'<img src="{source}" alt="{words}">'

@@ -96,7 +96,7 @@ class Form:
         self.fields: dict[str, gr.components.Component] = {}
         self.extra: dict[str, gr.components.Component] = {}
         self.other_size: gr.Row | None = None
-        self.speed: gr.Radio | None = None  # sampler and steps by one word: no field, it fills some
+        self.speed: gr.Radio  # sampler and steps by one word: no field, it fills some
 
     @property
     def components(self) -> list:

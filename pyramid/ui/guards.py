@@ -7,6 +7,7 @@ Nothing is corrected: what cannot run is said in the words of the error that it 
 were not trained for is marked.
 """
 
+import re
 import threading
 from html import escape
 from pathlib import Path
@@ -14,12 +15,20 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from pyramid.media.looks import is_drawn_file
 from pyramid.presets import speed_of, speeds_of
 from pyramid.settings import FRAMES_PER_UNIT, MAX_STAGES, Settings, SettingsError
+from pyramid.text.vocabulary import Vocabulary
 from pyramid.ui import App
 from pyramid.ui.errors import problem
 from pyramid.ui.form import OTHER, Form
 from pyramid.ui.pyramid_view import clock, drawing
+
+MOST_UNKNOWN = 6  # words that are listed
+CLICKS = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-word]");
+  if (button) trigger("click", {word: button.dataset.word, known: button.dataset.known});
+});"""
 
 if TYPE_CHECKING:
     from pyramid.text.encoders import TextEncoders
@@ -50,18 +59,44 @@ class Counter:
             return self._encoders.measure(text)
 
     def html(self, text: str) -> str:
-        """The counts as a line, and what an encoder does not read."""
+        """Where a text is too long: the counts as a line, and what an encoder does not read."""
         measured = self.measure(text)
         counts = " · ".join(
-            f'<span class="{"over" if cut else ""}">{label} {tokens}/{limit}</span>'
+            f'<span class="over">{label} {tokens}/{limit} tokens</span>'
             for label, (tokens, limit, cut) in measured.items()
+            if cut
         )
         cuts = [
             f"{label} does not read “{escape(short(cut))}”" for label, (_, _, cut) in measured.items() if cut
         ]
-        return f'<p class="counts">{counts}{" tokens" if counts else "&nbsp;"}</p>' + "".join(
-            f'<p class="cut">{words}</p>' for words in cuts
+        said = f'<p class="counts">{counts}</p>' if counts else ""
+        return said + "".join(f'<p class="cut">{words}</p>' for words in cuts)
+
+
+def unknown_words(app: App, prompt: str) -> str:
+    """The words of a prompt that the loaded model was not trained with, each with the nearest it knows, which
+    a click puts in its place. Nothing where the model says nothing of its words.
+    """
+    vocabulary = Vocabulary.of(app.worker.checkpoint.details)
+    if vocabulary is None:
+        return ""
+    items = []
+    for word in vocabulary.unknown(prompt)[:MOST_UNKNOWN]:
+        offers = "".join(
+            f'<button type="button" data-word="{escape(word)}" data-known="{escape(known)}" '
+            f'aria-label="Write {escape(known)} in place of {escape(word)}">{escape(known)}</button>'
+            for known in vocabulary.nearest(word)
         )
+        items.append(f"<li><s>{escape(word)}</s>{offers}</li>")
+    if not items:
+        return ""
+    title = "This model was not trained with:"
+    return f'<div class="unknown" role="status"><span>{title}</span><ul>{"".join(items)}</ul></div>'
+
+
+def in_place(prompt: str, word: str, known: str) -> str:
+    """A prompt with a known word in place of an unknown one, wherever it stands."""
+    return re.sub(rf"\b{re.escape(word)}\b", known, prompt, flags=re.IGNORECASE)
 
 
 def short(text: str, most: int = 90) -> str:
@@ -71,9 +106,14 @@ def short(text: str, most: int = 90) -> str:
 class Look:
     """Looks at all fields after each change. `outputs`: the parts it renews, built by `build_*` here."""
 
+    counts: gr.HTML
+    negative_counts: gr.HTML
+    length: gr.HTML
+    drawing: gr.HTML
+    verdict: gr.HTML
+
     def __init__(self, app: App, form: Form):
         self.app, self.form, self.counter = app, form, Counter(app)
-        self.counts = self.negative_counts = self.length = self.drawing = self.verdict = None
 
     @property
     def outputs(self) -> list:
@@ -101,7 +141,7 @@ class Look:
         settings, verdict = self.judge(*values)
         shown = [gr.update(visible=n < int(v["stages"])) for _ in range(2) for n in range(MAX_STAGES)]
         return [
-            self.counter.html(v["prompt"] + suffix),
+            self.counter.html(v["prompt"] + suffix) + unknown_words(self.app, v["prompt"]),
             self.counter.html(v["negative_prompt"]),
             length_words(settings) if settings else gr.skip(),
             self.draw(settings) if settings else gr.skip(),
@@ -144,7 +184,8 @@ class Look:
         except SettingsError as error:
             shown = settings if settings and drawable(settings) else None
             return shown, problem(self.app, error)
-        return settings, ready_words(self.app, settings)
+        source = next(filter(None, self.form.sources(*values)), None)
+        return settings, ready_words(self.app, settings, source)
 
 
 def drawable(settings: Settings) -> bool:
@@ -180,11 +221,12 @@ def length_words(settings: Settings) -> str:
     )
 
 
-def ready_words(app: App, settings: Settings) -> str:
+def ready_words(app: App, settings: Settings, source: str | None = None) -> str:
     """How long it will take, in how much memory, and what lies outside of what the weights were trained
     for.
     """
     seconds = app.worker.estimate(settings)
+    drawn = source is not None and source != "" and is_drawn_file(source)
     if app.worker.error:
         return f'<p class="problem">{escape(app.shown(app.worker.error))}</p>'
     if seconds is not None:
@@ -195,6 +237,6 @@ def ready_words(app: App, settings: Settings) -> str:
         )
     marks = "".join(
         f'<p class="mark">Not trained: {escape(note)}</p>'
-        for note in settings.experimental(app.worker.checkpoint.defaults)
+        for note in settings.experimental(app.worker.checkpoint.defaults, drawn=drawn)
     )
     return f'<p class="ready">{words}</p>{marks}'

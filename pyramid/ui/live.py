@@ -69,13 +69,13 @@ def thumbnail(frame: np.ndarray) -> str:
 def tiles(live: Live | None, settings: Settings) -> str:
     """What each stage makes of the unit in work, the coarsest first."""
     at = live.at if live else None
-    first = at is None or at.unit == 0
+    busy = live is not None and live.busy
     cells = []
     for stage in range(settings.stages):
         scale = 2 ** (settings.stages - 1 - stage)
-        steps = settings.evaluations(0 if first else 1)[stage]
+        steps = settings.evaluations(at.unit if at else 0)[stage]
         taken = steps_taken(at, stage, steps)
-        now = " now" if at and live.busy and at.stage == stage else ""
+        now = " now" if at and busy and at.stage == stage else ""
         words = f"step {taken} of {steps}" if taken else f"{steps} step{'s' * (steps > 1)}"
         picture = estimate(live, at.unit, stage) if at else ""
         cells.append(
@@ -162,6 +162,7 @@ def still(live: Live) -> str:
 def timeline(live: Live | None, settings: Settings, chosen: int | None = None) -> str:
     """One mark a unit, that fills; a finished one shows its last frame, and opens its stages."""
     done = live.units_done if live else 0
+    estimates = live.estimates if live else {}
     marks = []
     at = live.at.unit if live and live.at else -1
     for unit in range(settings.units):
@@ -169,14 +170,14 @@ def timeline(live: Live | None, settings: Settings, chosen: int | None = None) -
         last = 8 * unit  # the last frame of unit u is frame 8u
         if unit < done:
             picture = thumbnail(frames[last]) if last < len(frames) else ""
-            look = any((unit, stage) in live.estimates for stage in range(settings.stages))
+            look = any((unit, stage) in estimates for stage in range(settings.stages))
             marks.append(
                 f'<button type="button" class="unit done" data-unit="{unit}" {"" if look else "disabled"} '
                 f'aria-label="Unit {unit + 1}, finished: show its stages">'
                 f"{picture}<span>{unit + 1}</span></button>"
             )
         else:
-            state = "now" if unit == at and live.busy else ""
+            state = "now" if live and unit == at and live.busy else ""
             marks.append(f'<span class="unit {state}"><span>{unit + 1}</span></span>')
     many = " many" if settings.units > 12 else ""
     return (
@@ -280,10 +281,12 @@ def result(app: App, live: Live) -> str:
     made = f"{count} frame{'s' * (count > 1)}" + (f", {(count - 1) / s.fps:g} s" if count > 1 else "")
     stopped = "Stopped and kept: " if job.state is State.PARTIAL else ""
     notes = "".join(f"<br>{escape(app.shown(note))}" for note in job.notes)
-    address = address_of(job) if job.path and job.path.is_file() else None
+    address = address_of(job) if job.path and job.path.is_file() else ""
     link = ""
     if address:
-        link = f' · <a id="download" href="{escape(address)}" download="{escape(job.path.name)}">Download</a>'
+        link = (
+            f' · <a id="download" href="{escape(address)}" download="{escape(job.result.name)}">Download</a>'
+        )
     return (
         f"<b>{stopped}{made}</b> · {s.width} × {s.height} · "
         f'seed <code id="used-seed">{s.seed}</code> · took {clock(live.elapsed)}{link}{notes}'
@@ -296,6 +299,13 @@ def result(app: App, live: Live) -> str:
 
 class LivePart:
     """The middle of the page: its components, and what they become for an owner."""
+
+    large: gr.HTML
+    strip: gr.HTML
+    units: gr.HTML
+    inspector: gr.HTML
+    status: gr.HTML
+    stop: gr.Button
 
     def __init__(self, app: App):
         self.app = app

@@ -76,7 +76,8 @@ def entries(app: App) -> list[Entry]:
     """
     names = [*MODELS, *read_folders(app)]
     now = app.worker.start_from
-    if now.model not in names and not (release_of(now.model) and release_of(now.model).name in names):
+    release = release_of(now.model)
+    if now.model not in names and not (release and release.name in names):
         names.append(now.model)
     return [entry(app, model, variant) for model in names for variant in variants_of(model)]
 
@@ -199,14 +200,14 @@ class Downloads:
             listing = look_up(model, variant)
             check_space(listing.storage, listing.missing)
             self.listing = listing
-            self.job = Download(listing)
+            self.job = job = Download(listing)
             self.error = ""
-            self.thread = threading.Thread(target=self._run, name="download", daemon=True)
+            self.thread = threading.Thread(target=self._run, args=[job], name="download", daemon=True)
             self.thread.start()
 
-    def _run(self) -> None:
+    def _run(self, job: Download) -> None:
         try:
-            self.job.run()
+            job.run()
         except Cancelled:
             self.error = "Canceled. What was downloaded is kept: the next download continues from there."
         except CheckpointError as error:
@@ -219,10 +220,9 @@ class Downloads:
     def line(self) -> str:
         """Where it stands, as HTML; empty when nothing was downloaded."""
         job = self.job
-        listing = self.listing
         if job is None:
             return ""
-        name = f"{escape(title_of(listing.model))} {escape(listing.variant)}"
+        name = f"{escape(title_of(job.listing.model))} {escape(job.listing.variant)}"
         share = job.done / max(job.total, 1)
         if self.busy:
             state = "busy"

@@ -12,6 +12,7 @@ from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.api import register_api
 from pyramid.ui.errors import guard_events, problem
 from pyramid.ui.form import (
+    Form,
     build_advanced,
     build_extras,
     build_form,
@@ -20,11 +21,12 @@ from pyramid.ui.form import (
     build_sources,
     build_steps,
 )
-from pyramid.ui.guards import Look
+from pyramid.ui.guards import CLICKS as KNOWN_WORDS
+from pyramid.ui.guards import Look, in_place
 from pyramid.ui.live import build_live
 from pyramid.ui.markup import html, say
 from pyramid.ui.models import build_models
-from pyramid.ui.plans import build_plan
+from pyramid.ui.plans import PlanPart, build_plan
 from pyramid.ui.presets import (
     build_examples,
     build_presets,
@@ -108,20 +110,21 @@ def build(app: App) -> gr.Blocks:
 class Left:
     """The form with all that stands around its fields, and the buttons that start."""
 
+    form: Form
+    look: Look
+    examples: gr.HTML
+    sight: gr.HTML
+    plan: PlanPart
+    save: tuple[gr.Textbox, gr.Button]
+    generate: gr.Button
+
     def __init__(self, app: App):
         self.app = app
         self.queue = Queue(app)
 
     def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.Textbox, model: gr.Textbox) -> None:
         form, look = self.form, self.look
-        asked = [visitor, *form.components, *form.extras]
-        gr.on(
-            [self.generate.click, form.fields["prompt"].submit],
-            self.begin,
-            asked,
-            [form.fields["seed"], look.verdict],
-            **AS_SENT,
-        ).then(None, js=TO_THE_VIDEO)
+        self.wire_buttons([visitor, *form.components, *form.extras])
         changes = [field.change for field in form.components]
         gr.on(
             [page.load, pulse.change, *changes],
@@ -141,11 +144,24 @@ class Left:
             **QUIET,
         )
         self.plan.wire(page, form, pulse)
+        prompt = form.fields["prompt"]
+        look.counts.click(known_word, prompt, prompt, **QUIET)
         wire_sight(form, self.sight)
         wire_examples(form, self.examples)
-        wire_presets(form, page, *self.save, visitor)
+        wire_presets(form, page, self.save, visitor)
         wire_speed(form)
         self.queue.wire(form, visitor)
+
+    def wire_buttons(self, asked: list) -> None:
+        """What the whole form is sent to: `asked` are the visitor and all fields."""
+        form, look = self.form, self.look
+        gr.on(
+            [self.generate.click, form.fields["prompt"].submit],
+            self.begin,
+            asked,
+            [form.fields["seed"], look.verdict],
+            **AS_SENT,
+        ).then(None, js=TO_THE_VIDEO)
         self.queue.save.click(
             self.change,
             [self.queue.editing, *asked],
@@ -211,6 +227,11 @@ class Left:
         )
 
 
+def known_word(prompt: str, event: gr.EventData) -> str:
+    """The prompt with the word that was clicked, in place of the one that the model does not know."""
+    return in_place(prompt or "", str(event.word), str(event.known))
+
+
 def for_mode(mode: str) -> list[dict]:
     """More pictures where a picture is asked for, and what a still becomes whatever the format is."""
     note = "A still is saved as PNG" if mode == "still" else ""
@@ -221,7 +242,7 @@ def build_left(app: App) -> Left:
     left = Left(app)
     left.form = form = build_form(app)
     left.look = look = Look(app, form)
-    look.counts = html(look.counter.html(""), elem_id="counts")
+    look.counts = html(look.counter.html(""), js_on_load=KNOWN_WORDS, elem_id="counts")
     left.examples = build_examples(app)
     build_sources(form)
     left.sight = build_sight()

@@ -57,6 +57,7 @@ class PlanPart:
 
     def __init__(self, app: App):
         self.app = app
+        self.words: gr.HTML
         self.choice: gr.Dropdown | None = None
         self.quantize: gr.Dropdown | None = None
 
@@ -76,7 +77,7 @@ class PlanPart:
         ]
         events = [page.load, pulse.change, *decisive]
         gr.on(events, look, form.components, self.words, trigger_mode="always_last", **AS_SENT)
-        if self.choice is not None:
+        if self.choice is not None and self.quantize is not None:
             both = [self.choice, self.quantize]
             gr.on([page.load, pulse.change], self.chosen, None, both, trigger_mode="always_last", **QUIET)
             for part, act in (

@@ -6,6 +6,7 @@ Adding a TOML file adds a choice, with the next page that is opened.
 """
 
 import base64
+import random
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -22,6 +23,7 @@ from pyramid.presets import (
     speed_words,
 )
 from pyramid.settings import FAST, SettingsError
+from pyramid.text.vocabulary import Vocabulary
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.errors import shown_error
 from pyramid.ui.form import Form
@@ -35,17 +37,37 @@ TAUGHT = (
     "video_guidance_scale",
 )
 EXAMPLE_PICTURES = Path(__file__).resolve().parent.parent.parent / "assets" / "examples"
-EXAMPLES = [  # (prompt, picture of EXAMPLE_PICTURES to begin with)
-    ("a red ball moves to the right over a meadow", None),
-    ("a white heart grows over the sea", None),
-    ("a yellow star falls in front of the night sky", "star-night.png"),
-    ("a blue square rises over a desert", "square-desert.png"),
+EXAMPLES = [  # (name, prompt, picture of EXAMPLE_PICTURES to begin with)
+    ("Red ball", "a red ball moves to the right over a meadow", None),
+    ("White heart", "a white heart grows over the sea", None),
+    ("Falling star", "a yellow star falls in front of the night sky", "star-night.png"),
+    ("Blue square", "a blue square rises over a desert", "square-desert.png"),
 ]
 OTHER_EXAMPLES = [  # for the released weights, which know more of the world than shapes
-    ("A small boat sails on a calm lake at sunrise, mist over the water, slow camera pan", None),
-    ("Rain on a window at night, the lights of a city out of focus behind it", None),
-    ("A side profile shot of a woman with fireworks exploding in the distance beyond her", None),
+    (
+        "Boat at sunrise",
+        "A small boat sails on a calm lake at sunrise, mist over the water, slow camera pan",
+        None,
+    ),
+    ("Rain on a window", "Rain on a window at night, the lights of a city out of focus behind it", None),
+    ("Fireworks", "A side profile shot of a woman with fireworks exploding in the distance beyond her", None),
 ]
+SURPRISE = "surprise"
+SUBJECTS = (  # of a prompt for the released weights
+    "A red fox walks through fresh snow",
+    "A paper boat drifts down a narrow stream",
+    "An old steam train crosses a stone bridge",
+    "A hot air balloon rises over a valley",
+    "Waves roll slowly onto a black sand beach",
+    "A lighthouse stands above a rough sea",
+)
+SCENES = (
+    "mountains far behind it",
+    "mist close to the ground",
+    "tall grass in the wind",
+    "soft clouds above",
+)
+LIGHTS = ("golden light of the evening, slow camera pan", "pale morning light, the camera stands still")
 NAMED = {
     f"{kind}-{n}": example
     for kind, examples in (("shapes", EXAMPLES), ("world", OTHER_EXAMPLES))
@@ -58,12 +80,12 @@ NAMED = {
 
 
 def preset_choices(app: App) -> list[tuple[str, str]]:
-    """(label, name) of all presets; those for another model say so."""
+    """(label, name) of all presets that the loaded model can use."""
     choices = [("None", "")]
     for name in [*preset_names(), *preset_names(app.presets_folder)]:
         try:
-            other = needs(app, find_preset(name, app.presets_folder))
-            choices.append((f"{name} · {other}" if other else name, name))
+            if not needs(app, find_preset(name, app.presets_folder)):
+                choices.append((name, name))
         except SettingsError:
             choices.append((f"{name} · cannot be read", name))
     return choices
@@ -95,9 +117,10 @@ def build_save(form: Form) -> tuple[gr.Textbox, gr.Button]:
 
 
 def wire_presets(
-    form: Form, page: gr.Blocks, name: gr.Textbox, save: gr.Button, visitor: gr.BrowserState
+    form: Form, page: gr.Blocks, saving: tuple[gr.Textbox, gr.Button], visitor: gr.BrowserState
 ) -> None:
     app, choice = form.app, form.fields["preset"]
+    name, save = saving
 
     def choose(*values) -> list:
         v = form.values(*values)
@@ -151,7 +174,7 @@ def wire_speed(form: Form) -> None:
 # Examples
 
 
-def examples_of(app: App) -> dict[str, tuple[str, str | None]]:
+def examples_of(app: App) -> dict[str, tuple[str, str, str | None]]:
     """The examples for the loaded model, by names that stay theirs when another model is loaded."""
     kind = "shapes" if app.worker.start_from.model == "embedded" else "world"
     return {name: example for name, example in NAMED.items() if name.startswith(kind)}
@@ -160,16 +183,29 @@ def examples_of(app: App) -> dict[str, tuple[str, str | None]]:
 def examples_html(app: App) -> str:
     """A button for each example, with its picture where it begins with one."""
     chips = []
-    for name, (prompt, picture) in examples_of(app).items():
+    for name, (label, prompt, picture) in examples_of(app).items():
         inside = ""
         if picture:
             data = base64.b64encode((EXAMPLE_PICTURES / picture).read_bytes()).decode()
             inside = f'<img src="data:image/png;base64,{data}" alt="">'
         chips.append(
             '<button type="button" class="chip" '
-            f'data-example="{name}">{inside}<span>{escape(prompt)}</span></button>'
+            f'data-example="{name}" title="{escape(prompt)}">{inside}<span>{escape(label)}</span></button>'
         )
+    words = "Writes a prompt that this model can make something of"
+    chips.append(
+        f'<button type="button" class="chip" data-example="{SURPRISE}" title="{words}">'
+        "<span>Surprise me</span></button>"
+    )
     return f'<div class="chips" role="group" aria-label="Examples">{"".join(chips)}</div>'
+
+
+def surprise(app: App) -> str:
+    """A prompt that the loaded model can make something of, another one each time."""
+    vocabulary = Vocabulary.of(app.worker.checkpoint.details)
+    written = vocabulary.surprise() if vocabulary else ""
+    parts = (SUBJECTS, SCENES, LIGHTS)
+    return written or ", ".join(random.choice(part) for part in parts)
 
 
 CLICKS = """element.addEventListener("click", (event) => {
@@ -184,9 +220,11 @@ def build_examples(app: App) -> gr.HTML:
 
 def wire_examples(form: Form, chips: gr.HTML) -> None:
     def take(event: gr.EventData) -> list:
+        if event.example == SURPRISE:
+            return [surprise(form.app), "text", gr.skip()]
         if event.example not in NAMED:  # a page that was opened before the program was updated
             raise failure("there is no such example any more: load the page anew")
-        prompt, picture = NAMED[event.example]
+        _, prompt, picture = NAMED[event.example]
         path = str(EXAMPLE_PICTURES / picture) if picture else None
         return [prompt, "image" if path else "text", *([path] if path else [gr.skip()])]
 

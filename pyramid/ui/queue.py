@@ -59,6 +59,13 @@ def row(job: Job, place: int, count: int) -> str:
 class Queue:
     """The list, and the job that is being changed in the form."""
 
+    list: gr.HTML
+    editing: gr.State
+    banner: gr.Row
+    words: gr.HTML
+    save: gr.Button
+    cancel: gr.Button
+
     def __init__(self, app: App):
         self.app = app
 

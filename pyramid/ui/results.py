@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -40,6 +41,16 @@ GRID_JS, GRID_CSS = ((ASSETS / name).read_text(encoding="utf-8") for name in ("r
 
 class Results:
     """The part of the page; its components are made by `build_results`."""
+
+    search: gr.Textbox
+    favorites: gr.Checkbox
+    file: gr.File
+    notes: gr.HTML
+    compare: gr.HTML
+    detail: gr.HTML
+    grid: gr.HTML
+    view: gr.State
+    sent: gr.State
 
     def __init__(self, app: App):
         self.app = app
@@ -225,9 +236,9 @@ def begin_with(results: Results, form: Form, job: Job, kind: str) -> tuple[list,
     frames = start.num_frames if found.settings.num_frames == 1 else found.settings.num_frames
     if frames == 1:
         raise ValueError("The loaded model makes still images only: load another one under Models.")
-    settings = replace(found.settings, num_frames=frames, seed=None, **{kind: job.path.name})
-    files = {"picture": job.path} if kind == "image" else {"video": job.path}
-    found = replace(found, settings=settings, **files)
+    named: dict[str, Any] = {kind: job.result.name, "num_frames": frames, "seed": None}
+    files: dict[str, Any] = {"picture" if kind == "image" else "video": job.result}
+    found = replace(found, settings=replace(found.settings, **named), **files)
     return fill(form, found), found
 
 
@@ -283,13 +294,13 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
         )
     if len(written(app, job)) >= MAX_EXPORTS:
         raise ValueError(f"{MAX_EXPORTS} files were exported from this result already: no more can be kept.")
-    as_it_is = kind == "mp4" and job.path.suffix == ".mp4" and quality <= job.output.quality
+    as_it_is = kind == "mp4" and job.result.suffix == ".mp4" and quality <= job.output.quality
     with one_at_a_time:
         return export(
-            job.path,
+            job.result,
             kind,
             exports_of(app, job) / f"{name}{KINDS[kind][0]}",
-            keep=asked.get("keep"),
+            keep=asked.get("keep", ""),
             quality=None if as_it_is else quality,
             estimates=load_estimates(app.store.units_of(job)),
         )

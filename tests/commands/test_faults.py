@@ -11,15 +11,17 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 
 import pytest
 import torch
 from PIL import Image
 
-from pyramid.commands import cli
+from pyramid.commands import cli, console
 from pyramid.events import Notice, Preview
 from pyramid.generate.pipeline import PyramidFlowPipeline
+from pyramid.jobs.recorder import Recorder
 from pyramid.media.files import ffmpeg
 from pyramid.media.video_reader import read_video
 
@@ -288,14 +290,23 @@ def test_a_folder_that_cannot_be_written(generate, disk):
     )
 
 
-def test_a_full_disk_leaves_nothing_under_a_final_name_and_the_run_can_go_on(generate, disk, capfd):
-    folder = disk("size=44k")
+def test_a_run_waits_for_a_full_disk_and_goes_on_with_what_is_finished(generate, disk, monkeypatch):
+    folder = disk("size=320k")
+    said = []
+
+    def waiting(self, why):
+        said.append((why, [path.name for path in folder.glob("[!.]*.mp4")]))
+        threading.Timer(1, disk, ["size=9m"]).start()  # somebody frees some space
+
+    monkeypatch.setattr(console.Display, "waiting", waiting)
+    fill = folder / "fill"
+    monkeypatch.setattr(
+        Recorder, "_keep", lambda *a, keep=Recorder._keep: (fill.write_bytes(bytes(2**17)), keep(*a))
+    )
     code, error, files = generate(output=folder)
-    assert code == 1 and "No space left on device" in error
-    assert not [name for name in files if name.endswith((".mp4", ".png"))], files
-    disk("size=4m")
-    assert cli.main(["resume", "--output", str(folder)]) == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["a-red-ball-5.mp4"]
+    assert (code, error) == (0, "") and files == ["a-red-ball-5.mp4", "fill"]
+    assert len(said) == 1 and not said[0][1]  # nothing half-written under its final name
+    assert "No space left on device: free some space there" in said[0][0]
     assert len(read_video(folder / "a-red-ball-5.mp4", 64, 64, fps=8, num_frames=99)) == 25
 
 

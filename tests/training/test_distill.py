@@ -106,6 +106,23 @@ def test_the_command_makes_a_variant_that_generates(family, tmp_path, capsys):
     assert len(student("a red ball", num_frames=9, seed=1).frames[0]) == 9
 
 
+@pytest.mark.parametrize("family", ["miniflux", "sd3"])
+def test_a_lora_is_trained_alone_and_is_in_the_weights_at_the_end(family, tmp_path):
+    teacher = make_checkpoint(tmp_path / "teacher", family, variant="384p")
+    pipe = PyramidFlowPipeline.from_pretrained(teacher)
+    prompts = distill.Prompts(pipe, ["a red ball"], "")
+    recipe = Recipe("tiny", distill=DistillRecipe(**QUICK, steps=2, lora_rank=2, learning_rate=0.1))
+    run = distill.Distillation(recipe, pipe, prompts, tmp_path / "run")
+    trained = {name.rsplit(".", 3)[0] for name, p in run.student.named_parameters() if p.requires_grad}
+    assert all("blocks" in name for name in trained) and len(trained) > 10
+    run.loop.run(run.step)
+    made = run.finished(tmp_path / "run").state_dict()
+    before = pipe.transformer.state_dict()
+    assert made.keys() == before.keys() and (tmp_path / "run" / "pytorch_lora_weights.safetensors").is_file()
+    changed = {name for name, value in made.items() if not torch.equal(value, before[name])}
+    assert changed and all("blocks" in name and name.endswith("weight") for name in changed)
+
+
 def test_a_run_that_was_interrupted_ends_where_a_whole_one_does(tmp_path):
     teacher = make_checkpoint(tmp_path / "teacher")
     settings = DistillRecipe(**QUICK, own_from=0.5, own=1.0, muon=False, steps=4)

@@ -181,9 +181,10 @@ def test_an_example_is_the_one_that_was_clicked_whatever_model_is_loaded(app, mo
     take = handler(blocks, "take")
     for model in ("embedded", "miniflux"):
         load(model)
-        for name, (prompt, picture) in presets.NAMED.items():
+        for name, (_, prompt, picture) in presets.NAMED.items():
             taken = take(gr.EventData(None, {"example": name}))
             assert taken[:2] == [prompt, "image" if picture else "text"]
+    assert take(gr.EventData(None, {"example": presets.SURPRISE}))[0]
     shown = presets.examples_html(app)
     assert 'data-example="world-0"' in shown and 'data-example="shapes-0"' not in shown
     with pytest.raises(gr.Error, match="load the page anew"):

@@ -319,11 +319,10 @@ def test_presets_fill_the_form_and_are_saved(page, server):
     expect(page.get_by_role("option", name="mine")).to_be_visible()
 
 
-def test_a_preset_for_another_model_says_so_and_changes_nothing(page):
+def test_a_preset_for_another_model_is_not_offered(page):
     page.locator("#preset input").click()
-    page.get_by_role("option", name="released-384p").click()
-    expect(toast(page)).to_contain_text("miniflux 384p")
-    expect(page.locator("#first-1 input")).to_have_value("2")
+    expect(page.get_by_role("option", name="quick")).to_be_visible()
+    expect(page.get_by_role("option", name="released-384p")).to_have_count(0)
 
 
 def test_the_pyramid_follows_its_controls(page):
@@ -336,9 +335,10 @@ def test_the_pyramid_follows_its_controls(page):
 
 def test_tokens_are_counted_and_what_is_cut_is_shown(page):
     page.get_by_label("Prompt", exact=True).fill(BALL)
-    expect(page.locator("#counts")).to_contain_text("/77")
+    expect(page.locator("#counts")).not_to_contain_text("/77")
     page.get_by_label("Prompt", exact=True).fill("ball " * 100)
     expect(page.locator("#counts .cut").first).to_contain_text("does not read")
+    expect(page.locator("#counts .over").first).to_contain_text("/77 tokens")
 
 
 @pytest.mark.parametrize(

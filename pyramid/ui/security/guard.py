@@ -240,7 +240,7 @@ class Guard:
         """The clip of a running job's finished units."""
         live = self.page.worker.live
         path = live.growing if live else None
-        return path if path and parts == [live.job.id, path.name] and path.is_file() else None
+        return path if live and path and parts == [live.job.id, path.name] and path.is_file() else None
 
     def may_leave(self, wanted: str) -> Path | None:
         """The file of a path, if it may be served: one that Gradio keeps for the page (uploads, copies), or,

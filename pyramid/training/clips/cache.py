@@ -1,0 +1,269 @@
+"""Latents and text features of a list, made once: safetensors shards, resumable, by one process or several.
+
+    cache = Cache.open(folder, about)                                     # ValueError when of other weights
+    fill_cache(cache, listing, encode, share=(rank, processes))           # what is there is not made again
+    for entry in cache.entries(): latents = cache.read(entry)             # Stored
+
+A shard holds, of each item, the mean and the deviation of the autoencoder's posterior as it makes them (not
+normalized), and the text encoders' features of each caption and of the empty one. `index-*.jsonl` says where
+each is, by name, and which items were broken. The reference's `.pt` files stand in for what they hold.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pyramid.training.clips.lists import Listing
+from pyramid.training.clips.sample import Broken, BrokenItem, Sample
+
+ABOUT = "cache.json"
+SHARD_BYTES = 2**28  # of a shard, about
+NOTHING = "nothing"  # the name of the empty caption's features
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One item: latents `(c, t, h, w)` as mean and deviation, and for each caption its text."""
+
+    mean: Tensor
+    deviation: Tensor | None  # None: only a sample of the posterior is known
+    texts: tuple["Text", ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A caption as the transformer reads it: states `(l, d)` without padding, and the pooled vector."""
+
+    states: Tensor
+    pooled: Tensor
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an item lies, and its shape: units, height and width in latents."""
+
+    name: str
+    shard: str
+    key: str
+    kind: str
+    shape: tuple[int, int, int]
+    captions: int
+
+
+@dataclass
+class Cache:
+    """A folder of shards."""
+
+    folder: Path
+    broken: dict[str, str] = field(default_factory=dict)  # name -> reason
+    _places: dict[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path, about: dict[str, Any]) -> "Cache":
+        """The cache in a folder, which is made. ValueError where it holds what other weights have made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / ABOUT
+        wanted = json.loads(json.dumps(about))
+        if path.is_file():
+            there = json.loads(path.read_text(encoding="utf-8"))
+            if odd := [key for key in wanted if there.get(key) != wanted[key]]:
+                raise ValueError(
+                    f"the cache in {folder} was made with another {', '.join(odd)}: delete it, or give "
+                    "another --output"
+                )
+        else:
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            os.replace(part, path)
+        return cls(folder)._load()
+
+    def _load(self) -> "Cache":
+        self.broken, self._places = {}, {}
+        for index in sorted(self.folder.glob("index-*.jsonl")):
+            for line in index.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:  # the line that an end cut off
+                    break
+                if "broken" in row:
+                    self.broken[row["name"]] = row["broken"]
+                else:
+                    row["shape"] = tuple(row["shape"])
+                    self._places[row["name"]] = Entry(**row)
+        return self
+
+    def entries(self) -> list[Entry]:
+        """All items, by their names: the same order whoever made them."""
+        self._load()
+        return [self._places[name] for name in sorted(self._places) if name != NOTHING]
+
+    def knows(self, name: str) -> bool:
+        """Whether an item was made, or found to be broken."""
+        return name in self._places or name in self.broken
+
+    def read(self, entry: Entry) -> Stored:
+        """An item, as float32."""
+        with safe_open(self.folder / entry.shard, framework="pt") as file:
+            names = set(file.keys())
+
+            def get(part: str) -> Tensor:
+                return file.get_tensor(f"{entry.key}.{part}").float()
+
+            deviation = get("deviation") if f"{entry.key}.deviation" in names else None
+            texts = tuple(
+                Text(get(f"text{number}"), get(f"pooled{number}")) for number in range(entry.captions)
+            )
+            return Stored(get("mean"), deviation, texts)
+
+    def nothing(self) -> Text:
+        """The features of the empty caption."""
+        return self.read(self._places[NOTHING]).texts[0]
+
+
+class ShardWriter:
+    """Collects items and writes them when there are enough; what was not written is made again."""
+
+    def __init__(self, cache: Cache, rank: int):
+        self.cache, self.rank = cache, rank
+        self.tensors: dict[str, Tensor] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.bytes = 0
+        there = [path.stem.rpartition("-")[2] for path in cache.folder.glob(f"shard-{rank}-*.safetensors")]
+        used = {entry.shard for entry in cache._places.values()}
+        numbers = [int(number) for number in there if f"shard-{rank}-{number}.safetensors" in used]
+        self.number = max(numbers, default=-1) + 1
+
+    def add(self, name: str, kind: str, item: Stored) -> None:
+        """One more item."""
+        key = str(len(self.rows))
+        self.tensors[f"{key}.mean"] = item.mean.to(torch.bfloat16).contiguous()
+        if item.deviation is not None:
+            self.tensors[f"{key}.deviation"] = item.deviation.to(torch.bfloat16).contiguous()
+        for number, text in enumerate(item.texts):
+            self.tensors[f"{key}.text{number}"] = text.states.to(torch.bfloat16).contiguous()
+            self.tensors[f"{key}.pooled{number}"] = text.pooled.to(torch.bfloat16).contiguous()
+        shape = [*item.mean.shape[1:]]
+        row = {"name": name, "shard": self._shard, "key": key, "kind": kind, "shape": shape}
+        self.rows.append(row | {"captions": len(item.texts)})
+        self.bytes = sum(tensor.numel() * 2 for tensor in self.tensors.values())
+        if self.bytes > SHARD_BYTES:
+            self.write()
+
+    def broken(self, name: str, reason: str) -> None:
+        """An item that cannot be used."""
+        self._note([{"name": name, "broken": reason}])
+
+    @property
+    def _shard(self) -> str:
+        return f"shard-{self.rank}-{self.number}.safetensors"
+
+    def write(self) -> None:
+        """Bring what was collected to the disk: the shard first, then the lines that name it."""
+        if not self.rows:
+            return
+        path = self.cache.folder / self._shard
+        part = path.with_suffix(".part")
+        save_file(self.tensors, part)
+        os.replace(part, path)
+        self._note(self.rows)
+        self.tensors, self.rows, self.bytes, self.number = {}, [], 0, self.number + 1
+
+    def _note(self, rows: list[dict[str, Any]]) -> None:
+        path = self.cache.folder / f"index-{self.rank}.jsonl"
+        with path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line that an end cut off
+                    file.write(b"\n")
+            for row in rows:
+                file.write(json.dumps(row).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def fill_cache(
+    cache: Cache,
+    listing: Listing,
+    encode: Callable[[Sample], Stored],
+    nothing: Callable[[], Text],
+    *,
+    share: tuple[int, int] = (0, 1),
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Encode what the cache does not have yet. `share`: this process and how many there are.
+
+    Broken items are told by name and noted; `encode` raises BrokenItem for them.
+    """
+    rank, processes = share
+    writer = ShardWriter(cache, rank)
+    if rank == 0 and not cache.knows(NOTHING):
+        text = nothing()
+        writer.add(NOTHING, "text", Stored(torch.zeros(1, 0, 0, 0), None, (text,)))
+    for place, item in enumerate(listing):
+        if place % processes != rank or cache.knows(item.name):
+            continue
+        try:
+            if isinstance(item, Broken):
+                raise BrokenItem(item.reason)
+            if not item.captions:
+                raise BrokenItem("no caption")
+            stored = encode(item)
+        except BrokenItem as error:
+            say(f"skipped: {item.name}: {error.reason}")
+            writer.broken(item.name, error.reason)
+            continue
+        writer.add(item.name, item.kind, stored)
+    writer.write()
+
+
+def check_broken(cache: Cache, most: float) -> None:
+    """ValueError, with the reasons, where more than the share `most` of the items is unusable."""
+    usable, broken = len(cache.entries()), len(cache.broken)
+    if not usable or broken > most * (usable + broken):
+        reasons = ", ".join(
+            f"{reason} {count}" for reason, count in Counter(cache.broken.values()).most_common()
+        )
+        raise ValueError(
+            f"{broken} of {usable + broken} items cannot be used ({reasons or 'the list is empty'}), more "
+            f"than the share {most:g} of [data] most_broken: data doctor says which"
+        )
+
+
+# -- the reference's files
+def reference_latent(path: Path) -> Tensor:
+    """A latent that the reference's extractor has written, `(c, t, h, w)`: a sample, not normalized.
+
+    Raises BrokenItem.
+    """
+    latent = _weights_only(path)
+    if not isinstance(latent, Tensor) or latent.ndim != 5 or latent.shape[0] != 1:
+        raise BrokenItem("damaged latent", f"{path.name} holds no latent (1, c, t, h, w)")
+    return latent[0].float()
+
+
+def reference_text(path: Path) -> Text:
+    """Text features that the reference's extractor has written. Raises BrokenItem."""
+    table = _weights_only(path)
+    try:
+        states, mask = table["prompt_embed"][0].float(), table["prompt_attention_mask"][0]
+        return Text(states[mask.bool()], table["pooled_prompt_embed"][0].float())
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise BrokenItem("damaged text features", f"{path.name} holds no text features") from None
+
+
+def _weights_only(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise BrokenItem("missing", f"{path} is not there") from None
+    except Exception as error:  # of a pickle that is none, or holds more than tensors
+        raise BrokenItem("damaged latent", f"{path.name} cannot be read: {error}") from None

@@ -1,0 +1,175 @@
+"""Recipes of training on clips: TOML files, read strictly, one table for each subject.
+
+    recipe = load_clip_recipe("presets/training/clips-384p.toml")
+    recipe.data.sizes, recipe.train.stage_shares
+
+The defaults are the published values of the video phases (arXiv 2410.05954, appendix B) where there are any.
+"""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyramid.settings import TRAINED_STAGES, frames_of, size_grid, units_of
+from pyramid.training.clips.buckets import BUCKETS, Size
+from pyramid.training.clips.reading import Wanted
+from pyramid.training.recipe import read_table
+
+PRECISIONS = ("no", "bf16")
+OPTIMIZERS = ("adamw", "adamw8bit")
+FAMILY_NAMES = ("miniflux", "sd3")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What clips are brought to. `buckets` names the published sizes; `width` and `height` stand for one size
+    of one's own. `images`: the share of steps that are on pictures, where the list has any. `most_broken`:
+    the share of items that may be unusable before the run is refused.
+    """
+
+    buckets: str = "384p"
+    width: int = 0
+    height: int = 0
+    fps: float = 24.0
+    frames: int = 121
+    images: float = 0.125
+    cuts: bool = True
+    most_broken: float = 0.1
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(width, height) of each bucket, in pixels."""
+        return ((self.width, self.height),) if self.width else BUCKETS[self.buckets]
+
+    @property
+    def wanted(self) -> Wanted:
+        """How samples are read."""
+        return Wanted(self.fps, self.frames, self.sizes, cuts=self.cuts)
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """The transformer of a training from nothing, `parts`: the checkpoint whose autoencoder and text encoders
+    are used (those of `--from` when it is empty), and the variant's name of what comes out.
+    """
+
+    family: str = "miniflux"
+    parts: str = ""
+    variant: str = "384p"
+    layers: int = 8
+    single_layers: int = 16
+    heads: int = 30
+    head_dim: int = 64
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """How it is trained. `batch` counts samples of a step over all processes, `micro` those of one forward.
+
+    `stage_shares` are samples of each stage, coarsest first (1:2:1 as the reference has it, the paper says
+    even). `temporal_pyramid` off: all units are denoised at once, with no history and no causality.
+    `spatial_pyramid` off: one stage, at full resolution. A step whose loss is `worst_loss` or more, or no
+    number, is skipped; three in a row end the run.
+    """
+
+    steps: int = 100_000
+    batch: int = 64
+    micro: int = 4
+    stage_shares: tuple[int, ...] = (1, 2, 1)
+    temporal_pyramid: bool = True
+    spatial_pyramid: bool = True
+    history_noise: float = 1 / 3
+    text_dropout: float = 0.1
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-4
+    betas: tuple[float, ...] = (0.9, 0.95)
+    eps: float = 1e-6
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    warm_up: int = 1000
+    ema_decay: float = 0.999
+    worst_loss: float = 2.0
+    precision: str = "bf16"
+    gradient_checkpointing: bool = True
+    save_every: int = 500
+    sample_every: int = 0
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """The LoRA of `train lora`: its rank, alpha, and the layers by the ends of their names."""
+
+    rank: int = 16
+    alpha: int = 16
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """Everything that a training on clips needs."""
+
+    name: str
+    seed: int = 42
+    data: DataRecipe = field(default_factory=DataRecipe)
+    network: NetworkRecipe = field(default_factory=NetworkRecipe)
+    train: TrainRecipe = field(default_factory=TrainRecipe)
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
+
+    @property
+    def stages(self) -> int:
+        """Resolutions of the pyramid."""
+        return TRAINED_STAGES if self.train.spatial_pyramid else 1
+
+
+def load_clip_recipe(path: str | Path) -> ClipRecipe:
+    """Read a recipe. ValueError names the file, the key, and what is allowed there."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ValueError(
+            f"There is no recipe {path}: {error.strerror}. Recipes are in presets/training."
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    recipe: ClipRecipe = read_table(ClipRecipe, table, str(path))
+    if problem := _problem(recipe):
+        raise ValueError(f"{path}: {problem}")
+    return recipe
+
+
+def _problem(recipe: ClipRecipe) -> str:
+    """What cannot work in a recipe, "" when all can."""
+    data, train = recipe.data, recipe.train
+    grid = size_grid(recipe.stages)
+    checks: list[tuple[bool, str, Any]] = [
+        (data.buckets in BUCKETS, f"[data] buckets must be {' or '.join(BUCKETS)}", data.buckets),
+        (bool(data.width) == bool(data.height), "[data] give width and height, or neither", data.width),
+        (
+            not (data.width % grid or data.height % grid),
+            f"[data] sizes must be multiples of {grid}",
+            data.width,
+        ),
+        (data.frames == frames_of(units_of(data.frames)) >= 1, "[data] frames must be 1 + 8k", data.frames),
+        (data.fps > 0, "[data] fps must be above 0", data.fps),
+        (0 <= data.images <= 1, "[data] images is a share, 0 to 1", data.images),
+        (0 <= data.most_broken <= 1, "[data] most_broken is a share, 0 to 1", data.most_broken),
+        (recipe.network.family in FAMILY_NAMES, "[network] family: miniflux or sd3", recipe.network.family),
+        (train.optimizer in OPTIMIZERS, f"[train] optimizer: {' or '.join(OPTIMIZERS)}", train.optimizer),
+        (train.precision in PRECISIONS, f"[train] precision: {' or '.join(PRECISIONS)}", train.precision),
+        (
+            min(train.steps, train.batch, train.micro) >= 1,
+            "[train] steps, batch, micro are 1 or more",
+            train.batch,
+        ),
+        (len(train.betas) == 2, "[train] betas are two numbers", train.betas),
+        (
+            recipe.stages == 1 or (len(train.stage_shares) == recipe.stages and sum(train.stage_shares) > 0),
+            f"[train] stage_shares needs {recipe.stages} numbers",
+            train.stage_shares,
+        ),
+        (recipe.lora.rank >= 1 and bool(recipe.lora.targets), "[lora] rank and targets", recipe.lora.rank),
+    ]
+    return next((f"{words}, not {value!r}" for good, words, value in checks if not good), "")
