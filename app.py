@@ -17,9 +17,12 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyramid.commands.cli import Parser
@@ -37,6 +40,7 @@ from pyramid.settings import (
     flag_of,
 )
 
+KNOWN_WITHIN = 3.0  # seconds that a name to listen at may take to be found
 LEAVING = 2.4  # seconds that the page, the job and the model have to end
 ROOT = Path(__file__).resolve().parent
 # Limits where others can come in; None: the pixels of the largest size that the model was trained for.
@@ -174,23 +178,36 @@ def serve(options: argparse.Namespace) -> int:
 
     check_limits(options)
     check_machine(options)
+    check_listen(options.listen)
     open_to_others = check_door(
         options.listen, share=options.share, public=options.public, auth_file=options.auth_file
     )
     accounts = read_accounts(options.auth_file) if options.auth_file else None
     if options.mcp and importlib.util.find_spec("mcp") is None:
         raise ValueError("--mcp needs an extra of gradio: run .venv/bin/python -m pip install 'gradio[mcp]'")
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as of who was told to outlive its terminal
-            signal.signal(number, interrupt)
     keep_uploads_apart(options.output_dir)
     begin = threading.Event()
-    app = make_app(options, not open_to_others and accounts is None, begin)
+    with interrupted_by_signals():
+        app = make_app(options, not open_to_others and accounts is None, begin)
+        try:
+            return show(app, options, accounts, begin)
+        finally:
+            if app.worker.close(LAST_STEP):
+                app.store.close()
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Whatever ends a program ends this one in order, see `interrupt`."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as of who was told to outlive its terminal
+            signal.signal(number, interrupt)
     try:
-        return show(app, options, accounts, begin)
+        yield
     finally:
-        if app.worker.close(LAST_STEP):
-            app.store.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def interrupt(number, frame):
@@ -235,11 +252,44 @@ def check_machine(options: argparse.Namespace) -> None:
 
     if options.port is not None and not 1 <= options.port <= 65535:
         raise ValueError(f"--port {options.port}: give 1 to 65535, or leave it out for a free one from 7860")
+    for name in ("GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS"):
+        value = os.environ.get(name)
+        if value and not value.isdecimal():
+            raise ValueError(f"{name} = {value!r}: the variable holds a whole number, or is not set")
     check_choice("--memory", options.memory, ("auto", *NAMES))
     try:
         check_value("device", options.device)
     except SettingsError as error:
         raise ValueError(error.told(flag_of)) from error
+
+
+def check_listen(address: str) -> None:
+    """ValueError where a page cannot be at `address`: none, an unknown name, or another machine's."""
+    name = address.strip("[]")
+    found: list[tuple] = []
+
+    def ask() -> None:
+        with suppress(OSError, UnicodeError, ValueError):
+            found.extend(socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM))
+
+    # Where no name server answers, the system goes on asking for a long time.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(KNOWN_WITHIN)
+    if not found:
+        raise ValueError(
+            f"--listen {address}: this is no address and no name of this machine; use 0.0.0.0 or :: for all "
+            "of its addresses, or leave it out for this machine alone"
+        )
+    family, *_, place = found[0]
+    with socket.socket(family, socket.SOCK_STREAM) as tried:
+        try:
+            tried.bind(place)
+        except OSError as error:
+            raise ValueError(
+                f"--listen {address}: this machine cannot be reached there ({error.strerror}); use "
+                "0.0.0.0 or :: for all of its addresses, or leave it out for this machine alone"
+            ) from None
 
 
 def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):

@@ -188,7 +188,11 @@ def nvidia_driver() -> tuple[int, int] | None:
     if answer.returncode:
         return None
     found = re.search(r"CUDA[\w ]* Version:\s*(\d+)\.(\d+)", answer.stdout)
-    return (int(found[1]), int(found[2])) if found else CUDA_BUILDS[-1]
+    if found is None:
+        oldest = CUDA_BUILDS[-1]
+        say(f"note: nvidia-smi does not say which CUDA its driver runs: {oldest[0]}.{oldest[1]} is taken")
+        return oldest
+    return int(found[1]), int(found[2])
 
 
 def torch_here() -> str | None:

@@ -33,9 +33,9 @@ def program(folder: Path, *arguments: str, **environment: str):
             process.kill()
 
 
-def end(process: subprocess.Popen) -> str:
-    """End it as a system does; the rest of what it printed."""
-    process.send_signal(signal.SIGTERM)
+def end(process: subprocess.Popen, number: int = signal.SIGTERM) -> str:
+    """End it as a system does, or by another signal; the rest of what it printed."""
+    process.send_signal(number)
     rest = process.stdout.read()
     assert process.wait(120) in (0, 130)
     return rest

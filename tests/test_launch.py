@@ -52,14 +52,16 @@ def test_the_newest_build_that_the_driver_runs_is_tried_first_and_pips_own_sourc
         ("echo '| NVIDIA-SMI 580.82  Driver Version: 580.82  CUDA Version: 13.0 |'", (13, 0)),
         ("echo '| NVIDIA-SMI 600.10  KMD Version: 600.10  CUDA UMD Version: 13.2 |'", (13, 2)),
         ("echo 'NVIDIA-SMI has failed'; exit 9", None),
+        ("echo '| NVIDIA-SMI 470.82  Driver Version: 470.82  CUDA Version: N/A |'", (12, 6)),
     ],
 )
-def test_the_card_is_what_nvidia_smi_says(tmp_path, monkeypatch, script, driver):
+def test_the_card_is_what_nvidia_smi_says(tmp_path, monkeypatch, capsys, script, driver):
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert launch.nvidia_driver() == driver
+    assert ("nvidia-smi does not say" in capsys.readouterr().out) == ("N/A" in script)
 
 
 def test_without_nvidia_smi_there_is_no_card(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
@@ -66,7 +67,7 @@ def examine(output: Path) -> list[Finding]:
     """All findings, most important first."""
     return [
         python_and_torch(),
-        card(nvidia_driver()),
+        nvidia_card(),
         *memory(),
         disk(output),
         writable(output),
@@ -99,12 +100,24 @@ def nvidia_driver() -> dict[str, str] | None:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    words = [word.strip() for word in done.stdout.splitlines()[0].split(",")] if done.stdout.strip() else []
-    return (
-        dict(zip(("driver", "name", "capability"), words, strict=False))
-        if done.returncode == 0 and words
-        else None
-    )
+    return driver_of(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
+
+
+def driver_of(said: str) -> dict[str, str]:
+    """The first card of what nvidia-smi says. ValueError for anything else than a card's line."""
+    line = said.strip().splitlines()[0]
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)+)\s*,\s*(.+?)\s*,\s*(\d+\.\d+|\[?N/A\]?)\s*", line)
+    if found is None:
+        raise ValueError(f"nvidia-smi says {line[:80]!r}, where driver, name and capability are expected")
+    return dict(zip(("driver", "name", "capability"), found.groups(), strict=True))
+
+
+def nvidia_card() -> Finding:
+    """The graphics card; a tool of its driver that cannot be understood is a finding too."""
+    try:
+        return card(nvidia_driver())
+    except ValueError as error:
+        return Finding("card", AMBER, str(error), "run nvidia-smi by hand: the driver may be damaged")
 
 
 def card(driver: dict[str, str] | None) -> Finding:

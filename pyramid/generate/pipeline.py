@@ -44,7 +44,7 @@ from pyramid.generate.arguments import Loading, check_saving, unexpected
 from pyramid.generate.guidance import Control, Guidance, GuidedModel, Prompt, blend
 from pyramid.generate.latents import denormalize, normalize
 from pyramid.generate.lora import adapters_of, name_of, read_lora
-from pyramid.generate.precision import Guarded
+from pyramid.generate.precision import Guarded, check_weights
 from pyramid.generate.request import (
     CALLBACK_TENSORS,
     Inputs,
@@ -459,6 +459,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
             vae_latents = denormalize(unit.latents, self.scales, first=unit.index == 0)
             video = decoder(vae_latents.to(self.placement.vae_device, self.vae.dtype)).float()
             if not torch.isfinite(video).all():  # it would be black
+                check_weights(self.vae, "autoencoder")
                 raise FloatingPointError(
                     f"Unit {unit.index} overflows in {self.vae.dtype} when it is decoded."
                 )

@@ -55,16 +55,34 @@ class Guarded:
         narrow = dtype_name(model.prompt.embeds.dtype)
         with in_float32(model.transformer) as dtype:
             if dtype is None:
+                check_weights(model.transformer, "transformer")
                 raise FloatingPointError(f"The model overflows in {narrow}: use bfloat16 or float32.")
             negative = model.negative and model.negative.to(dtype)
             wide = replace(model, prompt=model.prompt.to(dtype), negative=negative)
             velocity = wide.stage(unit, stage, history, x)(x, timestep)
+            if not torch.isfinite(velocity).all():
+                check_weights(model.transformer, "transformer")
         name = dtype_name(dtype)
         if not torch.isfinite(velocity).all():
             raise FloatingPointError(
                 f"The model overflows in {narrow} and in {name} too: its weights are damaged."
             )
         return velocity, f"{narrow} overflowed, so this step was taken in {name}"
+
+
+def check_weights(model: torch.nn.Module, what: str) -> None:
+    """Raises FloatingPointError where weights themselves hold a NaN or an infinity: no dtype helps then."""
+    bad = []
+    for name, weight in model.named_parameters():
+        plain = weight.is_floating_point() and weight.element_size() > 1 and not weight.is_meta
+        if plain and not torch.isfinite(weight).all():
+            bad.append(name)
+    if bad:
+        more = f" and {len(bad) - 1} others" if len(bad) > 1 else ""
+        raise FloatingPointError(
+            f"The {what}'s weights hold NaN or infinity ({bad[0]}{more}): the checkpoint is damaged, or its "
+            "training failed. Take an earlier one, or download it again."
+        )
 
 
 @contextmanager

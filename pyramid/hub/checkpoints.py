@@ -39,6 +39,7 @@ from pyramid.settings import FAST, MODELS, Variant, at_home, variant_of
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
 WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of them is enough
 COUNTS = (
     "num_attention_heads",
@@ -339,7 +340,28 @@ def weight_files(folder: Path) -> list[Path]:
                 return [folder / shard for shard in sorted(set(shards.values()))]
             if (folder / f"{name}.{ending}").is_file():
                 return [folder / f"{name}.{ending}"]
-    raise CheckpointError(f"{folder.name} has no weights: {WEIGHTS[0]}.safetensors, for example")
+    raise CheckpointError(_no_weights(folder))
+
+
+def _no_weights(folder: Path) -> str:
+    """Why a folder has no weights that can be read, by what else lies in it."""
+    forms = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+    there = sorted(path.name for path in folder.iterdir() if path.suffix in forms)
+    for name in there:
+        stem, _, middle = Path(name).stem.partition(".")
+        if stem in WEIGHTS and middle and Path(name).suffix in forms[:2]:
+            plain = f"{stem}{Path(name).suffix}"
+            return (
+                f"{folder.name} has its weights as {name}, a variant's name of diffusers, which is not "
+                f"read: rename the file to {plain} (of several, all, and in their index)"
+            )
+    example = f"{WEIGHTS[0]}.safetensors"
+    if there:
+        return (
+            f"{folder.name} has {', '.join(there[:3])}, but no weights under a name that is read: save them "
+            f"as {example}, as save_pretrained does"
+        )
+    return f"{folder.name} has no weights: {example}, for example"
 
 
 def check_weights(path: Path) -> list[str]:
@@ -353,7 +375,11 @@ def check_weights(path: Path) -> list[str]:
         return [f"{where} is a Git LFS pointer, not the weights: run git lfs pull, or download the model"]
     if path.suffix == ".bin":
         # torch.save writes a zip archive, whose table of contents comes last: a truncated file has none.
-        return [] if zipfile.is_zipfile(path) else [f"{where} is truncated or damaged; download it again"]
+        # Before torch 1.6 it wrote pickles one after the other, of which only reading tells whether all are
+        # there.
+        if zipfile.is_zipfile(path) or start.startswith(LEGACY):
+            return []
+        return [f"{where} is truncated or damaged; download it again"]
     return check_safetensors(path, where)
 
 

@@ -22,6 +22,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ from pyramid.settings import MAX_SEED, Settings, SettingsError, check_value
 
 __all__ = ["ENDED", "Job", "JobStore", "Limits", "Output", "State"]
 PRIVATE = ".pyramid"  # folder inside the output folder: the store, inputs, finished units, clips that grow
+WEEK = 7 * 86_400.0  # seconds
 MAX_WORDS = 100  # of a search
 MAX_MANY = 100  # jobs that one click may add
 SCHEMA = (  # one script a version: a file of version n gets those from n on
@@ -458,6 +460,35 @@ class JobStore(Database):
                 if name == "live" or folder.name not in known:
                     shutil.rmtree(folder, ignore_errors=True)
         return [self._published(self._job(row)) for row in rows]
+
+    def take_up(self) -> list[Job]:
+        """At the start, after `recover`: what the end of the program cut off is in the queue again, before
+        what waited behind it, and goes on from its finished units. Returns those jobs.
+
+        One that got no further since it was last taken up stays as it is: it may be what ends the program.
+        So does what was cut off more than a week ago.
+        """
+        mark = self.private / "taken-up.json"
+        try:
+            before = json.loads(mark.read_text(encoding="utf-8"))
+            before = before if isinstance(before, dict) else {}
+        except (OSError, ValueError):
+            before = {}
+        with self.change() as db:
+            rows = db.execute(
+                "SELECT * FROM jobs WHERE state = 'interrupted' AND path IS NULL AND ended > ?",
+                (time.time() - WEEK,),
+            ).fetchall()
+            taken = [row for row in rows if before.get(row["id"]) != row["units_done"]]
+            for row in taken:
+                db.execute(
+                    "UPDATE jobs SET state = 'queued', ended = NULL, error = '' WHERE id = ?", (row["id"],)
+                )
+        if taken:
+            marks = {row["id"]: row["units_done"] for row in taken}
+            with suppress(OSError):
+                mark.write_text(json.dumps(before | marks), encoding="utf-8")
+        return [self.get(row["id"]) for row in taken]
 
     # -- inside
 

@@ -74,6 +74,7 @@ class Worker:
                 "folder with --output-dir"
             )
         store.recover()
+        store.take_up()
         sweep(store.folder)
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
         self._thread.start()

@@ -102,7 +102,8 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
     """
     path, budget = Path(path), budget or Budget()
     said = probe(path, budget)
-    line = re.search(r"Stream #0:\d+.*?: Video: (.*)", said)
+    # Each at its place in a line: titles of others may hold the same words.
+    line = re.search(r"^ {2,4}Stream #0:\d+\S*: Video: (.*)", said, re.MULTILINE)
     size = re.search(r"\b(\d{1,6})x(\d{1,6})\b", line[1]) if line else None
     pixel_format = re.search(r"Video: \S+(?: \([^)]*\))*, (\w+)", line[0]) if line else None
     if line is None or size is None or pixel_format is None:
@@ -111,8 +112,8 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
     aspect = re.search(r"SAR (\d+):(\d+)", stream)
     shape = Fraction(int(aspect[1]), int(aspect[2])) if aspect and int(aspect[2]) else Fraction(1)
     colors = re.search(r"\b[\w-]+/[\w-]+/([\w-]+)", stream)
-    sound = re.search(r"Stream #0:\d+.*?: Audio: (\w+)", said)
-    duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", said)
+    sound = re.search(r"^ {2,4}Stream #0:\d+\S*: Audio: (\w+)", said, re.MULTILINE)
+    duration = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", said, re.MULTILINE)
     info = VideoInfo(
         width=int(size[1]),
         height=int(size[2]),
@@ -121,7 +122,8 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
         transfer=colors[1] if colors else "",
         codec=stream.split()[0].rstrip(","),
         interlaced=bool(re.search(r"(top|bottom) (first|coded)", stream)),
-        alpha=bool(ALPHA.search(pixel_format[1])) or bool(re.search(r"alpha_mode\s*: 1", said)),
+        alpha=bool(ALPHA.search(pixel_format[1]))
+        or bool(re.search(r"^ +alpha_mode +: 1$", said, re.MULTILINE)),
         fps=_rate(stream, "fps"),
         rate=_rate(stream, "tbr"),
         duration=_seconds(*duration.groups()) if duration else None,

@@ -74,6 +74,8 @@ def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/se
         groups = [line.split(":", 2) for line in of.read_text().splitlines()]
     except OSError:  # not Linux
         return
+    if odd := next((":".join(group) for group in groups if len(group) != 3), None):
+        raise ValueError(f"{of} says {odd[:80]!r}, where a number, controllers and a path are expected")
     for _, controllers, path in groups:
         version1 = "memory" in controllers.split(",")
         if controllers and not version1:
@@ -96,17 +98,20 @@ def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/se
 
 
 def _number(path: Path, key: str = "") -> int | None:
-    """A number in a file of the kernel, or the one after `key`; None for "max" and where there is none."""
+    """A number in a file of the kernel, or the one after `key`; None for "max" and where there is none.
+    ValueError for anything else.
+    """
     try:
         text = path.read_text()
     except OSError:
         return None
-    words = (
-        next((line.split()[1] for line in text.splitlines() if line.split()[0] == key), "")
-        if key
-        else text.strip()
-    )
-    return int(words) if words.isdigit() else None
+    lines = [line.split() for line in text.splitlines()]
+    words = next((line[1:] for line in lines if line[:1] == [key]), []) if key else text.split()
+    if words in ([], ["max"]):
+        return None
+    if len(words) != 1 or not words[0].isdigit():
+        raise ValueError(f"{path} says {' '.join(words)[:80]!r}, where a number of bytes is expected")
+    return int(words[0])
 
 
 def keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""The page's interface for programs: six named endpoints, over HTTP, through `gradio_client`,
+"""The page's interface for programs: seven named endpoints, over HTTP, through `gradio_client`,
 and as MCP tools.
 
     from gradio_client import Client, handle_file
@@ -6,10 +6,10 @@ and as MCP tools.
     job = client.predict("a red ball moves to the right", api_name="/generate")
     client.predict(job["id"], api_name="/status")["result"]     # the file, fetched, once state is "done"
 
-`generate`, `status`, `stop`, `history`, `presets`, `models`. A picture or video to begin with is uploaded
-(`handle_file`); a path on the server is never taken. Everybody sees their own jobs only: by their login, or,
-on a page without accounts, by `token`, a secret of at least 16 characters that a program makes up and sends
-each time.
+`generate`, `status`, `stop`, `resume`, `history`, `presets`, `models`. A picture or video to begin with is
+uploaded (`handle_file`); a path on the server is never taken. Everybody sees their own jobs only: by their
+login, or, on a page without accounts, by `token`, a secret of at least 16 characters that a program makes up
+and sends each time.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def documented(endpoint: Callable) -> Callable:
 def register_api(app: App) -> None:
     """Add the endpoints to the page that is being built."""
     endpoints = Endpoints(app)
-    for name in ("generate", "status", "stop", "history", "presets", "models"):
+    for name in ("generate", "status", "stop", "resume", "history", "presets", "models"):
         endpoint = told(app, getattr(endpoints, name), program=True)
         gr.api(endpoint, api_name=name, concurrency_limit=None)
 
@@ -137,6 +137,20 @@ class Endpoints:
         job = self.job(job_id, token, request)
         self.app.worker.stop(job.id, owner=job.owner)
         return self.describe(self.app.store.get(job.id))
+
+    def resume(self, job_id: str, token: str = "", request: gr.Request = None) -> dict:
+        """Put a job that ended early into the queue again: it goes on from its finished units. Returns it;
+        of one that has a video of those already, a copy, with an "id" of its own.
+
+        Args:
+            job_id: the "id" that `generate` returned.
+            token: your secret, where there are no accounts.
+        """
+        job = self.job(job_id, token, request)
+        try:
+            return self.describe(self.app.worker.resume(job.id, owner=job.owner))
+        except ValueError as error:
+            raise self.told(error) from error
 
     def history(
         self,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pyramid.commands import cli
+from pyramid.commands import cli, doctor
 from pyramid.commands.doctor import AMBER, GREEN, RED, disk, models, with_cuda, without_cuda, writable
 
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -63,3 +63,13 @@ def test_this_machine(capsys, tmp_path):
     assert all(
         finding["advice"] for finding in findings if finding["state"] == RED and finding["name"] != "plan"
     )
+
+
+def test_the_driver_says_what_the_card_is_or_is_not_understood(monkeypatch):
+    found = doctor.driver_of("580.82.07, NVIDIA A100, 80 GB, 8.0\n580.82.07, NVIDIA T4, 7.5\n")
+    assert found == {"driver": "580.82.07", "name": "NVIDIA A100, 80 GB", "capability": "8.0"}
+    for odd in ("Unable to determine the device handle", "580.82, name", "x, name, 8.0"):
+        with pytest.raises(ValueError, match="nvidia-smi says"):
+            doctor.driver_of(odd)
+    monkeypatch.setattr(doctor, "nvidia_driver", lambda: doctor.driver_of("what?"))
+    assert doctor.nvidia_card().state == AMBER and "what?" in doctor.nvidia_card().found

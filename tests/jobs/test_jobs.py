@@ -347,6 +347,23 @@ def test_a_file_elsewhere_is_never_deleted(store, tmp_path):
 # After the program ended
 
 
+def test_what_the_end_of_the_program_cut_off_is_taken_up_once_without_progress(store):
+    first = ended(store, "one", State.INTERRUPTED, units_done=2)
+    ended(store, "two", State.STOPPED, units_done=1)
+    waiting = store.add(Settings(prompt="three", seed=1), owner="ana")
+    (taken,) = store.take_up()
+    assert (taken.id, taken.state, taken.error, taken.units_done) == (first.id, State.QUEUED, "", 2)
+    assert [job.id for job in store.queue()] == [first.id, waiting.id]
+    assert store.take_up() == []
+    assert store.claim().id == first.id
+    assert [job.id for job in store.recover()] == [first.id] and store.take_up() == []  # no further: it stays
+    store.resume(first.id, "ana")
+    while store.claim().id != first.id:
+        pass
+    store.finish(first.id, State.INTERRUPTED, units_done=3)
+    assert [job.id for job in store.take_up()] == [first.id]
+
+
 def test_at_a_start_what_ran_is_interrupted_what_waits_waits_and_litter_goes(store):
     ran, waits = queue_of(store, "ran", "waits")
     store.claim()

@@ -197,6 +197,23 @@ def test_a_decoder_that_is_ended_is_no_shorter_clip(eight_bits, monkeypatch):
         list(read_frames(eight_bits))
 
 
+def test_words_of_a_title_are_no_description_of_the_file(eight_bits, tmp_path):
+    title = "Stream #0:0: Video: vp9, yuva420p, 2x2 [SAR 30:1] Duration: 99:00:00.00 alpha_mode : 1"
+    titled = make(tmp_path / "titled.mp4", "-i", eight_bits, "-c", "copy", "-metadata", f"title={title}")
+    assert title[:20] in probe(titled)
+    told, plain = inspect(titled), inspect(eight_bits)
+    assert (told.width, told.codec, told.alpha, told.duration) == (plain.width, "h264", False, plain.duration)
+
+
+def test_a_description_that_is_not_understood_is_refused(eight_bits, monkeypatch):
+    import pyramid.media.video_reader as reader
+
+    said = probe(eight_bits).replace("yuv420p", "?")
+    monkeypatch.setattr(reader, "probe", lambda *_: said)
+    with pytest.raises(ValueError, match="not a video this program can read"):
+        inspect(eight_bits)
+
+
 # -- what strangers send
 
 LISTS = {

@@ -314,6 +314,12 @@ def test_the_limit_of_a_container_counts(tmp_path):
     (tmp_path / "self").write_text("0::/a/b\n")
     assert list(cgroup_limits(tmp_path, tmp_path / "self")) == [(3000, 1000)]
     assert list(cgroup_limits(tmp_path, tmp_path / "missing")) == []
+    (inner / "memory.max").write_text("3 GB\n")
+    with pytest.raises(ValueError, match="memory.max says '3 GB', where a number of bytes is expected"):
+        list(cgroup_limits(tmp_path, tmp_path / "self"))
+    (tmp_path / "self").write_text("what?\n")
+    with pytest.raises(ValueError, match=r"says 'what\?'"):
+        list(cgroup_limits(tmp_path, tmp_path / "self"))
 
 
 def test_sizes_are_read_from_headers(tiny_checkpoint):

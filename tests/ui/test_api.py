@@ -78,9 +78,9 @@ def wait(client: Client, job: dict, until=lambda job: job["ended"], **token) -> 
     return job
 
 
-def test_the_six_endpoints_are_all_there_is_and_are_described(home, client):
+def test_the_seven_endpoints_are_all_there_is_and_are_described(home, client):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/generate", "/status", "/stop", "/history", "/presets", "/models"}
+    assert set(named) == {"/generate", "/status", "/stop", "/resume", "/history", "/presets", "/models"}
     assert {p["parameter_name"] for p in named["/status"]["parameters"]} == {"job_id", "token"}
 
 
