@@ -178,10 +178,11 @@ def serve(options: argparse.Namespace) -> int:
 
     check_limits(options)
     check_machine(options)
-    check_listen(options.listen)
+    place = check_listen(options.listen)
     open_to_others = check_door(
         options.listen, share=options.share, public=options.public, auth_file=options.auth_file
     )
+    check_reachable(options.listen, *place)
     accounts = read_accounts(options.auth_file) if options.auth_file else None
     if options.mcp and importlib.util.find_spec("mcp") is None:
         raise ValueError("--mcp needs an extra of gradio: run .venv/bin/python -m pip install 'gradio[mcp]'")
@@ -263,8 +264,10 @@ def check_machine(options: argparse.Namespace) -> None:
         raise ValueError(error.told(flag_of)) from error
 
 
-def check_listen(address: str) -> None:
-    """ValueError where a page cannot be at `address`: none, an unknown name, or another machine's."""
+def check_listen(address: str) -> tuple[int, tuple]:
+    """The family of an address to listen at, and the place in it. ValueError for no address, and for a name
+    that nobody knows.
+    """
     name = address.strip("[]")
     found: list[tuple] = []
 
@@ -282,6 +285,11 @@ def check_listen(address: str) -> None:
             "of its addresses, or leave it out for this machine alone"
         )
     family, *_, place = found[0]
+    return family, place
+
+
+def check_reachable(address: str, family: int, place: tuple) -> None:
+    """ValueError where a page cannot be at `address`, such as that of another machine."""
     with socket.socket(family, socket.SOCK_STREAM) as tried:
         try:
             tried.bind(place)

@@ -74,7 +74,7 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
             f"{name} is a HEIC picture, as phones take them: install pillow-heif to read it "
             "(.venv/bin/python -m pip install pillow-heif), or save it as JPEG, PNG, WebP or AVIF first"
         ) from None
-    except (OSError, SyntaxError, EOFError, struct.error) as error:  # of Pillow's readers
+    except (OSError, SyntaxError, EOFError, TypeError, struct.error) as error:  # of Pillow's readers
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{name} cannot be read: {reason}") from error
 
@@ -119,6 +119,7 @@ def upright(image: Image.Image) -> Image.Image:
     """A picture turned as its EXIF says. Nothing else of the EXIF is read,
     as phones write odd things there.
     """
+    image.load()  # Pillow turns a TIFF by itself when it is read
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except (SyntaxError, ValueError, TypeError, struct.error, OSError):

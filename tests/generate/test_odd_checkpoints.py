@@ -50,7 +50,7 @@ def test_a_prefix_of_some_names_is_an_error_that_lists_them(copy):
     path = copy / TRANSFORMER
     weights = load_file(path)
     first = min(weights)
-    save_file(weights | {f"module.{first}": weights[first]}, path)
+    save_file(weights | {f"module.{first}": weights[first].clone()}, path)
     with pytest.raises(ValueError, match=f"unexpected: module.{first}"):
         make(copy)
     assert shared_prefix(["a.x", "a.y"], ["x", "y"]) == "a."
