@@ -61,20 +61,7 @@ class StrictLoading(Loading):
         if info["missing_keys"] and (prefix := shared_prefix(info["unexpected_keys"], info["missing_keys"])):
             model = cls._without_prefix(pretrained_model_name_or_path, prefix, **kwargs)
             return (model, {name: [] for name in info}) if wants_info else model
-        shapes = [
-            f"{name} {tuple(found)} in place of {tuple(wanted)}"
-            for name, found, wanted in info["mismatched_keys"]
-        ]
-        lines = [
-            f"{what}: {', '.join(sorted(names))}"
-            for what, names in (
-                ("missing", info["missing_keys"]),
-                ("unexpected", info["unexpected_keys"]),
-                ("of another shape", shapes),
-            )
-            if names
-        ]
-        if lines:
+        if lines := _what_does_not_fit(info):
             raise ValueError(
                 f"the weights in {pretrained_model_name_or_path} do not fit {cls.__name__}; "
                 + "; ".join(lines)
@@ -105,6 +92,20 @@ class StrictLoading(Loading):
     def extract_init_dict(cls, config_dict, **kwargs):
         known = {k: v for k, v in config_dict.items() if k not in cls._leftover_config_keys}
         return super().extract_init_dict(known, **kwargs)
+
+
+def _what_does_not_fit(info):
+    """Of what diffusers says of loading, a line for each kind of weights that do not fit."""
+    shapes = [
+        f"{name} {tuple(found)} in place of {tuple(wanted)}"
+        for name, found, wanted in info["mismatched_keys"]
+    ]
+    kinds = (
+        ("missing", info["missing_keys"]),
+        ("unexpected", info["unexpected_keys"]),
+        ("of another shape", shapes),
+    )
+    return [f"{what}: {', '.join(sorted(names))}" for what, names in kinds if names]
 
 
 def shared_prefix(found, wanted):
