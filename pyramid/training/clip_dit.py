@@ -91,7 +91,8 @@ class Parts:
 
 
 def read_recipe(run: Run) -> ClipRecipe:
-    """The recipe with what the command says in place of it. Raises ValueError."""
+    """The recipe with what the command says in place of it. ValueError for it, and for the list."""
+    open_list(run.data, run.root)
     recipe = load_clip_recipe(run.config)
     if run.steps is not None:
         recipe = replace(recipe, train=replace(recipe.train, steps=run.steps))

@@ -413,7 +413,8 @@ def test_a_plan_counts_weights_and_tokens(home, whole, tiny_checkpoint):
     assert cost.days > 0 and cost.state_bytes == 20 * cost.weights
     lora = plan_of(Run("lora", source=str(tiny_checkpoint), **told))
     assert lora.trained == 4 * 2 * (32 + 32)
-    cli.main(["train", "dit", "--data", "x", "--config", str(home / "recipe.toml"), "--plan"])
+    command = ["train", "dit", "--config", str(home / "recipe.toml"), "--plan", "--data"]
+    assert cli.main([*command, str(home / "clips")]) == 0 and cli.main([*command, "gone.csv"]) == 2
 
 
 @pytest.mark.parametrize(
