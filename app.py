@@ -74,7 +74,7 @@ def add_model_flags(add) -> None:
     models = ", ".join(MODELS)
     layouts = "auto, max, balanced, low, tiny, cpu"
     add("--model", default="embedded", help=f"{models}, a folder or a repository (default: embedded)")
-    add("--variant", help="which transformer of the model, such as 384p (default: a fast one, if any)")
+    add("--variant", help="which transformer of the model, such as 384p (default: the model's first)")
     add("--dtype", default="auto", choices=DTYPES, help="precision (default: what suits the device)")
     add("--quantize", default="none", choices=QUANTIZE, help="weights in fewer bits: see generate --help")
     add("--quantise", dest="quantize", choices=QUANTIZE, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -306,7 +306,7 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
     ValueError where a model or folder cannot be used.
     """
     from pyramid.failures import keep_log
-    from pyramid.hub.checkpoints import quickest
+    from pyramid.hub.checkpoints import page_variant
     from pyramid.jobs.queue import JobStore
     from pyramid.jobs.worker import Worker
     from pyramid.ui import App
@@ -315,7 +315,7 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
     store = JobStore(options.output_dir, limits)
     try:
         machine = {name: getattr(options, name) for name in (*MACHINE, "memory")}
-        variant = options.variant or quickest(options.model)
+        variant = options.variant or page_variant(options.model)
         keep_log(store.private / "log.txt")
         worker = Worker(store, model=options.model, variant=variant, begin=begin, **machine)
     except ValueError:

@@ -15,7 +15,7 @@ A file `pyramid.json` beside the folders, where there is one, holds the checkpoi
      "negative_prompt": "", "prompt_suffix": "", "sampler": "reference",
      "variants": {"128p-fast": {"num_inference_steps": [2, 2, 1]}}}
 
-`variants` holds what differs for one of them.
+`variants` holds what differs for one of them. `page`, the name of a variant, is what a page starts with.
 
 Nothing here loads weights, the pipeline does that. What is not on this machine yet, `pyramid.hub.download`
 fetches.
@@ -34,7 +34,7 @@ from typing import Any, get_args, get_origin
 from safetensors import SafetensorError, safe_open
 
 from pyramid.hub.families import FAMILIES, RELEASES, Family, Release
-from pyramid.settings import FAST, MODELS, Variant, at_home, variant_of
+from pyramid.settings import MODELS, Variant, at_home, variant_of
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
@@ -138,11 +138,11 @@ def find(
     )
 
 
-def quickest(model: str | Path) -> str:
-    """The variant that a page starts with: the fast one of a model's first, where it has one."""
+def page_variant(model: str | Path) -> str:
+    """The variant that a page starts with: the one that the checkpoint names for it, else its first."""
     checkpoint = find(model)
-    fast = checkpoint.variant + FAST
-    return fast if fast in list_variants(checkpoint.folder) else checkpoint.variant
+    wanted = checkpoint.details.get("page")
+    return wanted if wanted in list_variants(checkpoint.folder) else checkpoint.variant
 
 
 def _of_variant(details: dict[str, Any], variant: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pyramid.hub.checkpoints import (
     detect_family,
     find,
     list_variants,
-    quickest,
+    page_variant,
     verify,
     weight_files,
 )
@@ -216,9 +216,9 @@ def test_bin_files_are_verified_too(copy):
         verify(find(copy))
 
 
-def test_a_variant_may_differ_from_the_rest_and_a_page_starts_with_the_fast_one(tmp_path):
+def test_a_variant_may_differ_from_the_rest_and_a_page_may_start_with_it(tmp_path):
     folder = make_checkpoint(tmp_path)
-    assert quickest(folder) == "128p"
+    assert page_variant(folder) == "128p"
     shutil.copytree(folder / "diffusion_transformer_128p", folder / "diffusion_transformer_128p-fast")
     details = json.loads((folder / "pyramid.json").read_text())
     details["variants"] = {"128p-fast": {"num_inference_steps": [2, 2, 1], "sampler": "even"}}
@@ -230,7 +230,9 @@ def test_a_variant_may_differ_from_the_rest_and_a_page_starts_with_the_fast_one(
         (2, 2, 2),
         "even",
     )
-    assert quickest(folder) == "128p-fast"
+    assert page_variant(folder) == "128p"
+    (folder / "pyramid.json").write_text(json.dumps(details | {"page": "128p-fast"}))
+    assert page_variant(folder) == "128p-fast"
     (folder / "pyramid.json").write_text(json.dumps(details | {"variants": [1]}))
     with pytest.raises(CheckpointError, match="no table"):
         find(folder)
