@@ -83,7 +83,8 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """The end of a run. After a stop, `latents` holds the finished units only, or is None when there is none.
+    """The end of a run. After a stop, `latents` holds the finished units only, or is None when there is none;
+    with a bounded history they are there only where they were asked for.
 
     `timings`: seconds by phase ("text", "encode", "sample", "decode", "total"); `seed`: the one that was
     used.

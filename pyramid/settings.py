@@ -40,6 +40,8 @@ MAX_SIZE = 4096  # pixels a side: ten times the largest trained area is a typing
 MAX_STEPS = 200
 MAX_LORA = 4  # strength of a LoRA, in either direction
 MAX_UNITS = 256
+ENDLESS_UNITS = 100_000  # where the history is bounded
+CORRECTIONS = ("none", "statistics")
 MOST_SHOWN = 60  # characters of a value in a message
 MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
@@ -270,6 +272,7 @@ GROUPS = {  # in the order of pages, help and documents; and the titles there
     "seed": "Seed",
     "variation": "Variation of a seed: its noise, blended with another's",
     "timeline": "Timeline: what is told from which unit on",
+    "endless": "Long clips",
     "model": "Model",
     "lora": "LoRA: small changes of the model",
     "machine": "Machine",  # chosen for a machine, not for a video
@@ -411,7 +414,7 @@ class Settings:
         "length as 1 + 8k frames; 1 makes a picture",
         "length",
         low=1,
-        high=frames_of(MAX_UNITS),
+        high=frames_of(ENDLESS_UNITS),
         rule=_length_problem,
         advice="1 is a still, 1 + 8k (25, 121) a clip",
         of_model="num_frames",
@@ -551,6 +554,23 @@ class Settings:
         tables=True,
         high=100_000,
     )
+    history_units: int = setting(
+        0,
+        "History",
+        "how many of the last units are seen when the next one is made; 0 is all of them",
+        "endless",
+        short="Units that are seen",
+        low=0,
+        high=MAX_UNITS,
+        step=1,
+    )
+    drift_correction: str = setting(
+        "none",
+        "Drift correction",
+        "statistics brings mean and spread of each channel of the latents back to those of unit 1",
+        "endless",
+        choices=CORRECTIONS,
+    )
     model: str = setting(
         "embedded",
         "Model",
@@ -639,6 +659,8 @@ class Settings:
             ("guidance_decay", "min_guidance_scale"): not self.guidance_decay,
             ("fit",): self.image is None and self.video is None,
             ("variation_strength",): self.variation_seed is None,
+            ("history_units",): not self.history_units,
+            ("drift_correction",): self.drift_correction == "none",
         }
         return tuple(name for names, is_off in off.items() if is_off for name in names)
 
@@ -685,6 +707,10 @@ class Settings:
                 f"{self.stages}: give equally many",
                 named=True,
             )
+        if self.units > MAX_UNITS and not self.history_units:
+            longest = frames_of(MAX_UNITS)
+            problem = f"= {self.num_frames}: at most {longest}, where the history is not bounded"
+            raise SettingsError("num_frames", problem, named=True)
         check_size(self.width, self.height, self.stages)
         for cue in self.cues:
             for name, values in (("guidance", cue.guidance), ("steps", cue.steps)):

@@ -20,15 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.commands.interrupts import Halted, interruptible
 from pyramid.commands.terminal import screen
-from pyramid.events import Notice, Preview, Status
+from pyramid.events import Frames, Notice, Preview, Status
 from pyramid.generate.loaded import Loaded, ModelHolder
 from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.speed import Progress as Steps
-from pyramid.settings import Settings, SettingsError
+from pyramid.media.measure import Drift
+from pyramid.settings import Settings, SettingsError, frames_of
 
 if TYPE_CHECKING:
     from pyramid.generate.drafts import Draft
+
+
+EVERY = 20  # units, after which an endless clip says how far it has drifted
 
 
 class Generation:
@@ -60,7 +64,7 @@ class Generation:
         from pyramid.memory.plan import compare, make_plan
 
         make_plan(self.checkpoint, self.settings, wanted=self.memory)  # a refusal comes before all else
-        with Display(self.settings, self.stop) as display:
+        with self.display() as display:
             loaded = self.load(display)  # Ctrl-C ends this at once: nothing is made yet
             self.prepare(loaded)
             recorder = Recorder(self.recording(loaded.identity), display, loaded.notes)
@@ -75,6 +79,9 @@ class Generation:
         if loaded.pipeline.plan is not None:
             print(compare(loaded.pipeline.plan), file=sys.stderr)  # memory may have run out since
         return self.report(recorder)
+
+    def display(self) -> "Display":
+        return Display(self.settings, self.stop)
 
     def load(self, display: "Display") -> Loaded:
         from pyramid.memory.plan import describe
@@ -134,6 +141,20 @@ class Generation:
 
     def interruptible(self) -> AbstractContextManager[None]:
         return interruptible(self.stop)
+
+
+class EndlessGeneration(Generation):
+    """A clip that goes on until it is stopped, which is how it ends: what is there then is the result."""
+
+    def recording(self, identity: dict[str, Any]) -> Recording:
+        return Recording(self.settings, self.path, identity, marks=source(self.settings), endless=True)
+
+    def display(self) -> "Display":
+        return EndlessDisplay(self.settings, self.stop)
+
+    def report(self, recorder: Recorder) -> int:
+        self.settings = replace(self.settings, num_frames=frames_of(recorder.units_done))
+        return super().report(recorder)
 
 
 class JointGeneration(Generation):
@@ -283,3 +304,21 @@ class Display(Listener):
         if recorder.units and not recorder.recording.units_stay:
             command = shlex.join(["python", "-m", "pyramid", "resume", str(recorder.units.path)])
             print(f"To go on from the last finished unit: {command}", file=sys.stderr)
+
+
+class EndlessDisplay(Display):
+    """Shows also how far the clip has drifted from its first units, and has the result say so."""
+
+    def __init__(self, settings: Settings, stop: threading.Event):
+        super().__init__(settings, stop)
+        self.drift = Drift()
+
+    def event(self, event: Any, seconds: float) -> None:
+        super().event(event, seconds)
+        if isinstance(event, Frames):
+            self.drift.add(event.video)
+            if event.unit and event.unit % EVERY == 0:
+                self.tell(f"unit {event.unit}: {self.drift}")
+
+    def told(self) -> dict[str, Any]:
+        return {"drift": self.drift.table()}

@@ -16,7 +16,15 @@ from pathlib import Path
 from pyramid.commands.flags import add_settings, asked_for
 from pyramid.media.files import PATTERN, ending_of, file_name
 from pyramid.presets import load_preset, resolve, speed_words
-from pyramid.settings import Settings, SettingsError, at_home, flag_of, frames_for_seconds
+from pyramid.settings import (
+    ENDLESS_UNITS,
+    Settings,
+    SettingsError,
+    at_home,
+    flag_of,
+    frames_for_seconds,
+    frames_of,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     add = parser.add_argument_group("A clip that is directed").add_argument
     add("--from-draft", type=at_home, metavar="FILE", help="go on from a draft that the command drafts made")
+    endless = "unit by unit until Ctrl-C, in constant memory: the history is bounded as in training"
+    add("--endless", action="store_true", help=endless)
+    add("--max-units", type=int, metavar="N", help="where an endless clip ends by itself")
     add = parser.add_argument_group("Machine and result").add_argument
     second = "reads prompts and makes frames, such as cuda:1 beside cuda:0"
     add("--second-device", metavar="DEVICE", help=second)
@@ -35,7 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make what was asked for; returns the exit code."""
-    from pyramid.commands.console import Generation, JointGeneration, check_device, launched
+    from pyramid.commands.console import (
+        EndlessGeneration,
+        Generation,
+        JointGeneration,
+        check_device,
+        launched,
+    )
     from pyramid.hub.checkpoints import find, identity, verify
     from pyramid.media.looks import is_drawn_file
     from pyramid.media.video_reader import read_given
@@ -44,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     settings = draft.settings if draft else settings_of(args)
     checkpoint = find(settings.model, settings.variant)
     verify(checkpoint)
+    settings = unbounded(settings, args, checkpoint.defaults.units)
     if draft and draft.identity != identity(checkpoint):
         raise ValueError(f"{args.from_draft} was made with other weights than {settings.model} has now")
     given = read_given(settings)
@@ -53,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = is_drawn_file(settings.image or settings.video or "")
     for note in settings.experimental(checkpoint.defaults, drawn=drawn):
         print(f"note: {note}", file=sys.stderr)
-    kind = JointGeneration if launched() else Generation
+    kind = JointGeneration if launched() else EndlessGeneration if args.endless else Generation
     generation = kind(settings, checkpoint, given, path, memory=args.memory, draft=draft)
     generation.second_device = check_device(args.second_device)
     return generation.run()
@@ -67,6 +85,21 @@ def settings_of(args: argparse.Namespace) -> Settings:
         return settings.resolved().validate()
     except SettingsError as error:
         raise ValueError(error.told(flag_of)) from error
+
+
+def unbounded(settings: Settings, args: argparse.Namespace, trained: int) -> Settings:
+    """With --endless, the settings of as many units as are asked for, each seeing what it saw in training."""
+    if not args.endless:
+        if args.max_units is not None:
+            raise ValueError(f"--max-units {args.max_units}: it is for --endless; a length is --seconds")
+        return settings
+    if args.seconds is not None or args.num_frames is not None:
+        raise ValueError("--endless has no length: leave --seconds and --num-frames out, or give --max-units")
+    most = ENDLESS_UNITS if args.max_units is None else args.max_units
+    if not 2 <= most <= ENDLESS_UNITS:
+        raise ValueError(f"--max-units {most}: 2 to {ENDLESS_UNITS}")
+    seen = settings.history_units or max(1, trained - 1)
+    return replace(settings, num_frames=frames_of(most), history_units=seen).validate()
 
 
 def read_draft(args: argparse.Namespace):

@@ -139,7 +139,7 @@ class Loaded:
 
         Joined processes do not step down: one of them cannot do something else alone.
         """
-        if self.joined:
+        if self.joined or settings.history_units:  # what is let go could not be gone on from
             return self.pipeline.stream(settings, inputs)
         return self._remembered(ladder.stream(self.pipeline, settings, inputs))
 

@@ -283,6 +283,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """The whole run. No gradient mode may be entered around a `yield`: a consumer may change threads."""
         clock = Clock()
         units: list[Unit] = []
+        count, kept = 0, not task.endless
         stop = task.inputs.stop or threading.Event()
         run = Running(stop, Guidance.of(task.settings))
         self._runs.append(run)
@@ -293,10 +294,13 @@ class PyramidFlowPipeline(DiffusionPipeline):
             for event in clock.each("sample", self._sample(task, prompts, given, run)):
                 yield event
                 if isinstance(event, Unit):
-                    units.append(event)
-                    if decode and not self._decodes_late:
+                    count += 1
+                    units += [event] * kept
+                    if decode and not (self._decodes_late and kept):
+                        self._bring(self.vae)
                         yield from clock.timed("decode", decode, event)
-            if decode and self._decodes_late:
+                        self._bring(self.transformer)
+            if decode and self._decodes_late and kept:
                 yield from self._decode_late(task, units, decode, clock)
         finally:
             self._runs.remove(run)
@@ -304,7 +308,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
             self.maybe_free_model_hooks()
         # After the clearing up: who has got this event may never ask for another.
         latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
-        yield Finished(latents, clock.total(), task.settings.seed, stopped=len(units) < task.settings.units)
+        yield Finished(latents, clock.total(), task.settings.seed, stopped=count < task.settings.units)
 
     def _read(self, task: Task, clock: "Clock", run: "Running") -> Generator[Event, None, Prompts | None]:
         """The prompts as the transformer reads them; None where nothing is left to sample."""
@@ -360,6 +364,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
             stop=self.executor.stop(running.stop),
             draft=inputs.draft,
             unit_steps=task.unit_steps,
+            history_units=s.history_units,
+            correct=s.drift_correction != "none",
         )
         running.steps = run.steps_before(run.units)
         told: list[str] = []

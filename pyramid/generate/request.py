@@ -262,6 +262,11 @@ class Task:
         return None if seeds is None else Variation(seeds, s.variation_strength)
 
     @property
+    def endless(self) -> bool:
+        """Whether units are let go once they are decoded and out of sight."""
+        return self.settings.history_units > 0 and self.inputs.output_type != "latent"
+
+    @property
     def guided(self) -> bool:
         """Whether any unit needs the negative prompt."""
         guidance, s = self.guidance, self.settings

@@ -169,7 +169,8 @@ class Sampling:
     > 0: each n-th step of a stage, and its last, carries a denoised estimate. `stop` is looked at before each
     step. `draft`: the latents (b, c, 1, h, w) at the end of the coarsest stage of the first unit that is not
     given, as an earlier run left them: that stage is not made again. `unit_steps`: other steps for some
-    units.
+    units. `history_units` > 0: a unit sees so many before it, and no more are held. `correct`: each channel
+    of a later unit is brought to the mean and the spread that it has in unit 1.
     """
 
     units: int
@@ -182,6 +183,8 @@ class Sampling:
     on_step_end: StepCallback | None = None
     stop: Stop | None = None
     draft: Tensor | None = None
+    history_units: int = 0
+    correct: bool = False
     unit_steps: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -234,19 +237,25 @@ def sample(model: Model | None, noise: Noise, run: Sampling) -> Iterator[Preview
     past = [latents.float() for latents in [*run.given, *run.finished]]
     for unit, latents in enumerate(past):
         yield Unit(unit, run.units, latents, given=unit < len(run.given))
-    for unit in range(len(past), run.units):
+    reference = past[1] if len(past) > 1 else None
+    known, past = len(past), past[-run.history_units :]
+    for unit in range(known, run.units):
         assert model is not None, "units to sample need a model"
         draft = run.draft_of(unit)
         x = (noise.initial(unit, len(stages)) if draft is None else draft).to(model.device)
         for stage in stages[int(draft is not None) :]:
-            finished = yield from sample_stage(model, noise, run, past, x, stage)
+            finished = yield from sample_stage(model, noise, run, past, x, stage, unit)
             if finished is None:
                 return
             x = finished
         if not torch.isfinite(x).all():
             raise FloatingPointError(f"Unit {unit} is not finite: use bfloat16 or float32.")
+        if run.correct and unit > 0:
+            x = x if reference is None else matched(x, reference)
+            reference = x if reference is None else reference
         past.append(x)
         yield Unit(unit, run.units, x)
+        past = past[-run.history_units :]  # all of them where that is 0
 
 
 def sample_coarse(model: Model | None, noise: Noise, run: Sampling) -> Iterator[Preview | Unit]:
@@ -264,7 +273,7 @@ def sample_coarse(model: Model | None, noise: Noise, run: Sampling) -> Iterator[
         assert model is not None, "units to sample need a model"
         x = noise.initial(unit, len(stages)).to(model.device)
         clean: Tensor | None = None
-        for event in sample_stage(model, noise, run, past, x, stages[0]):
+        for event in sample_stage(model, noise, run, past[-run.history_units :], x, stages[0], unit):
             clean = event.clean
             yield event
         if clean is None or run.stopped:
@@ -275,14 +284,21 @@ def sample_coarse(model: Model | None, noise: Noise, run: Sampling) -> Iterator[
         past.append(clean)
 
 
+def matched(x: Tensor, reference: Tensor) -> Tensor:
+    """Latents (b, c, 1, h, w) with the mean and the spread that each channel has in `reference`."""
+    axes = (2, 3, 4)
+    spread = x.std(axes, keepdim=True).clamp(min=1e-6)
+    share = reference.std(axes, keepdim=True) / spread
+    return (x - x.mean(axes, keepdim=True)) * share + reference.mean(axes, keepdim=True)
+
+
 def sample_stage(
-    model: Model, noise: Noise, run: Sampling, past: Sequence[Tensor], x: Tensor, stage: Stage
+    model: Model, noise: Noise, run: Sampling, past: Sequence[Tensor], x: Tensor, stage: Stage, unit: int
 ) -> Generator[Preview, None, Tensor | None]:
-    """The steps of the unit after `past` at one stage, from `x` as the stage before left it.
+    """The steps of a unit at one stage, from `x` as the stage before left it; it sees the units `past`.
 
     Returns the latents at the end of the stage, or None after a stop.
     """
-    unit = len(past)
     crossing = Crossing.of(run.sampler, stage, run.wanted(unit)[stage.index])
     before: Tensor | None = None
     if stage.index > 0:

@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -30,7 +30,7 @@ from pyramid.media.files import describe
 from pyramid.media.growing import GrowingClip
 from pyramid.media.pictures import write_picture
 from pyramid.memory.device import device_of
-from pyramid.settings import Settings, at_home
+from pyramid.settings import Settings, at_home, frames_of
 
 if TYPE_CHECKING:
     from pyramid.generate.pipeline import Event
@@ -77,6 +77,10 @@ class Listener:
     def ended_early(self, error: BaseException | None) -> None:
         """A stop or an error ended the run; the recorder's `path` and `units`, if any, stay."""
 
+    def told(self) -> dict[str, Any]:
+        """What else the result is to say of itself."""
+        return {}
+
     def wants(self, early: bool) -> bool:
         """Whether what is finished becomes a result; `early`: it is less than was asked for."""
         return True
@@ -97,6 +101,7 @@ class Recording:
     more_units: bool = True  # whether units are made and saved: not, where those that are there are shown
     units_stay: bool = False  # also once the whole result is there
     partial: bool = False  # the result is a part, even where all units are there
+    endless: bool = False  # it is whole whenever it is stopped, and says how long it became
     growing: Path | None = None  # a folder for a clip that can be played while it is made
     root: Path | None = (
         None  # the folder that is waited for, should it go away; the result's, if none is named
@@ -339,12 +344,16 @@ class Recorder:
     @property
     def _less_than_asked(self) -> bool:
         r = self.recording
-        return self.units_done < (r.asked or r.settings).units
+        return self.units_done < (r.asked or r.settings).units and not r.endless
 
     def _outcome(self) -> dict[str, Any]:
         """What is known at the end only."""
         timings = {phase: round(seconds, 3) for phase, seconds in self.timings.items()}
-        return {"timings": timings} | ({"notes": list(self.notes)} if self.notes else {})
+        r = self.recording
+        told: dict[str, Any] = {"timings": timings} | ({"notes": list(self.notes)} if self.notes else {})
+        if r.endless and self._short:
+            told["settings"] = replace(r.settings, num_frames=frames_of(self.units_done)).to_dict()
+        return told | self.listener.told()
 
     # -- events
 

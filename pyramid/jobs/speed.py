@@ -27,7 +27,8 @@ REMEMBERED = 50  # steps of one size: an older machine's figures fade as new one
 
 def step_tokens(settings: Settings, unit: int, stage: int) -> int:
     """Tokens of one row of one step: text, the unit in work, and its history, coarser the older it is."""
-    seen = GRID.tokens(settings.width, settings.height, settings.stages, stage=stage, past=unit)
+    past = min(unit, settings.history_units or unit)
+    seen = GRID.tokens(settings.width, settings.height, settings.stages, stage=stage, past=past)
     return TEXT_TOKENS + seen
 
 

@@ -119,7 +119,7 @@ class Shape:
         return cls(
             settings.width,
             settings.height,
-            settings.units,
+            min(settings.units, settings.history_units + 1) if settings.history_units else settings.units,
             settings.stages,
             1 + guided,
             checkpoint.family,
