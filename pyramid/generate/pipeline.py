@@ -343,15 +343,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
         finished = [unit.latents.to(self._execution_device) for unit in task.finished if not unit.given]
         shape = (self.vae.config.decoder_in_channels, *GRID.latent_shape(s.width, s.height))
         jumps = inputs.block_noise and inputs.block_noise[len(finished) * (s.stages - 1) :]
-        noise = Noise(
-            shape,
-            task.seeds,
-            latents=inputs.latents,
-            jumps=jumps,
-            first=len(given),
-            variation=task.variation,
-            unit_seeds=task.unit_seeds,
-        )
+        drawn = {"variation": task.variation, "unit_seeds": task.unit_seeds}
+        noise = Noise(shape, task.seeds, latents=inputs.latents, jumps=jumps, first=len(given), **drawn)
         run = Sampling(
             units=s.units,
             steps=s.num_inference_steps,
