@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from diffusers import SD3Transformer2DModel
 from helpers import ROOT
 from PIL import Image
 from safetensors.torch import load_file
@@ -179,6 +180,30 @@ def test_a_lora_is_trained_saved_and_loaded(home, whole, tiny_checkpoint, tmp_pa
     pipe.load_lora_weights(made)
     with pytest.raises(ValueError, match="needs --from"):
         train(home, tmp_path / "run", kind="lora")
+
+
+def test_stable_diffusion_3_becomes_a_checkpoint_of_ours(home, tmp_path):
+    sd3 = SD3Transformer2DModel(
+        sample_size=32,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=64,
+        pos_embed_max_size=24,
+    )
+    sd3.save_pretrained(tmp_path / "medium" / "transformer")
+    parts = make_checkpoint(tmp_path / "parts", "sd3", "384p")
+    old = next(line for line in (home / "recipe.toml").read_text().splitlines() if line.startswith("parts"))
+    text = (home / "recipe.toml").read_text().replace(old, f'parts = "{parts}"')
+    (tmp_path / "r.toml").write_text(text)
+    config, source = str(tmp_path / "r.toml"), str(tmp_path / "medium")
+    made = train(home, tmp_path / "run", config=config, source=source, steps=2)
+    checkpoint = find(made)
+    assert (checkpoint.family.name, checkpoint.variant) == ("sd3", "64p")
+    gains = PyramidFlowPipeline.from_pretrained(made).transformer.transformer_blocks[0].attn.norm_q.weight
+    assert abs(gains[0].item() - 1) > 1e-3
 
 
 def test_an_autoencoder_is_trained_on_clips_from_nothing_and_from_another(home, tiny_checkpoint, tmp_path):
