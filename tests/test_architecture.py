@@ -64,7 +64,7 @@ PURE = {  # room or module -> the only packages from elsewhere it may import
     "timeline": set(),
     "settings": set(),
     "events": {"torch", "numpy"},
-    "models": {"torch", "einops", "diffusers"},
+    "models": {"torch", "einops", "safetensors", "diffusers"},
     "generate/schedule": {"torch"},
     "generate/latents": {"torch"},
     "generate/sampler": {"torch"},

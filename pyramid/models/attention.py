@@ -11,9 +11,8 @@ interleaved pairs, arXiv 2104.09864.   Run: `python -m pytest tests/models/test_
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.attention import AttentionModuleMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
+from torch.nn import functional as F
 
 from pyramid.models.layers import Linear, RMSNorm
 
@@ -115,13 +114,19 @@ def whole(pair, bucket, stop=None):
     return torch.cat([pair[0][bucket.text].unflatten(0, (-1, bucket.length)), image], dim=1)
 
 
-def prefix_attention(query, key, value, layout, *, backend=None, parallel=None):
+def sdpa(query, key, value):
+    """torch's attention without a mask, of (b, n, heads, d): every query sees every key."""
+    query, key, value = (x.permute(0, 2, 1, 3) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).permute(0, 2, 1, 3)
+
+
+def prefix_attention(query, key, value, layout, attend=sdpa):
     """Exact attention of one sequence a row, without a mask.
 
     query, key, value: pairs (text, image), text packed (T, heads, d) and image (b, n, heads, d). When the
     query's text is None, only the current clip asks and the query's image holds only that clip.
-    Returns the pair (text, image) in the queries' shapes; the text is None when it was. backend, parallel:
-    the kernel and the context parallelism, as diffusers' dispatcher takes them.
+    Returns the pair (text, image) in the queries' shapes; the text is None when it was. attend: what
+    computes one group, of (b, n, heads, d).
     """
     texts, images = [], []
     current_only = query[0] is None
@@ -132,11 +137,7 @@ def prefix_attention(query, key, value, layout, *, backend=None, parallel=None):
             with_text = start == 0 and not current_only  # the text sees, and is seen, with the first unit
             asking = whole(query, bucket, stop) if with_text else query[1][bucket.rows, start:stop]
             seen = seen + bucket.length
-            outputs.append(
-                dispatch_attention_fn(
-                    asking, keys[:, :seen], values[:, :seen], backend=backend, parallel_config=parallel
-                )
-            )
+            outputs.append(attend(asking, keys[:, :seen], values[:, :seen]))
         if not current_only:
             texts.append(outputs[0][:, : bucket.length].flatten(0, 1))
             outputs[0] = outputs[0][:, bucket.length :]
@@ -153,14 +154,12 @@ class Backend:
     _parallel_config = None
 
 
-class Attention(nn.Module, AttentionModuleMixin):
+class Attention(nn.Module):
     """Queries, keys and values of text and image tokens, and the attention between them.
 
     text_norms: None where text and image share their weights (single stream), else the published names of the
     text's norms, which differ between the families; the text then has projections of its own.
     """
-
-    _supports_qkv_fusion = False
 
     def __init__(self, heads, head_dim, *, eps=1e-6, text_norms=None, text_out=True):
         super().__init__()
@@ -183,6 +182,10 @@ class Attention(nn.Module, AttentionModuleMixin):
         norms = (getattr(self, name) for name in self.text_norms)
         return self.add_q_proj, self.add_k_proj, self.add_v_proj, *norms
 
+    def attend(self, query, key, value):
+        """One group of queries, (b, n, heads, d), sees all of the keys; of the query's shape."""
+        return sdpa(query, key, value)
+
     def forward(self, text, image, table, layout, *, current_only=False):
         """text (T, dim), image (b, n, dim), table (n, 1, head_dim/2) -> attention outputs of the same shapes.
 
@@ -203,7 +206,6 @@ class Attention(nn.Module, AttentionModuleMixin):
             (text_key, key),
             value,
             layout,
-            backend=self.processor._attention_backend,
-            parallel=self.processor._parallel_config,
+            self.attend,
         )
         return None if current_only else text_out.flatten(-2), image_out.flatten(-2)

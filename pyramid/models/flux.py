@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
@@ -25,13 +22,13 @@ from pyramid.models.layers import (
     FeedForward,
     Linear,
     Modulation,
-    StrictLoading,
     TimestepTextEmbedding,
     gelu_linear,
     in_chunks,
     modulate,
     start_as_identity,
 )
+from pyramid.models.network import Network, diffusers_model, keeps_config
 
 PATCH = 2  # latent pixels a side of a token; the published config's `patch_size` of 1 is a leftover
 
@@ -90,13 +87,20 @@ class DoubleBlock(nn.Module):
     """
 
     def __init__(
-        self, heads, head_dim, *, eps=1e-6, text_norms=("norm_added_q", "norm_added_k"), text_ends=False
+        self,
+        heads,
+        head_dim,
+        *,
+        eps=1e-6,
+        text_norms=("norm_added_q", "norm_added_k"),
+        text_ends=False,
+        attention=Attention,
     ):
         super().__init__()
         dim = heads * head_dim
         self.text_ends = text_ends
         self.norm1, self.norm1_context = Modulation(dim, 6), Modulation(dim, 2 if text_ends else 6)
-        self.attn = Attention(heads, head_dim, eps=eps, text_norms=text_norms, text_out=not text_ends)
+        self.attn = attention(heads, head_dim, eps=eps, text_norms=text_norms, text_out=not text_ends)
         self.ff = FeedForward(dim)
         if not text_ends:
             self.ff_context = FeedForward(dim)
@@ -123,12 +127,12 @@ class DoubleBlock(nn.Module):
 class SingleBlock(nn.Module):
     """One set of weights for text and image, attention and feed-forward side by side."""
 
-    def __init__(self, heads, head_dim):
+    def __init__(self, heads, head_dim, attention=Attention):
         super().__init__()
         dim = heads * head_dim
         self.norm = Modulation(dim, 3)
         self.proj_mlp, self.proj_out = Linear(dim, 4 * dim), Linear(5 * dim, dim)
-        self.attn = Attention(heads, head_dim)
+        self.attn = attention(heads, head_dim)
 
     def forward(self, text, image, condition, table, layout, current_only=False):
         """As DoubleBlock."""
@@ -152,24 +156,15 @@ class SingleBlock(nn.Module):
         return in_chunks(piece, x, normed, attended)
 
 
-class StageTransformer(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
+class StageNetwork(Network):
     """What both families do: a stage's context once, then velocities.
 
-    A family has `time_text_embed`, `context_embedder`, `norm_out`, `proj_out`, and these four.
+    A family has `time_text_embed`, `context_embedder`, `norm_out`, `proj_out`, and these four. attention: the
+    class that the blocks make theirs of.
     """
 
-    _supports_gradient_checkpointing = True
-    _skip_layerwise_casting_patterns = ["pos_embed", "norm", "time_text_embed"]
-    # `prepare` and `denoise` do not pass through `forward`, where block-level offload would otherwise hook in
-    _group_offload_block_modules = [
-        "pos_embed",
-        "x_embedder",
-        "context_embedder",
-        "time_text_embed",
-        "norm_out",
-        "proj_out",
-    ]
     gradient_checkpointing = False
+    attention = Attention
 
     latent_channels: int  # of the clips
     rotary_axes: tuple[int, ...]  # head dimensions for time, or for time, rows and columns
@@ -255,15 +250,14 @@ class StageTransformer(StrictLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         return self.denoise(clips[-1], timestep, pooled_projections, context)
 
 
-class PyramidFluxTransformer(StageTransformer):
+class FluxNetwork(StageNetwork):
     """Double blocks, then single blocks; 3-axis rotary positions.
 
     use_temporal_causal: a unit sees the text and units up to itself (False: everything sees everything, for
     training on whole clips at once).
     """
 
-    _no_split_modules = ["DoubleBlock", "SingleBlock"]
-    _repeated_blocks = ["DoubleBlock", "SingleBlock"]
+    published = "PyramidFluxTransformer"
     _leftover_config_keys = (
         "patch_size",
         "interp_condition_pos",
@@ -272,7 +266,7 @@ class PyramidFluxTransformer(StageTransformer):
         "gradient_checkpointing_ratio",
     )
 
-    @register_to_config
+    @keeps_config
     def __init__(  # noqa: PLR0913 - the keys of the published configuration
         self,
         in_channels: int = 64,
@@ -302,10 +296,12 @@ class PyramidFluxTransformer(StageTransformer):
         self.context_embedder = Linear(joint_attention_dim, dim)
         self.x_embedder = Linear(in_channels, dim)
         self.transformer_blocks = nn.ModuleList(
-            DoubleBlock(num_attention_heads, attention_head_dim) for _ in range(num_layers)
+            DoubleBlock(num_attention_heads, attention_head_dim, attention=self.attention)
+            for _ in range(num_layers)
         )
         self.single_transformer_blocks = nn.ModuleList(
-            SingleBlock(num_attention_heads, attention_head_dim) for _ in range(num_single_layers)
+            SingleBlock(num_attention_heads, attention_head_dim, self.attention)
+            for _ in range(num_single_layers)
         )
         self.norm_out = Modulation(dim, 2)
         self.proj_out = Linear(dim, in_channels)
@@ -317,3 +313,8 @@ class PyramidFluxTransformer(StageTransformer):
 
     def embed(self, clip, grid):
         return self.x_embedder(rearrange(clip, "b c t (h p) (w q) -> b (t h w) (p q c)", p=PATCH, q=PATCH))
+
+
+def __getattr__(name: str):
+    """PyramidFluxTransformer, the same as one of diffusers' models: loaded when it is asked for."""
+    return diffusers_model(__name__, name)

@@ -1,4 +1,4 @@
-"""The small parts that the transformers (and the loading of every model) share.
+"""The small parts that the transformers share.
 
 Precision, stated once for all of `pyramid.models`: weights, linear layers, attention and the residual
 stream run in the model's dtype (float32 or bfloat16; float16 overflows with the published weights). Float32
@@ -9,114 +9,13 @@ returns its dtype; the Euler update around it is the sampler's and is float32.
 Run: `python -m pytest tests/models/test_flux.py tests/models/test_mmdit.py`
 """
 
-import functools
-import logging
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-log = logging.getLogger(__name__)
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-if TYPE_CHECKING:
-    from diffusers import ModelMixin as Loading
-else:
-    Loading = object
-
-
-class StrictLoading(Loading):
-    """Mixin, put before `ModelMixin`: missing or unexpected weights are an error that lists them.
-
-    diffusers only warns, and a model with half of its weights at random makes noise without saying why.
-    Config keys listed in `_leftover_config_keys` (written by the published files, meaningless here) are
-    dropped without a warning; any other unknown key is dropped with diffusers' warning.
-    """
-
-    _leftover_config_keys: tuple[str, ...] = ()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """diffusers' `from_pretrained`, strict. Raises ValueError with the names of what does not fit."""
-        wants_info = kwargs.pop("output_loading_info", False)
-        folder = Path(pretrained_model_name_or_path)
-        if (
-            kwargs.get("use_safetensors") is None
-            and folder.is_dir()
-            and not any(folder.glob("*.safetensors"))
-        ):
-            kwargs["use_safetensors"] = False  # else diffusers looks for what is not there, aloud
-        load = functools.partial(
-            super().from_pretrained, pretrained_model_name_or_path, output_loading_info=True
-        )
-        try:
-            model, info = load(**kwargs)
-        except ValueError as error:
-            if "expected shape" not in str(error):
-                raise
-            model, info = load(**kwargs, ignore_mismatched_sizes=True)  # diffusers names the first one only
-        if info["missing_keys"] and (prefix := shared_prefix(info["unexpected_keys"], info["missing_keys"])):
-            model = cls._without_prefix(pretrained_model_name_or_path, prefix, **kwargs)
-            return (model, {name: [] for name in info}) if wants_info else model
-        if lines := _what_does_not_fit(info):
-            raise ValueError(
-                f"the weights in {pretrained_model_name_or_path} do not fit {cls.__name__}; "
-                + "; ".join(lines)
-                + ". Download the folder again, or check its config.json."
-            )
-        return (model, info) if wants_info else model
-
-    @classmethod
-    def _without_prefix(cls, folder, prefix, torch_dtype=torch.float32, **kwargs):
-        """The model of a folder whose weights all have names that begin with `prefix`, as wrappers of
-        trainers write them. ValueError where its loading is left to others.
-        """
-        from diffusers.models.model_loading_utils import load_state_dict
-
-        if kwargs.get("quantization_config") is not None:
-            raise ValueError(
-                f"the names of the weights in {folder} begin with {prefix!r}: load and save it once without "
-                "quantization, which drops that"
-            )
-        log.warning("the names of the weights in %s begin with %r, which is left out", folder, prefix)
-        files = sorted(Path(folder).glob("*.safetensors")) or sorted(Path(folder).glob("*.bin"))
-        weights = {name: value for file in files for name, value in load_state_dict(file).items()}
-        model = cls.from_config(cls.load_config(folder))
-        model.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
-        return nn.Module.to(model, torch_dtype).eval()
-
-    @classmethod
-    def extract_init_dict(cls, config_dict, **kwargs):
-        known = {k: v for k, v in config_dict.items() if k not in cls._leftover_config_keys}
-        return super().extract_init_dict(known, **kwargs)
-
-
-def _what_does_not_fit(info):
-    """Of what diffusers says of loading, a line for each kind of weights that do not fit."""
-    shapes = [
-        f"{name} {tuple(found)} in place of {tuple(wanted)}"
-        for name, found, wanted in info["mismatched_keys"]
-    ]
-    kinds = (
-        ("missing", info["missing_keys"]),
-        ("unexpected", info["unexpected_keys"]),
-        ("of another shape", shapes),
-    )
-    return [f"{what}: {', '.join(sorted(names))}" for what, names in kinds if names]
-
-
-def shared_prefix(found, wanted):
-    """What all names in `found` begin with and those in `wanted` lack; "" where they differ by more."""
-    name = min(wanted, default="")
-    for candidate in found:
-        if name and candidate.endswith(f".{name}"):
-            prefix = candidate.removesuffix(name)
-            if {prefix + each for each in wanted} == set(found):
-                return prefix
-    return ""
 
 
 def fused(linear, x):
@@ -261,7 +160,11 @@ class FeedForward(nn.Module):
 def start_as_identity(model):
     """A start of training from nothing, in place (adaLN-Zero, arXiv 2212.09748): Xavier for linear layers,
     a small normal for what embeds the conditions, zero for modulations and the last layer, so that every
-    block begins as the identity and the velocity as zero."""
+    block begins as the identity and the velocity as zero. On "meta", where there are no numbers, there
+    is nothing to do.
+    """
+    if next(model.parameters()).is_meta:
+        return
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

@@ -8,13 +8,13 @@ Run: `python -m pytest tests/models/test_mmdit.py`
 """
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramid.models.flux import PATCH, DoubleBlock, StageTransformer
+from pyramid.models.flux import PATCH, DoubleBlock, StageNetwork
 from pyramid.models.layers import Linear, Modulation, TimestepTextEmbedding, start_as_identity
+from pyramid.models.network import diffusers_model, keeps_config
 
 PUBLISHED = {
     "patch_size": PATCH,
@@ -80,15 +80,14 @@ def check_config(config):
         )
 
 
-class PyramidDiffusionMMDiT(StageTransformer):
+class MMDiTNetwork(StageNetwork):
     """Double blocks only; the last one lets the text end.
 
     The published config lacks four keys; their defaults here are what the weights were trained with. What the
-    weights were never trained with is refused. use_temporal_causal: as in PyramidFluxTransformer.
+    weights were never trained with is refused. use_temporal_causal: as in FluxNetwork.
     """
 
-    _no_split_modules = ["DoubleBlock"]
-    _repeated_blocks = ["DoubleBlock"]
+    published = "PyramidDiffusionMMDiT"
     _leftover_config_keys = (
         "max_num_frames",
         "use_flash_attn",
@@ -96,7 +95,7 @@ class PyramidDiffusionMMDiT(StageTransformer):
         "gradient_checkpointing_ratio",
     )
 
-    @register_to_config
+    @keeps_config
     def __init__(  # noqa: PLR0913 - the keys of the published configuration
         self,
         sample_size: int = 128,
@@ -131,6 +130,7 @@ class PyramidDiffusionMMDiT(StageTransformer):
                 text_norms=("norm_add_q", "norm_add_k"),
                 eps=1e-5,
                 text_ends=index == num_layers - 1,
+                attention=self.attention,
             )
             for index in range(num_layers)
         )
@@ -158,3 +158,8 @@ class PyramidDiffusionMMDiT(StageTransformer):
 
     def embed(self, clip, grid):
         return self.pos_embed(clip, grid)
+
+
+def __getattr__(name: str):
+    """PyramidDiffusionMMDiT, the same as one of diffusers' models: loaded when it is asked for."""
+    return diffusers_model(__name__, name)

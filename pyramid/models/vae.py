@@ -16,17 +16,44 @@ them and what the transformer sees.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramid.models.causal import CausalConv3d, DownBlock, FrameCache, FrameGroupNorm, MidBlock, UpBlock
-from pyramid.models.layers import StrictLoading
+from pyramid.models.network import Network, diffusers_model, keeps_config
+
+
+class Posterior:
+    """The normal distribution of a video's latents; `parameters` (b, 2·c, t, h, w): means, log variances."""
+
+    def __init__(self, parameters: Tensor):
+        self.parameters = parameters
+        self.mean, logvar = parameters.chunk(2, dim=1)
+        self.logvar = logvar.clamp(-30.0, 20.0)
+        self.std, self.var = torch.exp(0.5 * self.logvar), torch.exp(self.logvar)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        where = generator.device if generator else self.mean.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=where, dtype=self.mean.dtype)
+        return self.mean + self.std * noise.to(self.mean.device)
+
+
+class Encoded(NamedTuple):
+    """What `encode` returns: a tuple too, whatever `return_dict` is."""
+
+    latent_dist: Posterior
+
+
+class Decoded(NamedTuple):
+    """What `decode` returns, a tuple too, whatever `return_dict` is; sample (b, 3, f, h, w)."""
+
+    sample: Tensor
 
 
 class Encoder(nn.Module):
@@ -88,7 +115,7 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)), cache)
 
 
-class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
+class VideoVAENetwork(Network):
     """The causal video VAE of the released checkpoints, with their configuration keys and parameter names.
 
     `image_shift`, `image_scale`, `video_shift` and `video_scale` are ours: a checkpoint whose latents have
@@ -97,17 +124,14 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     previews.
     """
 
-    _supports_gradient_checkpointing = False
-    _no_split_modules = ["CausalResnetBlock", "FrameAttention"]
+    published = "CausalVideoVAE"
     _leftover_config_keys = (
         *(f"{half}_{key}" for half in ("encoder", "decoder") for key in ("act_fn", "block_dropout", "type")),
         *("encoder_down_block_types", "decoder_up_block_types", "encoder_double_z"),
         *("add_post_quant_conv", "interpolate", "scaling_factor"),
     )
-    # `decode` does not pass through `forward`, where block-level offload would otherwise hook in
-    _group_offload_block_modules = ["encoder", "decoder", "quant_conv", "post_quant_conv"]
 
-    @register_to_config
+    @keeps_config
     def __init__(  # noqa: PLR0913 - the keys of the published configuration
         self,
         encoder_in_channels: int = 3,
@@ -138,7 +162,6 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         self.decoder = Decoder(self.config)
         self.quant_conv = CausalConv3d(2 * encoder_out_channels, 2 * encoder_out_channels, 1)
         self.post_quant_conv = CausalConv3d(decoder_in_channels, decoder_in_channels, 1)
-        self.use_slicing = False
         self.disable_tiling()
 
     # -- tiling
@@ -193,7 +216,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     # -- pixels to latents
     # -------------------------------------------------------------------------------------
 
-    def encode(self, video: Tensor, return_dict: bool = True) -> AutoencoderKLOutput:
+    def encode(self, video: Tensor, return_dict: bool = True) -> Encoded:
         """Video `(b, 3, 1 + 8k, h, w)` in [-1, 1] to the posterior of its latents `(b, 16, 1 + k, h/8, w/8)`.
 
         The first frame stands alone, then each 8 frames make one unit; a picture is a video of one frame.
@@ -208,8 +231,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
                 f"and both sides multiples of {scale}. Crop or pad it first (pyramid.media.pictures does)."
             )
         moments = self._in_tiles(video, lambda tile, _: self._encode(tile), encode=True)
-        posterior = DiagonalGaussianDistribution(moments)
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+        return Encoded(Posterior(moments))
 
     def _encode(self, video: Tensor) -> Tensor:
         if torch.is_grad_enabled() and self.training:
@@ -221,7 +243,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     # -- latents to pixels
     # -------------------------------------------------------------------------------------
 
-    def decode(self, latents: Tensor, return_dict: bool = True) -> DecoderOutput:
+    def decode(self, latents: Tensor, return_dict: bool = True) -> Decoded:
         """Latents `(b, 16, 1 + k, h, w)` of the VAE to video `(b, 3, 1 + 8k, 8h, 8w)`, about [-1, 1],
         not clamped.
         """
@@ -229,7 +251,7 @@ class CausalVideoVAE(StrictLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             video = self.decoder(self.post_quant_conv(latents))
         else:
             video = self._in_tiles(latents, self._decode_tile, encode=False)
-        return DecoderOutput(sample=video) if return_dict else (video,)
+        return Decoded(video)
 
     def _decode_tile(self, latents: Tensor, _key: tuple[int, int]) -> Tensor:
         """All units of one tile before the next tile: one cache at a time,
@@ -259,7 +281,7 @@ class DecoderStream:
     own cache. Feeding units one by one or several at a time gives the same frames.
     """
 
-    def __init__(self, vae: CausalVideoVAE):
+    def __init__(self, vae: VideoVAENetwork):
         self.vae = vae
         self.caches: dict[tuple[int, int], FrameCache] = {}
 
@@ -300,3 +322,8 @@ def _fade_in_place(rows: list[list[Tensor]], width: int) -> None:
 def _join(tiles: list[Tensor], dim: int, stride: int) -> Tensor:
     """Concatenate tiles along `dim`, each but the last without the part that its successor has faded over."""
     return torch.cat([tile.narrow(dim, 0, stride) for tile in tiles[:-1]] + tiles[-1:], dim=dim)
+
+
+def __getattr__(name: str):
+    """CausalVideoVAE, the same as one of diffusers' models: loaded when it is asked for."""
+    return diffusers_model(__name__, name)
