@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyramid.events import Notice
-from pyramid.hub.checkpoints import Checkpoint, find, identity
+from pyramid.hub.checkpoints import Checkpoint, find, identity, verify
 from pyramid.memory import ladder
 from pyramid.memory.machine import keep_freed_memory
 from pyramid.memory.placement import dtype_name
@@ -26,16 +26,16 @@ from pyramid.memory.plan import Plan, make_plan
 from pyramid.settings import Settings, loras_of
 
 if TYPE_CHECKING:
-    from pyramid.generate.pipeline import Event, PyramidFlowPipeline
+    from pyramid.generate.for_diffusers import PyramidFlowPipeline
+    from pyramid.generate.pipeline import Event, PyramidFlow
     from pyramid.generate.request import Inputs
 
 
 def load_pipeline(checkpoint: Checkpoint, plan: Plan) -> "PyramidFlowPipeline":
     """The pipeline of a checkpoint, placed as `plan` says; the plan is its attribute `plan`."""
-    from pyramid.generate.pipeline import PyramidFlowPipeline
+    from pyramid.generate.for_diffusers import PyramidFlowPipeline
 
-    if not plan.transformer.place.is_card and "PYRAMID_RETURN_MEMORY" not in os.environ:
-        keep_freed_memory()
+    prepare(plan)
     return PyramidFlowPipeline.from_pretrained(checkpoint.folder, checkpoint.variant, plan=plan)
 
 
@@ -47,13 +47,40 @@ def load_for(settings: Settings, memory: str = "auto") -> "PyramidFlowPipeline":
     return load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted=memory))
 
 
+def load_quickly(settings: Settings, memory: str = "auto") -> "PyramidFlow":
+    """What runs `settings`, as `load_for` raises: with torch alone where that is enough, as diffusers takes
+    twice as long to load as torch. It streams, and is not called.
+    """
+    from pyramid.generate.pipeline import PyramidFlow, placed
+    from pyramid.memory.loading import is_plain
+
+    checkpoint = find(settings.model, settings.variant)
+    verify(checkpoint, text=checkpoint.has_text)
+    plan = make_plan(checkpoint, settings, wanted=memory)
+    if takes_loras(settings) or not is_plain(checkpoint, plan):
+        return load_pipeline(checkpoint, plan)
+    prepare(plan)
+    return placed(PyramidFlow, checkpoint, plan)
+
+
+def takes_loras(settings: Settings) -> bool:
+    """Whether a LoRA is at work, which diffusers' models take by peft."""
+    return any(strength for _, strength in loras_of(settings.lora))
+
+
+def prepare(plan: Plan) -> None:
+    """Main memory is kept for the next step where a plan computes in it."""
+    if not plan.transformer.place.is_card and "PYRAMID_RETURN_MEMORY" not in os.environ:
+        keep_freed_memory()
+
+
 @dataclass
 class Loaded:
     """A model on its device."""
 
     key: tuple  # what it was loaded for, see `key_of`
     plan: Plan  # that was wanted; memory may have run out since, see `changes`
-    pipeline: "PyramidFlowPipeline"
+    pipeline: Any  # a PyramidFlow, or the PyramidFlowPipeline of `pyramid.generate.for_diffusers`
     identity: dict[str, Any]  # of the checkpoint, as results carry it
     note: str = ""  # what loading had to change, for people
     changes: tuple[str, ...] = ()  # what was given up since, as memory ran out: it holds for later runs too
@@ -91,6 +118,8 @@ class Loaded:
         """Whether a run by this plan can use what is loaded. What was given up holds for runs by the same
         plan; for another one it may be too much or too little.
         """
+        if takes_loras(settings) and not hasattr(self.pipeline, "load_lora_weights"):
+            return False
         return self.key == key_of(settings, plan) and not (self.changes and self.cuts_otherwise(plan))
 
     def place(self, plan: Plan) -> None:
@@ -104,7 +133,7 @@ class Loaded:
         """Let the LoRAs be at work that settings ask for. ValueError for one that is not there, or of another
         model: then there are none.
         """
-        if lora == self.lora:
+        if lora == self.lora or not (self.lora or any(strength for _, strength in loras_of(lora))):
             return
         if self.lora:
             self.pipeline.unload_lora_weights()
@@ -171,7 +200,7 @@ class ModelHolder:
             self.unload()
             if say:
                 say("Loading the model")
-            pipeline, note = ladder.load(load_for, settings, memory)
+            pipeline, note = ladder.load(load_quickly, settings, memory)
             self.loaded = Loaded(key_of(settings, plan), plan, pipeline, identity(checkpoint), note)
         elif self.loaded.cuts_otherwise(plan):
             self.loaded.place(plan)

@@ -13,18 +13,17 @@ What diffusers, accelerate and bitsandbytes do is theirs; here is only what is c
 
 import functools
 import itertools
+import os
 import time
 from dataclasses import replace
 
 import torch
-from diffusers.hooks import apply_group_offloading
 
 from pyramid.memory.device import MAIN, device_of
 from pyramid.memory.placement import Part, Placement, dtype_name
-from pyramid.models import transformer_class
-from pyramid.models.vae import CausalVideoVAE
+from pyramid.models import network_class, transformer_class
 from pyramid.text.encoders import Part as Encoder
-from pyramid.text.encoders import TextEncoders, find_parts, load_encoder
+from pyramid.text.encoders import TextEncoders, find_parts, load_by_transformers, load_encoder
 
 KEEP = {"": True, "free": None, "go": False, "leaf": False}  # text encoders, by how they come and go
 # Bytes a parameter; in bfloat16 stay: T5's embeddings and one layer in eight, 28 % of miniFLUX and 36 % of
@@ -44,17 +43,42 @@ SKIP = [
 ]  # small, or what quantization hurts most
 
 
-def load(checkpoint, plan):
-    """(transformer, vae, text or None) of a checkpoint, on the CPU, in the plan's dtypes.
-    Raises ValueError.
+def is_plain(checkpoint, plan) -> bool:
+    """Whether torch alone reads and runs this: main memory, whole weights, one process, torch's attention.
+
+    Whatever else there is, diffusers does, which takes twice as long to load as torch.
     """
+    from pyramid.models.vae import VideoVAENetwork
+
+    parts = (plan.transformer, plan.vae)
+    return (
+        not any(part.place.is_card or part.offload or part.quantized for part in parts)
+        and not {"DIFFUSERS_ATTN_BACKEND", "DIFFUSERS_ATTN_CHECKS"} & os.environ.keys()
+        and int(os.environ.get("WORLD_SIZE", "1")) == 1
+        and network_class(checkpoint.transformer_class).can_load(checkpoint.transformer)
+        and VideoVAENetwork.can_load(checkpoint.vae)
+    )
+
+
+def load(checkpoint, plan, plain: bool = False):
+    """(transformer, vae, text or None) of a checkpoint, on the CPU, in the plan's dtypes. plain: as torch's
+    modules, where `is_plain`; else as diffusers' models. Raises ValueError.
+    """
+    text = load_text(checkpoint.folder, plan.text) if checkpoint.has_text else None
+    dtypes = [getattr(torch, part.dtype) for part in (plan.transformer, plan.vae)]
+    if plain:
+        from pyramid.models.vae import VideoVAENetwork
+
+        transformer = network_class(checkpoint.transformer_class).load(checkpoint.transformer, dtypes[0])
+        return transformer, VideoVAENetwork.load(checkpoint.vae, dtypes[1]), text
+    from pyramid.models.for_diffusers import CausalVideoVAE
+
     transformer = transformer_class(checkpoint.transformer_class).from_pretrained(
         checkpoint.transformer,
-        torch_dtype=getattr(torch, plan.transformer.dtype),
+        torch_dtype=dtypes[0],
         **_quantizer(plan.transformer),
     )
-    vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=getattr(torch, plan.vae.dtype))
-    text = load_text(checkpoint.folder, plan.text) if checkpoint.has_text else None
+    vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=dtypes[1])
     return transformer.eval(), vae.eval(), text
 
 
@@ -86,10 +110,12 @@ def _encoder(encoder: Encoder, part, quantized: str):
 
         config = transformers.BitsAndBytesConfig(**_bits(quantized, dtype))
         where = {"device_map": {"": device}} if part.place.is_card else {}
-        return load_encoder(encoder, dtype, quantization_config=config, **where)
-    model = load_encoder(encoder, dtype)
+        return load_by_transformers(encoder, dtype, quantization_config=config, **where)
     if part.offload != "leaf":
-        return model.to(device)
+        return load_encoder(encoder, dtype).to(device)
+    model = load_by_transformers(encoder, dtype)
+    from diffusers.hooks import apply_group_offloading
+
     # The order that a stream traces has to have every layer in it: T5's second name for its embedding never
     # runs.
     apply_group_offloading(

@@ -166,6 +166,10 @@ class StageNetwork(Network):
     gradient_checkpointing = False
     attention = Attention
 
+    time_text_embed: nn.Module
+    context_embedder: nn.Module
+    norm_out: nn.Module
+    proj_out: nn.Module
     latent_channels: int  # of the clips
     rotary_axes: tuple[int, ...]  # head dimensions for time, or for time, rows and columns
 
@@ -199,6 +203,12 @@ class StageNetwork(Network):
             layout=layout,
         )
 
+    def checkpointed(self, block: nn.Module, *inputs):
+        """What a block gives, computed again on the way back; `enable_gradient_checkpointing` asks for it."""
+        from torch.utils.checkpoint import checkpoint
+
+        return checkpoint(block, *inputs, use_reentrant=False)
+
     def denoise(self, current, timestep, pooled_projections, context):
         """Velocity of `current` (b, c, t, h, w) at timestep (b,) in 0…1000, of its shape and dtype."""
         layout, text = context.layout, context.text
@@ -211,7 +221,7 @@ class StageNetwork(Network):
         for index, block in enumerate(self.blocks):
             inputs = text, image, condition, context.table, layout, index == len(self.blocks) - 1
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                text, image = self._gradient_checkpointing_func(block, *inputs)
+                text, image = self.checkpointed(block, *inputs)
             else:
                 text, image = block(*inputs)
         scale, shift = self.norm_out(condition)

@@ -10,7 +10,7 @@ files, offloading, quantizing, narrower storage, attention backends, several pro
 import functools
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -105,7 +105,7 @@ class StrictLoading(Loading):
 class DiffusersModel(StrictLoading, ModelMixin, ConfigMixin):
     """A network that is one of diffusers' models: put before the network among the bases."""
 
-    _gradient_checkpointing_func = None  # what ModelMixin's `__init__`, which is not run, would set
+    _gradient_checkpointing_func: Any = None  # what ModelMixin's `__init__`, which is not run, would set
     config = ConfigMixin.config
 
     def keep_config(self, values):
@@ -142,6 +142,9 @@ class StageTransformer(DiffusersModel, PeftAdapterMixin, StageNetwork):
         "proj_out",
     ]
     attention = DispatchedAttention
+
+    def checkpointed(self, block, *inputs):
+        return self._gradient_checkpointing_func(block, *inputs)
 
 
 class PyramidFluxTransformer(StageTransformer, FluxNetwork):

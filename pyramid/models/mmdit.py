@@ -7,6 +7,8 @@ Source: arXiv 2410.05954, sections 3.2 and 3.3; blocks after Stable Diffusion 3 
 Run: `python -m pytest tests/models/test_mmdit.py`
 """
 
+from typing import Self
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -139,7 +141,7 @@ class MMDiTNetwork(StageNetwork):
         start_as_identity(self)
 
     @classmethod
-    def from_sd3(cls, model_or_path) -> "PyramidDiffusionMMDiT":
+    def from_sd3(cls, model_or_path) -> Self:
         """A transformer that starts from Stable Diffusion 3 Medium: see `pyramid.models.sd3.read_sd3`.
 
         The gains of the q/k norms, which SD3 Medium lacks, are 1; `sd3.measure_gains` finds better ones.

@@ -162,10 +162,18 @@ class VideoVAENetwork(Network):
         self.decoder = Decoder(self.config)
         self.quant_conv = CausalConv3d(2 * encoder_out_channels, 2 * encoder_out_channels, 1)
         self.post_quant_conv = CausalConv3d(decoder_in_channels, decoder_in_channels, 1)
+        self.disable_slicing()
         self.disable_tiling()
 
-    # -- tiling
+    # -- slicing and tiling
     # ------------------------------------------------------------------------------------------------
+
+    def enable_slicing(self) -> None:
+        """Make the frames of one video of a batch after the other's."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        self.use_slicing = False
 
     def enable_tiling(self, tile_size: int | None = None, overlap: float = 0.25) -> None:
         """Encode and decode in square tiles of `tile_size` pixels that overlap by a share of their size.

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import empty_device_cache
 
 from pyramid.hub.checkpoints import CheckpointError, fingerprint
 from pyramid.hub.families import ENCODER_KINDS, FAMILIES, T5, TEXT_TOKENS, TextEncoder
+from pyramid.text import plain
 from pyramid.text.cache import CACHE_VERSION, PromptEmbeds, cache_folder, read_embeds, write_embeds
+from pyramid.text.plain import Tokenizer
 
 KEEP_BELOW = 2 * 2**30  # bytes of weights: smaller encoders stay in memory, larger ones leave
 
@@ -145,7 +146,8 @@ class TextEncoders:
         """Lets all weights go; the next prompt that is not in the cache loads them again."""
         with self._lock:
             self._models.clear()
-        empty_device_cache(self.device.type)
+        if empty := getattr(torch.get_device_module(self.device), "empty_cache", None):
+            empty()
 
     def encode(self, prompts: str | list[str], max_sequence_length: int = TEXT_TOKENS) -> PromptEmbeds:
         """The embeddings of one prompt or several, T5's padded to `max_sequence_length` tokens.
@@ -185,8 +187,7 @@ class TextEncoders:
         for part in self.parts:
             tokenizer, limit = self._tokenizer(part), TEXT_TOKENS
             if not part.is_t5:
-                config = json.loads((part.encoder / "config.json").read_text(encoding="utf-8"))
-                limit = min(tokenizer.model_max_length, config["max_position_embeddings"])
+                limit = min(tokenizer.model_max_length, self._positions(part))
             measured[part.label] = counts[part.label], limit, cut_text(tokenizer, prompt, limit)
         return measured
 
@@ -238,7 +239,7 @@ class TextEncoders:
             tokenizer, model = self._tokenizer(part), self._model(part)
             limit = length
             if not part.is_t5:
-                limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+                limit = min(tokenizer.model_max_length, self._positions(part))
             tokens = tokenizer(
                 prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
             )
@@ -255,13 +256,16 @@ class TextEncoders:
                 pooled.append(model(ids).text_embeds)
         return PromptEmbeds(states.cpu(), mask, torch.cat(pooled, dim=-1).cpu(), cut)
 
+    @staticmethod
+    def _positions(part: Part) -> int:
+        """The most tokens that a CLIP reads."""
+        config = json.loads((part.encoder / "config.json").read_text(encoding="utf-8"))
+        return config["max_position_embeddings"]
+
     def _tokenizer(self, part: Part):
         if part.label not in self._tokenizers:
-            from transformers import AutoTokenizer
-
             with usable(part.tokenizer):
-                loaded = AutoTokenizer.from_pretrained(part.tokenizer, local_files_only=True)
-            self._tokenizers[part.label] = loaded
+                self._tokenizers[part.label] = load_tokenizer(part.tokenizer)
         return self._tokenizers[part.label]
 
     def _model(self, part: Part) -> Any:
@@ -272,10 +276,27 @@ class TextEncoders:
         return self._models[part.label]
 
 
-def load_encoder(part: Part, dtype: torch.dtype, **options) -> torch.nn.Module:
-    """One encoder from its folder; `options` go to transformers.
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder: the plain one where that is enough, else transformers'."""
+    if Tokenizer.can_load(folder):
+        return Tokenizer(folder)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def load_encoder(part: Part, dtype: torch.dtype) -> torch.nn.Module:
+    """One encoder from its folder: the plain one where that is enough, else that of transformers.
     CheckpointError when its files do not fit.
     """
+    with usable(part.encoder):
+        if dtype != torch.float16 and plain.can_load(part):
+            return plain.load(part, dtype)
+    return load_by_transformers(part, dtype)
+
+
+def load_by_transformers(part: Part, dtype: torch.dtype, **options) -> torch.nn.Module:
+    """One encoder as transformers loads it, with `options` for that. CheckpointError as above."""
     import transformers
 
     with quiet_loading(), usable(part.encoder):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.checkpoints import CheckpointError
-from pyramid.models.layers import shared_prefix
+from pyramid.models.network import shared_prefix
 
 TRANSFORMER = "diffusion_transformer_128p/diffusion_pytorch_model.safetensors"
 VAE = "causal_video_vae/diffusion_pytorch_model.safetensors"
