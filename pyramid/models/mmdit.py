@@ -125,15 +125,9 @@ class MMDiTNetwork(StageNetwork):
         self.pos_embed = PatchEmbed(in_channels, dim, pos_embed_max_size, sample_size // PATCH)
         self.time_text_embed = TimestepTextEmbedding(pooled_projection_dim, dim)
         self.context_embedder = Linear(joint_attention_dim, dim)
+        block = {"text_norms": ("norm_add_q", "norm_add_k"), "eps": 1e-5, "attention": self.attention}
         self.transformer_blocks = nn.ModuleList(
-            DoubleBlock(
-                num_attention_heads,
-                attention_head_dim,
-                text_norms=("norm_add_q", "norm_add_k"),
-                eps=1e-5,
-                text_ends=index == num_layers - 1,
-                attention=self.attention,
-            )
+            DoubleBlock(num_attention_heads, attention_head_dim, text_ends=index == num_layers - 1, **block)
             for index in range(num_layers)
         )
         self.norm_out = Modulation(dim, 2)
