@@ -265,7 +265,7 @@ class PyramidFlow:
         finished = [unit.latents.to(self._execution_device) for unit in task.finished if not unit.given]
         shape = (self.vae.config.decoder_in_channels, *GRID.latent_shape(s.width, s.height))
         jumps = inputs.block_noise and inputs.block_noise[len(finished) * (s.stages - 1) :]
-        drawn = {"variation": task.variation, "unit_seeds": task.unit_seeds}
+        drawn: dict[str, Any] = {"variation": task.variation, "unit_seeds": task.unit_seeds}
         noise = Noise(shape, task.seeds, latents=inputs.latents, jumps=jumps, first=len(given), **drawn)
         run = Sampling(
             units=s.units,
