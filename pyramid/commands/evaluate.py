@@ -9,7 +9,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramid.commands import evaluate_study, evaluate_vbench
+from pyramid.commands import evaluate_offline, evaluate_study, evaluate_vbench
 from pyramid.commands.terminal import screen
 from pyramid.settings import DTYPES, Settings
 
@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluate_vbench.add_arguments(parts.add_parser("vbench", help=told, allow_abbrev=False))
     told = "what a blind preference study says: shares, strengths and their intervals, agreement"
     evaluate_study.add_arguments(parts.add_parser("study", help=told, allow_abbrev=False))
+    told = "measure the videos of a folder, without a model: motion, flicker, consistency, sharpness"
+    evaluate_offline.add_arguments(parts.add_parser("offline", help=told, allow_abbrev=False))
     add = parser.add_argument
     add("--model", default="embedded", help="a checkpoint folder (default: the embedded model)")
     add("--variant", help="the transformer, where there are several")
