@@ -18,6 +18,7 @@ from typing import Any
 
 from pyramid.commands.engine import Maker, Outcome, Stopped, failure, say
 from pyramid.commands.prompt_list import Item, result_path
+from pyramid.memory.device import WAITING
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = 80 * 2**20  # bytes of a local object store: Ray's least; a video is a few million
@@ -75,6 +76,7 @@ class OnRay:
         self.unread: list[Outcome] = []  # items whose picture or video is gone meanwhile
 
     def _connect(self, address: str, workers: int | None) -> None:
+        waiting = {name: os.environ[name] for name in WAITING if name in os.environ}
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         how = (
             {"address": address}
@@ -91,7 +93,7 @@ class OnRay:
                 log_to_driver=False,
                 logging_level="error",
                 configure_logging=False,
-                runtime_env={"env_vars": {"PYTHONPATH": path}},
+                runtime_env={"env_vars": {"PYTHONPATH": path, **waiting}},
                 **how,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
