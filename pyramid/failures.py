@@ -160,4 +160,6 @@ def log_name() -> str:
     names = [
         Path(handler.baseFilename) for handler in log.handlers if isinstance(handler, logging.FileHandler)
     ]
-    return f"the log, {names[0]}" if names else "the terminal" if sys.stderr else "the log"
+    if names:
+        return f"the log, {names[0]}"
+    return "the terminal" if sys.stderr else "the log"

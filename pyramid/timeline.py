@@ -93,7 +93,9 @@ def _each(values: tuple, stages: int) -> tuple:
 
 
 def _short(values: tuple) -> Any:
-    return None if not values else values[0] if len(values) == 1 else list(values)
+    if len(values) == 1:
+        return values[0]
+    return list(values) or None
 
 
 # -- reading and writing

@@ -170,6 +170,14 @@ def test_no_function_is_longer_than_forty_lines(folder):
     assert not long
 
 
+def test_no_conditional_expression_stands_in_another():
+    for path in [*modules(), *ROOT.glob("*.py"), *(ROOT / "tools").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.IfExp):
+                parts = (node.test, node.body, node.orelse)
+                assert not any(isinstance(part, ast.IfExp) for part in parts), f"{path}:{node.lineno}"
+
+
 def test_private_operations_of_torch_stand_in_one_adapter():
     """Where the public way is slower: each says why, and a test compares it with the public way."""
     private = re.compile(r"\btorch(?:\.\w+)*\._[a-z]\w+")

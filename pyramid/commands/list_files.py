@@ -210,7 +210,9 @@ def _table_of_cells(names: list[str], cells: list[str]) -> dict[str, Any]:
 def _value(name: str, cell: str) -> Any:
     """What a cell says, in the type of its setting."""
     setting = next(iter(renamed({name: None})))
-    kind: Any = float if name == "seconds" else TABLE[setting].kind if setting in TABLE else str
+    kind: Any = TABLE[setting].kind if setting in TABLE else str
+    if name == "seconds":
+        kind = float
     if kind is bool:
         if cell.lower() not in ("true", "false"):
             raise SettingsError(name, f"= {cell!r}: true or false is expected", named=True)

@@ -288,11 +288,7 @@ def save_lora(transformer: nn.Module, folder: str | Path, config: Any, adapter: 
 def name_of(source: str | Path) -> str:
     """A name for an adapter, from that of its file or folder."""
     path = Path(source)
-    stem = (
-        path.parent.name
-        if path.name == WEIGHTS
-        else path.stem
-        if path.suffix == ".safetensors"
-        else path.name
-    )
+    stem = path.stem if path.suffix == ".safetensors" else path.name
+    if path.name == WEIGHTS:
+        stem = path.parent.name
     return re.sub(r"[^\w-]+", "-", stem) or "lora"

@@ -190,7 +190,9 @@ class PyramidFlow:
 
     def _current_run(self) -> "Running | None":
         run = calling.get()
-        return run if run in self._runs else self._runs[-1] if self._runs else None
+        if run in self._runs:
+            return run
+        return self._runs[-1] if self._runs else None
 
     @property
     def _interrupt(self) -> bool:

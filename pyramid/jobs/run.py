@@ -83,7 +83,10 @@ class Live:
         now = (self.at.stage + (self.at.step + 1) / self.at.steps) / self.at.stages if self.at else 0.0
         unit = self.at.unit if self.at else -1
         done = self.units_done
-        return [1.0 if i < done else now if i == unit else 0.0 for i in range(self.job.settings.units)]
+        shares = [float(i < done) for i in range(self.job.settings.units)]
+        if unit >= done:
+            shares[unit] = now
+        return shares
 
 
 class Run(Listener):

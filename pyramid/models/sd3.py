@@ -118,7 +118,7 @@ def measure_gains(model: nn.Module, batches) -> None:
     def set_gain(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         power = sums.setdefault(norm, [])
         power.append(inputs[0].float().square().mean().item())
-        norm.weight.fill_(math.sqrt(sum(power) / len(power)))  # type: ignore[operator]
+        norm.weight.fill_(math.sqrt(sum(power) / len(power)))  # type: ignore[operator]  # a parameter, not a module
 
     norms = [module for name, module in model.named_modules() if name.rpartition(".")[2] in GAINS]
     hooks = [norm.register_forward_pre_hook(set_gain) for norm in norms]

@@ -63,7 +63,7 @@ def lowercase_charsmap() -> bytes:
     import sentencepiece
 
     # The class is made when the module is imported, where no type checker sees it.
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # made when loaded
 
     rules = [(chr(code), chr(code).lower()) for code in range(ord("A"), ord("Z") + 1)]
     rules += [("\u2019", "'"), ("\u00a0", " ")]

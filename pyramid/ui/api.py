@@ -39,7 +39,7 @@ OTHERS = tuple(name for name in TABLE if name not in (*OWN_ARGUMENTS, *OURS_ALON
 def asked_table() -> Any:
     """The `settings` of `generate` as a type, of which Gradio makes the schema of endpoint and tool."""
     kinds: dict[str, Any] = {name: schema_type(TABLE[name]) for name in OTHERS}
-    return TypedDict("AskedSettings", kinds, total=False)  # type: ignore[operator]
+    return TypedDict("AskedSettings", kinds, total=False)  # type: ignore[operator]  # a table made at run time
 
 
 def schema_type(spec: Spec) -> Any:

@@ -39,7 +39,8 @@ class Order:
             raise ValueError("there is nothing to train on: the list has no usable item")
         self.images, self.clips = Epochs(images, recipe), Epochs(clips, recipe)
         # Only what there is: a list of pictures alone is all pictures.
-        self.share = 1.0 if not clips else recipe.data.images if images else 0.0
+        share = recipe.data.images if images else 0.0
+        self.share = share if clips else 1.0
         shares = recipe.train.stage_shares if recipe.stages > 1 else (1,)
         self.pattern = [stage for stage, count in enumerate(shares) for _ in range(count)]
 

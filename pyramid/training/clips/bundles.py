@@ -200,7 +200,8 @@ def _of_row(path: Path, number: int, row: dict[str, Any]) -> Sample:
         raise BrokenItem("missing")
     kind = "video" if column in ("video", "mp4") else "image"
     cell = row[column]
-    cell = {"path": cell} if isinstance(cell, str) else {"bytes": cell} if isinstance(cell, bytes) else cell
+    if isinstance(cell, str | bytes):
+        cell = {"path" if isinstance(cell, str) else "bytes": cell}
     name = Path(cell.get("path") or f"row-{number}.{'mp4' if kind == 'video' else 'png'}").name
     if cell.get("bytes"):
         return Sample(f"row {number}: {name}", BytesSource(bytes(cell["bytes"]), name), kind, captions)

@@ -339,7 +339,7 @@ def read_jsonl(path: Path, root: Path) -> Iterator[Item]:
 
 
 def _jsonl(root: Path, name: str, row: dict[str, Any]) -> Sample:
-    kind = "image" if "image" in row else "video" if "video" in row else kind_of(name)
+    kind = next((kind for kind in ("image", "video") if kind in row), None) or kind_of(name)
     if kind is None:
         raise BrokenItem("unknown kind")
     end = _number(row.get("end"))

@@ -174,7 +174,9 @@ class Sample:
 def kind_of(name: str) -> str | None:
     """Whether a name is that of a video or of an image; None for anything else."""
     suffix = Path(name).suffix.lower()
-    return "video" if suffix in VIDEOS else "image" if suffix in PICTURES else None
+    if suffix in VIDEOS:
+        return "video"
+    return "image" if suffix in PICTURES else None
 
 
 def inside(root: Path, name: str) -> Path:
