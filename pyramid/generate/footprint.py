@@ -167,7 +167,9 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
 
     gc.collect()  # what the way before this one had on the card
     empty_caches()
-    pipe, frames, encoders = load_pipeline(checkpoint, plan), [], []
+    pipe = load_pipeline(checkpoint, plan)
+    frames: list[Any] = []
+    encoders: list[Any] = []
     plan.transformer.place.reset_peak()
     with tempfile.TemporaryDirectory() as folder:
         pipe.text.cache = Path(folder)
@@ -186,15 +188,8 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
                 latents = event.latents.float().cpu()
         seconds = time.perf_counter() - began
     weights = sum(map(bytes_of, (*encoders, pipe.transformer, pipe.vae)))
-    vram = plan.transformer.place.peak_allocated()
-    return Measured(
-        weights,
-        decoding_bytes(settings, plan, checkpoint),
-        vram,
-        seconds,
-        latents,
-        np.concatenate(frames).astype(np.float32),
-    )
+    decoding, vram = decoding_bytes(settings, plan, checkpoint), plan.transformer.place.peak_allocated()
+    return Measured(weights, decoding, vram, seconds, latents, np.concatenate(frames).astype(np.float32))
 
 
 def decoding_bytes(settings: Settings, plan, checkpoint) -> int:

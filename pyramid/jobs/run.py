@@ -97,7 +97,9 @@ class Run(Listener):
 
     def __init__(self, job: Job, store: JobStore, speeds: Speeds):
         self.job, self.store, self.speeds = job, store, speeds
-        self.stop, self.keep, self.closing = threading.Event(), True, False
+        self.stop = threading.Event()
+        self.keep = True
+        self.closing = False
         self.live = Live(job, "Waiting for the model", began=time.monotonic())
         self._lock = threading.Lock()
         self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began

@@ -59,7 +59,9 @@ class Worker:
         self._lock_file = (
             store.private / "worker.lock"
         )  # two workers would take each other's job for interrupted
-        self._lock, self._closing, self._wanted = threading.RLock(), threading.Event(), threading.Event()
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        self._wanted = threading.Event()
         self._holder = ModelHolder()
         self._said = ""  # of what keeps the queue from being read
         self._run: Run | None = None

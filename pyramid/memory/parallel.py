@@ -204,7 +204,9 @@ def part_of(context: StageContext, sizes: list[int], rank: int, world: int) -> S
     def part(size: int) -> slice:
         return slice(*(min(size % world, at) + size // world * at for at in (rank, rank + 1)))
 
-    layout, buckets, token = context.layout, [], 0
+    layout = context.layout
+    buckets: list[Bucket] = []
+    token = 0
     texts: list[torch.Tensor] = []
     rows: list[torch.Tensor] = []
     for bucket in layout.buckets:
@@ -214,7 +216,9 @@ def part_of(context: StageContext, sizes: list[int], rank: int, world: int) -> S
         token += count * length
         for packed, parts in ((context.text, texts), (layout.text_rows, rows)):
             parts.append(packed[bucket.text].unflatten(0, (count, bucket.length))[:, of].flatten(0, 1))
-    ends, tables, first = {0: 0}, [], 0
+    ends = {0: 0}
+    tables: list[torch.Tensor] = []
+    first = 0
     for size in sizes:
         of = part(size)
         tables.append(context.table[first : first + size][of])

@@ -61,7 +61,8 @@ def sequence_layout(mask, unit_tokens, history_units, causal=True):
     """
     lengths = (mask != 0).sum(dim=1).tolist()
     rows = sorted(range(len(lengths)), key=lengths.__getitem__)
-    buckets, row, token = [], 0, 0
+    buckets = []
+    row = token = 0
     while row < len(rows):
         length = lengths[rows[row]]
         count = lengths.count(length)

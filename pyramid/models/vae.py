@@ -191,11 +191,15 @@ class VideoVAENetwork(Network):
                 "on the latent grid: the tile must be a "
                 f"multiple of {scale} pixels and tile_size·overlap too. Try tile_size=256, overlap=0.25."
             )
-        self.use_tiling, self.tile_size, self.tile_overlap = True, tile_size, int(tile_size * overlap)
+        self.use_tiling = True
+        self.tile_size = tile_size
+        self.tile_overlap = int(tile_size * overlap)
 
     def disable_tiling(self) -> None:
         """Encode and decode each frame whole."""
-        self.use_tiling, self.tile_size, self.tile_overlap = False, self.config.sample_size, 0
+        self.use_tiling = False
+        self.tile_size = self.config.sample_size
+        self.tile_overlap = 0
 
     def _in_tiles(
         self, x: Tensor, run: Callable[[Tensor, tuple[int, int]], Tensor], *, encode: bool
