@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pyramid.media.files import MEMBER, publish, read_metadata, reserve, tag, write_sidecar
 from pyramid.media.pictures import write_picture
 from pyramid.media.sound import Sound
-from pyramid.media.video import QUALITY, VideoWriter
+from pyramid.media.video import QUALITY, FramesWriter, VideoWriter
 from pyramid.media.video_reader import Budget, VideoInfo, inspect, read_frames, sound_of
 from pyramid.settings import FRAMES_PER_UNIT, SettingsError
 
@@ -208,29 +208,12 @@ def open_writer(
     return VideoWriter(path, fps, size, metadata, quality=quality, keep=keep, sound=sound)
 
 
-class PicturesWriter:
+class PicturesWriter(FramesWriter):
     """A zip of PNGs, 0001.png and so on, as frames arrive; used as `VideoWriter` is.
     `settings.json` says the rest.
 
     Raises ValueError for frames of another size, OSError when the file cannot be written.
     """
-
-    def __init__(
-        self,
-        path: str | Path,
-        fps: float,
-        size: tuple[int, int],
-        metadata: dict | None = None,
-        *,
-        keep: str = "embed",
-    ):
-        self.wanted = self.path = Path(path)
-        self.fps = fps
-        self.size = size
-        self.metadata = dict(metadata or {})
-        self.keep = keep
-        self.frames = 0
-        self.partial = False
 
     def __enter__(self) -> Self:
         self._part, self.path = reserve(self.wanted)
@@ -239,9 +222,7 @@ class PicturesWriter:
 
     def write(self, frames: np.ndarray) -> None:
         """Append frames: uint8 (f, h, w, 3), or one frame (h, w, 3)."""
-        for frame in frames[None] if frames.ndim == 3 else frames:
-            if frame.dtype != np.uint8 or frame.shape != (self.size[1], self.size[0], 3):
-                raise ValueError(f"a frame of {frame.dtype} {frame.shape}: uint8 of {self.size} is expected")
+        for frame in self._checked(frames):
             buffer = io.BytesIO()
             Image.fromarray(frame).save(buffer, format="PNG")
             self.frames += 1
@@ -250,15 +231,10 @@ class PicturesWriter:
     def __exit__(self, kind, error, traceback) -> None:
         try:
             if kind is None and self.frames:
-                if self.partial:
-                    self.path = self.wanted.with_name(f"{self.wanted.stem}-partial{self.wanted.suffix}")
-                    self.metadata["partial"] = True
-                if self.keep == "embed":
-                    self._file.writestr(MEMBER, json.dumps(self.metadata, indent=2, allow_nan=False))
+                if (inside := self._settle()) is not None:
+                    self._file.writestr(MEMBER, json.dumps(inside, indent=2, allow_nan=False))
                 self._file.close()
-                self.path = publish(self._part, self.path)
-                if self.keep == "sidecar":
-                    write_sidecar(self.path, self.metadata)
+                self._publish(self._part)
         finally:
             self._file.close()
             self._part.unlink(missing_ok=True)

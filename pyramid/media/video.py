@@ -64,7 +64,60 @@ def encoding(suffix: str, quality: int) -> tuple[str, list[str]]:
     )
 
 
-class VideoWriter:
+class FramesWriter:
+    """What writers of frames have in common: the name, the size, the settings that go along.
+
+    keep: where those go, see `files.KEEPS`. `partial`, set before the end: there are fewer frames than asked
+    for, which name and settings then say.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        size: tuple[int, int],
+        metadata: dict | None = None,
+        *,
+        keep: str = "embed",
+    ):
+        if min(size) < 1:
+            raise ValueError(f"a video of {size[0]}×{size[1]} has no pixels")
+        if keep not in KEEPS:
+            raise SettingsError("metadata", f"metadata {keep!r}: choose from {', '.join(KEEPS)}")
+        self.wanted = self.path = Path(path)
+        self.fps = fps
+        self.size = (size[0], size[1])
+        self.metadata = dict(metadata or {})
+        self.keep = keep
+        self.frames = 0
+        self.partial = False
+        self._part: Path  # the hidden file that is filled, from `with` on
+
+    def _checked(self, frames: np.ndarray) -> np.ndarray:
+        """Frames (f, h, w, 3), or one (h, w, 3), as several. ValueError for another size or type."""
+        frames = frames[None] if frames.ndim == 3 else frames
+        if frames.dtype != np.uint8 or frames.shape[1:] != (self.size[1], self.size[0], 3):
+            raise ValueError(
+                f"frames of {frames.dtype} {frames.shape} for a video of {self.size[0]}×"
+                f"{self.size[1]}: uint8 (f, h, w, 3) of that size is expected"
+            )
+        return frames
+
+    def _settle(self) -> dict | None:
+        """The last word on the name; the settings that go into the file, None for none."""
+        if self.partial:
+            self.path = self.wanted.with_name(f"{self.wanted.stem}-partial{self.wanted.suffix}")
+            self.metadata["partial"] = True
+        return self.metadata if self.keep == "embed" else None
+
+    def _publish(self, part: Path) -> None:
+        """Give the file its name, and lay the settings beside it where they are wanted there."""
+        self.path = publish(part, self.path)
+        if self.keep == "sidecar":
+            write_sidecar(self.path, self.metadata)
+
+
+class VideoWriter(FramesWriter):
     """A video that grows as frames arrive: mp4 (H.264, yuv420p, BT.709), webm (VP9) or gif,
     by its name's ending.
 
@@ -90,21 +143,10 @@ class VideoWriter:
         keep: str = "embed",
         sound: Sound | None = None,
     ):
-        if min(size) < 1:
-            raise ValueError(f"a video of {size[0]}×{size[1]} has no pixels")
-        if keep not in KEEPS:
-            raise SettingsError("metadata", f"metadata {keep!r}: choose from {', '.join(KEEPS)}")
-        self.wanted = self.path = Path(path)
+        super().__init__(path, fps, size, metadata, keep=keep)
         self.codec, self._options = encoding(self.wanted.suffix, quality)
-        self.fps = fps
-        self.size = (size[0], size[1])
         self.sound = sound
-        self.metadata = dict(metadata or {})
-        self.keep = keep
-        self.frames = 0
-        self.partial = False
-        self._writer: Any  # moviepy's, from `with` on, and the hidden file that it fills
-        self._part: Path
+        self._writer: Any  # moviepy's, from `with` on
 
     def __enter__(self) -> Self:
         from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # takes a second: not for every command
@@ -134,12 +176,7 @@ class VideoWriter:
 
     def write(self, frames: np.ndarray) -> None:
         """Append frames: uint8 (f, h, w, 3), or one frame (h, w, 3)."""
-        frames = frames[None] if frames.ndim == 3 else frames
-        if frames.dtype != np.uint8 or frames.shape[1:] != (self.size[1], self.size[0], 3):
-            raise ValueError(
-                f"frames of {frames.dtype} {frames.shape} for a video of {self.size[0]}×"
-                f"{self.size[1]}: uint8 (f, h, w, 3) of that size is expected"
-            )
+        frames = self._checked(frames)
         width, height = self.written_size
         more = ((0, height - self.size[1]), (0, width - self.size[0]), (0, 0))
         for frame in frames:
@@ -158,13 +195,8 @@ class VideoWriter:
         try:
             self._end(kill=kind is not None)
             if kind is None and self.frames:
-                if self.partial:
-                    self.path = self.wanted.with_name(f"{self.wanted.stem}-partial{self.wanted.suffix}")
-                    self.metadata["partial"] = True
-                tag(self._part, tagged, self.metadata if self.keep == "embed" else None, sound=self.sound)
-                self.path = publish(tagged, self.path)
-                if self.keep == "sidecar":
-                    write_sidecar(self.path, self.metadata)
+                tag(self._part, tagged, self._settle(), sound=self.sound)
+                self._publish(tagged)
         finally:
             self._part.unlink(missing_ok=True)
             tagged.unlink(missing_ok=True)
