@@ -1002,7 +1002,9 @@ def typed(spec: Spec, value: Any) -> Any:
         return int(value)
     if kind is float and is_number(value):
         large = isinstance(value, int) and abs(value) >= 10**300  # Python would raise OverflowError
-        return math.copysign(math.inf, value) if large else float(value)
+        if large:
+            return math.inf if value > 0 else -math.inf
+        return float(value)
     if kind == STEPS and isinstance(value, (list, tuple)) and all(is_whole(plain(count)) for count in value):
         return tuple(int(plain(count)) for count in value)
     shown = "is empty" if value is None else f"= {briefly(value)}"
