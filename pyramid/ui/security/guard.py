@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from email import message_from_bytes
+from email.message import Message
 from html import escape
 from http import HTTPStatus
 from pathlib import Path
@@ -276,7 +277,8 @@ def name_in(scope, body: bytes) -> str:
     kind = dict(scope["headers"]).get(b"content-type", b"")
     if kind.lower().startswith(b"multipart/form-data"):
         form = message_from_bytes(b"Content-Type: " + kind + b"\r\n\r\n" + body)
-        parts = form.get_payload() if form.is_multipart() else []
+        given = form.get_payload()
+        parts = [part for part in given if isinstance(part, Message)] if isinstance(given, list) else []
         found = [
             str(part.get_payload()).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             for part in parts
