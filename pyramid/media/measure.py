@@ -31,8 +31,11 @@ class Look:
         """The look of frames, uint8 (f, h, w, 3)."""
         values = frames.astype(np.float32)
         light = values @ LUMA.astype(np.float32)  # f h w
+        red, green, blue = (float(each) for each in values.mean((0, 1, 2)))
         return cls(
-            *(float(each) for each in values.mean((0, 1, 2))),
+            red,
+            green,
+            blue,
             float(light.std((1, 2)).mean()),
             float(np.abs(laplacian(light)).mean()),
         )
