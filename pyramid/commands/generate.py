@@ -71,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     drawn = is_drawn_file(settings.image or settings.video or "")
     for note in settings.experimental(checkpoint.defaults, drawn=drawn):
         print(f"note: {note}", file=sys.stderr)
-    kind = JointGeneration if launched() else EndlessGeneration if args.endless else Generation
+    kind = EndlessGeneration if args.endless else Generation
+    if launched():
+        kind = JointGeneration
     generation = kind(settings, checkpoint, given, path, memory=args.memory, draft=draft)
     generation.second_device = check_device(args.second_device)
     return generation.run()
