@@ -15,6 +15,15 @@ const present = () => {  // what is opened lies over the page until it is closed
 };
 watch("value", present);
 present();
+// Players that were there stay in place of their copies when the grid is drawn anew: they would blink.
+const players = new Map();
+const stay = () => element.querySelectorAll(".media [src]").forEach((media) => {
+  const source = media.getAttribute("src"), before = players.get(source);
+  if (before && before !== media && !before.isConnected) media.replaceWith(before);
+  else players.set(source, media);
+});
+new MutationObserver(stay).observe(element, {childList: true, subtree: true});
+stay();
 element.addEventListener("cancel", (event) => { event.preventDefault(); send("close"); }, true);
 element.addEventListener("click", (event) => {
   if (event.target.nodeName === "DIALOG") { send("close"); return; }

@@ -72,6 +72,7 @@ class Generation:
                 with self.interruptible():
                     recorder.record(lambda units: self.events(loaded, finished=units))
             except Nothing:
+                display.tell("Nothing was kept, as no unit was finished.")
                 raise KeyboardInterrupt from None
             except Halted:
                 if recorder.path is None:

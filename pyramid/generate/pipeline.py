@@ -208,6 +208,7 @@ class PyramidFlow:
         clock = Clock()
         units: list[Unit] = []
         count, kept = 0, not task.endless
+        cut = False  # whether a stop ended the decoding
         stop = task.inputs.stop or threading.Event()
         run = Running(stop, Guidance.of(task.settings))
         self._runs.append(run)
@@ -225,14 +226,15 @@ class PyramidFlow:
                         yield from clock.timed("decode", decode, event)
                         self._bring(self.transformer)
             if decode and self._decodes_late and kept:
-                yield from self._decode_late(task, units, decode, clock)
+                cut = yield from self._decode_late(units, decode, clock, stop)
         finally:
             self._runs.remove(run)
             self._latest = run.steps, run.guidance_scale
             self.maybe_free_model_hooks()
         # After the clearing up: who has got this event may never ask for another.
         latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
-        yield Finished(latents, clock.total(), task.settings.seed, stopped=count < task.settings.units)
+        short = cut or count < task.settings.units
+        yield Finished(latents, clock.total(), task.settings.seed, stopped=short)
 
     def _read(self, task: Task, clock: "Clock", run: "Running") -> Generator[Event, None, Prompts | None]:
         """The prompts as the transformer reads them; None where nothing is left to sample."""
@@ -256,7 +258,7 @@ class PyramidFlow:
         given = clock.timed("encode", self._encode, task)
         left = task.settings.units - task.known
         if left:
-            yield Status("sample", f"Sampling {left} of {task.settings.units} units")
+            yield Status("sample", f"Sampling {task.known} of {task.settings.units} units")
             self._bring(self.transformer)
         return given
 
@@ -304,16 +306,22 @@ class PyramidFlow:
         return bool(getattr(self, "_all_hooks", None)) or self.placement.window == 0
 
     def _decode_late(
-        self, task: Task, units: list[Unit], decode: Callable[[Unit], list[Frames]], clock: "Clock"
-    ) -> Iterator[Status | Frames]:
-        """The frames of all units, after sampling."""
+        self, units: list[Unit], decode: Callable[[Unit], list[Frames]], clock: "Clock", stop: Stop
+    ) -> Generator[Event, None, bool]:
+        """The frames of all units, after sampling. Whether a stop ended it: one that came while the last unit
+        was sampled does not, as what is finished is to be seen.
+        """
+        stopped_before = stop.is_set()
         if self.placement.window == 0 and self.vae.use_tiling and units:
             yield Status("decode", f"Decoding {len(units)} units, tile by tile")
             decode = self._frames_by(clock.timed("decode", self._decode_by_tiles, units))
         for done, unit in enumerate(units):
+            if stop.is_set() and not stopped_before:
+                return True
             yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
             self._bring(self.vae)
             yield from clock.timed("decode", decode, unit)
+        return False
 
     def _callback(self, inputs: Inputs, prompts: Prompts | None, run: "Running") -> StepCallback | None:
         """The callback of diffusers' form in the sampler's form."""

@@ -39,6 +39,8 @@ class Output:
     metadata: str = "embed"
     pattern: str = PATTERN
     previews: bool = True
+    random: bool = False  # the seed was left to chance: what an edit of the waiting job begins with
+    group: str = ""  # of jobs that differ in their seeds, of which one is to be kept
 
     def __post_init__(self):
         for name, choices in (("format", FORMATS), ("metadata", KEEPS)):
@@ -121,7 +123,7 @@ class Limits:
             )
         for name in ("num_inference_steps", "video_num_inference_steps"):
             told = [count for cue in s.cues for count in cue.steps]
-            if self.max_steps is not None and (most := max(*getattr(s, name), *told)) > self.max_steps:
+            if self.max_steps is not None and (most := max((*getattr(s, name), *told))) > self.max_steps:
                 raise SettingsError(
                     name,
                     f"= {most}: at most {self.max_steps} steps a stage are allowed, so ask for fewer",

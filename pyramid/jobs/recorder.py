@@ -135,6 +135,7 @@ class Recorder:
         self._kept: list[Unit] = []  # that are finished, whether or not they could be saved
         self._mark: dict[str, Any] = {}  # of the run, where its units lie beside the result
         self._made = 0  # frames that were not given
+        self._stopped = False  # the run ended early, if only while it was decoded
         self._failed: BaseException | None = None  # what went wrong in the run itself
         self._about: tuple[Any, ...] = ()  # what the folder of units was begun with
         self._clip: GrowingClip | None = None
@@ -205,7 +206,8 @@ class Recorder:
     def _keep(self, unit: Unit) -> None:
         """What is lost of a run that dies is its last unit."""
         folder = self.units
-        self._kept[unit.index :] = [unit]
+        if not self.recording.endless:  # whose memory stays as it is
+            self._kept[unit.index :] = [unit]
         if folder and self._saves and unit.index >= self._saved:
             self.saving(lambda: self._save(folder, unit))
             self._saves = not self._unsaved  # those after one that is missing are of no use
@@ -279,9 +281,14 @@ class Recorder:
         return list(self._kept) if any(not unit.given for unit in self._kept) else []
 
     @property
+    def short(self) -> bool:
+        """Whether the result is less than was asked for."""
+        return self._short
+
+    @property
     def _short(self) -> bool:
         """Whether less was made than was asked for."""
-        return self.units_done < self.recording.settings.units
+        return self._stopped or self.units_done < self.recording.settings.units
 
     def _write(self, events: "Iterator[Event]") -> Path:
         write = self._write_still if self.recording.still else self._write_video
@@ -344,7 +351,8 @@ class Recorder:
     @property
     def _less_than_asked(self) -> bool:
         r = self.recording
-        return self.units_done < (r.asked or r.settings).units and not r.endless
+        less = self._stopped or self.units_done < (r.asked or r.settings).units
+        return less and not r.endless
 
     def _outcome(self) -> dict[str, Any]:
         """What is known at the end only."""
@@ -397,6 +405,7 @@ class Recorder:
                 self._made += 0 if event.given else len(event.video)
             case Finished():
                 self.timings = dict(event.timings)
+                self._stopped = event.stopped and not self.recording.endless
         self.listener.event(event, seconds)
 
 

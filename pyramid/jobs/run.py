@@ -119,7 +119,7 @@ class Run(Listener):
                 self._record()
             finally:
                 del self._loaded  # it may have to make room for another one
-            if self.live.units_done < self.job.settings.units:
+            if self.live.units_done < self.job.settings.units or self.recorder.short:
                 state = State.PARTIAL
         except Nothing:
             state = State.INTERRUPTED if self.closing else State.STOPPED

@@ -13,7 +13,7 @@ from pyramid.jobs.queue import Job, State
 from pyramid.media.export import KINDS
 from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
-from pyramid.settings import FIELDS, MACHINE, label_of
+from pyramid.settings import FIELDS, MACHINE, frames_of, label_of, seconds_of
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of, address_of_export
 from pyramid.ui.compare import PLAYABLE, comparable, shown
@@ -87,9 +87,39 @@ def _media(job: Job) -> str:
     return f'<img src="{source}" alt="" loading="lazy">'
 
 
+def variations_html(jobs: list[Job]) -> str:
+    """Jobs that differ in their seeds, side by side, with a button that keeps one of them."""
+    if not jobs:
+        return ""
+    cells = "".join(
+        f'<figure data-job="{job.id}"><div class="media">{_on_its_way(job)}</div>'
+        f"<figcaption>seed {job.settings.seed}"
+        f'<button type="button" data-action="keep" data-job="{job.id}"{"" if job.path else " disabled"}>'
+        "Keep this one</button></figcaption></figure>"
+        for job in jobs
+    )
+    return (
+        '<section class="four" aria-label="Variations"><h3>Variations: keep one, and the others go</h3>'
+        f"<div>{cells}</div></section>"
+    )
+
+
+def _on_its_way(job: Job) -> str:
+    if job.over:
+        return _media(job)
+    return f'<span class="none">{"waiting" if job.waiting else "being made"}</span>'
+
+
+def made_frames(job: Job) -> int:
+    """Frames that a job's result has: fewer than were asked for where it was ended early."""
+    asked = job.settings.num_frames
+    early = job.over and job.path is not None and job.state is not State.DONE
+    return min(asked, frames_of(job.units_done)) if early and job.units_done else asked
+
+
 def facts(job: Job) -> str:
-    s = job.settings
-    length = "still" if s.num_frames == 1 else f"{s.seconds:g} s"
+    s, frames = job.settings, made_frames(job)
+    length = "still" if frames == 1 else f"{seconds_of(frames, s.fps):g} s"
     return f"{length} · {s.width} × {s.height} · seed {s.seed}"
 
 
@@ -145,14 +175,14 @@ def _why(app: App, job: Job) -> str:
 def _actions(job: Job, file: bool) -> str:
     buttons = []
     over = job.state is not State.DONE
-    if over and job.units_done < job.settings.units:
+    if over and (job.units_done < job.settings.units or job.state is State.PARTIAL):
         buttons.append(("resume", "Resume", True))
     if over and not file and job.units_done:
         buttons.append(("decode", "Make a video of the finished units", False))
     buttons.append(("reuse", "Use all settings", not over))
     buttons.append(("seed", "Use the seed only", False))
     if file and job.result.suffix.lower() in PLAYABLE:
-        buttons.append(("continue", "Continue from here", False))
+        buttons.append(("continue", "Continue from the last frame", False))
     if file and job.result.suffix.lower() == ".png":
         buttons.append(("animate", "Animate this image", False))
     inside = "".join(
@@ -200,12 +230,14 @@ def _longer(app: App, job: Job, view: View) -> str:
     )
     wrong = _wrong(view, "longer")
     return (
-        f'<details{" open" if wrong else ""} data-tries="{view.tries}"><summary>Extend</summary><form>'
-        '<label class="wide">What happens next<input type="text" name="prompt" maxlength="2000" '
+        f'<details{" open" if wrong else ""} data-tries="{view.tries}">'
+        "<summary>Make it longer: seamless</summary>"
+        '<form><label class="wide">What happens next<input type="text" name="prompt" maxlength="2000" '
         f'value="{escape(job.settings.prompt, quote=True)}"></label>'
         f'<label>Extend by<select name="units">{options}</select></label>'
         f'<button type="button" data-action="longer" data-job="{job.id}">Extend</button></form>{wrong}'
-        "<p>Makes a new, longer result. It continues from the latents, so no quality is lost.</p></details>"
+        "<p>Makes a new, longer result that begins with this one. It goes on from the latents, so the motion "
+        "goes on too; “Continue from the last frame” knows the last frame only.</p></details>"
     )
 
 

@@ -410,25 +410,32 @@ def build_seed(form: Form) -> None:
 def build_steps(form: Form) -> None:
     """How many stages, and the steps of each: the pyramid's handles."""
     f, start = form.fields, form.app.worker.start_from
+    with gr.Row(elem_classes="pair"):
+        for name, key in STEP_FIELDS.items():
+            with gr.Column(min_width=0, elem_classes="tight"):
+                html(f'<span class="title">{label_of(name)}</span>')
+                build_step_row(form, name, key)
     f["stages"] = gr.Radio(
         list(range(1, MAX_STAGES + 1)), value=start.stages, label="Stages", elem_id="stages"
     )
     choices = [(speed.capitalize(), speed) for speed in speeds_of(start)]
     form.speed = gr.Radio(choices, value=speed_of(start, start), label="Speed", elem_id="speed")
-    for name, key in STEP_FIELDS.items():
-        title, steps = label_of(name), getattr(start, name)
-        html(f'<span class="title">{title}</span>')
-        with gr.Row(elem_classes="steps"):
-            for n in range(MAX_STAGES):
-                known = steps[n] if n < len(steps) else steps[-1]
-                f[f"{key}{n}"] = gr.Number(
-                    known,
-                    label=f"{title}, stage {n + 1}",
-                    min_width=0,
-                    elem_id=f"{key}-{n + 1}",
-                    elem_classes="bare",
-                    visible=n < len(steps),
-                )
+
+
+def build_step_row(form: Form, name: str, key: str) -> None:
+    """A number for each stage, named `key`0, `key`1, …"""
+    title, steps = label_of(name), getattr(form.app.worker.start_from, name)
+    with gr.Row(elem_classes="steps"):
+        for n in range(MAX_STAGES):
+            known = steps[n] if n < len(steps) else steps[-1]
+            form.fields[f"{key}{n}"] = gr.Number(
+                known,
+                label=f"{title}, stage {n + 1}",
+                min_width=0,
+                elem_id=f"{key}-{n + 1}",
+                elem_classes="bare",
+                visible=n < len(steps),
+            )
 
 
 def build_advanced(form: Form) -> None:

@@ -32,7 +32,8 @@ def data_of(picture: Image.Image, kind: str, **options) -> str:
 
 
 def img(picture: Image.Image, kind: str, alt: str, **options) -> str:
-    return f'<img src="{data_of(picture, kind, **options)}" alt="{escape(alt)}" draggable="false">'
+    source = data_of(picture, kind, **options)
+    return f'<img src="{source}" alt="{escape(alt)}" draggable="false" decoding="sync">'
 
 
 class Once:

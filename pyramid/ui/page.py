@@ -3,6 +3,8 @@
 build(app).launch(css_paths=STYLE, …)
 """
 
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -10,6 +12,7 @@ import gradio as gr
 from pyramid.settings import SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.api import register_api
+from pyramid.ui.cards import facts
 from pyramid.ui.errors import guard_events, problem
 from pyramid.ui.form import (
     Form,
@@ -23,6 +26,7 @@ from pyramid.ui.form import (
 )
 from pyramid.ui.guards import CLICKS as KNOWN_WORDS
 from pyramid.ui.guards import Look, in_place
+from pyramid.ui.kept import wire_reload
 from pyramid.ui.live import build_live
 from pyramid.ui.markup import html, say
 from pyramid.ui.models import build_models
@@ -36,12 +40,13 @@ from pyramid.ui.presets import (
     wire_speed,
 )
 from pyramid.ui.queue import Queue, build_banner, build_queue
-from pyramid.ui.results import build_results
+from pyramid.ui.results import build_results, build_variations
 from pyramid.ui.sight import build_sight, wire_sight
 from pyramid.ui.watch import Watcher, head_words
 
 STYLE = Path(__file__).resolve().parent.parent.parent / "assets" / "style.css"
 KEPT = (3600, 86400)  # seconds: how often Gradio's copies of uploads are checked, and how old they may get
+VARIATIONS = 4  # seeds of one click
 AGAIN_EVERY = 1.0  # seconds until a page whose watcher was cut asks for a new one
 NEW_VISITOR = """(token) => token ||
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0"))
@@ -50,20 +55,7 @@ TO_THE_VIDEO = """() => {
   if (innerWidth < 900 && !document.querySelector("#verdict .problem"))
     document.querySelector("#show").scrollIntoView({behavior: "smooth"});
 }"""
-HEAD = """
-const kept = localStorage.getItem("pyramid-theme");
-if (kept) document.body.classList.toggle("dark", kept === "dark");
-const models = () => document.querySelector("#models");
-const tell = () => element.querySelector("#model")?.setAttribute("aria-expanded",
-  Boolean(models()?.classList.contains("open")));
-watch("value", tell);
-tell();
-element.addEventListener("click", (event) => {
-  if (event.target.closest("#model")) { models().classList.toggle("open"); tell(); }
-  if (!event.target.closest("#theme")) return;
-  const dark = document.body.classList.toggle("dark");
-  localStorage.setItem("pyramid-theme", dark ? "dark" : "light");
-});"""
+HEAD = (STYLE.parent / "page.js").read_text(encoding="utf-8")
 
 
 def build(app: App) -> gr.Blocks:
@@ -89,9 +81,10 @@ def build(app: App) -> gr.Blocks:
                 left = build_left(app)
             with gr.Column(elem_id="show", min_width=0):
                 live = build_live(app)
+                four = build_variations()
             with gr.Column(elem_id="side", scale=0, min_width=0):
                 build_queue(left.queue)
-                results = build_results(app)
+                results = build_results(app, four)
         left.wire(page, visitor, pulse, model)
         live.wire(visitor)
         results.wire(page, visitor, pulse, left.form)
@@ -151,6 +144,7 @@ class Left:
         wire_presets(form, page, self.save, visitor)
         wire_speed(form)
         self.queue.wire(form, visitor)
+        wire_reload(form, page, model)
 
     def wire_buttons(self, asked: list) -> None:
         """What the whole form is sent to: `asked` are the visitor and all fields."""
@@ -162,6 +156,8 @@ class Left:
             [form.fields["seed"], look.verdict],
             **AS_SENT,
         ).then(None, js=TO_THE_VIDEO)
+        outputs = [form.fields["seed"], look.verdict]
+        self.variations.click(self.vary, asked, outputs, **AS_SENT).then(None, js=TO_THE_VIDEO)
         self.queue.save.click(
             self.change,
             [self.queue.editing, *asked],
@@ -169,11 +165,21 @@ class Left:
             **AS_SENT,
         )
 
-    def begin(self, token: str | None, request: gr.Request, *values) -> list:
+    def vary(self, token: str | None, request: gr.Request, *values) -> list:
+        """Four seeds of what the form asks for, which are shown side by side: one of them is kept then."""
+        fields, extras = self.split(values)
+        four = [
+            VARIATIONS if name == "count" else value
+            for name, value in zip(self.form.extra, extras, strict=True)
+        ]
+        return self.begin(token, request, *fields, *four, group=uuid.uuid4().hex)
+
+    def begin(self, token: str | None, request: gr.Request, *values, group: str = "") -> list:
         """Put what the form asks for into the queue: the seed that will be used, or what is wrong."""
         fields, extras = self.split(values)
         try:
             output, many, more = self.form.output(*extras)
+            output = replace(output, random=self.random(*fields), group=group)
             given = self.given(*fields)
             pictures = [given["image"], *map(Path, more)] if given["image"] else []
             owner, settings = self.owner(request, token), self.form.read(*fields)
@@ -199,14 +205,20 @@ class Left:
         try:
             given = self.given(*fields)
             output, _, _ = self.form.output(*extras)
+            output = replace(output, random=self.random(*fields))
             name = given["image"].name if given["image"] else ""
             owner = self.owner(request, token)
             settings = self.form.read(*fields)
             with self.app.working(request):
-                self.app.store.edit(job_id, owner, settings, output=output, image_name=name, **given)
+                saved = self.app.store.edit(job_id, owner, settings, output=output, image_name=name, **given)
         except Exception as error:
             return [gr.skip(), gr.skip(), problem(self.app, error)]
+        say(f"{saved.settings.prompt[:60]} · {facts(saved)}", "The change was saved")
         return ["", gr.update(visible=False), gr.skip()]
+
+    def random(self, *fields) -> bool:
+        """Whether the form leaves the seed to chance."""
+        return bool(self.form.values(*fields)["random"])
 
     def split(self, values: tuple) -> tuple[tuple, tuple]:
         count = len(self.form.components)
@@ -252,8 +264,8 @@ def build_left(app: App) -> Left:
         build_presets(form)
         build_seed(form)
     with gr.Accordion("The pyramid", open=True, elem_id="pyramid"):
-        look.drawing = html(look.draw(app.worker.start_from), elem_id="drawing")
         build_steps(form)
+        look.drawing = html(look.draw(app.worker.start_from), elem_id="drawing")
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         build_advanced(form)
         look.negative_counts = html("")
@@ -263,5 +275,7 @@ def build_left(app: App) -> Left:
     with gr.Column(elem_id="go", min_width=0):
         look.verdict = html("", elem_id="verdict")
         build_banner(left.queue)
-        left.generate = gr.Button("Generate", variant="primary", elem_id="generate")
+        with gr.Row(elem_id="begin"):
+            left.generate = gr.Button("Generate", variant="primary", elem_id="generate")
+            left.variations = gr.Button("Variations ×4", elem_id="variations", scale=0, min_width=0)
     return left

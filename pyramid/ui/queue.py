@@ -5,7 +5,7 @@ queue.rows(owner)                            # the list as HTML, for one owner
 queue.wire(form, visitor)                    # its buttons; "Edit" brings a job's settings into the form
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from html import escape
 
 import gradio as gr
@@ -128,6 +128,8 @@ class Queue:
         """An update for each of the form's components and extras."""
         s = job.settings
         path = self.app.store.input_of(job)
+        if job.output.random:
+            s = replace(s, seed=None)
         filled = form.fill(s, picture=path if s.image else None, video=path if s.video else None)
         return [*filled, *kept_as(form, job.output)]
 
@@ -153,5 +155,5 @@ def build_banner(part: Queue) -> None:
     part.editing = gr.State("")
     with gr.Row(visible=False, elem_id="editing") as part.banner:
         part.words = html("")
-        part.save = gr.Button("Save changes", variant="primary", size="sm", scale=0, elem_id="edit-save")
-        part.cancel = gr.Button("Cancel", size="sm", scale=0, elem_id="edit-cancel")
+        part.save = gr.Button("Save the change", variant="primary", elem_id="edit-save")
+        part.cancel = gr.Button("Cancel", scale=0, min_width=0, elem_id="edit-cancel")

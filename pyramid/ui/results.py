@@ -23,7 +23,15 @@ from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
 from pyramid.settings import SettingsError, frames_of
 from pyramid.ui import AS_SENT, QUIET, App
-from pyramid.ui.cards import can_grow, detail_html, exports_of, grid_html, notes_html, written
+from pyramid.ui.cards import (
+    can_grow,
+    detail_html,
+    exports_of,
+    grid_html,
+    notes_html,
+    variations_html,
+    written,
+)
 from pyramid.ui.compare import ASSETS, CSS, STEP, comparable, compare_html
 from pyramid.ui.errors import shown_error, shown_words
 from pyramid.ui.form import Form
@@ -65,7 +73,20 @@ class Results:
         pair = [job for job in (self.find(job_id, owner) for job_id in view.pair) if job and comparable(job)]
         grid = grid_html(jobs[: view.limit], view, more=len(jobs) > view.limit)
         detail = detail_html(self.app, opened, view) if opened else ""
-        return [detail, compare_html(*pair) if len(pair) == 2 else "", grid]
+        return [
+            detail,
+            compare_html(*pair) if len(pair) == 2 else "",
+            grid,
+            variations_html(self.group(owner)),
+        ]
+
+    def group(self, owner: str, of: str = "") -> list[Job]:
+        """The jobs of an owner's latest variations, or of those of the group `of`; none where one is left."""
+        jobs = [*self.app.store.queue(owner), *self.app.store.history(owner, limit=50)]
+        jobs = [job for job in jobs if job.output.group and job.output.group == (of or job.output.group)]
+        latest = max(jobs, key=lambda job: job.created, default=None)
+        found = [job for job in jobs if latest and job.output.group == latest.output.group]
+        return sorted(found, key=lambda job: job.settings.seed or 0) if len(found) > 1 else []
 
     def find(self, job_id: str, owner: str) -> Job | None:
         """An ended job of the owner's; None when there is none."""
@@ -89,7 +110,7 @@ class Results:
 
     def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.Textbox, form: Form) -> None:
         self.form = form
-        shown = [self.detail, self.compare, self.grid, self.view, self.sent]
+        shown = [self.detail, self.compare, self.grid, self.four, self.view, self.sent]
         state = [visitor, self.view, self.sent]
         gr.on(
             [page.load, visitor.change, pulse.change, self.search.change, self.favorites.change],
@@ -100,7 +121,7 @@ class Results:
             **QUIET,
         )
         gr.on(
-            [self.grid.click, self.detail.click, self.compare.click, self.notes.click],
+            [part.click for part in (self.grid, self.detail, self.compare, self.notes, self.four)],
             self.act,
             state,
             [*shown, self.notes, *form.components, *form.extras],
@@ -256,6 +277,19 @@ def delete(results: Results, job: Job, view: View, value: str) -> View:
     return view.without(job.id)
 
 
+def keep(results: Results, job: Job, view: View, value: str) -> None:
+    """One of the variations stays: the others are taken out of the queue, or deleted."""
+    for other in results.group(job.owner, job.output.group):
+        if other.id == job.id:
+            continue
+        if other.waiting:
+            results.app.store.remove(other.id, other.owner)
+        elif other.over:
+            delete(results, other, view, value)
+        else:
+            results.app.worker.stop(other.id, owner=other.owner, keep=False)
+
+
 def resume(results: Results, job: Job, view: View, value: str) -> View:
     results.app.worker.resume(job.id, owner=job.owner)
     say("It continues from its finished units when its turn comes.", "Added to the queue")
@@ -338,15 +372,23 @@ SAID = {
 }
 FORM = {"reuse": reuse, "seed": reuse_seed, "continue": go_on, "animate": animate}
 ADDS = {"resume": resume, "decode": decode, "longer": longer}  # each puts a job into the queue
-DEEDS = {"favorite": favorite, "delete": delete}
+DEEDS = {"keep": keep, "favorite": favorite, "delete": delete}
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Building
 
 
-def build_results(app: App) -> Results:
+def build_variations() -> gr.HTML:
+    """The seeds of the last variations, side by side; it is `build_results`' to fill."""
+    look = {"js_on_load": GRID_JS, "css_template": GRID_CSS, "apply_default_css": False}
+    return gr.HTML("", elem_id="results-four", **look)
+
+
+def build_results(app: App, four: gr.HTML | None = None) -> Results:
+    """`four`: where variations are shown, when not here."""
     part = Results(app)
+    part.four = four or build_variations()
     with gr.Column(elem_id="results", min_width=0):
         gr.HTML("<h2>Results</h2>", elem_id="results-title", apply_default_css=False)
         with gr.Row(elem_id="results-head"):
