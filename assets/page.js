@@ -31,8 +31,8 @@ document.addEventListener("click", (event) => {
 });
 
 // Leaving the page cuts what was under way, which is no error.
-addEventListener("pagehide", () => { console.error = () => {}; });
-addEventListener("beforeunload", () => { console.error = () => {}; });
+addEventListener("pagehide", () => { console.error = () => {}; }, true);
+addEventListener("beforeunload", () => { console.error = () => {}; }, true);
 
 // The tab's title says how far the work is, and that it ended until the page is looked at again.
 const NAME = "Pyramid";

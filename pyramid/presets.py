@@ -259,7 +259,8 @@ def save_preset(name: str, settings: Settings, folder: Path, description: str = 
         raise SettingsError(
             "preset", f"preset {name!r} is there already, and is not overwritten: choose another name"
         )
-    values = {key: getattr(settings, key) for key in PRESET_FIELDS if key not in MACHINE}
+    held = {key: getattr(settings, key) for key in PRESET_FIELDS if key not in MACHINE}
+    values = {key: value for key, value in held.items() if value is not None}  # TOML has no word for nothing
     try:
         Preset(name, "", values).apply(Settings()).validate(skip=("prompt",))
     except SettingsError as error:
