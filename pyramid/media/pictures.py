@@ -96,6 +96,9 @@ def _open_heif(file: io.BytesIO | Path) -> None:
 def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
     """Any picture as RGB: upright, in sRGB, 16 bit as 8, flattened on `background`. Twice is as once."""
     image = upright(image)
+    if image.mode == "RGB" and not image.info:  # a large one is not copied for nothing
+        image.load()
+        return image
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)

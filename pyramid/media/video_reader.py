@@ -328,8 +328,10 @@ def _ppm_pictures(stream: IO[bytes], budget: Budget) -> Iterator[Image.Image]:
         data = stream.read(width * height * 3)
         if len(data) < width * height * 3:
             raise EOFError
-        yield Image.frombuffer("RGB", (width, height), data, "raw", "RGB", 0, 1)  # no copy: it may be large
-        del data
+        picture = Image.frombytes("RGB", (width, height), data)
+        del data  # it may be large, and so is what is made of the picture
+        yield picture
+        del picture
 
 
 def _reason(said: str) -> str:

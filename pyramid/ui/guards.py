@@ -17,7 +17,7 @@ import gradio as gr
 
 from pyramid.media.looks import is_drawn_file
 from pyramid.presets import speed_of, speeds_of
-from pyramid.settings import FRAMES_PER_UNIT, MAX_STAGES, Settings, SettingsError
+from pyramid.settings import FRAMES_PER_UNIT, MAX_PROMPT, MAX_STAGES, Settings, SettingsError
 from pyramid.text.vocabulary import Vocabulary
 from pyramid.ui import App
 from pyramid.ui.errors import problem
@@ -50,6 +50,8 @@ class Counter:
         worker = self.app.worker
         if not worker.loaded.is_set() or worker.error or not worker.checkpoint.has_text:
             return {}
+        if len(text) > MAX_PROMPT:  # it is refused, and counting a million characters would hold others up
+            return {}
         with self._lock:
             if self._encoders is None or self._of != worker.checkpoint.folder:
                 from pyramid.text.encoders import TextEncoders  # torch is there by now
@@ -78,7 +80,7 @@ def unknown_words(app: App, prompt: str) -> str:
     a click puts in its place. Nothing where the model says nothing of its words.
     """
     vocabulary = Vocabulary.of(app.worker.checkpoint.details)
-    if vocabulary is None:
+    if vocabulary is None or len(prompt) > MAX_PROMPT:
         return ""
     items = []
     for word in vocabulary.unknown(prompt)[:MOST_UNKNOWN]:

@@ -163,8 +163,8 @@ def wire_speed(form: Form) -> None:
             start = form.app.worker.start_from
             settings = replace(form.basis(*values), **at_speed(speed, start))
         except SettingsError as error:
-            raise gr.Error(words_of(error), title="Nothing was changed", print_exception=False) from error
-        gr.Info(speed_words(speed, settings), title=speed.capitalize())
+            raise failure(words_of(error), "Nothing was changed") from error
+        say(speed_words(speed, settings), speed.capitalize())
         return form.put(settings, *values)
 
     form.speed.input(choose, [form.speed, *form.components], form.components, **AS_SENT)

@@ -78,8 +78,8 @@ class Watcher:
         self.live = live
         self.queue = queue
         self.ended = Ended(app.store)
-        self.pages: set[object] = set()  # that are open
-        self.drawn: dict[str, Drawn] = {}  # by owner: all pages of one share a drawing
+        self.pages: dict[object, str] = {}  # that are open, and whose they are
+        self.drawn: dict[str, Drawn] = {}  # by owner, while one has a page: all of them share a drawing
 
     async def watch(self, token: str | None, request: gr.Request) -> AsyncIterator[list]:
         owner = self.app.owner(request, token)
@@ -87,12 +87,14 @@ class Watcher:
             yield [gr.skip()] * (len(self.live.outputs) + BESIDE)
             return
         page = object()
-        self.pages.add(page)
+        self.pages[page] = owner
         try:
             async for update in self.updates(owner):
                 yield update
         finally:
-            self.pages.discard(page)
+            del self.pages[page]
+            if owner not in self.pages.values():
+                self.drawn.pop(owner, None)
 
     async def updates(self, owner: str) -> AsyncIterator[list]:
         before: Moment | None = None

@@ -6,15 +6,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from app import check_listen, check_reachable, limits_of, main, notices, parse
 from pyramid.jobs.queue import Limits
+from pyramid.jobs.space import Space
 from pyramid.settings import Settings, SettingsError
 from pyramid.ui.security.accounts import hashed_line, read_accounts
+from pyramid.ui.security.bodies import Upload, whole
 from pyramid.ui.security.login import (
     LONGEST_WAIT,
     NAME_TRIES,
@@ -28,6 +32,7 @@ from pyramid.ui.security.proxies import Proxies
 from pyramid.ui.security.traffic import Refused, Traffic
 from pyramid.ui.security.uploads import Uploads
 from pyramid.ui.visitors import visitor_of
+from pyramid.ui.watch import Watcher
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -318,6 +323,72 @@ def test_the_oldest_uploads_go_first_and_who_sends_much_loses_their_own(tmp_path
     os.utime(tmp_path / "tmpcut", (0, 0))
     upload("last", 1, 0, "ana")
     assert not (tmp_path / "tmpcut").exists()
+
+
+def test_uploads_and_jobs_leave_some_of_the_disk_free(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 600_000_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    uploads, space = Uploads(tmp_path / "not there yet", 100), Space(tmp_path, 0.001)
+    uploads.check(1000)
+    space.check()
+    with pytest.raises(Refused, match="600 MB free, and 500 MB stay") as refused:
+        uploads.check(200_000_000)
+    assert refused.value.status == 507
+    usage.free = 400_000_000
+    with pytest.raises(SettingsError, match="400 MB free"):
+        space.check()
+    (tmp_path / "result.mp4").write_bytes(bytes(2_000_000))
+    with pytest.raises(SettingsError, match="results take 2 MB here, 0 MB may"):
+        Space(tmp_path, 0.1).check()
+    Space(tmp_path, None).check()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("pyramid.ui.security.bodies.PATIENCE", 0.05)
+    scope = {"headers": [(b"content-length", b"10")]}
+
+    async def stalls():
+        await asyncio.sleep(60)
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(whole(scope, stalls, 100))
+    assert refused.value.status == 408
+    counted = []
+    upload = Upload(scope, stalls, 100, counted.append)
+    assert asyncio.run(upload.receive()) == {"type": "http.disconnect"} and upload.refused.status == 408
+
+    async def drips():
+        await asyncio.sleep(0.06)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    monkeypatch.setattr("pyramid.ui.security.bodies.PATIENCE", 0.1)
+    upload = Upload(scope, drips, 100, counted.append)
+
+    async def read():
+        while (await upload.receive())["type"] != "http.disconnect":
+            pass
+
+    asyncio.run(read())
+    assert upload.refused.status == 408 and "kB a second" in upload.refused.words and sum(counted) <= 3
+
+
+def test_who_left_is_not_remembered():
+    """Made-up tokens that look at the page once would fill the memory with what they saw."""
+    moment = SimpleNamespace(version=1, live=None, loaded=threading.Event())
+    app = SimpleNamespace(owner=lambda request, token: token, store=moment, worker=moment)
+    watcher = Watcher(app, SimpleNamespace(outputs=[], show=lambda owner: []), None)
+    watcher.beside = lambda owner: [owner]
+
+    async def look(number: int) -> None:
+        pages = [watcher.watch(f"token-{number}", None) for _ in range(2)]
+        assert [await anext(page) for page in pages] == [[f"token-{number}"]] * 2
+        await pages[0].aclose()
+        assert list(watcher.drawn) == [f"token-{number}"]
+        await pages[1].aclose()
+
+    for number in range(3):
+        asyncio.run(look(number))
+    assert not watcher.drawn and not watcher.pages
 
 
 # -- the program

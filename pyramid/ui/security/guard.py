@@ -280,9 +280,10 @@ def name_in(scope, body: bytes) -> str:
         given = form.get_payload()
         parts = [part for part in given if isinstance(part, Message)] if isinstance(given, list) else []
         found = [
-            str(part.get_payload()).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            bytes(part.get_payload(decode=True) or b"").decode("utf-8", "replace")
             for part in parts
             if part.get_param("name", header="content-disposition") == "username"
+            and part["content-transfer-encoding"] is None  # Gradio reads such a part as it stands
         ]
     else:
         found = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True).get("username", [])
