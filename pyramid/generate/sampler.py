@@ -12,6 +12,8 @@ import hashlib
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol, Self
 
 import torch
@@ -212,10 +214,15 @@ class Sampling:
         """The steps that are asked for in a unit, one entry a stage."""
         return self.unit_steps.get(unit) or (self.video_steps if unit else self.steps)
 
+    @cached_property
+    def _steps_before(self) -> list[int]:
+        """The steps that are taken before each unit from the first sampled one on, and before the end."""
+        counts = (sum(self.counts(unit)) for unit in range(self.known, self.units))
+        return list(accumulate(counts, initial=0))
+
     def steps_before(self, unit: int, stage: int = 0) -> int:
         """How many steps are taken before a stage of a unit."""
-        earlier = sum(sum(self.counts(index)) for index in range(self.known, unit))
-        return earlier + sum(self.counts(unit)[:stage])
+        return self._steps_before[unit - self.known] + sum(self.counts(unit)[:stage])
 
     def wants_preview(self, step: int, count: int) -> bool:
         """Whether a step of a stage of `count` steps carries a denoised estimate."""
