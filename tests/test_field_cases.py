@@ -159,7 +159,7 @@ CASES = {  # number -> tests
     ],
 }
 NUMBERS = set(range(1, 54)) - {15, 20, 38, 46}  # as the log has them
-ELSEWHERE = {30: "one busy program beside it: a matter of measuring, see docs/memory.md"}
+ELSEWHERE = {30: "one busy program beside it: how threads wait is measured, and no test asserts seconds"}
 
 
 def test_every_case_has_its_tests_and_they_exist():
