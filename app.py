@@ -204,7 +204,8 @@ def interrupted_by_signals() -> Iterator[None]:
     """Whatever ends a program ends this one in order, see `interrupt`."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # as of who was told to outlive its terminal
+        # Who was told to outlive its terminal (nohup) does; scripts start programs with SIGINT ignored.
+        if number == signal.SIGINT or handler != signal.SIG_IGN:
             signal.signal(number, interrupt)
     try:
         yield
