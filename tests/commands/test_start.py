@@ -69,3 +69,19 @@ def test_threads_wait_asleep_unless_the_user_says_otherwise(monkeypatch, said):
     monkeypatch.setattr(device.os, "environ", dict(said))
     device.wait_asleep()
     assert device.os.environ == (said or {"OMP_WAIT_POLICY": "PASSIVE"})
+
+
+def test_torch_alone_makes_what_the_models_of_diffusers_make(tiny_checkpoint):
+    from pyramid.events import Finished
+    from pyramid.generate.loaded import load_for, load_quickly
+    from pyramid.generate.pipeline import PyramidFlow
+    from pyramid.hub.checkpoints import find
+    from pyramid.settings import Settings
+
+    few = {"num_frames": 9, "num_inference_steps": (1, 1, 1), "video_num_inference_steps": (1, 1, 1)}
+    model = {"prompt": "a red ball", "device": "cpu", "seed": 3} | few
+    settings = Settings.for_model(str(tiny_checkpoint), "128p", find(str(tiny_checkpoint)).defaults, **model)
+    plain, full = load_quickly(settings), load_for(settings)
+    assert type(plain) is PyramidFlow and isinstance(full, PyramidFlow) and type(full) is not PyramidFlow
+    made, wanted = ([*pipe.stream(settings)][-1] for pipe in (plain, full))
+    assert isinstance(made, Finished) and made.latents.equal(wanted.latents)
