@@ -264,7 +264,7 @@ def test_settings_come_back_into_the_form_or_only_the_seed(page):
 
 
 def test_a_clip_goes_on_and_a_picture_begins_to_move(page, served):
-    open_result(page, "red ball").get_by_role("button", name="Continue from here").click()
+    open_result(page, "red ball").get_by_role("button", name="Continue from the last frame").click()
     expect(page.locator("#clip video")).to_be_visible()
     expect(page.locator("#mode input:checked")).to_have_value("video")
     open_result(page, "a still of a house").get_by_role("button", name="Animate this image").click()
@@ -280,7 +280,7 @@ def test_a_clip_becomes_longer_from_its_own_latents(page, served):
     job = served.store.add(replace(served.start, prompt="a kite climbs", seed=3, num_frames=9), owner="local")
     expect(card(page, "a kite climbs").locator("video")).to_be_visible(timeout=120_000)
     detail = open_result(page, "a kite climbs")
-    detail.locator("summary", has_text="Extend").click()
+    detail.locator("summary", has_text="Make it longer").click()
     detail.get_by_label("What happens next").fill("")
     detail.get_by_role("button", name="Extend").click()
     expect(detail.get_by_role("alert")).to_contain_text("the prompt is empty")
