@@ -148,7 +148,8 @@ class Endpoints:
         """
         job = self.job(job_id, token, request)
         try:
-            return self.describe(self.app.worker.resume(job.id, owner=job.owner))
+            with self.app.adding(request, job.owner):
+                return self.describe(self.app.worker.resume(job.id, owner=job.owner))
         except ValueError as error:
             raise self.told(error) from error
 
