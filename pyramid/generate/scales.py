@@ -20,12 +20,13 @@ class Guidance:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The guidance that settings ask for."""
+        directed = range(settings.units) if settings.cues else ()
         return cls(
             settings.guidance_scale,
             settings.video_guidance_scale,
             settings.min_guidance_scale,
             settings.guidance_decay,
-            {unit: settings.plan_of(unit).guidance for unit in range(settings.units) if settings.cues},
+            {unit: settings.plan_of(unit).guidance for unit in directed},
         )
 
     def at(self, unit: int, stage: int = 0) -> float:
