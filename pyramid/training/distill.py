@@ -43,7 +43,7 @@ from pyramid.generate.sampler import Crossing, Noise
 from pyramid.generate.schedule import Stage, make_stages
 from pyramid.hub.checkpoints import PREFIX, Checkpoint
 from pyramid.hub.families import GRID
-from pyramid.models.flux import StageTransformer
+from pyramid.models.for_diffusers import StageTransformer
 from pyramid.training.loop import Budget, Loop
 from pyramid.training.optim import make_optimizers
 from pyramid.training.recipe import DistillRecipe, Recipe, load_recipe
@@ -292,7 +292,7 @@ class Distillation:
 
     def finished(self, folder: Path) -> StageTransformer:
         """The student, a LoRA's learning in its weights; the LoRA itself goes to `folder` too."""
-        student = self.student.eval()
+        student: Any = self.student.eval()  # diffusers' mixins are not typed
         if self.lora is not None:
             save_lora(student, folder, self.lora)
             student.fuse_lora()
@@ -341,7 +341,7 @@ class Distillation:
         return {"loss": sum(losses.values(), start=torch.zeros(())) / len(self.stages)} | losses
 
 
-def add_lora(student: StageTransformer, rank: int) -> Any:
+def add_lora(student: Any, rank: int) -> Any:
     """Freeze a transformer and put a LoRA into the layers of its blocks; its configuration."""
     from peft import LoraConfig
 
@@ -411,7 +411,7 @@ def check(settings: DistillRecipe) -> None:
         )
 
 
-def save(student: StageTransformer, teacher: Checkpoint, settings: DistillRecipe, folder: Path) -> Path:
+def save(student: Any, teacher: Checkpoint, settings: DistillRecipe, folder: Path) -> Path:
     """The teacher's checkpoint with the student as one variant more, in `folder`; what is large is linked."""
     name = f"{teacher.variant}-{settings.suffix}"
     folder.mkdir(parents=True, exist_ok=True)

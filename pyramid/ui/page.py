@@ -110,6 +110,7 @@ class Left:
     plan: PlanPart
     save: tuple[gr.Textbox, gr.Button]
     generate: gr.Button
+    variations: gr.Button
 
     def __init__(self, app: App):
         self.app = app

@@ -54,6 +54,7 @@ class Results:
     favorites: gr.Checkbox
     file: gr.File
     notes: gr.HTML
+    four: gr.HTML
     compare: gr.HTML
     detail: gr.HTML
     grid: gr.HTML
