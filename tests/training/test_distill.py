@@ -137,7 +137,7 @@ def test_a_run_that_was_interrupted_ends_where_a_whole_one_does(tmp_path):
             run.rollouts.at(run.loop.step)
             for _ in range(end):
                 run.loop._set_rates()
-                run.loop._update(run.step(0)["loss"])
+                run.loop._take(run.step(0))
                 run.loop.step += 1
             run.loop.accelerator.save_state(folder / "distill" / "checkpoint")
             run.step(0)
