@@ -383,13 +383,25 @@ def test_a_step_that_overflows_is_taken_again_in_float32(tiny_checkpoint):
 
 def test_weights_that_overflow_everywhere_make_no_black_video(tiny_checkpoint):
     pipe = narrow(tiny_checkpoint, gain=float("nan"))
-    with pytest.raises(FloatingPointError, match="float16 and in float32 too: its weights are damaged"):
+    with pytest.raises(FloatingPointError, match=r"hold NaN or infinity \(proj_out.weight\): the checkpoint is"):
         list(pipe.stream(*pipe.request(PROMPT, **REQUEST)))
-    pipe = narrow(tiny_checkpoint, gain=float("nan"), dtype=torch.float32)
-    with pytest.raises(FloatingPointError, match="overflows in float32"):
-        list(pipe.stream(*pipe.request(PROMPT, **REQUEST)))
+    told = {
+        torch.bfloat16: "bfloat16 and in float32 too: its weights are damaged",
+        torch.float32: "overflows in float32",
+    }
+    for dtype, words in told.items():  # weights that are numbers, and too large for either
+        pipe = narrow(tiny_checkpoint, dtype=dtype)
+        with torch.no_grad():
+            weight = pipe.transformer.proj_out.weight
+            weight.div_(weight.abs().max()).mul_(3e38)
+        with pytest.raises(FloatingPointError, match=words):
+            list(pipe.stream(*pipe.request(PROMPT, **REQUEST)))
     vae = narrow(tiny_checkpoint)
     with torch.no_grad():
-        vae.vae.decoder.conv_out.conv.bias.fill_(float("inf"))
+        vae.vae.decoder.conv_out.conv.weight.fill_(3e38)
     with pytest.raises(FloatingPointError, match="Unit 0 overflows .* decoded"):
+        list(vae.stream(*vae.request(PROMPT, **REQUEST)))
+    with torch.no_grad():
+        vae.vae.decoder.conv_out.conv.bias.fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match="autoencoder's weights hold NaN or infinity"):
         list(vae.stream(*vae.request(PROMPT, **REQUEST)))
