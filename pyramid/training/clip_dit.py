@@ -34,6 +34,7 @@ from pyramid.generate.schedule import Stage, make_stages
 from pyramid.hub.checkpoints import Checkpoint, find, fingerprint, weight_files
 from pyramid.hub.families import FAMILIES, LatentScales, family_of
 from pyramid.media.video import VideoWriter
+from pyramid.memory.device import CudaCard
 from pyramid.models import transformer_class
 from pyramid.models.mmdit import PyramidDiffusionMMDiT
 from pyramid.models.sd3 import measure_gains
@@ -270,7 +271,7 @@ def make_optimizer(model: nn.Module, recipe: ClipRecipe) -> list[torch.optim.Opt
     options: dict[str, Any] = {"lr": train.learning_rate, "betas": train.betas, "eps": train.eps}
     if train.optimizer == "adamw":
         return [torch.optim.AdamW(tables, **options)]
-    if not torch.cuda.is_available():
+    if not CudaCard.count():
         raise ValueError("[train] optimizer = adamw8bit needs a CUDA card: use adamw")
     from bitsandbytes.optim import AdamW8bit
 

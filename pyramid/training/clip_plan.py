@@ -20,6 +20,7 @@ import torch
 
 from pyramid.hub.checkpoints import Checkpoint
 from pyramid.hub.families import GRID, TEXT_TOKENS, Family, family_of
+from pyramid.memory.device import MAIN, CudaCard
 from pyramid.memory.loading import matmul_rate
 from pyramid.models import transformer_class
 from pyramid.models.mmdit import PyramidDiffusionMMDiT
@@ -67,7 +68,7 @@ def plan_of(run: Run) -> Cost:
         count * sum(family.forward_flops(size, n + TEXT_TOKENS) for n in counts) / len(counts)
         for count, counts in zip(samples, by_stage, strict=True)
     )
-    devices = max(torch.cuda.device_count(), 1)
+    devices = max(CudaCard.count(), 1)
     seconds = flops / (devices * BUSY * matmul_rate(*_rate_of(recipe)))
     width, height = recipe.data.sizes[0]
     full = units_of(recipe.data.frames) * GRID.stage_tokens(width, height, 1)[0]
@@ -86,7 +87,7 @@ def plan_of(run: Run) -> Cost:
 
 def _rate_of(recipe: ClipRecipe) -> tuple[str, str]:
     """The device and the dtype whose rate counts."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if CudaCard.count() else MAIN
     return device, "float32" if recipe.train.precision == "no" else "bfloat16"
 
 

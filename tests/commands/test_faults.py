@@ -383,7 +383,9 @@ def test_a_step_that_overflows_is_taken_again_in_float32(tiny_checkpoint):
 
 def test_weights_that_overflow_everywhere_make_no_black_video(tiny_checkpoint):
     pipe = narrow(tiny_checkpoint, gain=float("nan"))
-    with pytest.raises(FloatingPointError, match=r"hold NaN or infinity \(proj_out.weight\): the checkpoint is"):
+    with pytest.raises(
+        FloatingPointError, match=r"hold NaN or infinity \(proj_out.weight\): the checkpoint is"
+    ):
         list(pipe.stream(*pipe.request(PROMPT, **REQUEST)))
     told = {
         torch.bfloat16: "bfloat16 and in float32 too: its weights are damaged",
