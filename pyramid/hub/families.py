@@ -130,6 +130,18 @@ class Family:
         """The variants that its models have, each once."""
         return tuple(dict.fromkeys(variant for model in self.models for variant in MODELS[model]))
 
+    def config(self, *, layers: int, single_layers: int, heads: int, head_dim: int) -> dict[str, Any]:
+        """The configuration of a transformer of these sizes, without what its text encoders decide."""
+        sizes: dict[str, Any] = {
+            "num_layers": layers,
+            "attention_head_dim": head_dim,
+            "num_attention_heads": heads,
+        }
+        if "num_single_layers" not in self.defaults:  # double blocks only, positions added to the tokens
+            return sizes | {"caption_projection_dim": heads * head_dim}
+        time, space = head_dim // 4, 3 * head_dim // 8
+        return sizes | {"num_single_layers": single_layers, "axes_dims_rope": (time, space, space)}
+
     def dimensions(self, config: dict[str, Any]) -> Dimensions:
         """Of the transformer that `config`, its config.json, describes."""
         known = self.defaults | {key: config[key] for key in self.defaults if key in config}

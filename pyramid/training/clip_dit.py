@@ -231,14 +231,10 @@ def from_nothing(recipe: ClipRecipe, checkpoint: Checkpoint) -> nn.Module:
             f"[network] family is {net.family}, parts are of {checkpoint.family.name}: give alike"
         )
     texts = {key: like[key] for key in ("joint_attention_dim", "pooled_projection_dim") if key in like}
-    sizes: dict[str, Any] = {"num_layers": net.layers, "attention_head_dim": net.head_dim}
-    sizes |= {"num_attention_heads": net.heads, **texts}
-    if net.family == "miniflux":
-        time, space = net.head_dim // 4, 3 * net.head_dim // 8
-        sizes |= {"num_single_layers": net.single_layers, "axes_dims_rope": (time, space, space)}
-    else:
-        sizes |= {"caption_projection_dim": net.heads * net.head_dim}
-    return transformer_class(family.transformer_class)(**sizes)
+    sizes = family.config(
+        layers=net.layers, single_layers=net.single_layers, heads=net.heads, head_dim=net.head_dim
+    )
+    return transformer_class(family.transformer_class)(**sizes, **texts)
 
 
 def add_lora(model: Any, recipe: ClipRecipe) -> Any:
