@@ -80,12 +80,12 @@ def run(args: argparse.Namespace) -> int:
 
 def load(args: argparse.Namespace, variant: str) -> "PyramidFlowPipeline":
     """The pipeline of a variant, as the flags want it."""
-    from pyramid.generate.loaded import ModelHolder
+    from pyramid.generate.loaded import load_for
     from pyramid.hub.checkpoints import find
 
     where = {"dtype": args.dtype, "device": args.device}
     settings = Settings.for_model(args.model, variant, find(args.model, variant).defaults, **where)
-    pipe = ModelHolder().bring(settings).pipeline
+    pipe = load_for(settings)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -1,7 +1,8 @@
-"""PyramidFlowPipeline: a sentence, a picture or a clip becomes a video.
+"""PyramidFlow: a sentence, a picture or a clip becomes a video, with torch alone.
 
-    pipe = PyramidFlowPipeline.from_pretrained("assets/embedded")
-    video = pipe("a red ball moves to the right over a green meadow", seed=1).frames[0]  # PIL pictures
+`pyramid.generate.for_diffusers.PyramidFlowPipeline` is the same as one of diffusers' pipelines, which can be
+called, saved and given LoRAs.
+
     for event in pipe.stream(settings, Inputs(image=picture, preview_every=1)):          # pyramid.events
         ...
     for event in pipe.stream(*pipe.request("a blue star spins", seed=1)):  # diffusers' arguments
