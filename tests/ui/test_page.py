@@ -3,6 +3,7 @@
 Every test waits for states, never for time. Skipped where there is no Chromium.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,7 @@ def test_what_a_power_cut_left_goes_on_at_the_next_start(browser, tiny_checkpoin
         page = browser.new_page()
         page.goto(address)
         expect(page.locator("#verdict .ready")).to_be_visible()
+        page.locator("#seconds input[type=number]").fill("6")  # it outlasts the next start
         ask(page, rest=LONG, seed=51)
         expect(page.locator("#units .unit.done")).to_have_count(2)
         process.kill()
@@ -265,12 +267,12 @@ def test_what_a_power_cut_left_goes_on_at_the_next_start(browser, tiny_checkpoin
         page = browser.new_page()
         page.goto(address)
         card = page.locator(".card", has_text=BALL)
-        expect(status(page)).to_contain_text("Unit 3")  # it goes on by itself, with what was finished
+        expect(status(page)).to_contain_text(re.compile("Unit [3-9]"))  # it goes on by itself
         page.click("#stop")
         expect(card.locator("video")).to_be_visible()
         expect(card.locator(".tag")).to_have_text("stopped early")
         (kept,) = (tmp_path / "outputs").glob("[!.]*-51*.mp4")
-        assert read_metadata(kept)["partial"] is True and len(list(read_frames(kept))) == 9
+        assert read_metadata(kept)["partial"] is True and 9 <= len(list(read_frames(kept))) < 49
         page.close()
 
 
@@ -325,7 +327,9 @@ def test_a_preset_for_another_model_is_not_offered(page):
 
 def test_the_pyramid_follows_its_controls(page):
     expect(page.locator(".drawing .plane")).to_have_count(3)
-    page.locator("#stages").get_by_label("2").check(force=True)
+    two = page.locator("#stages").get_by_label("2")
+    two.evaluate("radio => radio.scrollIntoView({block: 'center'})")  # from under the buttons
+    two.check(force=True)
     expect(page.locator(".drawing .plane")).to_have_count(2)
     expect(page.locator("#first-3")).to_have_count(0)
     expect(page.locator("#verdict")).to_contain_text("Not trained: 2 stages")
