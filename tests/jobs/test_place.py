@@ -18,7 +18,8 @@ STEPS = {"num_inference_steps": (2, 2, 2), "video_num_inference_steps": (60, 60,
 
 
 @pytest.fixture
-def worker(tiny_checkpoint, tmp_path):
+def worker(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyramid.jobs.place.LOOKS_EVERY", 0.0)  # the tiny model is done within a second
     store = JobStore(tmp_path / "outputs")
     worker = Worker(store, model=str(tiny_checkpoint))
     yield worker
