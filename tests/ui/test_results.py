@@ -222,7 +222,9 @@ def test_the_opened_result_shows_its_settings_and_closes_by_key(page):
 
 def test_two_results_play_in_step(page):
     for words in ("red ball", "blue ball"):
-        card(page, words).get_by_role("button", name="Compare").click()
+        compare = card(page, words).get_by_role("button", name="Compare")
+        compare.click()
+        expect(compare).to_have_attribute("aria-pressed", "true")
     part = page.locator("#results-compare")
     expect(part.locator("video")).to_have_count(2)
     moving = "(part) => [...part.querySelectorAll('video')].every((video) => video.currentTime > 0.3)"
