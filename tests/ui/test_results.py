@@ -260,6 +260,7 @@ def test_settings_come_back_into_the_form_or_only_the_seed(page):
     expect(page.locator("#results-notes")).to_contain_text("The seed is in the form.")
     expect(page.locator("#seed input")).to_have_value("12")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
+    expect(page.locator(".detail")).to_have_count(0)  # a click is not heard while the one before is at work
     open_result(page, "blue ball").get_by_role("button", name="Use all settings").click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue ball falls into the sea")
     expect(page.locator("#random input")).not_to_be_checked()
