@@ -8,6 +8,7 @@ files, offloading, quantizing, narrower storage, attention backends, several pro
 """
 
 import functools
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,14 @@ class DiffusersModel(StrictLoading, ModelMixin, ConfigMixin):
 
     def keep_config(self, values):
         """`register_to_config` has kept it."""
+
+    def to_json_string(self) -> str:
+        """The configuration as it is saved: without the folder that the weights were read from, which is a
+        place on one machine.
+        """
+        config = json.loads(super().to_json_string())
+        config.pop("_name_or_path", None)
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
 class DispatchedAttention(Attention, AttentionModuleMixin):

@@ -349,6 +349,8 @@ def test_offloaded_models_change_places_once(tiny_checkpoint, usual):
 
 def test_saved_and_read_again_it_is_the_same(pipe, tmp_path, usual):
     pipe.save_pretrained(tmp_path)
+    for part in ("diffusion_transformer_128p", "causal_video_vae"):
+        assert "_name_or_path" not in (tmp_path / part / "config.json").read_text(), "a place on one machine"
     assert {path.name for path in tmp_path.iterdir()} == {
         "causal_video_vae",
         "diffusion_transformer_128p",
