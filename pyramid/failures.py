@@ -106,7 +106,7 @@ def _of_system(error: OSError) -> str:
     """What the system refused, of which file (its name, no folder), and what helps."""
     name = Path(str(error.filename)).name if error.filename else ""
     way_out = WAYS_OUT.get(error.errno or 0, "")
-    return f"{name}: {error.strerror}"[0 if name else 2 :] + (f": {way_out}" if way_out else "")
+    return ": ".join(filter(None, (name, error.strerror, way_out)))
 
 
 def _of_database(error: sqlite3.Error) -> str:

@@ -310,12 +310,12 @@ def loras_of(text: str) -> tuple[tuple[str, float], ...]:
     """
     found: list[tuple[str, float]] = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
-        name, colon, number = entry.rpartition(":")
-        try:
-            strength = float(number) if colon else 1.0
-        except ValueError:  # the colon of a Windows drive
-            name, colon, strength = entry, "", 1.0
-        name = name.strip() if colon else entry
+        name, strength = entry, 1.0
+        before, colon, number = entry.rpartition(":")
+        if colon:
+            with suppress(ValueError):  # the colon of a Windows drive
+                strength = float(number)
+                name = before.strip()
         if not name:
             raise ValueError(f"= {text!r}: NAME or NAME:STRENGTH is expected, not {entry!r}")
         if not -MAX_LORA <= strength <= MAX_LORA:  # also refuses nan

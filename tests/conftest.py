@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import GOLDENS
 from safetensors.torch import load_file
-
-GOLDENS = Path(__file__).parent / "data" / "goldens"
-
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = [
@@ -28,11 +26,6 @@ FLAGS = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
-
-
-def error(ours, theirs) -> float:
-    """The largest difference as a share of the largest value."""
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
 def pytest_configure(config):

@@ -1,16 +1,48 @@
-"""What several tests do: run the program as a user does, and end it."""
+"""What several tests share: the program run as a user does, an idle page, how far tensors differ."""
 
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+GOLDENS = Path(__file__).parent / "data" / "goldens"
+
+
+def error(ours, theirs) -> float:
+    """The largest difference of two tensors as a share of the largest value."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+@contextmanager
+def idle_app(checkpoint: Path, folder: Path, limits=None):
+    """What the page stands on, with a worker that loads nothing."""
+    from pyramid.jobs.queue import JobStore
+    from pyramid.jobs.record import Limits
+    from pyramid.jobs.worker import Worker
+    from pyramid.ui import App
+
+    store = JobStore(folder, limits or Limits())
+    worker = Worker(store, model=str(checkpoint), begin=threading.Event())
+    yield App(store, worker, store.folder, store.limits)
+    worker.close()
+    store.close()
+
+
+def left_of(app):
+    """The form with all around it, not served."""
+    import gradio as gr
+
+    from pyramid.ui import page
+
+    with gr.Blocks(analytics_enabled=False):
+        return page.build_left(app)
 
 
 @contextmanager

@@ -31,35 +31,9 @@ ROOMS = {  # room -> what it may import from other rooms
     "generate": {"settings", "events", "models", "text", "memory", "hub", "media"},
     "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"},
     "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media"},
-    "commands": {
-        "timeline",
-        "training",
-        "settings",
-        "failures",
-        "events",
-        "presets",
-        "models",
-        "text",
-        "memory",
-        "hub",
-        "generate",
-        "media",
-        "jobs",
-    },
-    "ui": {
-        "settings",
-        "failures",
-        "events",
-        "presets",
-        "models",
-        "text",
-        "memory",
-        "hub",
-        "generate",
-        "media",
-        "jobs",
-    },
 }
+ROOMS["ui"] = ROOMS["jobs"] | {"presets", "jobs"}
+ROOMS["commands"] = ROOMS["ui"] | {"timeline", "training"}
 PURE = {  # room or module -> the only packages from elsewhere it may import
     "timeline": set(),
     "settings": set(),

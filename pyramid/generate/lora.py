@@ -264,6 +264,19 @@ def _lora_layers(model: nn.Module) -> list[nn.Module]:
     return [module for name, module in model.named_modules() if name.endswith((".lora_A", ".lora_B"))]
 
 
+# -- to train one
+def new_lora(transformer: Any, rank: int, alpha: int, targets: str | list[str]) -> Any:
+    """Freeze a transformer and put a LoRA into the layers of `targets`, ends of their names or a pattern as
+    peft takes it. Its configuration. ValueError where no layer has such a name.
+    """
+    from peft import LoraConfig
+
+    transformer.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)
+    transformer.add_adapter(config)
+    return config
+
+
 # -- to a file
 def save_lora(transformer: nn.Module, folder: str | Path, config: Any, adapter: str = "default") -> Path:
     """Write the adapter that is trained in `transformer`, in diffusers' form, with its peft configuration in

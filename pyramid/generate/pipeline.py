@@ -9,17 +9,14 @@ called, saved and given LoRAs.
         ...
 
 `stream` does the work, as a generator: prompt to embeddings, given pictures to latents, then sampling and
-decoding unit by unit. `__call__` consumes it, for those who know diffusers' pipelines. A pipeline keeps no
-state of a run, so several may be open at once, and one that was stopped, closed or failed leaves nothing
-behind.
-
-`pipe.vae.enable_tiling()` bounds a decode's memory; `pipe.enable_model_cpu_offload()` decodes after sampling.
+decoding unit by unit. A pipeline keeps no state of a run, so several may be open at once, and one that was
+stopped, closed or failed leaves nothing behind. `pipe.vae.enable_tiling()` bounds a decode's memory; where
+one model leaves when the other comes, frames are made after all sampling.
 
 Precision: the models run in their own dtype (bfloat16 or float32); noise, jumps, guidance, Euler steps and
 latent scales are float32.
 """
 
-import dataclasses
 import importlib
 import threading
 import time
@@ -531,11 +528,7 @@ class Clock:
 
 def _scales_of(transformer, vae) -> LatentScales:
     """The latent scales that the VAE's configuration states, else those of the transformer's family."""
-    stated = [getattr(vae.config, spec.name, None) for spec in dataclasses.fields(LatentScales)]
-    own = [value for value in stated if value is not None]
-    if own == stated:
-        return LatentScales(*own)
-    return family_of(transformer.published).scales
+    return LatentScales.stated(vae.config) or family_of(transformer.published).scales
 
 
 def placed(kind: Callable, checkpoint: Checkpoint, plan: Plan) -> Any:

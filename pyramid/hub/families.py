@@ -11,8 +11,8 @@ checkpoint is looked at, so all families share `GRID`, which `pyramid.settings` 
 Sources: the published configurations; arXiv 2410.05954, section 3.3, for what a step sees of the past.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from pyramid.settings import FRAMES_PER_UNIT, MODELS, PIXELS_PER_PATCH, TRAINED_STAGES
 
@@ -56,6 +56,13 @@ class LatentScales:
     image_scale: float
     video_shift: float
     video_scale: float
+
+    @classmethod
+    def stated(cls, config: Any) -> Self | None:
+        """Those that an autoencoder's configuration states; None unless it states all of them."""
+        names = [spec.name for spec in fields(cls)]
+        values = [value for name in names if (value := getattr(config, name, None)) is not None]
+        return cls(*values) if len(values) == len(names) else None
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,7 @@ class Recorder:
             error = caught
             raise
         finally:
-            early = error is not None or self._short
+            early = error is not None or self.short
             self._leave_units(early)
             if early:
                 self.listener.ended_early(error)
@@ -282,11 +282,6 @@ class Recorder:
 
     @property
     def short(self) -> bool:
-        """Whether the result is less than was asked for."""
-        return self._short
-
-    @property
-    def _short(self) -> bool:
         """Whether less was made than was asked for."""
         return self._stopped or self.units_done < self.recording.settings.units
 
@@ -344,7 +339,7 @@ class Recorder:
 
     def _check(self, error: Exception | None) -> None:
         """Nothing becomes a file that nobody wants."""
-        if not self._made or not self.listener.wants(early=bool(error) or self._short):
+        if not self._made or not self.listener.wants(early=bool(error) or self.short):
             self._failed = error
             raise error or Nothing
 
@@ -359,7 +354,7 @@ class Recorder:
         timings = {phase: round(seconds, 3) for phase, seconds in self.timings.items()}
         r = self.recording
         told: dict[str, Any] = {"timings": timings} | ({"notes": list(self.notes)} if self.notes else {})
-        if r.endless and self._short:
+        if r.endless and self.short:
             told["settings"] = replace(r.settings, num_frames=frames_of(self.units_done)).to_dict()
         return told | self.listener.told()
 

@@ -94,7 +94,8 @@ class T5Attention(nn.Module):
 class T5FeedForward(nn.Module):
     def __init__(self, config: dict[str, Any]):
         super().__init__()
-        dim, wide, kind = config["d_model"], config["d_ff"], config.get("feed_forward_proj", "relu")
+        dim, wide = config["d_model"], config["d_ff"]
+        kind = config.get("feed_forward_proj", "relu")
         self.gated = kind.startswith("gated-")
         self.wi: Any
         self.wi_0: Any
@@ -175,7 +176,8 @@ class T5Encoder(Encoder):
 class CLIPLayer(nn.Module):
     def __init__(self, config: dict[str, Any]):
         super().__init__()
-        dim, wide, eps = config["hidden_size"], config["intermediate_size"], config["layer_norm_eps"]
+        dim, wide = config["hidden_size"], config["intermediate_size"]
+        eps = config["layer_norm_eps"]
         self.heads = config["num_attention_heads"]
         self.self_attn: Any = nn.Module()
         self.mlp: Any = nn.Module()

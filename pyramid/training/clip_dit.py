@@ -28,11 +28,11 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from pyramid.generate.latents import normalize
-from pyramid.generate.lora import save_lora
+from pyramid.generate.lora import new_lora, save_lora
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.generate.schedule import Stage, make_stages
 from pyramid.hub.checkpoints import Checkpoint, find, fingerprint, weight_files
-from pyramid.hub.families import FAMILIES, LatentScales, family_of
+from pyramid.hub.families import FAMILIES, GRID, LatentScales, family_of
 from pyramid.media.video import VideoWriter
 from pyramid.memory.device import CudaCard
 from pyramid.models import transformer_class
@@ -143,8 +143,7 @@ def load_parts(checkpoint: Checkpoint) -> Parts:
     text = TextEncoders.from_folder(
         checkpoint.folder, device=device, cache=Path(tempfile.mkdtemp(prefix="pyramid-texts-")), keep=True
     )
-    own: list[Any] = [getattr(vae.config, name, None) for name in LatentScales.__dataclass_fields__]
-    scales = checkpoint.family.scales if None in own else LatentScales(*own)
+    scales = LatentScales.stated(vae.config) or checkpoint.family.scales
     weights = [fingerprint(path)[:16] for path in weight_files(checkpoint.vae)]
     return Parts(checkpoint, scales, vae, text, {"vae": " ".join(weights), "text": text.identity[:16]})
 
@@ -238,21 +237,14 @@ def from_nothing(recipe: ClipRecipe, checkpoint: Checkpoint) -> nn.Module:
 
 
 def add_lora(model: Any, recipe: ClipRecipe) -> Any:
-    """Freeze the transformer and put a LoRA into it; its configuration. ValueError for unknown layers."""
-    from peft import LoraConfig
-
-    model.requires_grad_(False)
-    settings = recipe.lora
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        target_modules=list(settings.targets),
-    )
+    """The transformer, frozen, with the recipe's LoRA in it; its configuration. ValueError for unknown
+    layers.
+    """
+    lora = recipe.lora
     try:
-        model.add_adapter(config)
+        return new_lora(model, lora.rank, lora.alpha, list(lora.targets))
     except ValueError as error:
-        raise ValueError(f"[lora] targets {', '.join(settings.targets)}: {error}") from None
-    return config
+        raise ValueError(f"[lora] targets {', '.join(lora.targets)}: {error}") from None
 
 
 def make_optimizer(model: nn.Module, recipe: ClipRecipe) -> list[torch.optim.Optimizer]:
@@ -461,7 +453,8 @@ class Sampler:
         pipe = PyramidFlowPipeline(self.loop.accelerator.unwrap_model(self.loop.model), self.parts.vae)
         pipe.vae.to(self.loop.accelerator.device)
         pipe.set_progress_bar_config(disable=True)
-        units, height, width = self.entry.shape
+        units, *shape = self.entry.shape
+        height, width = (GRID.downsampling * side for side in shape)
         both = together([self.text, self.nothing])
         names = {"encoder_hidden_states": "prompt_embeds", "encoder_attention_mask": "prompt_attention_mask"}
         names["pooled_projections"] = "pooled_prompt_embeds"
@@ -469,8 +462,8 @@ class Sampler:
         embeds |= {f"negative_{new}": both[old][1:] for old, new in names.items()}
         output: Any = pipe(
             num_frames=frames_of(units),
-            width=8 * width,
-            height=8 * height,
+            width=width,
+            height=height,
             num_inference_steps=(self.steps,) * self.recipe.stages,
             video_num_inference_steps=(self.steps,) * self.recipe.stages,
             seed=self.recipe.seed,
@@ -478,7 +471,7 @@ class Sampler:
             **embeds,
         )
         frames = output.frames[0]
-        with VideoWriter(path.with_suffix(".mp4"), self.recipe.data.fps, (8 * width, 8 * height)) as writer:
+        with VideoWriter(path.with_suffix(".mp4"), self.recipe.data.fps, (width, height)) as writer:
             writer.write((frames * 255).round().astype("uint8"))
 
 
@@ -511,9 +504,8 @@ def describe(name: str, recipe: ClipRecipe, parts: Parts, cache: Cache) -> dict[
     """What `pyramid.json` says of the checkpoint: what was trained, and what to start from."""
     shapes = {entry.shape for entry in cache.entries()}
     units = max(shape[0] for shape in shapes)
-    used = [
-        size for size in recipe.data.sizes if (size[1] // 8, size[0] // 8) in {shape[1:] for shape in shapes}
-    ]
+    there = {shape[1:] for shape in shapes}
+    used = [size for size in recipe.data.sizes if GRID.latent_shape(*size) in there]
     before = parts.checkpoint.defaults
     steps = [*before.steps][: recipe.stages]
     return {

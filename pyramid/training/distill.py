@@ -37,7 +37,7 @@ from torch import Tensor
 
 from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import history, jump
-from pyramid.generate.lora import save_lora
+from pyramid.generate.lora import new_lora, save_lora
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.generate.sampler import Crossing, Noise
 from pyramid.generate.schedule import Stage, make_stages
@@ -272,7 +272,8 @@ class Distillation:
         self.recipe, self.settings, self.pipe, self.prompts = recipe, settings, pipe, prompts
         self.stages = make_stages(len(settings.stage_steps))
         student = copy.deepcopy(pipe.transformer).float().train().requires_grad_(not settings.lora_rank)
-        self.lora = add_lora(student, settings.lora_rank) if settings.lora_rank else None
+        rank = settings.lora_rank
+        self.lora = new_lora(student, rank, rank, BLOCK_LAYERS) if rank else None
         matrices = "blocks" if settings.muon and self.lora is None else ""
         self.loop = Loop(
             folder / "distill",
@@ -339,16 +340,6 @@ class Distillation:
             noise = self.settings.history_noise
             losses[f"stage{stage.index}"] = stage_loss(loop.model, rollout, unit, stage, noise, generator)
         return {"loss": sum(losses.values(), start=torch.zeros(())) / len(self.stages)} | losses
-
-
-def add_lora(student: Any, rank: int) -> Any:
-    """Freeze a transformer and put a LoRA into the layers of its blocks; its configuration."""
-    from peft import LoraConfig
-
-    student.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=BLOCK_LAYERS)
-    student.add_adapter(config)
-    return config
 
 
 def _on(prompt: Prompt, model: StageTransformer) -> Prompt:

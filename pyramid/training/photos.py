@@ -134,21 +134,27 @@ def camera_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: in
         views = [(x, y, side * f) for f in factor]
     elif camera in ("pan left", "pan right"):
         side = min(side, 0.72 * width)
-        way = min(rng.uniform(0.28, 0.4) * side, width - side)
-        y += rng.uniform(-1, 1) * (height - side) / 2
-        first = rng.uniform(side / 2, width - side / 2 - way)
-        places = first + way * (time if camera == "pan right" else 1 - time)
+        places, y = _slide(width, height, side, time if camera == "pan right" else 1 - time, rng)
         views = [(place, y, side) for place in places]
     elif camera in ("tilt up", "tilt down"):
         side = min(side, 0.72 * height)
-        way = min(rng.uniform(0.28, 0.4) * side, height - side)
-        x += rng.uniform(-1, 1) * (width - side) / 2
-        first = rng.uniform(side / 2, height - side / 2 - way)
-        places = first + way * (time if camera == "tilt down" else 1 - time)
+        places, x = _slide(height, width, side, time if camera == "tilt down" else 1 - time, rng)
         views = [(x, place, side) for place in places]
     else:
         raise ValueError(f"camera={camera!r}: choose {', '.join(CAMERAS)}.")
     return np.stack([_window(photo.image, *view, size) for view in views])
+
+
+def _slide(
+    length: int, breadth: int, side: float, time: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """The middles of a square that slides along `length`, for each of `time` (0 to 1), and where it stays
+    across.
+    """
+    way = min(rng.uniform(0.28, 0.4) * side, length - side)
+    across = breadth / 2 + rng.uniform(-1, 1) * (breadth - side) / 2
+    first = rng.uniform(side / 2, length - side / 2 - way)
+    return first + way * time, across
 
 
 def _window(image: np.ndarray, x: float, y: float, side: float, size: int) -> np.ndarray:

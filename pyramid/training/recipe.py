@@ -161,15 +161,22 @@ class Recipe:
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe. ValueError names the file, the key and what is allowed there."""
+    return recipe_of(Recipe, path)
+
+
+def recipe_of(kind: type, path: str | Path) -> Any:
+    """A recipe of that `kind`. ValueError names the file, the key and what is allowed there."""
     path = Path(path)
     try:
         with path.open("rb") as file:
             table = tomllib.load(file)
-    except FileNotFoundError:
-        raise ValueError(f"There is no recipe {path}. Recipes are in presets/training.") from None
+    except OSError as error:
+        raise ValueError(
+            f"There is no recipe {path}: {error.strerror}. Recipes are in presets/training."
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
-    return read_table(Recipe, table, str(path))
+    return read_table(kind, table, str(path))
 
 
 def read_table(kind: type, table: dict, where: str) -> Any:

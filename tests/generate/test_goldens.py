@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import GOLDENS, error
+from helpers import GOLDENS, error
 
 from pyramid.generate.pipeline import PyramidFlowPipeline
 

@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import error
+from helpers import error
 from safetensors.torch import save_file
 from tiny import make_transformer, randomize
 

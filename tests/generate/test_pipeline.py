@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import error
+from helpers import error
 from PIL import Image
 
 from pyramid.events import Finished, Frames, Notice, Preview, Status, Unit

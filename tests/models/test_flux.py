@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 import torch
-from conftest import error
+from helpers import error
 from safetensors.torch import load_file
 
 from pyramid.models.flux import PyramidFluxTransformer

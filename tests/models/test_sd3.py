@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import error
 from diffusers import SD3Transformer2DModel
+from helpers import error
 from safetensors.torch import save_file
 
 from pyramid.models.mmdit import PyramidDiffusionMMDiT

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import error
+from helpers import error
 
 from pyramid.models.causal import CausalConv3d, FrameCache
 from pyramid.models.vae import CausalVideoVAE, DecoderStream, _fade

@@ -23,7 +23,9 @@ def simulated(raters: int = 20, prompts: int = 30, ties: float = 0.1) -> list[An
         for prompt in range(prompts):
             left, right = random.permutation(names)[:2]
             prefers = 1 / (1 + np.exp(TASTE[right] - TASTE[left]))
-            choice = "tie" if random.random() < ties else "left" if random.random() < prefers else "right"
+            choice = "tie"
+            if random.random() >= ties:
+                choice = "left" if random.random() < prefers else "right"
             answers.append(Answer(f"r{rater}", f"p{prompt}", str(left), str(right), "motion", choice))
     return answers
 

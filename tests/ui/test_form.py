@@ -2,7 +2,6 @@
 The page itself is in test_page.py.
 """
 
-import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +9,15 @@ from pathlib import Path
 import gradio
 import gradio as gr
 import pytest
+from helpers import idle_app, left_of
 from PIL import Image
 
 from pyramid.failures import keep_log
-from pyramid.jobs.queue import JobStore, Limits
+from pyramid.jobs.queue import Limits
 from pyramid.jobs.record import FORMATS
-from pyramid.jobs.worker import Worker
 from pyramid.presets import find_preset, load_preset
 from pyramid.settings import Settings, SettingsError
-from pyramid.ui import App, errors, form, page, presets
+from pyramid.ui import errors, form, page, presets
 from pyramid.ui.addresses import uploads_folder
 from pyramid.ui.results import build_results
 from pyramid.ui.sight import Sight
@@ -27,18 +26,14 @@ from pyramid.ui.sight import Sight
 @pytest.fixture(scope="module")
 def app(tiny_checkpoint, tmp_path_factory):
     """A store and a worker that loads nothing, with a visitor's limits."""
-    store = JobStore(tmp_path_factory.mktemp("outputs"), Limits(max_pixels=128 * 128, max_steps=50))
-    worker = Worker(store, model=str(tiny_checkpoint), begin=threading.Event())
-    yield App(store, worker, store.folder, store.limits)
-    worker.close()
-    store.close()
+    limits = Limits(max_pixels=128 * 128, max_steps=50)
+    with idle_app(tiny_checkpoint, tmp_path_factory.mktemp("outputs"), limits) as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
 def left(app):
-    """The form with all around it, not served."""
-    with gr.Blocks(analytics_enabled=False):
-        return page.build_left(app)
+    return left_of(app)
 
 
 def values(left, **changes) -> list:

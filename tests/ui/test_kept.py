@@ -1,14 +1,12 @@
 """What a page gives back after a reload, what an edit brings back, and variations of which one is kept."""
 
-import threading
 from dataclasses import replace
 
 import gradio as gr
 import pytest
+from helpers import idle_app, left_of
 
-from pyramid.jobs.queue import JobStore, Output, State
-from pyramid.jobs.worker import Worker
-from pyramid.ui import App, page
+from pyramid.jobs.queue import Output, State
 from pyramid.ui.cards import facts, variations_html
 from pyramid.ui.guards import in_place, unknown_words
 from pyramid.ui.kept import given_back
@@ -18,17 +16,13 @@ from pyramid.ui.view import View
 
 @pytest.fixture(scope="module")
 def app(tiny_checkpoint, tmp_path_factory):
-    store = JobStore(tmp_path_factory.mktemp("outputs"))
-    worker = Worker(store, model=str(tiny_checkpoint), begin=threading.Event())
-    yield App(store, worker, store.folder)
-    worker.close()
-    store.close()
+    with idle_app(tiny_checkpoint, tmp_path_factory.mktemp("outputs")) as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
 def left(app):
-    with gr.Blocks(analytics_enabled=False):
-        return page.build_left(app)
+    return left_of(app)
 
 
 def typed(left, **changes) -> dict:

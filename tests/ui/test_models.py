@@ -1,18 +1,16 @@
 """The models panel: what it lists, folders of one's own, and a download followed in a real browser."""
 
 import shutil
-import threading
 from pathlib import Path
 
 import gradio as gr
 import pytest
+from helpers import idle_app
 from hub_server import Hub, serving
 from huggingface_hub import constants
 
 from pyramid.hub.checkpoints import CheckpointError, find
 from pyramid.hub.families import RELEASES, Release
-from pyramid.jobs.queue import JobStore
-from pyramid.jobs.worker import Worker
 from pyramid.ui import App
 from pyramid.ui import models as panel
 from pyramid.ui.models import add_folder, build_models, entries, read_folders, table_of
@@ -22,11 +20,8 @@ from pyramid.ui.security.guard import doors
 @pytest.fixture
 def app(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    store = JobStore(tmp_path / "outputs")
-    app = App(store, Worker(store, model=str(tiny_checkpoint), begin=threading.Event()), store.folder)
-    yield app
-    app.worker.close()
-    store.close()
+    with idle_app(tiny_checkpoint, tmp_path / "outputs") as app:
+        yield app
 
 
 def test_what_there_is_and_what_is_here(app):

@@ -6,7 +6,6 @@
 The defaults are the published values of the video phases (arXiv 2410.05954, appendix B) where there are any.
 """
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from pyramid.settings import TRAINED_STAGES, frames_of, size_grid, units_of
 from pyramid.training.clips.buckets import BUCKETS, Size
 from pyramid.training.clips.reading import Wanted
-from pyramid.training.recipe import read_table
+from pyramid.training.recipe import recipe_of
 
 PRECISIONS = ("no", "bf16")
 OPTIMIZERS = ("adamw", "adamw8bit")
@@ -124,17 +123,7 @@ class ClipRecipe:
 
 def load_clip_recipe(path: str | Path) -> ClipRecipe:
     """Read a recipe. ValueError names the file, the key, and what is allowed there."""
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
-    except OSError as error:
-        raise ValueError(
-            f"There is no recipe {path}: {error.strerror}. Recipes are in presets/training."
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from None
-    recipe: ClipRecipe = read_table(ClipRecipe, table, str(path))
+    recipe: ClipRecipe = recipe_of(ClipRecipe, path)
     if problem := _problem(recipe):
         raise ValueError(f"{path}: {problem}")
     return recipe

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pyramid.jobs.space import LEFT_FREE
 from pyramid.ui.security.traffic import Refused
 
 SHARE = 4  # a visitor's part of the whole
-LEFT_FREE = 500_000_000  # bytes of the disk that uploads leave free
 ABANDONED = 60.0  # seconds after which an upload that is not written to was cut
 AT_ONCE = 8  # uploads of one visitor that are under way
 ALL_AT_ONCE = 32
