@@ -21,12 +21,11 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from pyramid.commands.cli import Parser
-from pyramid.commands.interrupts import SIGNALS
+from pyramid.commands.interrupts import SIGNALS, handled
 from pyramid.commands.terminal import steady_output
 from pyramid.memory.device import wait_asleep
 from pyramid.settings import (
@@ -190,28 +189,13 @@ def serve(options: argparse.Namespace) -> int:
         raise ValueError("--mcp needs an extra of gradio: run .venv/bin/python -m pip install 'gradio[mcp]'")
     keep_uploads_apart(options.output_dir)
     begin = threading.Event()
-    with interrupted_by_signals():
+    with handled(interrupt):
         app = make_app(options, not open_to_others and accounts is None, begin)
         try:
             return show(app, options, accounts, begin)
         finally:
             if app.worker.close(LAST_STEP):
                 app.store.close()
-
-
-@contextmanager
-def interrupted_by_signals() -> Iterator[None]:
-    """Whatever ends a program ends this one in order, see `interrupt`."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        # Who was told to outlive its terminal (nohup) does; scripts start programs with SIGINT ignored.
-        if number == signal.SIGINT or handler != signal.SIG_IGN:
-            signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def interrupt(number, frame):

@@ -9,8 +9,9 @@ A second Ctrl-C ends the program at once.
 import _thread
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 GRACE = 1.2  # seconds that a step, or what is being loaded, has to end by itself
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -38,15 +39,27 @@ def interruptible(stop: threading.Event) -> Iterator[None]:
         stop.set()
         clock.start()
 
-    # Who was told to outlive its terminal (nohup) goes on.
+    with handled(interrupt):
+        try:
+            yield
+        finally:
+            clock.stop()
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """`handler` gets the signals that end a program, while this lasts.
+
+    Who was told to outlive its terminal (nohup) does; SIGINT counts all the same, as scripts start programs
+    with it ignored.
+    """
     wanted = [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
-    before = [signal.signal(number, interrupt) for number in wanted]
+    before = [signal.signal(number, handler) for number in wanted]
     try:
         yield
     finally:
-        clock.stop()
-        for number, handler in zip(wanted, before, strict=True):
-            signal.signal(number, handler)
+        for number, former in zip(wanted, before, strict=True):
+            signal.signal(number, former)
 
 
 class Clock:
