@@ -29,6 +29,13 @@ TORCH = "2.13.0"
 OLDEST_TORCH = (2, 8)  # an older one that is already there is replaced
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 CUDA_BUILDS = ((13, 0), (12, 8), (12, 6))  # newest first; one that torch's index lacks is passed over
+TWO_AT_ONCE = (
+    "-n",
+    "2",
+    "--dist",
+    "loadfile",
+    "--no-loadscope-reorder",
+)  # `test -n 0`: one after another
 COMMANDS = (
     "generate",
     "drafts",
@@ -65,7 +72,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if command == "test":
         os.chdir(ROOT)
-        return run("-m", "pytest", "-q", *rest)
+        return run("-m", "pytest", "-q", *TWO_AT_ONCE, *rest)
     if command in COMMANDS:
         return run("-m", "pyramid", command, *rest)
     return run(str(ROOT / "app.py"), *(rest or browser_option()))

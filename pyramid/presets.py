@@ -74,7 +74,8 @@ class Preset:
     def _steps(self, settings: Settings) -> dict[str, tuple[int, ...]]:
         """The one list of steps that the file leaves out, with as many stages as the one that it sets."""
         for given, other in (STEP_LISTS, STEP_LISTS[::-1]):
-            new, old = self.values.get(given), getattr(settings, other)
+            new = self.values.get(given)
+            old = getattr(settings, other)
             if isinstance(new, list | tuple) and other not in self.values:
                 return {other: (old + old[-1:] * len(new))[: len(new)]}
         return {}
@@ -104,9 +105,11 @@ def resolve(
     """
     changes = renamed(changes)
     if isinstance(model, Settings):
-        start, decided = model, (*CHOSEN_WITH_THE_MODEL, *MACHINE)
+        start = model
+        decided = (*CHOSEN_WITH_THE_MODEL, *MACHINE)
     else:
-        start, decided = start_of(model, changes.pop("variant", None), preset, speed), CHOSEN_WITH_THE_MODEL
+        start = start_of(model, changes.pop("variant", None), preset, speed)
+        decided = CHOSEN_WITH_THE_MODEL
         changes.pop("model", None)
     chosen = {} if speed is None else at_speed(speed, start)
     if preset:

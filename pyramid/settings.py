@@ -71,7 +71,11 @@ class SettingsError(ValueError):
     """
 
     def __init__(self, field: str, message: str, *, named: bool = False, part: str = "", before: str = ""):
-        self.field, self.problem, self.named, self.part, self.before = field, message, named, part, before
+        self.field = field
+        self.problem = message
+        self.named = named
+        self.part = part
+        self.before = before
         super().__init__(self.told(str))
 
     def told(self, name_of: Callable[[str], str]) -> str:
@@ -310,7 +314,8 @@ def loras_of(text: str) -> tuple[tuple[str, float], ...]:
     """
     found: list[tuple[str, float]] = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
-        name, strength = entry, 1.0
+        name = entry
+        strength = 1.0
         before, colon, number = entry.rpartition(":")
         if colon:
             with suppress(ValueError):  # the colon of a Windows drive
@@ -912,7 +917,8 @@ def check_size(width: int, height: int, stages: int = TRAINED_STAGES) -> None:
     for name, value in (("width", width), ("height", height)):
         check_value(name, value)
         if value % grid:
-            below, above = value // grid * grid, min(-(-value // grid) * grid, MAX_SIZE)
+            below = value // grid * grid
+            above = min(-(-value // grid) * grid, MAX_SIZE)
             nearest = f"{below} or {above}" if below else f"{above}"
             raise SettingsError(
                 name,
@@ -986,7 +992,8 @@ def at_home(path: str | Path) -> Path:
 
 def typed(spec: Spec, value: Any) -> Any:
     """`value` in the type of a setting, lists as tuples, whole numbers as floats; else SettingsError."""
-    kind, value = spec.kind, plain(value)
+    kind = spec.kind
+    value = plain(value)
     if value is None and kind in (str | None, int | None):
         return None
     if spec.tables and isinstance(value, list | tuple):

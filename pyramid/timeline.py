@@ -71,7 +71,10 @@ class UnitPlan:
 
 def plan_unit(cues: Sequence[Cue], plan: UnitPlan, unit: int) -> UnitPlan:
     """The plan of a unit, where `plan` is what it is without a timeline."""
-    words, guidance, steps, seed = dict(plan.words), plan.guidance, plan.steps, plan.seed
+    words = dict(plan.words)
+    guidance = plan.guidance
+    steps = plan.steps
+    seed = plan.seed
     for cue in cues:
         if cue.start > unit:
             break

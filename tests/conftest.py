@@ -45,7 +45,12 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what is marked `gpu` where there is no CUDA card."""
+    """The files that drive a browser come first, as they take longest; skip what needs a card where is none.
+
+    Two processes share the files between them, in this order: a long one at the end would run alone.
+    """
+    browsing = {item.path for item in items if item.get_closest_marker("browser")}
+    items.sort(key=lambda item: item.path not in browsing)
     if torch.cuda.is_available():
         return
     for item in items:

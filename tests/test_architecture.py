@@ -152,6 +152,14 @@ def test_no_conditional_expression_stands_in_another():
                 assert not any(isinstance(part, ast.IfExp) for part in parts), f"{path}:{node.lineno}"
 
 
+def test_attributes_are_set_one_at_a_time():
+    for path in [*modules(), *ROOT.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+                targets = [part for target in node.targets for part in getattr(target, "elts", ())]
+                assert not any(isinstance(part, ast.Attribute) for part in targets), f"{path}:{node.lineno}"
+
+
 def test_private_operations_of_torch_stand_in_one_adapter():
     """Where the public way is slower: each says why, and a test compares it with the public way."""
     private = re.compile(r"\btorch(?:\.\w+)*\._[a-z]\w+")

@@ -47,7 +47,8 @@ class Journal:
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.path = folder, folder / STATE
+        self.folder = folder
+        self.path = folder / STATE
         self.done: dict[str, dict[str, Any]] = {}  # key -> its last event
         self.begun: dict[str, dict[str, Any]] = {}
 
@@ -98,7 +99,8 @@ class Journal:
         """What is still to be done, with the seeds of those that were begun.
         ListError when an id changed meaning.
         """
-        left, problems = [], []
+        left = []
+        problems = []
         for item in items:
             before = self.done.get(item.key) or self.begun.get(item.key)
             if before is None:
@@ -140,7 +142,8 @@ class Here:
     capacity = 1
 
     def __init__(self, folder: Path, stop: threading.Event, memory: str = "auto"):
-        self.folder, self.maker = folder, Maker(stop, memory)
+        self.folder = folder
+        self.maker = Maker(stop, memory)
 
     def submit(self, item: Item) -> None:
         self.item = item
@@ -149,7 +152,8 @@ class Here:
         from pyramid.jobs.recorder import source
         from pyramid.media.video_reader import read_given
 
-        began, settings = time.monotonic(), self.item.settings
+        began = time.monotonic()
+        settings = self.item.settings
         try:
             units = self.folder / UNITS / digest(self.item.key)
             path = self.maker.make(self.item, read_given(settings), self.folder, source(settings), units)
@@ -172,10 +176,10 @@ def work(
     continue_on_error: bool = False,
     stop: threading.Event | None = None,
 ) -> list[Outcome]:
-    """Do all items; the outcomes, one an item that ended. Raises Stopped when `stop` was set before the
-    end.
-    """
-    todo, running, ended = deque(items), 0, []
+    """Do all items; the outcomes, one an item that ended. Raises Stopped when `stop` is set before."""
+    todo = deque(items)
+    running = 0
+    ended = []
     while todo or running:
         while todo and running < engine.capacity:
             if stop is not None and stop.is_set():
@@ -184,7 +188,8 @@ def work(
             journal.write("begun", item, attempt=item.attempts + 1)
             engine.submit(item)
             running += 1
-        outcome, running = engine.next(), running - 1
+        outcome = engine.next()
+        running -= 1
         item = replace(outcome.item, attempts=outcome.item.attempts + 1)
         if outcome.path is not None:
             journal.write("done", item, file=outcome.path.name, attempts=item.attempts)
@@ -306,7 +311,8 @@ def check_folder(folder: Path) -> None:
 def report(items: list[Item], left: list[Item], ended: list[Outcome]) -> int:
     """The summary, and the exit code."""
     failed = [outcome for outcome in ended if outcome.path is None]
-    made, skipped = len(ended) - len(failed), len(left) - len(ended)
+    made = len(ended) - len(failed)
+    skipped = len(left) - len(ended)
     say(f"{made} made, {len(items) - len(left)} done before, {len(failed)} failed, {skipped} not begun")
     for outcome in failed:
         say(f"failed: {name_of(outcome.item)}: {outcome.error}")

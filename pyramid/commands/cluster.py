@@ -58,7 +58,10 @@ class OnRay:
     ):
         import ray
 
-        self.ray, self.memory, self.folder, self.stop = ray, memory, folder, stop
+        self.ray = ray
+        self.memory = memory
+        self.folder = folder
+        self.stop = stop
         self._connect(address, workers)
         cards = ray.cluster_resources().get("GPU", 0)
         self.capacity = workers or int(cards) or len([node for node in ray.nodes() if node["Alive"]])
@@ -106,7 +109,8 @@ class OnRay:
         from pyramid.media.video_reader import read_given
 
         try:
-            given, about = read_given(item.settings), source(item.settings)
+            given = read_given(item.settings)
+            about = source(item.settings)
         except (ValueError, OSError) as error:
             self.unread.append(failure(item, error))
             return

@@ -54,8 +54,14 @@ class Generation:
         finishes, where it is one; with `partial` it shows what there is, and the folder stays. `memory`: the
         plan, see `pyramid.memory.plan`. `draft`: what it goes on from.
         """
-        self.settings, self.checkpoint, self.given, self.path = settings, checkpoint, given, path
-        self.units, self.partial, self.memory, self.draft = units, partial, memory, draft
+        self.settings = settings
+        self.checkpoint = checkpoint
+        self.given = given
+        self.path = path
+        self.units = units
+        self.partial = partial
+        self.memory = memory
+        self.draft = draft
         self.stop = threading.Event()
         self.second_device: str | None = None
 
@@ -227,7 +233,9 @@ class Display(Listener):
             TimeRemainingColumn,
         )
 
-        self.settings, self.stop, self.console = settings, stop, screen(stderr=True)
+        self.settings = settings
+        self.stop = stop
+        self.console = screen(stderr=True)
         self.progress = Steps(settings)
         self.bar = Progress(
             SpinnerColumn(),

@@ -18,7 +18,9 @@ from pyramid.commands.terminal import screen
 from pyramid.memory.device import FIRST_WITH_BFLOAT16, MAIN, AppleGraphics, CudaCard, Processor, runs_on
 from pyramid.settings import MODELS, Settings, at_home
 
-GREEN, AMBER, RED = "green", "amber", "red"
+GREEN = "green"
+AMBER = "amber"
+RED = "red"
 LOW_DISK = 2e9  # bytes below which results and caches are at risk
 LARGE_DISK = 30e9  # what a published model and its results take
 
@@ -126,7 +128,8 @@ def card(driver: dict[str, str] | None) -> Finding:
 
     if not CudaCard.count():
         return without_cuda(driver, torch.version.cuda, AppleGraphics.count() > 0)
-    found, version = CudaCard.asked(), (driver or {}).get("driver", "unknown")
+    found = CudaCard.asked()
+    version = (driver or {}).get("driver", "unknown")
     assert found.capability
     return with_cuda(found.label, found.capability, CudaCard.built_for(), version)
 

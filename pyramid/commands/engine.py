@@ -71,7 +71,9 @@ class Maker:
         memory: str = "auto",
         tell: Callable[[str], Any] = say,
     ):
-        self.stop, self.memory, self.tell = stop or threading.Event(), memory, tell
+        self.stop = stop or threading.Event()
+        self.memory = memory
+        self.tell = tell
         self.holder = ModelHolder()
 
     def make(
@@ -89,7 +91,8 @@ class Maker:
         """
         from pyramid.generate.request import Inputs
 
-        settings, before = item.settings, self.holder.loaded
+        settings = item.settings
+        before = self.holder.loaded
         loaded = self.holder.bring(settings, self.memory)
         if loaded is not before and loaded.note:
             self.tell(loaded.note)
@@ -113,7 +116,9 @@ class Telling(Listener):
     """Tells what was changed on the way, by the item's name. Only what is whole becomes a result."""
 
     def __init__(self, item: Item, tell: Callable[[str], Any], stop: threading.Event | None = None):
-        self.item, self.tell, self.stop = item, tell, stop
+        self.item = item
+        self.tell = tell
+        self.stop = stop
 
     def note(self, sentence: str) -> None:
         self.tell(f"{name_of(self.item)}: {sentence}")

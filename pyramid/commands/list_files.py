@@ -99,7 +99,9 @@ def _of_array(text: str) -> Iterator[Row]:
     """The tables of a JSON array, read one by one, so that each has a line; the first that is broken ends
     it.
     """
-    decoder, at, separator = _decoder(), text.index("[") + 1, "["
+    decoder = _decoder()
+    at = text.index("[") + 1
+    separator = "["
     while True:
         at = _after_blanks(text, at)
         line = text.count("\n", 0, at) + 1

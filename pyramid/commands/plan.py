@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     asked = settings = settings_from(args)
     if args.measure or args.compare:
         settings = one_step(settings)
-    checkpoint, machine = find(args.model, args.variant), Machine.here(settings.device)
+    checkpoint = find(args.model, args.variant)
+    machine = Machine.here(settings.device)
     verify(checkpoint)
     every, chosen = (
         plans(checkpoint, settings, machine),

@@ -35,7 +35,8 @@ def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, f
     for name in COLUMNS:
         table.add_column(name)
     for plan in every:
-        e, mark = plan.estimate, "▸ " if plan.name == chosen.name else "  "
+        e = plan.estimate
+        mark = "▸ " if plan.name == chosen.name else "  "
         table.add_row(
             mark + plan.name,
             "yes" if plan.fits else "no",
@@ -82,7 +83,8 @@ def comparison(settings: Settings, plan):
 
     from pyramid.hub.checkpoints import find
 
-    checkpoint, card = find(settings.model, settings.variant), plan.transformer.place.is_card
+    checkpoint = find(settings.model, settings.variant)
+    card = plan.transformer.place.is_card
     plain = replace(plan, tile=None, window=1, text=replace(plan.text, quantized=""))
     settings = replace(settings, num_frames=min(settings.num_frames, 17))
     measure(settings, plain, checkpoint)  # what is slow the first time only
@@ -141,7 +143,8 @@ def sampler_table(settings: Settings, plan, sheet: str | Path | None = None):
     table = Table(title=f"samplers, beside {rows[0].sampler} with {shown(rows[0].num_inference_steps)} steps")
     for name in ("sampler", "steps", "evaluations", "time", "error of latents", "PSNR of frames"):
         table.add_column(name, justify="left" if name == "sampler" else "right")
-    exact, usual = made[0], made[1]
+    exact = made[0]
+    usual = made[1]
     for asked, there in zip(rows, made, strict=True):
         itself = there is exact
         table.add_row(

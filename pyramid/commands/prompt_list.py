@@ -127,7 +127,8 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
     """
     from pyramid.media.video_reader import read_given
 
-    asked_for, table = table, renamed(table)
+    asked_for = table
+    table = renamed(table)
     check_known(table, "setting", (*FIELDS, "seconds"))
     seconds = table.pop("seconds", None)
     if seconds is not None and table.get("num_frames") is not None:

@@ -29,7 +29,8 @@ from pyramid.models.layers import Linear
 from pyramid.models.vae import CausalVideoVAE
 
 HEAD = MINIFLUX.defaults["attention_head_dim"]
-T5, CLIP = 4096, 768  # widths of the text encoders, as published
+T5 = 4096
+CLIP = 768
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def placed(model, args):
 def texts(args):
     """A batch of random prompts, padded to TEXT_TOKENS: one row for each length in `--text`."""
     mask = (torch.arange(TEXT_TOKENS) < torch.tensor(args.text)[:, None]).long()
-    rows, where = len(args.text), {"device": args.device, "dtype": getattr(torch, args.dtype)}
+    rows = len(args.text)
+    where = {"device": args.device, "dtype": getattr(torch, args.dtype)}
     return Prompt(
         torch.randn(rows, TEXT_TOKENS, T5, **where), mask.to(args.device), torch.randn(rows, CLIP, **where)
     )
@@ -99,7 +101,8 @@ class MatrixPeak:
     """The best rate of a large matrix product in one dtype, in FLOP/s, over all that is measured between."""
 
     def __init__(self, device, dtype):
-        self.device, self.rate = device, 0.0
+        self.device = device
+        self.rate = 0.0
         self.side = device_of(device).peak_side
         self.x = torch.randn(self.side, self.side, device=device, dtype=dtype)
         self.layer = Linear(self.side, self.side).to(device, dtype)
@@ -126,7 +129,8 @@ def useful_flops(model, run, layout):
         hook.remove()
     pairs = last = 0  # of a query and a key, in all blocks but the last, and in the last
     for bucket in layout.buckets:
-        rows, text = bucket.rows.stop - bucket.rows.start, bucket.length
+        rows = bucket.rows.stop - bucket.rows.start
+        text = bucket.length
         pairs += rows * (
             text * (layout.groups[0][1] + text)
             + sum((stop - start) * (stop + text) for start, stop in layout.groups)
@@ -139,7 +143,8 @@ def useful_flops(model, run, layout):
 @torch.no_grad()
 def measure_forward(model, prompt, unit, stage, args, peak):
     """Time the forwards of one stage of one unit, the matrix product before each; -> Forward."""
-    rows, dtype = len(args.text), prompt.embeds.dtype
+    rows = len(args.text)
+    dtype = prompt.embeds.dtype
     latent = GRID.latent_shape(*args.size)
     past = [torch.randn(rows, GRID.channels, 1, *latent, device=args.device) for _ in range(unit)]
     clips = [clip.to(dtype) for clip in history(past, stage, args.stages)]
@@ -226,8 +231,10 @@ def clip_table(units):
 
 def measure(args):
     """Measure what the arguments of the command bench ask for, and print the tables."""
-    console, peak = Console(), MatrixPeak(args.device, getattr(torch, args.dtype))
-    model, prompt = build(args), texts(args)
+    console = Console()
+    peak = MatrixPeak(args.device, getattr(torch, args.dtype))
+    model = build(args)
+    prompt = texts(args)
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     console.print(
         f"{parameters:.1f} M parameters, {args.dtype} on {args.device} ({torch.get_num_threads()} CPU "

@@ -57,7 +57,8 @@ class Draft:
 
     def with_settings(self, settings: Settings) -> "Draft":
         """The draft of a video with other settings, where they leave the draft as it is. ValueError."""
-        ours, theirs = what_it_depends_on(self.settings), what_it_depends_on(settings)
+        ours = what_it_depends_on(self.settings)
+        theirs = what_it_depends_on(settings)
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise ValueError(
@@ -88,7 +89,8 @@ class Draft:
         try:
             with safe_open(path, "pt") as file:
                 told = json.loads(file.metadata()["draft"])
-                latents, clean = file.get_tensor("latents"), file.get_tensor("clean")
+                latents = file.get_tensor("latents")
+                clean = file.get_tensor("clean")
             if told["version"] != FORMAT_VERSION:
                 raise ValueError(f"its version is {told['version']}, this program reads {FORMAT_VERSION}")
             return cls(Settings.from_dict(told["settings"]), latents, clean, told["model"])
@@ -165,7 +167,10 @@ class Drafting:
         whole: bool = False,
         inputs: Inputs | None = None,
     ):
-        self.pipe, self.wanted, self.whole, self.given = pipe, list(wanted), whole, inputs or Inputs()
+        self.pipe = pipe
+        self.wanted = list(wanted)
+        self.whole = whole
+        self.given = inputs or Inputs()
         self.drafts: list[Draft] = []
         self.exact = True  # whether the rows of the batch are what single runs make
 
@@ -189,7 +194,10 @@ class _Batch:
     """Some drafts that are made together."""
 
     def __init__(self, pipe: Any, wanted: Sequence[Settings], whole: bool, given: Inputs):
-        self.pipe, self.wanted, self.whole, self.given = pipe, list(wanted), whole, given
+        self.pipe = pipe
+        self.wanted = list(wanted)
+        self.whole = whole
+        self.given = given
         self.steps: list[Tensor] = []  # the latents after each step of the first unit
         self.clean: list[Tensor] = []
         self.frames: list[list[np.ndarray]] = [[] for _ in self.wanted]

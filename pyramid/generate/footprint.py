@@ -41,7 +41,8 @@ def memory_now() -> dict[str, int]:
 @contextmanager
 def watched(every: float = 0.01) -> Iterator[dict[str, int]]:
     """The most of each of `memory_now` while this lasts, and of "anon", looked at each `every` seconds."""
-    most, over = {"ram": 0, "file": 0, "anon": 0}, threading.Event()
+    most = {"ram": 0, "file": 0, "anon": 0}
+    over = threading.Event()
 
     def look() -> None:
         while True:
@@ -84,12 +85,15 @@ def run_watched(settings: Settings, memory: str) -> dict[str, float]:
         from pyramid.generate.loaded import ModelHolder
 
         pipe = ModelHolder().bring(settings, memory).pipeline
-        seconds, began = 0.0, time.perf_counter()
+        seconds = 0.0
+        began = time.perf_counter()
         for event in pipe.stream(settings):
             if isinstance(event, Unit):
-                seconds, began = time.perf_counter() - began, time.perf_counter()
+                seconds = time.perf_counter() - began
+                began = time.perf_counter()
             elif isinstance(event, Frames):
-                seconds, began = seconds + time.perf_counter() - began, time.perf_counter()
+                seconds += time.perf_counter() - began
+                began = time.perf_counter()
         assert pipe.plan
         vram = pipe.plan.transformer.place.peak_reserved()
     return {**most, "vram": vram, "last_unit": seconds}
@@ -188,7 +192,8 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
                 latents = event.latents.float().cpu()
         seconds = time.perf_counter() - began
     weights = sum(map(bytes_of, (*encoders, pipe.transformer, pipe.vae)))
-    decoding, vram = decoding_bytes(settings, plan, checkpoint), plan.transformer.place.peak_allocated()
+    decoding = decoding_bytes(settings, plan, checkpoint)
+    vram = plan.transformer.place.peak_allocated()
     return Measured(weights, decoding, vram, seconds, latents, np.concatenate(frames).astype(np.float32))
 
 

@@ -110,7 +110,8 @@ class PyramidFlowPipeline(DiffusionPipeline, PyramidFlow):
         ValueError, before any work, where one cannot be used.
         """
         settings, inputs = self.request(prompt, **arguments)
-        frames, notices = [], []
+        frames = []
+        notices = []
         with self.progress_bar(total=0) as bar:
             for event in self.stream(settings, inputs):
                 match event:
@@ -221,7 +222,8 @@ class PyramidFlowPipeline(DiffusionPipeline, PyramidFlow):
         """
         folder = at_home(save_directory)
         how = {"safe_serialization": safe_serialization, **check_saving(options)}
-        transformer, vae = unwrap_module(self.transformer), unwrap_module(self.vae)
+        transformer = unwrap_module(self.transformer)
+        vae = unwrap_module(self.vae)
         transformer.save_pretrained(folder / f"diffusion_transformer_{self.defaults.name}", **how)
         vae.save_pretrained(folder / "causal_video_vae", **how)
         for part in self.text.parts if self.text is not None else ():

@@ -56,7 +56,8 @@ def blend(texts: Sequence[tuple[Prompt, float]]) -> Prompt:
     if len(texts) == 1:
         return texts[0][0]
     length = max(text.embeds.shape[1] for text, _ in texts)
-    embeds, masks = [], []
+    embeds = []
+    masks = []
     for text, weight in texts:
         last = (text.mask != 0).sum(dim=1, keepdim=True).clamp(min=1) - 1  # b 1
         places = torch.arange(length, device=last.device).expand(len(last), -1).minimum(last)  # b l
@@ -149,7 +150,8 @@ class GuidedModel:
         """This model with the texts of a control, in its own dtype."""
         if control.prompt is None and control.negative is None:
             return self
-        dtype, told = self.prompt.embeds.dtype, (control.prompt, control.negative)
+        dtype = self.prompt.embeds.dtype
+        told = (control.prompt, control.negative)
         prompt, negative = (text and text.to(dtype) for text in told)
         return replace(self, prompt=prompt or self.prompt, negative=negative or self.negative)
 

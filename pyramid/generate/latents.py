@@ -153,7 +153,8 @@ def denoised_estimate(x: Tensor, velocity: Tensor, r: float | Tensor, stage: Sta
     if stage.index == 0:
         noise = start
     else:
-        s, e = stage.start, stage.end
+        s = stage.start
+        e = stage.end
         coarse = (s * down(end) - e * down(start)) / (s * (1 - e) - e * (1 - s))
         noise = (start - (1 - s) * up(coarse)) / s
     return (end - stage.end * noise) / (1 - stage.end)

@@ -48,7 +48,8 @@ def read_lora(source: "str | Path | Mapping[str, Tensor]", transformer: nn.Modul
     """
     config: dict[str, Any] = {}
     if isinstance(source, Mapping):
-        weights, name = dict(source), "the LoRA"
+        weights = dict(source)
+        name = "the LoRA"
     else:
         path = find_lora(source)
         weights, config = _open(path)
@@ -108,7 +109,8 @@ def _table(layers: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _single(index: str) -> dict[str, tuple[str, ...]]:
     """FLUX's own names in a single block."""
-    block, original = f"single_transformer_blocks.{index}", f"single_blocks.{index}"
+    block = f"single_transformer_blocks.{index}"
+    original = f"single_blocks.{index}"
     return {
         f"{original}.linear1": tuple(f"{block}.attn.{name}" for name in ATTENTION["x"])
         + (f"{block}.proj_mlp",),
@@ -119,7 +121,9 @@ def _single(index: str) -> dict[str, tuple[str, ...]]:
 
 def _double(index: str) -> dict[str, tuple[str, ...]]:
     """FLUX's and SD3's own names in a double block."""
-    block, flux, sd3 = f"transformer_blocks.{index}", f"double_blocks.{index}", f"joint_blocks.{index}"
+    block = f"transformer_blocks.{index}"
+    flux = f"double_blocks.{index}"
+    sd3 = f"joint_blocks.{index}"
     table: dict[str, tuple[str, ...]] = {}
     for side, (short, long, out, more) in {
         "x": ("img", "x_block", "to_out.0", ""),

@@ -205,7 +205,8 @@ class PyramidFlow:
         """The whole run. No gradient mode may be entered around a `yield`: a consumer may change threads."""
         clock = Clock()
         units: list[Unit] = []
-        count, kept = 0, not task.endless
+        count = 0
+        kept = not task.endless
         cut = False  # whether a stop ended the decoding
         stop = task.inputs.stop or threading.Event()
         run = Running(stop, Guidance.of(task.settings))
@@ -263,7 +264,8 @@ class PyramidFlow:
     def _sample(
         self, task: Task, prompts: Prompts | None, given: list[Tensor], running: "Running"
     ) -> Iterator[Notice | Preview | Unit]:
-        s, inputs = task.settings, task.inputs
+        s = task.settings
+        inputs = task.inputs
         finished = [unit.latents.to(self._execution_device) for unit in task.finished if not unit.given]
         shape = (self.vae.config.decoder_in_channels, *GRID.latent_shape(s.width, s.height))
         jumps = inputs.block_noise and inputs.block_noise[len(finished) * (s.stages - 1) :]
@@ -323,7 +325,8 @@ class PyramidFlow:
 
     def _callback(self, inputs: Inputs, prompts: Prompts | None, run: "Running") -> StepCallback | None:
         """The callback of diffusers' form in the sampler's form."""
-        callback, done = inputs.callback_on_step_end, 0
+        callback = inputs.callback_on_step_end
+        done = 0
         if callback is None or prompts is None:
             return None
 
@@ -452,7 +455,8 @@ class PyramidFlow:
     def _prompt(self, task: Task, embeds: PromptEmbeds) -> Prompt:
         """Embeddings as the transformer reads them: a row for each sample, on its device, in its dtype."""
         tensors = embeds.prompt_embeds, embeds.attention_mask, embeds.pooled
-        device, dtype = self._execution_device, self.transformer.dtype
+        device = self._execution_device
+        dtype = self.transformer.dtype
         states, mask, pooled = (x.to(device).expand(len(task.seeds), *x.shape[1:]) for x in tensors)
         return Prompt(states.to(dtype), mask, pooled.to(dtype))
 
@@ -482,14 +486,16 @@ class Running:
 
     def embeds(self, prompts: Prompts) -> Tensor:
         """The embeddings as diffusers has them: the negative ones first, where there is guidance."""
-        prompt, negative = self.control.prompt or prompts[0], self.control.negative or prompts[1]
+        prompt = self.control.prompt or prompts[0]
+        negative = self.control.negative or prompts[1]
         if negative is None or self.guidance_scale <= 1:
             return prompt.embeds
         return torch.cat([negative.embeds, prompt.embeds])
 
     def change(self, prompts: Prompts, embeds: Tensor) -> None:
         """Other embeddings from the next step on. ValueError where they do not fit."""
-        prompt, negative = self.control.prompt or prompts[0], self.control.negative or prompts[1]
+        prompt = self.control.prompt or prompts[0]
+        negative = self.control.negative or prompts[1]
         rows = len(prompt.embeds)
         if embeds.shape[1:] != prompt.embeds.shape[1:] or len(embeds) not in (rows, 2 * rows):
             raise ValueError(

@@ -256,7 +256,8 @@ class Task:
     @property
     def variation(self) -> Variation | None:
         """What the noise of the first unit is blended with."""
-        s, seeds = self.settings, self.inputs.variation_seeds
+        s = self.settings
+        seeds = self.inputs.variation_seeds
         if seeds is None and s.variation_seed is not None:
             seeds = [s.variation_seed] * len(self.seeds)
         return None if seeds is None else Variation(seeds, s.variation_strength)
@@ -269,7 +270,8 @@ class Task:
     @property
     def guided(self) -> bool:
         """Whether any unit needs the negative prompt."""
-        guidance, s = self.guidance, self.settings
+        guidance = self.guidance
+        s = self.settings
         sampled = range(self.known, s.units)
         return any(guidance.at(unit, stage) != 1 for unit in sampled for stage in range(s.stages))
 
@@ -375,11 +377,14 @@ def _check_embeddings(inputs: Inputs, which: str, batch: int, text_widths: tuple
 
 def _check_noise(task: Task, channels: int) -> None:
     """ValueError unless given noise has the shapes that sampling will use."""
-    s, given = task.settings, task.inputs
+    s = task.settings
+    given = task.inputs
     sampled = s.units - task.given
-    batch, size = len(task.seeds), GRID.latent_shape(s.width, s.height)
+    batch = len(task.seeds)
+    size = GRID.latent_shape(s.width, s.height)
     if given.latents is not None:
-        shape, needed = tuple(given.latents.shape), (batch, channels, sampled, *size)
+        shape = tuple(given.latents.shape)
+        needed = (batch, channels, sampled, *size)
         # more frames than needed are welcome: the noise of a text-to-video run serves image-to-video too
         if len(shape) != 5 or shape[2] < sampled or shape[:2] + shape[3:] != needed[:2] + needed[3:]:
             raise ValueError(
@@ -422,7 +427,8 @@ def _check_finished(task: Task, channels: int) -> None:
 
 def _check_draft(task: Task, channels: int) -> None:
     """ValueError unless a draft is of the coarsest stage's shape, and variations have a seed each."""
-    s, inputs = task.settings, task.inputs
+    s = task.settings
+    inputs = task.inputs
     if inputs.draft is not None:
         height, width = (side >> (s.stages - 1) for side in GRID.latent_shape(s.width, s.height))
         wanted = (len(task.seeds), channels, 1, height, width)
@@ -436,10 +442,13 @@ def _check_draft(task: Task, channels: int) -> None:
 
 def _given_pictures(s: Settings, inputs: Inputs, finished: Sequence[Unit]) -> np.ndarray | None:
     """The given first frame, or the given clip's last frames, at the target size: (1 + 8k, h, w, 3) uint8."""
-    size, image, video = (s.width, s.height), inputs.image, inputs.video
+    size = (s.width, s.height)
+    image = inputs.image
+    video = inputs.video
     if image is None and video is None and not any(unit.given for unit in finished):
         read = read_given(s)
-        image, video = read.get("image"), read.get("video")
+        image = read.get("image")
+        video = read.get("video")
     if image is not None:
         return np.array(fit_picture(picture_of(image), *size, s.fit))[None]
     if video is None:

@@ -55,8 +55,12 @@ class Noise:
         use. `variation`: what the drawn start of that first unit is blended with. `unit_seeds`: other seeds
         for some units, one a sample.
         """
-        self.shape, self.seeds, self.first = shape, list(seeds), first
-        self.latents, self.variation, self.unit_seeds = latents, variation, unit_seeds or {}
+        self.shape = shape
+        self.seeds = list(seeds)
+        self.first = first
+        self.latents = latents
+        self.variation = variation
+        self.unit_seeds = unit_seeds or {}
         self._jumps = iter(jumps) if jumps is not None else None
 
     def initial(self, unit: int, stages: int) -> Tensor:
@@ -245,7 +249,8 @@ def sample(model: Model | None, noise: Noise, run: Sampling) -> Iterator[Preview
     for unit, latents in enumerate(past):
         yield Unit(unit, run.units, latents, given=unit < len(run.given))
     reference = past[1] if len(past) > 1 else None
-    known, past = len(past), past[-run.history_units :]
+    known = len(past)
+    past = past[-run.history_units :]
     for unit in range(known, run.units):
         assert model is not None, "units to sample need a model"
         draft = run.draft_of(unit)
@@ -316,7 +321,8 @@ def sample_stage(
         if run.stopped:
             return None
         velocity = velocity_of(x, timestep)
-        x, before = crossing.step(step, x, velocity, before), velocity
+        x = crossing.step(step, x, velocity, before)
+        before = velocity
         if run.on_step_end is not None:
             replaced = run.on_step_end(unit, stage.index, step, timestep, x)
             x = x if replaced is None else replaced.float()
@@ -328,6 +334,7 @@ def sample_stage(
 
 
 def _preview(run: Sampling, unit: int, stage: int, step: int, clean: Tensor | None) -> Preview:
-    done, total = run.steps_before(unit, stage) + step + 1, run.steps_before(run.units)
+    done = run.steps_before(unit, stage) + step + 1
+    total = run.steps_before(run.units)
     count = run.counts(unit)[stage]
     return Preview(unit, run.units, stage, len(run.steps), step, count, clean, done, total)

@@ -152,7 +152,8 @@ def _of_variant(details: dict[str, Any], variant: str) -> dict[str, Any]:
 
 
 def _no_variant(model: str | Path, folder: Path, variant: str, variants: list[str]) -> str:
-    release, way_out = release_of(model), "choose one of those"
+    release = release_of(model)
+    way_out = "choose one of those"
     if release and variant in release.variants:
         way_out = f"get it with: python -m pyramid download {release.name} --variant {variant}"
     return f"{folder} has no variant {variant!r}, only {', '.join(variants)}; {way_out}"
@@ -301,7 +302,8 @@ def verify(checkpoint: Checkpoint, *, text: bool = True) -> None:
     problems += check_model(checkpoint.vae, ("CausalVideoVAE", None))
     if text:
         for encoder in checkpoint.family.text:
-            folder, classes = checkpoint.folder / encoder.folder, encoder.kind.stored_as
+            folder = checkpoint.folder / encoder.folder
+            classes = encoder.kind.stored_as
             problems += check_model(folder, classes, key="architectures")
             problems += check_tokenizer(checkpoint.folder / encoder.tokenizer)
     if problems:
@@ -441,7 +443,8 @@ def fingerprint(path: Path, samples: int = 16, length: int = 65536) -> str:
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
         if size <= samples * length:
-            samples, length = 1, size
+            samples = 1
+            length = size
         for index in range(samples):
             file.seek((size - length) * index // max(samples - 1, 1))
             digest.update(file.read(length))

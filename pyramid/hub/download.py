@@ -122,7 +122,8 @@ def needed_files(files: Iterable[str], family: Family, variant: str) -> list[str
         PREFIX + variant,
         *(name for encoder in family.text for name in (encoder.folder, encoder.tokenizer)),
     ]
-    files, chosen = sorted(files), []
+    files = sorted(files)
+    chosen = []
     for folder in folders:
         inside = [path for path in files if path.startswith(folder + "/") and path.count("/") == 1]
         if not inside:
@@ -233,7 +234,8 @@ class Download:
     def __init__(self, listing: Listing):
         self.listing = listing
         self.stop = threading.Event()
-        self.done, self.total = 0, listing.total  # bytes that are here and hashed; bytes in all
+        self.done = 0
+        self.total = listing.total
         self.received = 0  # bytes that came over the network
         self.now = ""  # what goes on, for people
 
@@ -266,7 +268,8 @@ class Download:
 
     def _bring(self, file: RemoteFile) -> None:
         """Make a file whole and right: what is here is checked, what is wrong or missing is fetched."""
-        before, held = self.done, self.listing.held(file)
+        before = self.done
+        held = self.listing.held(file)
         if held:
             self.now = f"Checking {file.path}"
             if held.stat().st_size == file.size and self._hash(file, held).hexdigest() == file.digest:
@@ -293,7 +296,8 @@ class Download:
         """
         from huggingface_hub.errors import HTTPError
 
-        part, failures = self.listing.part(file), 0
+        part = self.listing.part(file)
+        failures = 0
         if part.is_file() and part.stat().st_size > file.size:
             part.unlink()
         part.touch()
@@ -335,7 +339,9 @@ class Download:
         ) as answer:
             hf_raise_for_status(answer)
             if have and answer.status_code != 206:  # the server does not resume: all of it comes again
-                self.done, have, self._digest = self.done - have, 0, file.hasher()
+                self.done -= have
+                have = 0
+                self._digest = file.hasher()
             with part.open("ab" if have else "wb") as out:
                 for chunk in answer.iter_bytes():
                     self._check_stop()
@@ -364,7 +370,8 @@ def place(listing: Listing, file: RemoteFile) -> None:
     """Let the snapshot's path lead to a file's content: by a link, or where links are not allowed,
     as the file.
     """
-    blob, link = listing.blob(file), listing.link(file)
+    blob = listing.blob(file)
+    link = listing.link(file)
     link.parent.mkdir(parents=True, exist_ok=True)
     if not blob.is_file():
         if not link.is_file():  # without links another path of the same content has taken the blob
@@ -425,14 +432,17 @@ def download(model: str, variant: str | None = None, *, log: Callable[[str], Non
         "files, "
         f"{size_text(listing.missing)} of it to come"
     )
-    job, ended = Download(listing), threading.Event()
+    job = Download(listing)
+    ended = threading.Event()
 
     def tell() -> None:
-        told_now, tenth = "", -1
+        told_now = ""
+        tenth = -1
         while not ended.wait(0.2):
             now = 10 * job.done // max(job.total, 1)
             if now != tenth or job.now != told_now:
-                told_now, tenth = job.now, now
+                told_now = job.now
+                tenth = now
                 log(f"{job.done / max(job.total, 1):4.0%}  {told_now}")
 
     teller = threading.Thread(target=tell, daemon=True)

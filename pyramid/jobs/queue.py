@@ -60,7 +60,8 @@ class JobStore(Database):
     """All jobs of one output folder. Raises ValueError when the folder or its file cannot be used."""
 
     def __init__(self, folder: str | Path, limits: Limits | None = None):
-        self.folder, self.limits = Path(folder).resolve(), limits or Limits()
+        self.folder = Path(folder).resolve()
+        self.limits = limits or Limits()
         self.private = self.folder / PRIVATE
         self.space = Space(self.folder, self.limits.max_disk_mb)
         try:
@@ -315,7 +316,8 @@ class JobStore(Database):
         self, owner: str, *, search: str = "", favourites: bool = False, limit: int = 50, offset: int = 0
     ) -> list[Job]:
         """The owner's ended jobs, the latest first, in which all words of `search` occur."""
-        where, values = "owner = ? AND ended IS NOT NULL AND state NOT IN ('running', 'queued')", [owner]
+        where = "owner = ? AND ended IS NOT NULL AND state NOT IN ('running', 'queued')"
+        values = [owner]
         words = dict.fromkeys(search.casefold().split())
         if len(words) > MAX_WORDS:
             raise SettingsError(
@@ -545,13 +547,15 @@ class JobStore(Database):
 
     def _check_room(self, owner: str, number: int) -> None:
         open_jobs = self.open_jobs()
-        limit, waiting = self.limits.max_queue_per_owner, open_jobs.get(owner, 0)
+        limit = self.limits.max_queue_per_owner
+        waiting = open_jobs.get(owner, 0)
         if limit is not None and waiting + number > limit:
             raise SettingsError(
                 "queue",
                 f"{waiting} of your jobs wait or run, {limit} may: wait for one to end, or remove one",
             )
-        limit, waiting = self.limits.max_queue_total, sum(open_jobs.values())
+        limit = self.limits.max_queue_total
+        waiting = sum(open_jobs.values())
         if limit is not None and waiting + number > limit:
             raise SettingsError(
                 "queue", f"{waiting} jobs wait or run here, {limit} may (--max-queue-total): try again later"

@@ -135,7 +135,8 @@ def readable(values: dict[str, Any]) -> tuple[Settings, list[str]]:
     """Settings from a record, and a sentence on each thing in it that this version of the program does not
     know, which is left out. Raises SettingsError where the whole has another form.
     """
-    values, notes = renamed(values), []
+    values = renamed(values)
+    notes = []
     known = {key: value for key, value in values.items() if key in TABLE}
     if extra := sorted(str(key) for key in values if key not in TABLE and key != "version"):
         notes.append(f"Unknown to this version of the program, and left out: {', '.join(extra)}.")

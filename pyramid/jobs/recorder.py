@@ -122,7 +122,8 @@ class Recorder:
 
     def __init__(self, recording: Recording, listener: Listener | None = None, notes: Sequence[str] = ()):
         """`notes`: what the result has to say before anything was made."""
-        self.recording, self.listener = recording, listener or Listener()
+        self.recording = recording
+        self.listener = listener or Listener()
         self.listener.recorder = self
         self.units = recording.units
         self.notes = list(notes)
@@ -145,7 +146,8 @@ class Recorder:
 
     def _begin(self) -> list[Unit]:
         """Claim the folder of units: those that an earlier attempt left in it, if they fit to this one."""
-        r, folder = self.recording, self.units
+        r = self.recording
+        folder = self.units
         if folder is None:
             return []
         if not r.more_units:
@@ -165,7 +167,8 @@ class Recorder:
     def _begin_beside(self, result: Path) -> dict[str, Any]:
         """A folder for the units beside the result, which says so by a mark; no mark where there is none."""
         r = self.recording
-        folder, mark = beside(result), {"run": uuid4().hex}
+        folder = beside(result)
+        mark = {"run": uuid4().hex}
         if (
             self._mark
             and self.units
@@ -293,8 +296,10 @@ class Recorder:
         return self.path
 
     def _write_video(self, events: "Iterator[Event]") -> tuple[Path, Exception | None]:
-        r, s = self.recording, self.recording.settings
-        size, output = (s.width, s.height), r.output
+        r = self.recording
+        s = self.recording.settings
+        size = (s.width, s.height)
+        output = r.output
         options: dict[str, Any] = {"quality": output.quality, "keep": output.metadata}
         with (
             self._growing(),
@@ -321,7 +326,8 @@ class Recorder:
 
     @contextmanager
     def _growing(self) -> Iterator[None]:
-        r, s = self.recording, self.recording.settings
+        r = self.recording
+        s = self.recording.settings
         if r.growing is None:
             yield
             return

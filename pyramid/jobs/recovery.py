@@ -221,7 +221,8 @@ def _read(path: Path, index: int) -> Unit | None:
 
     try:
         with safe_open(path, "pt") as file:
-            told, latents = file.metadata(), file.get_tensor("latents")
+            told = file.metadata()
+            latents = file.get_tensor("latents")
         if int(told["index"]) != index or int(told["crc"]) != _crc(latents):
             return None
         return Unit(index, int(told["count"]), latents, given=told["given"] == "1")

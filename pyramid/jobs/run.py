@@ -96,7 +96,9 @@ class Run(Listener):
     _progress: Progress
 
     def __init__(self, job: Job, store: JobStore, speeds: Speeds):
-        self.job, self.store, self.speeds = job, store, speeds
+        self.job = job
+        self.store = store
+        self.speeds = speeds
         self.stop = threading.Event()
         self.keep = True
         self.closing = False
@@ -106,13 +108,15 @@ class Run(Listener):
 
     def end(self, *, keep: bool = True, closing: bool = False) -> None:
         """End before the next step. `keep`: finished units become a video; `closing`: the program ends."""
-        self.keep, self.closing = keep and not closing, closing
+        self.keep = keep and not closing
+        self.closing = closing
         self.stop.set()
         self._show(phase="Stopping after this step")
 
     def work(self, bring: Callable[[Job, Callable[[str], None]], Loaded]) -> Job:
         """To the end, to a stop or to an error; the job as it was stored then."""
-        state, error = State.DONE, ""
+        state = State.DONE
+        error = ""
         try:
             self._loaded = bring(self.job, lambda phase: self._show(phase=phase))
             try:
@@ -125,12 +129,14 @@ class Run(Listener):
             state = State.INTERRUPTED if self.closing else State.STOPPED
             error = "The program was closed while this was being made." if self.closing else ""
         except Exception as caught:
-            state, error = State.FAILED, self._sentence(caught)
+            state = State.FAILED
+            error = self._sentence(caught)
         return self._finish(state, error)
 
     def _finish(self, state: State, error: str) -> Job:
         """Store what became of the job, and show it."""
-        job, live = replace(self.job, state=state, error=error), self.live
+        job = replace(self.job, state=state, error=error)
+        live = self.live
         recorder = getattr(self, "recorder", None)  # none where the model could not be brought
         made = {"path": recorder.path, "timings": recorder.timings} if recorder else {}
         told = {"error": error, "notes": live.notes, "units_done": live.units_done} | made
@@ -168,7 +174,8 @@ class Run(Listener):
         if self.stop.is_set():
             raise Nothing
         loaded = self._loaded
-        job, settings = self.job, self.job.settings
+        job = self.job
+        settings = self.job.settings
         units = UnitsFolder(self.store.units_of(job))
         if job.decode_only:
             settings = replace(settings, **what_there_is(settings, units.load()[1]))
@@ -184,9 +191,11 @@ class Run(Listener):
         Recorder(self._recording(settings, units), self, loaded.notes).record(start)
 
     def _recording(self, settings: Settings, units: UnitsFolder) -> Recording:
-        job, target = self.job, self.store.target_of(self.job)
+        job = self.job
+        target = self.store.target_of(self.job)
         ending = ending_of(job.settings, KINDS[job.output.format][0])
-        path, asked = self.store.input_of(job), job.settings
+        path = self.store.input_of(job)
+        asked = job.settings
         if job.owner != "local" and Path(asked.model).is_dir():
             asked = replace(asked, model=Path(asked.model).name)  # where models lie is nobody else's business
         return Recording(
@@ -205,7 +214,8 @@ class Run(Listener):
 
     def _given(self) -> dict[str, Any]:
         """The picture, or the end of the video, that the job starts from."""
-        s, path = self.job.settings, self.store.input_of(self.job)
+        s = self.job.settings
+        path = self.store.input_of(self.job)
         if path is None and (s.image or s.video):
             raise ValueError(f"{s.image or s.video}, which this starts from, is not here any more")
         return read_given(s, path)
@@ -253,7 +263,8 @@ class Run(Listener):
 
     def _unit(self, index: int) -> None:
         """A unit is finished: what its stages looked like is kept beside it."""
-        folder, saving = self.store.units_of(self.job), self.recorder.saving
+        folder = self.store.units_of(self.job)
+        saving = self.recorder.saving
         for (unit, stage), picture in self.live.estimates.items():
             if unit == index:
                 saving(partial(save_estimate, folder, unit, stage, picture))
@@ -264,7 +275,8 @@ class Run(Listener):
             log.warning("how far job %s is could not be stored: %s", self.job.id, sentence(error))
 
     def _step(self, event: Preview, seconds: float) -> None:
-        key, progress = self._loaded.speed_key, self._progress
+        key = self._loaded.speed_key
+        progress = self._progress
         now = time.monotonic()
         if not self._sampling:
             self._sampling = now - seconds

@@ -63,7 +63,8 @@ class Progress:
     """
 
     def __init__(self, settings: Settings, weigh: Callable[[int], float | None] = lambda tokens: None):
-        self.settings, self._weigh = settings, weigh
+        self.settings = settings
+        self._weigh = weigh
         self.whole = 0.0  # 0 before the first step
         self.done = 0.0
 

@@ -54,8 +54,10 @@ class Worker:
         memory: str = "auto",
         begin: threading.Event | None = None,
     ):
-        self.store, self.speeds = store, Speeds(store.private / "speed.json")
-        self.loaded, self.error = threading.Event(), ""
+        self.store = store
+        self.speeds = Speeds(store.private / "speed.json")
+        self.loaded = threading.Event()
+        self.error = ""
         self._lock_file = (
             store.private / "worker.lock"
         )  # two workers would take each other's job for interrupted
@@ -164,7 +166,9 @@ class Worker:
         machine = {name: options[name] for name in MACHINE}
         start = Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults, **machine)
         with self._lock:
-            self.checkpoint, self.start_from, self._options = checkpoint, start, options
+            self.checkpoint = checkpoint
+            self.start_from = start
+            self._options = options
             self.longest = frames_of(checkpoint.defaults.units)
             self.error = ""
             self.loaded.clear()
@@ -205,7 +209,8 @@ class Worker:
         except Exception:  # the program ends while the store cannot be written
             log.exception("what became of job %s could not be stored", run.job.id)
         with self._lock:
-            self._last, self._run = run.live, None
+            self._last = run.live
+            self._run = None
         shutil.rmtree(self.store.private / "live" / run.job.id, ignore_errors=True)
 
     def _prepare(self) -> None:

@@ -69,7 +69,8 @@ class Drift:
 
     def at(self, index: int) -> tuple[float, float, float]:
         """Of a moving unit: color in levels away, contrast and sharpness as shares more or less."""
-        look, first = self.looks[index], self.first
+        look = self.looks[index]
+        first = self.first
         color = np.sqrt(np.mean(np.subtract(astuple(look)[:3], astuple(first)[:3]) ** 2))
         contrast = look.contrast / max(first.contrast, 1e-6) - 1
         return float(color), contrast, look.sharpness / max(first.sharpness, 1e-6) - 1

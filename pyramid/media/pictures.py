@@ -202,8 +202,10 @@ def fit_picture(
 
 def _cover(image: Image.Image, width: int, height: int) -> Image.Image:
     scale = max(width / image.width, height / image.height)
-    across, down = min(image.width, width / scale), min(image.height, height / scale)  # of the source
-    left, top = (image.width - across) / 2, (image.height - down) / 2
+    across = min(image.width, width / scale)
+    down = min(image.height, height / scale)
+    left = (image.width - across) / 2
+    top = (image.height - down) / 2
     box = (left, top, left + across, top + down)
     return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 

@@ -86,7 +86,8 @@ def _input(path: Path, budget: Budget, *decoder: str) -> list[str]:
 
 def probe(path: str | Path, budget: Budget | None = None) -> str:
     """What ffmpeg says of a file: streams, sizes, pixel format, duration. Raises ValueError."""
-    path, budget = Path(path), budget or Budget()
+    path = Path(path)
+    budget = budget or Budget()
     command = [ffmpeg(), "-hide_banner", "-nostdin", *_input(path, budget)]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=budget.probing)
@@ -100,7 +101,8 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
 
     Raises ValueError for a file without one, and for frames that are larger than the budget.
     """
-    path, budget = Path(path), budget or Budget()
+    path = Path(path)
+    budget = budget or Budget()
     said = probe(path, budget)
     # Each at its place in a line: titles of others may hold the same words.
     line = re.search(r"^ {2,4}Stream #0:\d+\S*: Video: (.*)", said, re.MULTILINE)
@@ -228,7 +230,8 @@ def read_frames(
     own frames. `info`: what `inspect` said of it, where it was asked before. Raises ValueError when the file
     is missing, no video can be read from it, or the budget is spent.
     """
-    path, budget = at_home(path), budget or Budget()
+    path = at_home(path)
+    budget = budget or Budget()
     if not path.is_file():
         raise ValueError(f"{str(path)!r} is not a file")
     info = info or inspect(path, budget)
@@ -317,7 +320,8 @@ def _ppm_pictures(stream: IO[bytes], budget: Budget) -> Iterator[Image.Image]:
     Raises ValueError for anything else than 8 bits a channel, EOFError where a picture ends in its middle.
     """
     while magic := stream.readline(64).strip():
-        size, depth = stream.readline(64).split(), stream.readline(64).strip()
+        size = stream.readline(64).split()
+        depth = stream.readline(64).strip()
         if magic != b"P6" or depth != b"255" or len(size) != 2:
             raise ValueError(
                 f"the decoder wrote {magic!r} with values up to {depth!r}: 8-bit RGB is expected"

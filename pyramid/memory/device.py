@@ -140,10 +140,12 @@ class Device:
 class Processor(Device):
     """Main memory, and no waiting. Without a name of its own it is the machine's processor."""
 
-    is_card, waits = False, False
+    is_card = False
+    waits = False
     packs = True
     attention_in_training = "_native_math"  # at a few hundred tokens the plain product's backward is faster
-    process_group, even = "gloo", True
+    process_group = "gloo"
+    even = True
     probe_side = 1024
 
     def computes_in(self, dtype: str) -> bool:
@@ -328,7 +330,8 @@ def check_there(where) -> None:
 class Nowhere(Processor):
     """A device that holds shapes and no numbers: like a card for whoever places models, with no memory."""
 
-    is_card, waits = True, False
+    is_card = True
+    waits = False
 
 
 def _missing(name: str, kind: str) -> SettingsError:

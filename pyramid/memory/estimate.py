@@ -137,7 +137,8 @@ class Shape:
 
     def sampling(self, bytes_each: int, *, cpu: bool) -> int:
         """Most bytes of tensors alive in a step of the last unit."""
-        tokens, grid = self.tokens(), self.family.grid
+        tokens = self.tokens()
+        grid = self.family.grid
         forward = self.family.forward_bytes(
             self.transformer,
             tokens=tokens,
@@ -228,7 +229,8 @@ def decoder_flops(config: dict, width: int, height: int) -> float:
 def _decoder_layers(config: dict, place: int):
     """(kind, channels in, channels out, frames, latent places · upsampling) of the decoder, first to last."""
     channels = [*config.get("decoder_block_out_channels", (128, 256, 512, 512))][::-1]
-    layers, t = config.get("decoder_layers_per_block", (3, 3, 3, 3)), 1
+    layers = config.get("decoder_layers_per_block", (3, 3, 3, 3))
+    t = 1
     space = config.get("decoder_spatial_up_sample", (True, True, True, False))
     time = config.get("decoder_temporal_up_sample", (True, True, True, False))
     yield "conv", config.get("decoder_in_channels", GRID.channels), channels[0], t, place

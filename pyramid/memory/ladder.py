@@ -68,7 +68,8 @@ def stream(pipe, settings: Settings, inputs) -> Iterator[Any]:
 
 
 def _stream(pipe, settings: Settings, inputs) -> Iterator[Any]:
-    began, lost = time.perf_counter(), 0.0
+    began = time.perf_counter()
+    lost = 0.0
     told = Told(inputs.finished)
     while True:
         since = time.perf_counter()

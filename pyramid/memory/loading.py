@@ -104,7 +104,8 @@ def load_text(folder, part) -> TextEncoders:
 
 def _encoder(encoder: Encoder, part, quantized: str):
     """One text encoder, where it runs."""
-    dtype, device = getattr(torch, part.dtype), torch.device(part.device)
+    dtype = getattr(torch, part.dtype)
+    device = torch.device(part.device)
     if quantized:
         import transformers
 
@@ -154,7 +155,8 @@ def as_it_is(pipe) -> Placement:
     """The placement of `pipe` with all that was done to its models since, by diffusers' own ways too:
     `pipe.to`, `pipe.enable_model_cpu_offload`, `pipe.vae.enable_tiling`, ….
     """
-    was, device = pipe.placement, str(pipe._execution_device)
+    was = pipe.placement
+    device = str(pipe._execution_device)
     whole = bool(getattr(pipe, "_all_hooks", None))
     return replace(
         was,
@@ -221,7 +223,8 @@ def _place_text(text: TextEncoders, was: Part, part: Part) -> None:
     keep = KEEP[part.offload]
     if (was.device, was.dtype) != (part.device, part.dtype) or keep is False and text.keep is not False:
         text.free()
-    text.dtype, text.keep = getattr(torch, part.dtype), keep
+    text.dtype = getattr(torch, part.dtype)
+    text.keep = keep
 
 
 def _convert(model, was: Part, part: Part) -> None:

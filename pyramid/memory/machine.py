@@ -35,7 +35,8 @@ class Machine:
         """
         import importlib.util
 
-        found, main = find_device(device), ram()
+        found = find_device(device)
+        main = ram()
         vram = found.memory(main) if found.is_card else (0, 0)
         quantizes = importlib.util.find_spec("bitsandbytes") is not None
         return cls(found.name, found.label, *vram, *main, found.capability, found.bfloat16, quantizes)
@@ -57,12 +58,15 @@ def ram() -> tuple[int, int]:
     """
     import psutil
 
-    memory, held = psutil.virtual_memory(), psutil.Process().memory_info()
+    memory = psutil.virtual_memory()
+    held = psutil.Process().memory_info()
     own = held.rss - getattr(held, "shared", 0)  # pages of mapped files count as available already
-    free, total = memory.available + own, memory.total
+    free = memory.available + own
+    total = memory.total
     for limit, used in cgroup_limits():
         if limit < total:
-            free, total = min(free, limit - used + own), limit
+            free = min(free, limit - used + own)
+            total = limit
     return max(int(free), 0), int(total)
 
 
@@ -126,7 +130,9 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library
         return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    trim_threshold = -1
+    top_pad = -2
+    mmap_max = -4
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 200 * 2**20)

@@ -39,7 +39,8 @@ def place(pipe, transformer: str | torch.device, others: str | torch.device):
     """
     check_there(transformer)
     check_there(others)
-    now, there = as_it_is(pipe), str(others)
+    now = as_it_is(pipe)
+    there = str(others)
     fixed = now.transformer.quantized in BITSANDBYTES  # which has put it there already
     moved = now.transformer if fixed else replace(now.transformer, device=str(transformer), offload="")
     vae = replace(now.vae, device=there, offload="")
@@ -146,7 +147,8 @@ def share_transformer(transformer) -> None:
         ParallelConfig,
     )
 
-    world, heads = dist.get_world_size(), transformer.config.num_attention_heads
+    world = dist.get_world_size()
+    heads = transformer.config.num_attention_heads
     if -heads % world >= -(-heads // world):  # what diffusers' padding of heads cannot do
         raise ValueError(
             f"{world} processes cannot share {heads} attention heads: start {_fitting(heads, world)}"
@@ -210,7 +212,8 @@ def part_of(context: StageContext, sizes: list[int], rank: int, world: int) -> S
     texts: list[torch.Tensor] = []
     rows: list[torch.Tensor] = []
     for bucket in layout.buckets:
-        of, count = part(bucket.length), bucket.rows.stop - bucket.rows.start
+        of = part(bucket.length)
+        count = bucket.rows.stop - bucket.rows.start
         length = of.stop - of.start
         buckets.append(Bucket(bucket.rows, slice(token, token + count * length), length))
         token += count * length

@@ -38,7 +38,8 @@ CUDA_CONTEXT = 0.7 * GIB  # not measured: CUDA's own memory on a card, which no 
 FRAMES = 2.5  # measured: copies of all frames at once while tiles are joined
 SLACK = 1.1  # fragments of the caching allocator
 RESERVE = 0.95  # of what is free: the rest is for others
-MATMUL_SHARE, CONV_SHARE = 0.55, 0.25  # of the rate of a large matrix product, reached in the models
+MATMUL_SHARE = 0.55
+CONV_SHARE = 0.25
 
 
 # -- the plans
@@ -112,7 +113,8 @@ def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = 
     machine = machine or Machine.here(settings.device)
     card = machine.place.is_card and settings.device != MAIN
     check_precision(settings, machine if card else machine.without_card())
-    sizes, shape = component_sizes(checkpoint), Shape.of(checkpoint, settings)
+    sizes = component_sizes(checkpoint)
+    shape = Shape.of(checkpoint, settings)
     # What bitsandbytes has put on a card stays there.
     names = ("max", "balanced", "cpu") if settings.quantize in BITSANDBYTES else NAMES
     found = []
@@ -165,7 +167,8 @@ def _variants(name: str, settings: Settings, machine: Machine):
     kept_whole = name != "tiny" and settings.quantize == "none"
     if settings.dtype == "auto" and dtype == "float16" and not kept_whole:
         dtype = "float32"  # a step that overflows could not be taken again in it
-    text_dtype, there = place.text_dtype(dtype), place.name
+    text_dtype = place.text_dtype(dtype)
+    there = place.name
     offload = {
         "max": ("", "", ""),
         "balanced": ("leaf", "", ""),
@@ -194,7 +197,8 @@ def _variants(name: str, settings: Settings, machine: Machine):
 def judge(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings, machine: Machine) -> Plan:
     """`plan` with its estimate, whether it fits, and reasons where it does not."""
     card = plan.transformer.place.is_card
-    vram, (ram_needed, file) = (_vram(plan, sizes, shape) if card else 0), _ram(plan, sizes, shape)
+    vram = _vram(plan, sizes, shape) if card else 0
+    ram_needed, file = _ram(plan, sizes, shape)
     estimate = Estimate(vram, ram_needed, file, _seconds(plan, sizes, shape, settings))
     reasons = []
     if vram > machine.free_vram * RESERVE:
@@ -234,7 +238,8 @@ def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
     the rest assumed.
     """
     text = _text_bytes(plan, sizes)
-    transformer, vae = _weights(sizes["transformer"], plan.transformer), _weights(sizes["vae"], plan.vae)
+    transformer = _weights(sizes["transformer"], plan.transformer)
+    vae = _weights(sizes["vae"], plan.vae)
     sampling = shape.sampling(_item(plan.transformer), cpu=False)
     decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window)
     if plan.window and shape.units > 1:
@@ -276,7 +281,8 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
         (weights(n, p), mapped(sizes[n], p))
         for n, p in (("transformer", plan.transformer), ("vae", plan.vae))
     ]
-    both, file = sum(size for size, _ in models), sum(size for size, is_file in models if is_file)
+    both = sum(size for size, _ in models)
+    file = sum(size for size, is_file in models if is_file)
     sampling = shape.sampling(_item(plan.transformer), cpu=True) * GROWTH["sampling"]
     decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window) * GROWTH["decoding"]
     if plan.vae.dtype == "float32":
@@ -285,7 +291,8 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
         decoding += _frames(plan, shape)
     # Weights in files are not read before they are used: what is not converted costs nothing while texts are
     # read.
-    reading, working = text + both - file, both + max(sampling, decoding)
+    reading = text + both - file
+    working = both + max(sampling, decoding)
     return (int(BASE_RAM + reading), text_file) if reading > working else (int(BASE_RAM + working), file)
 
 

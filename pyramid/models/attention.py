@@ -67,7 +67,8 @@ def sequence_layout(mask, unit_tokens, history_units, causal=True):
         length = lengths[rows[row]]
         count = lengths.count(length)
         buckets.append(Bucket(slice(row, row + count), slice(token, token + count * length), length))
-        row, token = row + count, token + count * length
+        row += count
+        token += count * length
     ends = [sum(unit_tokens[: i + 1]) for i in range(len(unit_tokens))]
     groups = tuple(zip([0] + ends[:-1], ends, strict=True)) if causal else ((0, ends[-1]),)
     order = None if rows == sorted(rows) else torch.tensor(rows, device=mask.device)
@@ -129,11 +130,14 @@ def prefix_attention(query, key, value, layout, attend=sdpa):
     Returns the pair (text, image) in the queries' shapes; the text is None when it was. attend: what
     computes one group, of (b, n, heads, d).
     """
-    texts, images = [], []
+    texts = []
+    images = []
     current_only = query[0] is None
     groups = layout.last_groups if current_only else [(start, stop, stop) for start, stop in layout.groups]
     for bucket in layout.buckets:
-        keys, values, outputs = whole(key, bucket), whole(value, bucket), []
+        keys = whole(key, bucket)
+        values = whole(value, bucket)
+        outputs = []
         for start, stop, seen in groups:
             with_text = start == 0 and not current_only  # the text sees, and is seen, with the first unit
             asking = whole(query, bucket, stop) if with_text else query[1][bucket.rows, start:stop]
@@ -165,8 +169,11 @@ class Attention(nn.Module):
     def __init__(self, heads, head_dim, *, eps=1e-6, text_norms=None, text_out=True):
         super().__init__()
         dim = heads * head_dim
-        self.heads, self.text_norms, self.processor = heads, text_norms, Backend()
-        self.norm_q, self.norm_k = RMSNorm(head_dim, eps), RMSNorm(head_dim, eps)
+        self.heads = heads
+        self.text_norms = text_norms
+        self.processor = Backend()
+        self.norm_q = RMSNorm(head_dim, eps)
+        self.norm_k = RMSNorm(head_dim, eps)
         self.to_q, self.to_k, self.to_v = (Linear(dim, dim) for _ in range(3))
         if text_norms is not None:
             self.add_k_proj, self.add_v_proj, self.add_q_proj = (Linear(dim, dim) for _ in range(3))
@@ -201,7 +208,8 @@ class Attention(nn.Module):
         query = rotate(self.norm_q(heads(self.to_q(image[:, first:]))), table[first:])
         key = rotate(self.norm_k(heads(self.to_k(image))), table)
         text_query = None if current_only else norm_q(heads(to_q(text)))
-        text_key, value = norm_k(heads(to_k(text))), (heads(to_v(text)), heads(self.to_v(image)))
+        text_key = norm_k(heads(to_k(text)))
+        value = (heads(to_v(text)), heads(self.to_v(image)))
         text_out, image_out = prefix_attention(
             (text_query, query),
             (text_key, key),

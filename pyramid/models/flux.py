@@ -72,7 +72,8 @@ def positions(grids):
         where = torch.arange(full, dtype=torch.float32)[None, None]
         return where[0, 0] if size == full else F.interpolate(where, size, mode="linear")[0, 0]
 
-    blocks, time = [], 0
+    blocks = []
+    time = 0
     for t, h, w in grids:
         axes = torch.arange(time, time + t).float(), axis(grids[-1][1], h), axis(grids[-1][2], w)
         blocks.append(torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2))  # t·h·w 3
@@ -99,7 +100,8 @@ class DoubleBlock(nn.Module):
         super().__init__()
         dim = heads * head_dim
         self.text_ends = text_ends
-        self.norm1, self.norm1_context = Modulation(dim, 6), Modulation(dim, 2 if text_ends else 6)
+        self.norm1 = Modulation(dim, 6)
+        self.norm1_context = Modulation(dim, 2 if text_ends else 6)
         self.attn = attention(heads, head_dim, eps=eps, text_norms=text_norms, text_out=not text_ends)
         self.ff = FeedForward(dim)
         if not text_ends:
@@ -113,7 +115,8 @@ class DoubleBlock(nn.Module):
         vectors = [v[:, None] for v in self.norm1(condition)]  # b 1 dim
         text_vectors = [v[layout.text_rows] for v in self.norm1_context(condition)]  # T dim
         shift, scale = text_vectors[::-1] if self.text_ends else text_vectors[:2]  # sic: scale first
-        text_normed, normed = modulate(text, shift, scale), modulate(image, *vectors[:2])
+        text_normed = modulate(text, shift, scale)
+        normed = modulate(image, *vectors[:2])
         text_out, image_out = self.attn(text_normed, normed, table, layout, current_only=current_only)
         image = image[:, layout.history :] if current_only else image
         image = torch.addcmul(image, vectors[2], self.attn.to_out[0](image_out))
@@ -131,17 +134,20 @@ class SingleBlock(nn.Module):
         super().__init__()
         dim = heads * head_dim
         self.norm = Modulation(dim, 3)
-        self.proj_mlp, self.proj_out = Linear(dim, 4 * dim), Linear(5 * dim, dim)
+        self.proj_mlp = Linear(dim, 4 * dim)
+        self.proj_out = Linear(5 * dim, dim)
         self.attn = attention(heads, head_dim)
 
     def forward(self, text, image, condition, table, layout, current_only=False):
         """As DoubleBlock."""
         vectors = [v[:, None] for v in self.norm(condition)]  # b 1 dim
         text_vectors = [v[layout.text_rows, 0] for v in vectors]  # T dim
-        text_normed, normed = modulate(text, *text_vectors[:2]), modulate(image, *vectors[:2])
+        text_normed = modulate(text, *text_vectors[:2])
+        normed = modulate(image, *vectors[:2])
         text_out, image_out = self.attn(text_normed, normed, table, layout, current_only=current_only)
         if current_only:
-            image, normed = image[:, layout.history :], normed[:, layout.history :]
+            image = image[:, layout.history :]
+            normed = normed[:, layout.history :]
         else:
             text = self.residual(text, text_normed, text_out, text_vectors[2])
         return None if current_only else text, self.residual(image, normed, image_out, vectors[2])
@@ -189,7 +195,9 @@ class StageNetwork(Network):
         (t, h, w) of the clip to denoise, in latent pixels. encoder_hidden_states (b, l, d); its mask (b, l)
         is nonzero where text is real (None: everywhere). ValueError when the shapes cannot go together.
         """
-        text, mask, current = encoder_hidden_states, encoder_attention_mask, tuple(shape_of_current)
+        text = encoder_hidden_states
+        mask = encoder_attention_mask
+        current = tuple(shape_of_current)
         check_clips(current, history, self.latent_channels, len(text))
         mask = text.new_ones(text.shape[:2]) if mask is None else mask
         tokens, units = unit_sizes(history, current)
@@ -211,9 +219,11 @@ class StageNetwork(Network):
 
     def denoise(self, current, timestep, pooled_projections, context):
         """Velocity of `current` (b, c, t, h, w) at timestep (b,) in 0…1000, of its shape and dtype."""
-        layout, text = context.layout, context.text
+        layout = context.layout
+        text = context.text
         grid = current.shape[3] // PATCH, current.shape[4] // PATCH
-        timestep, pooled_projections = layout.sort(timestep), layout.sort(pooled_projections)
+        timestep = layout.sort(timestep)
+        pooled_projections = layout.sort(pooled_projections)
         condition = F.silu(self.time_text_embed(timestep, pooled_projections))  # b dim
         image = self.embed(layout.sort(current), grid)  # b n dim
         if context.history is not None:
@@ -301,7 +311,8 @@ class FluxNetwork(StageNetwork):
                 f"layers ({num_layers} + {num_single_layers}) at least one"
             )
         dim = num_attention_heads * attention_head_dim
-        self.latent_channels, self.rotary_axes = in_channels // PATCH**2, tuple(axes_dims_rope)
+        self.latent_channels = in_channels // PATCH**2
+        self.rotary_axes = tuple(axes_dims_rope)
         self.time_text_embed = TimestepTextEmbedding(pooled_projection_dim, dim)
         self.context_embedder = Linear(joint_attention_dim, dim)
         self.x_embedder = Linear(in_channels, dim)

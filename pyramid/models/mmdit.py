@@ -36,7 +36,8 @@ def sincos_table(dim, size, base):
     frequency = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
     angle = where[:, None].double() * frequency  # size dim/4
     axis = torch.cat([angle.sin(), angle.cos()], dim=-1).float()  # size dim/2
-    columns, rows = axis[None].expand(size, -1, -1), axis[:, None].expand(-1, size, -1)
+    columns = axis[None].expand(size, -1, -1)
+    rows = axis[:, None].expand(-1, size, -1)
     return torch.cat([columns, rows], dim=-1).reshape(1, size * size, dim)
 
 
@@ -57,7 +58,8 @@ class PatchEmbed(nn.Module):
                 f"a grid of {grid[0]}×{grid[1]} patches is larger than the position table "
                 f"({self.size}×{self.size}); use at most {self.size * PATCH} latent pixels"
             )
-        top, left = (self.size - grid[0]) // 2, (self.size - grid[1]) // 2
+        top = (self.size - grid[0]) // 2
+        left = (self.size - grid[1]) // 2
         table = self.pos_embed.unflatten(1, (self.size, self.size))[
             :, top : top + grid[0], left : left + grid[1]
         ]
@@ -73,7 +75,8 @@ def check_config(config):
     for key, value in PUBLISHED.items():
         if config[key] != value:
             raise ValueError(f"{key}={config[key]!r}: only {value!r}, as published, is supported")
-    width, head_dim = config["caption_projection_dim"], config["attention_head_dim"]
+    width = config["caption_projection_dim"]
+    head_dim = config["attention_head_dim"]
     dim = config["num_attention_heads"] * head_dim
     if width != dim or dim % 4 or head_dim % 2:
         raise ValueError(
@@ -121,7 +124,8 @@ class MMDiTNetwork(StageNetwork):
         super().__init__()
         check_config(self.config)
         dim = caption_projection_dim  # the width, heads × head_dim
-        self.latent_channels, self.rotary_axes = in_channels, (attention_head_dim,)
+        self.latent_channels = in_channels
+        self.rotary_axes = (attention_head_dim,)
         self.pos_embed = PatchEmbed(in_channels, dim, pos_embed_max_size, sample_size // PATCH)
         self.time_text_embed = TimestepTextEmbedding(pooled_projection_dim, dim)
         self.context_embedder = Linear(joint_attention_dim, dim)

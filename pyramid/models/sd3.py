@@ -93,7 +93,8 @@ def fill(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """
     own = model.state_dict()
     new = {name for name in own if name.split(".")[-2] in GAINS}
-    missing, left = sorted(own.keys() - weights.keys() - new), sorted(weights.keys() - own.keys())
+    missing = sorted(own.keys() - weights.keys() - new)
+    left = sorted(weights.keys() - own.keys())
     shapes = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
     lines = [
         f"{what}: {', '.join(names[:5])}"

@@ -33,7 +33,8 @@ class Posterior:
         self.parameters = parameters
         self.mean, logvar = parameters.chunk(2, dim=1)
         self.logvar = logvar.clamp(-30.0, 20.0)
-        self.std, self.var = torch.exp(0.5 * self.logvar), torch.exp(self.logvar)
+        self.std = torch.exp(0.5 * self.logvar)
+        self.var = torch.exp(self.logvar)
 
     def mode(self) -> Tensor:
         return self.mean
@@ -61,7 +62,8 @@ class Encoder(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        channels, groups = config.encoder_block_out_channels, config.encoder_norm_num_groups
+        channels = config.encoder_block_out_channels
+        groups = config.encoder_norm_num_groups
         self.conv_in = CausalConv3d(config.encoder_in_channels, channels[0])
         self.down_blocks = nn.ModuleList(
             DownBlock(channels[max(i - 1, 0)], channels[i], layers, groups, space=space, time=time)
@@ -91,7 +93,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        channels, groups = config.decoder_block_out_channels[::-1], config.decoder_norm_num_groups
+        channels = config.decoder_block_out_channels[::-1]
+        groups = config.decoder_norm_num_groups
         self.conv_in = CausalConv3d(config.decoder_in_channels, channels[0])
         self.mid_block = MidBlock(channels[0], groups)
         self.up_blocks = nn.ModuleList(
@@ -206,7 +209,8 @@ class VideoVAENetwork(Network):
     ) -> Tensor:
         """Cut the last two axes of `x` into tiles, `run(tile, key)` each, and cross-fade what comes out."""
         scale = self.config.downsample_scale
-        size, fade = (self.tile_size, self.tile_overlap)
+        size = self.tile_size
+        fade = self.tile_overlap
         size_in, size_out = (size, size // scale) if encode else (size // scale, size)
         fade_in, fade_out = (fade, fade // scale) if encode else (fade // scale, fade)
         if not self.use_tiling or max(x.shape[-2:]) <= size_in:
@@ -234,7 +238,8 @@ class VideoVAENetwork(Network):
         The first frame stands alone, then each 8 frames make one unit; a picture is a video of one frame.
         Runs unit by unit unless gradients are asked for. ValueError for a frame count or size off the grid.
         """
-        frames, (height, width) = video.shape[2], video.shape[-2:]
+        frames = video.shape[2]
+        (height, width) = video.shape[-2:]
         scale = self.config.downsample_scale
         if (frames - 1) % scale or height % scale or width % scale:
             raise ValueError(
@@ -248,7 +253,8 @@ class VideoVAENetwork(Network):
     def _encode(self, video: Tensor) -> Tensor:
         if torch.is_grad_enabled() and self.training:
             return self.quant_conv(self.encoder(video))
-        cache, scale = FrameCache(), self.config.downsample_scale
+        cache = FrameCache()
+        scale = self.config.downsample_scale
         pieces = [video[:, :, :1], *video[:, :, 1:].split(scale, dim=2)] if video.shape[2] > 1 else [video]
         return torch.cat([self.quant_conv(self.encoder(piece, cache)) for piece in pieces], dim=2)
 
@@ -271,7 +277,8 @@ class VideoVAENetwork(Network):
 
         Finished tiles of several wait in main memory.
         """
-        cache, tiled = FrameCache(), self.use_tiling
+        cache = FrameCache()
+        tiled = self.use_tiling
         frames = [self.decoder(self.post_quant_conv(unit), cache) for unit in latents.split(1, dim=2)]
         return torch.cat([piece.cpu() if tiled else piece for piece in frames], dim=2)
 

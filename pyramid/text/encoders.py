@@ -100,10 +100,13 @@ class TextEncoders:
         load: Callable[[Part], torch.nn.Module] | None = None,
         precision: str = "",
     ):
-        self.parts, self.dtype, self.device = parts, dtype, torch.device(device)
+        self.parts = parts
+        self.dtype = dtype
+        self.device = torch.device(device)
         self.cache = cache or cache_folder() / "prompts"
         self.keep = keep
-        self.load, self.precision = load, precision
+        self.load = load
+        self.precision = precision
         self._models: dict[str, torch.nn.Module] = {}
         self._tokenizers: dict[str, object] = {}
         self._lock = threading.RLock()
@@ -183,9 +186,11 @@ class TextEncoders:
         """{encoder: (tokens, the most that it reads, the end that it does not read)};
         loads tokenizers only.
         """
-        counts, measured = self.count_tokens(prompt), {}
+        counts = self.count_tokens(prompt)
+        measured = {}
         for part in self.parts:
-            tokenizer, limit = self._tokenizer(part), TEXT_TOKENS
+            tokenizer = self._tokenizer(part)
+            limit = TEXT_TOKENS
             if not part.is_t5:
                 limit = min(tokenizer.model_max_length, self._positions(part))
             measured[part.label] = counts[part.label], limit, cut_text(tokenizer, prompt, limit)
@@ -234,9 +239,11 @@ class TextEncoders:
     @torch.no_grad()
     def _encode(self, prompt: str, length: int) -> PromptEmbeds:
         """Runs all encoders on one prompt."""
-        pooled, cut = [], {}
+        pooled = []
+        cut = {}
         for part in self.parts:
-            tokenizer, model = self._tokenizer(part), self._model(part)
+            tokenizer = self._tokenizer(part)
+            model = self._model(part)
             limit = length
             if not part.is_t5:
                 limit = min(tokenizer.model_max_length, self._positions(part))
@@ -357,7 +364,8 @@ def quiet_loading():
     """
     from transformers.utils import logging as transformers_logging
 
-    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    shown = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:

@@ -49,7 +49,8 @@ class T5Norm(nn.Module):
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         variance = x.float().pow(2).mean(-1, keepdim=True)
@@ -74,7 +75,8 @@ def buckets(length: int, count: int, farthest: int, device: torch.device) -> Ten
 class T5Attention(nn.Module):
     def __init__(self, config: dict[str, Any], first: bool):
         super().__init__()
-        dim, inner = config["d_model"], config["num_heads"] * config["d_kv"]
+        dim = config["d_model"]
+        inner = config["num_heads"] * config["d_kv"]
         self.heads = config["num_heads"]
         self.q, self.k, self.v = (nn.Linear(dim, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, dim, bias=False)
@@ -94,7 +96,8 @@ class T5Attention(nn.Module):
 class T5FeedForward(nn.Module):
     def __init__(self, config: dict[str, Any]):
         super().__init__()
-        dim, wide = config["d_model"], config["d_ff"]
+        dim = config["d_model"]
+        wide = config["d_ff"]
         kind = config.get("feed_forward_proj", "relu")
         self.gated = kind.startswith("gated-")
         self.wi: Any
@@ -176,19 +179,23 @@ class T5Encoder(Encoder):
 class CLIPLayer(nn.Module):
     def __init__(self, config: dict[str, Any]):
         super().__init__()
-        dim, wide = config["hidden_size"], config["intermediate_size"]
+        dim = config["hidden_size"]
+        wide = config["intermediate_size"]
         eps = config["layer_norm_eps"]
         self.heads = config["num_attention_heads"]
         self.self_attn: Any = nn.Module()
         self.mlp: Any = nn.Module()
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             self.self_attn.add_module(name, nn.Linear(dim, dim))
-        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
-        self.mlp.fc1, self.mlp.fc2 = nn.Linear(dim, wide), nn.Linear(wide, dim)
+        self.layer_norm1 = nn.LayerNorm(dim, eps)
+        self.layer_norm2 = nn.LayerNorm(dim, eps)
+        self.mlp.fc1 = nn.Linear(dim, wide)
+        self.mlp.fc2 = nn.Linear(wide, dim)
         self.activation: Any = ACTIVATIONS[config["hidden_act"]]
 
     def forward(self, x: Tensor) -> Tensor:
-        at, normed = self.self_attn, self.layer_norm1(x)
+        at = self.self_attn
+        normed = self.layer_norm1(x)
         query, key, value = (
             layer(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (at.q_proj, at.k_proj, at.v_proj)

@@ -60,7 +60,8 @@ from pyramid.training.loop import Budget, Loop
 from pyramid.training.noising import corrupted_history, noised_stage
 
 SD3_FILES = ("sd3-medium",)
-GAIN_STEPS, GAIN_ROWS = 4, 8  # that the gains of the q/k norms are measured on
+GAIN_STEPS = 4
+GAIN_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def load_parts(checkpoint: Checkpoint) -> Parts:
 
 def fill(run: Run, recipe: ClipRecipe, parts: Parts, folder: Path) -> Cache:
     """The cache of the run's list, complete. Raises ValueError where too much of the list is broken."""
-    state, data = PartialState(), recipe.data
+    state = PartialState()
+    data = recipe.data
     about: dict[str, Any] = {"space": "of the autoencoder", **parts.about, "fps": data.fps}
     about |= {"frames": data.frames, "sizes": data.sizes}
     cache = Cache.open(folder, about)
@@ -223,7 +225,8 @@ def freeze_unused(model: Any) -> None:
 
 def from_nothing(recipe: ClipRecipe, checkpoint: Checkpoint) -> nn.Module:
     """A fresh transformer of the recipe's size, for the texts of a checkpoint's encoders."""
-    net, like = recipe.network, json.loads((checkpoint.transformer / "config.json").read_text())
+    net = recipe.network
+    like = json.loads((checkpoint.transformer / "config.json").read_text())
     family = FAMILIES[net.family]
     if family is not checkpoint.family:
         raise ValueError(
@@ -281,7 +284,10 @@ class Stepper:
     """What `Loop.run` calls for each step: the parts of its loss that this process works on."""
 
     def __init__(self, loop: Loop, cache: Cache, recipe: ClipRecipe, scales: LatentScales):
-        self.loop, self.cache, self.recipe, self.scales = loop, cache, recipe, scales
+        self.loop = loop
+        self.cache = cache
+        self.recipe = recipe
+        self.scales = scales
         self.order = Order(cache.entries(), recipe)
         self.stages = make_stages(recipe.stages)
         self.nothing = cache.nothing()
@@ -294,7 +300,8 @@ class Stepper:
     def __call__(self, _: float) -> Sequence[Callable[[], dict[str, Tensor]]]:
         """The parts of the next step: places of one stage that go through the model together."""
         step = self.order.step(self.loop.step)
-        accelerator, size = self.loop.accelerator, len(step.entries)
+        accelerator = self.loop.accelerator
+        size = len(step.entries)
         share = size // accelerator.num_processes
         first = accelerator.process_index * share
         parts = []
@@ -326,7 +333,8 @@ class Stepper:
 
     def arguments(self, step: Step, places: Sequence[int]) -> tuple[dict[str, Any], Tensor]:
         """What the transformer gets of some places of one stage, and what it is to answer."""
-        rows, device = [self.row(step, place) for place in places], self.loop.accelerator.device
+        rows = [self.row(step, place) for place in places]
+        device = self.loop.accelerator.device
         clips = [torch.cat(clips).to(device) for clips in zip(*(row.clips for row in rows), strict=True)]
         texts = {name: value.to(device) for name, value in together([row.text for row in rows]).items()}
         timestep = torch.cat([row.timestep for row in rows]).to(device)
@@ -335,7 +343,8 @@ class Stepper:
 
     def row(self, step: Step, place: int) -> Row:
         """The sample at one place of the batch: all that is random is drawn here, in this order."""
-        train, stage = self.recipe.train, step.stages[place]
+        train = self.recipe.train
+        stage = step.stages[place]
         generator = generator_for(self.recipe.seed, step.number, place)
         stored = self.cache.read(step.entries[place])
         chosen = int(torch.randint(len(stored.texts), (1,), generator=generator))
@@ -355,9 +364,11 @@ def sample_of(
     """(history, noisy, target, timestep) of a clip `(1, c, t, h, w)`: its last unit is denoised behind the
     others, or, without the temporal pyramid, all of it.
     """
-    past, clean = clip[:, :, :0], clip
+    past = clip[:, :, :0]
+    clean = clip
     if recipe.train.temporal_pyramid:
-        past, clean = clip[:, :, :-1], clip[:, :, -1:]
+        past = clip[:, :, :-1]
+        clean = clip[:, :, -1:]
     noise = torch.randn(clean.shape, generator=generator)
     index = torch.randint(len(stages[stage].timesteps), (1,), generator=generator)
     noisy, target, timestep = noised_stage(clean, noise, stages, stage, index)
@@ -433,8 +444,11 @@ def make_loop(folder: Path, model: nn.Module, recipe: ClipRecipe) -> Loop:
         constant_share=1.0,
         mixed_precision=train.precision,
     )
-    loop.warm_up, loop.clip_norm, loop.worst_loss = train.warm_up, train.clip, train.worst_loss
-    loop.save_steps, loop.sample_steps = train.save_every, train.sample_every or None
+    loop.warm_up = train.warm_up
+    loop.clip_norm = train.clip
+    loop.worst_loss = train.worst_loss
+    loop.save_steps = train.save_every
+    loop.sample_steps = train.sample_every or None
     return loop
 
 
@@ -444,9 +458,12 @@ class Sampler:
     steps = 10
 
     def __init__(self, loop: Loop, cache: Cache, recipe: ClipRecipe, parts: Parts):
-        self.loop, self.recipe, self.parts = loop, recipe, parts
+        self.loop = loop
+        self.recipe = recipe
+        self.parts = parts
         self.entry = max(cache.entries(), key=lambda entry: entry.shape[0])
-        self.text, self.nothing = cache.read(self.entry).texts[0], cache.nothing()
+        self.text = cache.read(self.entry).texts[0]
+        self.nothing = cache.nothing()
 
     def save(self, path: Path) -> None:
         """A video beside `path`."""

@@ -55,7 +55,8 @@ def plan_of(run: Run) -> Cost:
     own, parts = source_checkpoint(run, recipe)
     with torch.device("meta"):
         model = _network(run, recipe, own, parts)
-    config, family = model.config, family_of(type(model).__name__)
+    config = model.config
+    family = family_of(type(model).__name__)
     total = sum(weight.numel() for weight in model.parameters())
     trained = _lora_weights(model, recipe) if run.kind == "lora" else total
     by_stage = stage_tokens(recipe)
@@ -114,7 +115,8 @@ def _lora_weights(model: torch.nn.Module, recipe: ClipRecipe) -> int:
 
 def stage_tokens(recipe: ClipRecipe) -> list[list[int]]:
     """For each stage the tokens of a sample at each length of the prefix, of the longest clips."""
-    units, stages = units_of(recipe.data.frames), recipe.stages
+    units = units_of(recipe.data.frames)
+    stages = recipe.stages
     width, height = recipe.data.sizes[0]
     if not recipe.train.temporal_pyramid:
         return [[units * each] for each in GRID.stage_tokens(width, height, stages)]

@@ -68,7 +68,8 @@ class ClipPool:
         clip = source[rng.integers(len(source))]
         length, height, width = clip.shape[:3]
         start = rng.integers(length - frames + 1)
-        top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+        top = rng.integers(height - size + 1)
+        left = rng.integers(width - size + 1)
         return clip[start : start + frames, top : top + size, left : left + size]
 
     def held_out_videos(self, count: int = 12) -> dict[str, Tensor]:

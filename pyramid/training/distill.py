@@ -160,7 +160,8 @@ class Rollout:
 def cross(model: GuidedModel, crossing: Crossing, unit: int, stage: Stage, past: list[Tensor], x: Tensor):
     """The latents before and after each step of a stage, `len(levels)` of them, from `x` on."""
     velocity_of = model.stage(unit, stage.index, past, x)
-    path, before = [x], None
+    path = [x]
+    before = None
     for index, timestep in enumerate(crossing.timesteps):
         velocity = velocity_of(path[-1], timestep)
         path.append(crossing.step(index, path[-1], velocity, before))
@@ -186,7 +187,8 @@ def roll_out(
                 finer = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
                 x = jump(x, stage, noise.jump(unit, stage.index, finer).to(x.device))
             clips = history(past, stage.index, len(stages))
-            steps, between = settings.stage_steps[stage.index], settings.teacher_steps[stage.index]
+            steps = settings.stage_steps[stage.index]
+            between = settings.teacher_steps[stage.index]
             fine = Crossing(*_even(stage, steps * between), multistep=True)
             path = cross(teacher, fine, unit, stage, clips, x)
             nodes[-1].append(torch.stack(path[::between]))
@@ -210,7 +212,9 @@ class Rollouts:
     """
 
     def __init__(self, folder: Path, settings: DistillRecipe, make: Callable[[int], Rollout]):
-        self.folder, self.settings, self.make = folder, settings, make
+        self.folder = folder
+        self.settings = settings
+        self.make = make
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held: dict[int, Rollout] = {}
 
@@ -246,7 +250,9 @@ def stage_loss(student, rollout: Rollout, unit: int, stage: Stage, corruption: f
     corruption: the strongest noise on the past, one level a sample, as in the training of the model itself.
     """
     nodes = rollout.nodes[unit][stage.index]
-    steps, rows, device = len(nodes) - 1, nodes.shape[1], next(student.parameters()).device
+    steps = len(nodes) - 1
+    rows = nodes.shape[1]
+    device = next(student.parameters()).device
     timesteps = stage.even(steps)[0].repeat_interleave(rows)
     target = steps * (nodes[:-1] - nodes[1:])  # all intervals are 1 / steps
     clips = history(rollout.units[:unit], stage.index, len(rollout.nodes[unit]))
@@ -269,7 +275,10 @@ class Distillation:
 
     def __init__(self, recipe: Recipe, pipe: PyramidFlowPipeline, prompts: Prompts, folder: Path):
         settings = recipe.distill
-        self.recipe, self.settings, self.pipe, self.prompts = recipe, settings, pipe, prompts
+        self.recipe = recipe
+        self.settings = settings
+        self.pipe = pipe
+        self.prompts = prompts
         self.stages = make_stages(len(settings.stage_steps))
         student = copy.deepcopy(pipe.transformer).float().train().requires_grad_(not settings.lora_rank)
         rank = settings.lora_rank
@@ -307,7 +316,8 @@ class Distillation:
 
     def make_rollout(self, index: int) -> Rollout:
         """The rollout of a number: what is drawn for it depends on nothing else."""
-        settings, defaults = self.settings, self.pipe.defaults
+        settings = self.settings
+        defaults = self.pipe.defaults
         rng = np.random.default_rng([self.recipe.seed, 1, index])
         text = self.prompts.draw(settings.batch, rng)
         seeds = rng.integers(2**31, size=settings.batch).tolist()
@@ -326,17 +336,20 @@ class Distillation:
         size = GRID.latent_shape(defaults.width, defaults.height)
         noise = Noise((transformer.latent_channels, *size), seeds)
         units, nodes = roll_out(teacher, student, noise, settings, self.units)
-        units, nodes = [x.cpu() for x in units], [[x.cpu() for x in row] for row in nodes]
+        units = [x.cpu() for x in units]
+        nodes = [[x.cpu() for x in row] for row in nodes]
         return Rollout(text["states"], text["pooled"], units, nodes)
 
     def step(self, _: float) -> dict[str, Tensor]:
         """The losses of a step: each stage at one unit of one rollout, drawn by the step's number."""
-        loop, rng = self.loop, np.random.default_rng([self.recipe.seed, 2, self.loop.step])
+        loop = self.loop
+        rng = np.random.default_rng([self.recipe.seed, 2, self.loop.step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         held = self.rollouts.at(loop.step)
         losses: dict[str, Tensor] = {}
         for stage in self.stages:
-            rollout, unit = held[rng.integers(len(held))], int(rng.integers(self.units))
+            rollout = held[rng.integers(len(held))]
+            unit = int(rng.integers(self.units))
             noise = self.settings.history_noise
             losses[f"stage{stage.index}"] = stage_loss(loop.model, rollout, unit, stage, noise, generator)
         return {"loss": sum(losses.values(), start=torch.zeros(())) / len(self.stages)} | losses

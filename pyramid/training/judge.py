@@ -42,7 +42,8 @@ def judge(clip: np.ndarray, world: World) -> Verdict:
     present = float(seen.mean())
     if present < 0.5:
         return Verdict(None, None, None, present)
-    clip, masks = clip[seen], masks[seen]
+    clip = clip[seen]
+    masks = masks[seen]
     return Verdict(
         color=_color(clip, masks, world.colors),
         motion=_motion(clip, masks, world.motions),
@@ -96,11 +97,13 @@ def _color(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
 def _motion(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
     """The motion, from the object's center and diameter in the first and the last frames."""
     height, width = masks.shape[1:]
-    by_row, by_column = masks.sum(axis=2), masks.sum(axis=1)  # frames h, frames w
+    by_row = masks.sum(axis=2)
+    by_column = masks.sum(axis=1)
     areas = by_row.sum(axis=1)
     y = by_row @ (np.arange(height) + 0.5) / areas / height
     x = by_column @ (np.arange(width) + 0.5) / areas / width
-    right, down = x[-3:].mean() - x[:3].mean(), y[-3:].mean() - y[:3].mean()
+    right = x[-3:].mean() - x[:3].mean()
+    down = y[-3:].mean() - y[:3].mean()
     size = np.sqrt(areas[-3:].mean() / areas[:3].mean())
     climb = np.abs(np.diff(ndimage.uniform_filter1d(y, 3))).sum()
 
@@ -152,7 +155,8 @@ def _templates(shape: str, turned: bool) -> np.ndarray:
     side = 128
     across = (np.arange(side, dtype=np.float32) + 0.5 - side / 2) / 30  # in units of the radius
     angles = np.deg2rad(np.arange(0, 360 if turned else 1, 10))
-    cos, sin = np.cos(angles)[:, None, None], np.sin(angles)[:, None, None]
+    cos = np.cos(angles)[:, None, None]
+    sin = np.sin(angles)[:, None, None]
     u, v = across[None, None, :], across[None, :, None]
     masks = distance(shape, cos * u + sin * v, cos * v - sin * u) < 0
     return np.stack([_normalized(mask) for mask in masks])
@@ -162,7 +166,8 @@ def _normalized(mask: np.ndarray) -> np.ndarray:
     """The mask moved to its center and scaled to a fixed area: float32 (pixels,) of 0 and 1."""
     rows, columns = np.nonzero(mask)
     half = 1.1 * np.sqrt(len(rows))  # of the window, in pixels
-    y, x = rows.mean() + 0.5, columns.mean() + 0.5
+    y = rows.mean() + 0.5
+    x = columns.mean() + 0.5
     box = (x - half, y - half, x + half, y + half)
     picture = Image.fromarray((mask * 255).astype(np.uint8))
     window = picture.transform((TEMPLATE, TEMPLATE), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)

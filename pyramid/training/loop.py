@@ -121,7 +121,8 @@ class Loop:
     def load_state_dict(self, state: dict) -> None:
         self.step = state["step"]
         self.spent = state["spent"]
-        self.skipped, self.bad_steps = state.get("skipped", 0), state.get("bad_steps", 0)
+        self.skipped = state.get("skipped", 0)
+        self.bad_steps = state.get("bad_steps", 0)
 
     def restart_average(self) -> None:
         """Let the averaged weights begin with the weights as they are now."""
@@ -186,7 +187,8 @@ class Loop:
                     sums[name] = sums.get(name, 0.0) + value
                 if self.step % self.log_every == 0:
                     means = {name: total / max(good, 1) for name, total in sums.items()}
-                    sums, good = {}, 0
+                    sums = {}
+                    good = 0
                     self._log(log, bar, rate, means)
                 self._save_and_sample(sample_fn)
         bar.close()

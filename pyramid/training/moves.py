@@ -37,7 +37,8 @@ def measure_moves(
     for index, photo in enumerate(track(photos, description="photographs", transient=True)):
         for camera in cameras:
             truth = camera_clip(photo, camera, rng, size=v.width, frames=v.num_frames)
-            text, start = camera_caption(camera, rng), Image.fromarray(truth[0])
+            text = camera_caption(camera, rng)
+            start = Image.fromarray(truth[0])
             frames = pipe(text, image=start, seed=seed + index, output_type="np").frames[0]
             rows.append(compare((frames * 255).round().astype(np.uint8), truth, camera))
     return {
@@ -58,7 +59,8 @@ def compare(clip: np.ndarray, truth: np.ndarray, camera: str) -> dict[str, float
     "direction" and "speed" are right (1) or not; "gain" is by how much (dB) the last frame is nearer to the
     true one than the first true frame is; "detail" the last frame's share of the first's.
     """
-    made, wanted = register(clip[0], clip[-1]), register(truth[0], truth[-1])
+    made = register(clip[0], clip[-1])
+    wanted = register(truth[0], truth[-1])
     ratio = made.along(camera) / max(wanted.along(camera), 1e-6)
     last = truth[-1].astype(float)
     return {

@@ -37,8 +37,10 @@ class Measures:
     @classmethod
     def of(cls, frames: np.ndarray) -> "Measures":
         """Of frames, uint8 (f, h, w, 3). Without a second frame there is no motion, and no flicker."""
-        light, look = (frames.astype(np.float32) @ LUMA.astype(np.float32)), Look.of(frames)
-        motion, rest = [0.0], [0.0]
+        light = frames.astype(np.float32) @ LUMA.astype(np.float32)
+        look = Look.of(frames)
+        motion = [0.0]
+        rest = [0.0]
         for before, after in zip(light, light[1:], strict=False):
             move = flow(before, after)
             motion.append(float(_inside(np.hypot(*move)).mean()))
@@ -100,8 +102,11 @@ def _step(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """What is left of the motion from `a` to `b`, where that is small."""
     down, across = np.gradient((a + b) / 2)
     change = b - a
-    yy, xx, xy = _mean(down * down) + 1.0, _mean(across * across) + 1.0, _mean(down * across)
-    y, x = _mean(down * change), _mean(across * change)
+    yy = _mean(down * down) + 1.0
+    xx = _mean(across * across) + 1.0
+    xy = _mean(down * across)
+    y = _mean(down * change)
+    x = _mean(across * change)
     scale = yy * xx - xy * xy
     step = np.stack([xy * x - xx * y, xy * y - yy * x]) / scale
     return np.clip(step, -2, 2)
@@ -112,8 +117,10 @@ def moved(picture: np.ndarray, move: np.ndarray) -> np.ndarray:
     height, width = picture.shape
     y = np.clip(np.arange(height)[:, None] + move[0], 0, height - 1)
     x = np.clip(np.arange(width)[None] + move[1], 0, width - 1)
-    top, left = np.minimum(y.astype(int), height - 2), np.minimum(x.astype(int), width - 2)
-    v, u = y - top, x - left
+    top = np.minimum(y.astype(int), height - 2)
+    left = np.minimum(x.astype(int), width - 2)
+    v = y - top
+    u = x - left
     upper = picture[top, left] * (1 - u) + picture[top, left + 1] * u
     lower = picture[top + 1, left] * (1 - u) + picture[top + 1, left + 1] * u
     return upper * (1 - v) + lower * v
@@ -129,7 +136,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _half(x: np.ndarray) -> np.ndarray:
-    h, w = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
+    h = x.shape[0] // 2 * 2
+    w = x.shape[1] // 2 * 2
     return x[:h, :w].reshape(h // 2, 2, w // 2, 2).mean((1, 3))
 
 

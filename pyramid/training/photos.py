@@ -110,7 +110,8 @@ def crop(photo: Photo, rng: np.random.Generator, size: int) -> np.ndarray:
     """A random square of the photograph at a random scale (and side), `(size, size, 3)`."""
     height, width = photo.image.shape[:2]
     side = round(np.exp(rng.uniform(np.log(size), np.log(min(height, width)))))
-    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    top = rng.integers(height - side + 1)
+    left = rng.integers(width - side + 1)
     picture = _window(photo.image, left + side / 2, top + side / 2, side, size)
     return picture[:, ::-1] if rng.random() < 0.5 else picture
 
@@ -125,7 +126,8 @@ def camera_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: in
     height, width = photo.image.shape[:2]
     side = min(height, width) * rng.uniform(0.7, 0.95)
     x, y = width / 2, height / 2
-    slack_x, slack_y = (width - side) / 2, (height - side) / 2
+    slack_x = (width - side) / 2
+    slack_y = (height - side) / 2
     time = np.linspace(0, 1, frames)
     if camera in ("zoom in", "zoom out"):
         x += rng.uniform(-1, 1) * slack_x
@@ -165,7 +167,8 @@ def _window(image: np.ndarray, x: float, y: float, side: float, size: int) -> np
     left, right = max(x - side / 2, 0), min(x + side / 2, width)
     top, bottom = max(y - side / 2, 0), min(y + side / 2, height)
     margin = 2 + 2 * math.ceil(side / size)  # what the filter sees beyond the square
-    start_x, start_y = max(int(left) - margin, 0), max(int(top) - margin, 0)
+    start_x = max(int(left) - margin, 0)
+    start_y = max(int(top) - margin, 0)
     near = image[start_y : math.ceil(bottom) + margin, start_x : math.ceil(right) + margin]
     box = (left - start_x, top - start_y, right - start_x, bottom - start_y)
     return np.asarray(Image.fromarray(near).resize((size, size), Image.Resampling.BICUBIC, box=box))

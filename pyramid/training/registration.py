@@ -16,7 +16,8 @@ SIDE = 64  # pixels at which frames are registered
 ZOOMS = np.exp(np.linspace(-0.7, 0.7, 29))  # 0.5 … 2
 FURTHEST = 0.6  # of the width
 LEAST_OVERLAP = 0.3  # of the frame
-LEAST_ZOOM, LEAST_PAN = 0.1, 0.05  # below, a camera stands still: of log(zoom), of the width
+LEAST_ZOOM = 0.1
+LEAST_PAN = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Move:
     @property
     def camera(self) -> str | None:
         """The camera's move: one that pans right sends the picture to the left. None: it stands still."""
-        zoom, pan = math.log(self.zoom), max(abs(self.right), abs(self.down))
+        zoom = math.log(self.zoom)
+        pan = max(abs(self.right), abs(self.down))
         if abs(zoom) > LEAST_ZOOM and abs(zoom) > pan:
             return "zoom in" if zoom > 0 else "zoom out"
         if pan < LEAST_PAN:
@@ -54,7 +56,8 @@ def register(first: np.ndarray, last: np.ndarray) -> Move:
     """The move that takes the first frame to the last, uint8 (h, w, 3): the zoom and the shift at which they
     correlate best, over all that both show.
     """
-    before, after = _gray(first), _gray(last)
+    before = _gray(first)
+    after = _gray(last)
     best = Move(1.0, 0.0, 0.0, score=-1.0)
     for zoom in ZOOMS:
         picture, mask = _zoomed(before, zoom)
@@ -97,10 +100,14 @@ def _correlations(picture: np.ndarray, mask: np.ndarray, after: np.ndarray) -> n
         return np.fft.fftshift(np.fft.irfft2(still * np.conj(moving), shape))
 
     whole = transformed(np.ones_like(after))
-    seen, a, a_squared = transformed(mask), transformed(picture), transformed(picture**2)
-    b, b_squared = transformed(after), transformed(after**2)
+    seen = transformed(mask)
+    a = transformed(picture)
+    a_squared = transformed(picture**2)
+    b = transformed(after)
+    b_squared = transformed(after**2)
     count = np.maximum(overlap(whole, seen), 1e-9)
-    mean_a, mean_b = overlap(whole, a) / count, overlap(b, seen) / count
+    mean_a = overlap(whole, a) / count
+    mean_b = overlap(b, seen) / count
     covariance = overlap(b, a) / count - mean_a * mean_b
     spread = (overlap(whole, a_squared) / count - mean_a**2) * (overlap(b_squared, seen) / count - mean_b**2)
     scores = covariance / np.sqrt(np.maximum(spread, 1e-8))

@@ -132,7 +132,8 @@ def _strengths(wins: np.ndarray, rounds: int = 200) -> np.ndarray:
     """Hunter's iteration on a matrix of wins of a row over a column."""
     met = (wins + wins.T) > 0
     wins = wins + PSEUDO * met
-    games, strength = wins + wins.T, np.ones(len(wins))
+    games = wins + wins.T
+    strength = np.ones(len(wins))
     for _ in range(rounds):
         expected = (games / (strength[:, None] + strength[None])).sum(1)
         new = wins.sum(1) / np.maximum(expected, 1e-12)
@@ -156,7 +157,8 @@ def bootstrap(
     what = np.array([prompts[a.prompt] for a in answers])
     left, right = (np.array([place[getattr(a, side)] for a in answers]) for side in ("left", "right"))
     shares = np.array([a.share(a.left) for a in answers])
-    random, found = np.random.default_rng(seed), []
+    random = np.random.default_rng(seed)
+    found = []
     for _ in range(draws):
         weights = _drawn(random, len(raters))[who] * _drawn(random, len(prompts))[what]
         wins = np.zeros((len(names), len(names)))

@@ -263,8 +263,10 @@ class TextSide:
 def build_text_side(words: Iterable[str], width=WIDTH, layers=LAYERS, heads=HEADS) -> TextSide:
     """Tokenizers that know the words, and untrained encoders."""
     words = list(words)
-    clip_tokenizer, t5_tokenizer = build_clip_tokenizer(words), build_t5_tokenizer(words)
-    clip, t5 = build_clip(clip_tokenizer, width, layers, heads), build_t5(t5_tokenizer, width, layers, heads)
+    clip_tokenizer = build_clip_tokenizer(words)
+    t5_tokenizer = build_t5_tokenizer(words)
+    clip = build_clip(clip_tokenizer, width, layers, heads)
+    t5 = build_t5(t5_tokenizer, width, layers, heads)
     return TextSide(clip_tokenizer, clip, t5_tokenizer, t5)
 
 

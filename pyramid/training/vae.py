@@ -243,7 +243,8 @@ def vae_losses(
 def reconstruction_loss(made: Tensor, video: Tensor) -> Tensor:
     """L1 + L2 of the pixels + half the L1 of their differences to the neighbors right and below."""
     error = made - video
-    across, below = error.diff(dim=-1), error.diff(dim=-2)
+    across = error.diff(dim=-1)
+    below = error.diff(dim=-2)
     return error.abs().mean() + error.square().mean() + 0.5 * (across.abs().mean() + below.abs().mean())
 
 
@@ -263,8 +264,10 @@ def whiten(model: CausalVideoVAE, latents: tuple[Tensor, Tensor]) -> dict[str, f
     white = vectors @ torch.diag((values + ridge).rsqrt()) @ vectors.T
     into, out = model.quant_conv.conv, model.post_quant_conv.conv
     channels = len(mean)
-    into_bias, out_bias = bias_of(model.quant_conv), bias_of(model.post_quant_conv)
-    weight, bias = into.weight[:channels].flatten(1).double(), into_bias[:channels].double()
+    into_bias = bias_of(model.quant_conv)
+    out_bias = bias_of(model.post_quant_conv)
+    weight = into.weight[:channels].flatten(1).double()
+    bias = into_bias[:channels].double()
     into.weight[:channels] = (white @ weight).view(*into.weight[:channels].shape)
     into_bias[:channels] = white @ (bias - mean)
     # the posterior's noise is turned too; what stays diagonal of it is kept as a shift of the log-variances

@@ -35,7 +35,8 @@ RANGES = {  # dimension -> the lowest and the highest value, by which scores are
     "temporal_style": (0.0, 0.364),
     "overall_consistency": (0.0, 0.364),
 }
-QUALITY, SEMANTIC = tuple(RANGES)[:7], tuple(RANGES)[7:]
+QUALITY = tuple(RANGES)[:7]
+SEMANTIC = tuple(RANGES)[7:]
 WEIGHTS = {"dynamic_degree": 0.5}  # the others count once
 PUBLISHED = {  # total, quality and semantic in percent
     "Pyramid Flow (paper)": (81.72, 84.74, 69.62),
@@ -89,7 +90,8 @@ def aggregate(scores: Mapping[str, float]) -> dict[str, Any]:
 
     A mean that a missing dimension belongs to is None: it is not known, and that dimension is no 0.
     """
-    quality, semantic = _mean(scores, QUALITY), _mean(scores, SEMANTIC)
+    quality = _mean(scores, QUALITY)
+    semantic = _mean(scores, SEMANTIC)
     total = None if quality is None or semantic is None else (4 * quality + semantic) / 5
     return {
         "quality": quality,

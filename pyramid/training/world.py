@@ -185,7 +185,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     def choose(options):
         return options[int(rng.integers(len(options)))]
 
-    color, shape = choose(COLOR_WORDS[scene.color]), choose(SHAPE_WORDS[scene.shape])
+    color = choose(COLOR_WORDS[scene.color])
+    shape = choose(SHAPE_WORDS[scene.shape])
     thing = f"{'an' if color[0] in 'aeiou' else 'a'} {color} {shape}"
     if rng.random() < 0.15:
         thing = f"the {color} {shape}"
@@ -231,9 +232,11 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if shape == "star":  # ten mirrored sectors; in each, the line from an outer to an inner corner
         inner = np.float32(0.5)
         sector = np.float32(np.pi / 5)
-        radius, angle = np.hypot(u, v), np.arctan2(u, -v)
+        radius = np.hypot(u, v)
+        angle = np.arctan2(u, -v)
         angle = abs((angle + sector) % (2 * sector) - sector)
-        rise, run = inner * np.sin(sector), 1 - inner * np.cos(sector)
+        rise = inner * np.sin(sector)
+        run = 1 - inner * np.cos(sector)
         return (rise * (radius * np.cos(angle) - 1) + run * radius * np.sin(angle)) / np.hypot(rise, run)
     if shape == "heart":  # a square on its corner with a half disc on each upper side
         side = 0.8
@@ -243,7 +246,8 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if shape == "ring":
         return abs(np.hypot(u, v) - 0.67) - 0.27
     if shape == "cross":
-        long, short = np.maximum(abs(u), abs(v)), np.minimum(abs(u), abs(v))
+        long = np.maximum(abs(u), abs(v))
+        short = np.minimum(abs(u), abs(v))
         return np.maximum(long - 0.92, short - 0.33)
     if shape == "diamond":
         return (abs(u) + 0.7 * abs(v) - 0.68) / np.hypot(np.float32(1), np.float32(0.7))
@@ -318,7 +322,8 @@ def render(
 
 def _paint(scene: Scene, u: np.ndarray, v: np.ndarray, track: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coverage (frames, side, side) and color (frames, side, side, 3) of the object in its window."""
-    cos, sin = np.cos(track[:, 3])[:, None, None], np.sin(track[:, 3])[:, None, None]
+    cos = np.cos(track[:, 3])[:, None, None]
+    sin = np.sin(track[:, 3])[:, None, None]
     turned_u, turned_v = (cos * u + sin * v, cos * v - sin * u) if track[:, 3].any() else (u, v)
     radius = track[:, 2][:, None, None]
     depth = distance(scene.shape, turned_u, turned_v) * radius  # in pixels, negative inside

@@ -273,7 +273,9 @@ class Endpoints:
 
     def describe(self, job: Job) -> dict[str, Any]:
         """A job for its owner: JSON's types only, no path of this machine."""
-        store, live, s = self.app.store, self.app.worker.live, job.settings
+        store = self.app.store
+        live = self.app.worker.live
+        s = job.settings
         settings = s.to_dict() | {"model": title_of(s.model)}
         told = {
             "id": job.id,

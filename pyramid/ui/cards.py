@@ -118,7 +118,8 @@ def made_frames(job: Job) -> int:
 
 
 def facts(job: Job) -> str:
-    s, frames = job.settings, made_frames(job)
+    s = job.settings
+    frames = made_frames(job)
     length = "still" if frames == 1 else f"{seconds_of(frames, s.fps):g} s"
     return f"{length} · {s.width} × {s.height} · seed {s.seed}"
 

@@ -44,7 +44,8 @@ def compare_html(left: Job | None, right: Job | None) -> str:
 
 
 def _player(job: Job, side: str) -> str:
-    source, words = escape(address_of(job), quote=True), f"{side}: {escape(job.settings.prompt, quote=True)}"
+    source = escape(address_of(job), quote=True)
+    words = f"{side}: {escape(job.settings.prompt, quote=True)}"
     if job.result.suffix.lower() in PLAYABLE:
         media = f'<video src="{source}" muted playsinline preload="auto" aria-label="{words}"></video>'
     else:
@@ -68,11 +69,13 @@ def differences(left: Job, right: Job) -> str:
     """A table of the settings that are not the same."""
     rows = []
     for name in FIELDS:
-        a, b = getattr(left.settings, name), getattr(right.settings, name)
+        a = getattr(left.settings, name)
+        b = getattr(right.settings, name)
         if a != b:
             title = label_of(name)
             if name == "model":  # it may be a folder, and those are not shown
-                a, b = Path(a).name, Path(b).name
+                a = Path(a).name
+                b = Path(b).name
             rows.append(f'<tr><th scope="row">{title}</th><td>{shown(a)}</td><td>{shown(b)}</td></tr>')
     if not rows:
         return "<p>Both were made with the same settings.</p>"

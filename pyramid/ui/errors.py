@@ -103,7 +103,8 @@ class Answers:
     """An ASGI application around another: what fails in it is answered in JSON, with a sentence."""
 
     def __init__(self, inner: Callable[..., Awaitable[None]], app_of_page: App):
-        self.inner, self.page = inner, app_of_page
+        self.inner = inner
+        self.page = app_of_page
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":

@@ -62,7 +62,8 @@ def size_choices(
 
     `most`: pixels above which no more are offered.
     """
-    grid, sizes = size_grid(stages), list(trained)
+    grid = size_grid(stages)
+    sizes = list(trained)
     for width, height in trained:
         side = round((width * height) ** 0.5 / grid) * grid
         for w, h in (
@@ -155,7 +156,8 @@ class Form:
 
     def _given(self, *values) -> tuple[str | None, str | None]:
         """`sources`; SettingsError where the one that is to begin with is missing."""
-        mode, (picture, clip) = self.values(*values)["mode"], self.sources(*values)
+        mode = self.values(*values)["mode"]
+        picture, clip = self.sources(*values)
         if mode == "image" and not picture:
             raise SettingsError(
                 "image", "there is no picture yet: drop one, paste one or take one, or choose Text"
@@ -175,7 +177,8 @@ class Form:
         """`fill` with the sources that are in the form; its mode stays,
         unless a still becomes a video or back.
         """
-        v, updates = self.values(*values), dict(zip(self.fields, self.fill(settings), strict=True))
+        v = self.values(*values)
+        updates = dict(zip(self.fields, self.fill(settings), strict=True))
         updates |= {"picture": gr.skip(), "clip": gr.skip(), "mode": gr.skip()}
         if (settings.num_frames == 1) != (v["mode"] == "still"):
             updates["mode"] = gr.update(value="still" if settings.num_frames == 1 else "text")
@@ -348,7 +351,8 @@ def explained(name: str) -> str:
 
 def build_form(app: App) -> Form:
     """The fields for making; `build_advanced` and `build_pyramid` add theirs where the page wants them."""
-    form, v = Form(app), app.worker.checkpoint.defaults
+    form = Form(app)
+    v = app.worker.checkpoint.defaults
     f = form.fields
     f["mode"] = gr.Radio(
         modes_of(v), value="text" if v.units > 1 else "still", label="What to make", elem_id="mode"
@@ -379,7 +383,9 @@ def build_sources(form: Form) -> None:
 
 def build_size(form: Form) -> None:
     """Length and size, side by side, the custom size under them."""
-    f, start, v = form.fields, form.app.worker.start_from, form.expects
+    f = form.fields
+    start = form.app.worker.start_from
+    v = form.expects
     unit = unit_seconds(v)
     with gr.Row(elem_classes="pair"):
         f["seconds"] = gr.Slider(
@@ -409,7 +415,8 @@ def build_seed(form: Form) -> None:
 
 def build_steps(form: Form) -> None:
     """How many stages, and the steps of each: the pyramid's handles."""
-    f, start = form.fields, form.app.worker.start_from
+    f = form.fields
+    start = form.app.worker.start_from
     with gr.Row(elem_classes="pair"):
         for name, key in STEP_FIELDS.items():
             with gr.Column(min_width=0, elem_classes="tight"):
@@ -424,7 +431,8 @@ def build_steps(form: Form) -> None:
 
 def build_step_row(form: Form, name: str, key: str) -> None:
     """A number for each stage, named `key`0, `key`1, …"""
-    title, steps = label_of(name), getattr(form.app.worker.start_from, name)
+    title = label_of(name)
+    steps = getattr(form.app.worker.start_from, name)
     with gr.Row(elem_classes="steps"):
         for n in range(MAX_STAGES):
             known = steps[n] if n < len(steps) else steps[-1]
@@ -440,7 +448,8 @@ def build_step_row(form: Form, name: str, key: str) -> None:
 
 def build_advanced(form: Form) -> None:
     """The negative prompt, the model's quality words, and each setting that has no field yet, by groups."""
-    f, start = form.fields, form.app.worker.start_from
+    f = form.fields
+    start = form.app.worker.start_from
     what = f"{label_of('negative_prompt')}: {TABLE['negative_prompt'].help}"
     f["negative_prompt"] = control("negative_prompt", start.negative_prompt, label=what, lines=2)
     f["use_suffix"] = gr.Checkbox(
@@ -460,7 +469,8 @@ def build_advanced(form: Form) -> None:
 
 def build_loras(form: Form, title: str) -> None:
     """A slider for each LoRA in the folder, 0 is without it; the field holds what they say together."""
-    names, start = list_loras(), form.app.worker.start_from.lora
+    names = list_loras()
+    start = form.app.worker.start_from.lora
     field = form.fields["lora"] = control("lora", start, visible="hidden")
     if not names:
         return
@@ -499,7 +509,8 @@ def build_group(form: Form, title: str, names: list[str]) -> None:
 
 def build_extras(form: Form) -> None:
     """How many, and how they are kept. The pattern's names are `Output`'s."""
-    e, kept = form.extra, Output()
+    e = form.extra
+    kept = Output()
     e["count"] = gr.Number(1, label="Number of videos, each with the next seed", elem_id="count")
     e["pictures"] = gr.File(
         label="More pictures: a video from each",

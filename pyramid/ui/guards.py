@@ -115,7 +115,9 @@ class Look:
     verdict: gr.HTML
 
     def __init__(self, app: App, form: Form):
-        self.app, self.form, self.counter = app, form, Counter(app)
+        self.app = app
+        self.form = form
+        self.counter = Counter(app)
 
     @property
     def outputs(self) -> list:
@@ -138,7 +140,8 @@ class Look:
 
     def __call__(self, *values) -> list:
         v = self.form.values(*values)
-        mode, still = v["mode"], v["mode"] == "still"
+        mode = v["mode"]
+        still = v["mode"] == "still"
         suffix = v["prompt_suffix"] if v["use_suffix"] else ""
         settings, verdict = self.judge(*values)
         shown = [gr.update(visible=n < int(v["stages"])) for _ in range(2) for n in range(MAX_STAGES)]

@@ -117,7 +117,8 @@ class Left:
         self.queue = Queue(app)
 
     def wire(self, page: gr.Blocks, visitor: gr.BrowserState, pulse: gr.Textbox, model: gr.Textbox) -> None:
-        form, look = self.form, self.look
+        form = self.form
+        look = self.look
         self.wire_buttons([visitor, *form.components, *form.extras])
         changes = [field.change for field in form.components]
         gr.on(
@@ -149,7 +150,8 @@ class Left:
 
     def wire_buttons(self, asked: list) -> None:
         """What the whole form is sent to: `asked` are the visitor and all fields."""
-        form, look = self.form, self.look
+        form = self.form
+        look = self.look
         gr.on(
             [self.generate.click, form.fields["prompt"].submit],
             self.begin,
@@ -183,7 +185,8 @@ class Left:
             output = replace(output, random=self.random(*fields), group=group)
             given = self.given(*fields)
             pictures = [given["image"], *map(Path, more)] if given["image"] else []
-            owner, settings = self.owner(request, token), self.form.read(*fields)
+            owner = self.owner(request, token)
+            settings = self.form.read(*fields)
             total = many * max(1, len(pictures))
             with self.app.working(request), self.app.adding(request, owner, total):
                 jobs = self.app.store.add_many(

@@ -119,7 +119,8 @@ def build_save(form: Form) -> tuple[gr.Textbox, gr.Button]:
 def wire_presets(
     form: Form, page: gr.Blocks, saving: tuple[gr.Textbox, gr.Button], visitor: gr.BrowserState
 ) -> None:
-    app, choice = form.app, form.fields["preset"]
+    app = form.app
+    choice = form.fields["preset"]
     name, save = saving
 
     def choose(*values) -> list:

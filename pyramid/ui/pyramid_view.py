@@ -94,7 +94,8 @@ def _plane(width: float, y: float, cost: StageCost) -> str:
     ):
         ox, oy = right - bx, y - by  # from a point of this edge to the one across
         for part in range(1, count) if count <= GRID_LINES else ():
-            px, py = ax + (bx - ax) * part / count, ay + (by - ay) * part / count
+            px = ax + (bx - ax) * part / count
+            py = ay + (by - ay) * part / count
             lines.append(f"M{px:.1f} {py:.1f} l{ox:.1f} {oy:.1f}")
     return (
         f'<polygon class="plane" style="--share: {cost.share:.3f}" '

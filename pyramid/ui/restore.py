@@ -132,7 +132,8 @@ def _from_preset(path: Path, app: App) -> Restored:
 def _for_loaded(settings: Settings, metadata: dict[str, Any], app: App, notes: list[str]) -> Settings:
     """The settings for the model that is loaded; what is another one than the file's is said."""
     start = app.worker.start_from
-    made, here = _named(settings), _named(start)
+    made = _named(settings)
+    here = _named(start)
     if made != here:
         notes.append(
             f"It was made with the model {made}; {here} is loaded, so the same settings make something "

@@ -77,7 +77,8 @@ class Sight:
     def size(self, v: dict) -> tuple[int, int]:
         """Width and height of the video, once they are known to be possible."""
         if v["size"] == OTHER:
-            width, height = whole(v["width"], "width"), whole(v["height"], "height")
+            width = whole(v["width"], "width")
+            height = whole(v["height"], "height")
         else:
             width, height = listed_size(v["size"])
         fps = whole(v["fps"], "fps") if v["mode"] == "video" else 1

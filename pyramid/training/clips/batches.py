@@ -37,7 +37,8 @@ class Order:
         clips = [entry for entry in entries if entry.shape[0] > 1]
         if not images and not clips:
             raise ValueError("there is nothing to train on: the list has no usable item")
-        self.images, self.clips = Epochs(images, recipe), Epochs(clips, recipe)
+        self.images = Epochs(images, recipe)
+        self.clips = Epochs(clips, recipe)
         # Only what there is: a list of pictures alone is all pictures.
         share = recipe.data.images if images else 0.0
         self.share = share if clips else 1.0
@@ -46,7 +47,8 @@ class Order:
 
     def step(self, number: int) -> Step:
         """The step `number`, 0 the first."""
-        before, now = int(number * self.share + 1e-9), int((number + 1) * self.share + 1e-9)
+        before = int(number * self.share + 1e-9)
+        now = int((number + 1) * self.share + 1e-9)
         pictures = now > before
         turn = before if pictures else number - before
         entries = (self.images if pictures else self.clips).batch(turn)
@@ -71,18 +73,21 @@ class Epochs:
     """Batches of one kind, shuffled anew each time that all were seen."""
 
     def __init__(self, entries: Sequence[Entry], recipe: ClipRecipe):
-        self.size, self.seed = recipe.train.batch, recipe.seed
+        self.size = recipe.train.batch
+        self.seed = recipe.seed
         self.buckets: dict[tuple[int, int, int], list[Entry]] = {}
         for entry in entries:
             self.buckets.setdefault(entry.shape, []).append(entry)
         self.count = sum(-(-len(bucket) // self.size) for bucket in self.buckets.values())
-        self._epoch, self._batches = -1, [[entries[0]]] if entries else []
+        self._epoch = -1
+        self._batches = [[entries[0]]] if entries else []
 
     def batch(self, turn: int) -> list[Entry]:
         """The batch of turn 0, 1, …"""
         epoch, place = divmod(turn, self.count)
         if epoch != self._epoch:
-            self._epoch, self._batches = epoch, self._shuffled(epoch)
+            self._epoch = epoch
+            self._batches = self._shuffled(epoch)
         return self._batches[place]
 
     def _shuffled(self, epoch: int) -> list[list[Entry]]:

@@ -47,7 +47,8 @@ def shards_of(path: Path) -> list[Path]:
     found = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", path.name)
     if not found:
         return [path] if path.exists() else []
-    first, last = int(found[2]), int(found[3])
+    first = int(found[2])
+    last = int(found[3])
     if not 0 <= last - first < MOST_SHARDS:
         raise ValueError(f"{path.name} stands for {last - first + 1} shards: 1 to {MOST_SHARDS} are read")
     names = [f"{found[1]}{number:0{len(found[2])}}{found[4]}" for number in range(first, last + 1)]

@@ -87,7 +87,8 @@ class Cache:
         return cls(folder)._load()
 
     def _load(self) -> "Cache":
-        self.broken, self._places = {}, {}
+        self.broken = {}
+        self._places = {}
         for index in sorted(self.folder.glob("index-*.jsonl")):
             for line in index.read_text(encoding="utf-8").splitlines():
                 try:
@@ -133,7 +134,8 @@ class ShardWriter:
     """Collects items and writes them when there are enough; what was not written is made again."""
 
     def __init__(self, cache: Cache, rank: int):
-        self.cache, self.rank = cache, rank
+        self.cache = cache
+        self.rank = rank
         self.tensors: dict[str, Tensor] = {}
         self.rows: list[dict[str, Any]] = []
         self.bytes = 0
@@ -175,7 +177,10 @@ class ShardWriter:
         save_file(self.tensors, part)
         os.replace(part, path)
         self._note(self.rows)
-        self.tensors, self.rows, self.bytes, self.number = {}, [], 0, self.number + 1
+        self.tensors = {}
+        self.rows = []
+        self.bytes = 0
+        self.number += 1
 
     def _note(self, rows: list[dict[str, Any]]) -> None:
         path = self.cache.folder / f"index-{self.rank}.jsonl"
@@ -227,7 +232,8 @@ def fill_cache(
 
 def check_broken(cache: Cache, most: float) -> None:
     """ValueError, with the reasons, where more than the share `most` of the items is unusable."""
-    usable, broken = len(cache.entries()), len(cache.broken)
+    usable = len(cache.entries())
+    broken = len(cache.broken)
     if not usable or broken > most * (usable + broken):
         reasons = ", ".join(
             f"{reason} {count}" for reason, count in Counter(cache.broken.values()).most_common()
@@ -254,7 +260,8 @@ def reference_text(path: Path) -> Text:
     """Text features that the reference's extractor has written. Raises BrokenItem."""
     table = _weights_only(path)
     try:
-        states, mask = table["prompt_embed"][0].float(), table["prompt_attention_mask"][0]
+        states = table["prompt_embed"][0].float()
+        mask = table["prompt_attention_mask"][0]
         return Text(states[mask.bool()], table["pooled_prompt_embed"][0].float())
     except (KeyError, TypeError, IndexError, AttributeError):
         raise BrokenItem("damaged text features", f"{path.name} holds no text features") from None

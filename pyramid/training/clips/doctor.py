@@ -211,7 +211,8 @@ def contact_sheet(report: Report) -> Image.Image | None:
     sheet = Image.new("RGB", (columns * TILE, rows * (TILE + 14)), "white")
     draw = ImageDraw.Draw(sheet)
     for index, (name, picture) in enumerate(pictures):
-        left, top = index % columns * TILE, index // columns * (TILE + 14)
+        left = index % columns * TILE
+        top = index // columns * (TILE + 14)
         small = picture.copy()
         small.thumbnail((TILE - 6, TILE - 6))
         sheet.paste(small, (left + (TILE - small.width) // 2, top + (TILE - small.height) // 2))

@@ -153,7 +153,8 @@ def read_webvid(path: Path, root: Path) -> Iterator[Item]:
         if row is None:
             yield Broken(f"line {line}", "damaged line")
             continue
-        name, page = row["videoid"].strip(), row["page dir"].strip()
+        name = row["videoid"].strip()
+        page = row["page dir"].strip()
         if name in seen:
             yield Broken(name, "repeated")
         elif page.lower() in ("", "nan"):  # never downloaded
@@ -269,7 +270,8 @@ def _annotation(path: Path, root: Path) -> Iterator[Item]:
 
 
 def _open_sora(root: Path, row: dict[str, Any]) -> Sample:
-    name, size = row["path"], row.get("resolution")
+    name = row["path"]
+    size = row.get("resolution")
     kind = kind_of(name)
     if kind is None:
         raise BrokenItem("unknown kind")
@@ -307,7 +309,8 @@ def _edges(values: Any) -> tuple[int, int, int, int] | None:
 
 
 def _size(table: dict[str, Any]) -> tuple[int, int] | None:
-    width, height = _number(table.get("width")), _number(table.get("height"))
+    width = _number(table.get("width"))
+    height = _number(table.get("height"))
     return (int(width), int(height)) if width and height and width > 0 and height > 0 else None
 
 

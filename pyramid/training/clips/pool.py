@@ -30,7 +30,8 @@ class ListPool(ClipPool):
         phases = recipe.vae.phases
         if not phases:
             raise ValueError("[[vae.phases]] is missing in the recipe: it says the sizes and lengths")
-        side, frames = max(phase.size for phase in phases), max(phase.frames for phase in phases)
+        side = max(phase.size for phase in phases)
+        frames = max(phase.frames for phase in phases)
         self.world = replace(recipe.world, size=side, frames=frames)
         samples = [item for item in listing if isinstance(item, Sample)]
         chosen = sorted(rng.permutation(len(samples))[: recipe.vae.clips])
@@ -59,7 +60,8 @@ class ListPool(ClipPool):
         clip = source[rng.integers(len(source))]
         length, height, width = clip.shape[:3]
         start = rng.integers(length - frames + 1)
-        top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+        top = rng.integers(height - size + 1)
+        left = rng.integers(width - size + 1)
         return clip[start : start + frames, top : top + size, left : left + size]
 
     def held_out_videos(self, count: int = SHOWN) -> dict[str, Tensor]:

@@ -106,7 +106,8 @@ def _cropped(sample: Sample, picture: Image.Image) -> Image.Image:
     if sample.crop is None:
         return picture
     left, right, top, bottom = sample.crop
-    right, bottom = min(right, picture.width), min(bottom, picture.height)
+    right = min(right, picture.width)
+    bottom = min(bottom, picture.height)
     if right - left < 2 or bottom - top < 2:
         raise BrokenItem("too small", f"{sample.name}: nothing is left of it by the crop {sample.crop}")
     return picture.crop((left, top, right, bottom))

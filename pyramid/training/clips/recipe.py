@@ -131,7 +131,8 @@ def load_clip_recipe(path: str | Path) -> ClipRecipe:
 
 def _problem(recipe: ClipRecipe) -> str:
     """What cannot work in a recipe, "" when all can."""
-    data, train = recipe.data, recipe.train
+    data = recipe.data
+    train = recipe.train
     grid = size_grid(recipe.stages)
     checks: list[tuple[bool, str, Any]] = [
         (data.buckets in BUCKETS, f"[data] buckets must be {' or '.join(BUCKETS)}", data.buckets),

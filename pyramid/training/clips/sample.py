@@ -242,7 +242,8 @@ class Slice(io.RawIOBase):
     """So many bytes of an open file, from where it stands."""
 
     def __init__(self, file, size: int):
-        self.file, self.left = file, size
+        self.file = file
+        self.left = size
 
     def readable(self) -> bool:
         return True

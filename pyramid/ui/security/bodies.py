@@ -36,7 +36,8 @@ async def whole(scope, receive: Receive, most: int) -> bytes:
         await drain(scope, receive)
         raise too_large(length_of(scope), most)
     parts: list[bytes] = []
-    size, end = 0, time.monotonic() + PATIENCE
+    size = 0
+    end = time.monotonic() + PATIENCE
     while True:
         message = await in_time(receive, end - time.monotonic())
         if message["type"] != "http.request":
@@ -64,7 +65,8 @@ async def drain(scope, receive: Receive) -> None:
     """
     if b"expect" in dict(scope["headers"]):
         return
-    left, end = MOST_DRAINED, time.monotonic() + PATIENCE
+    left = MOST_DRAINED
+    end = time.monotonic() + PATIENCE
     while left > 0:
         try:
             message = await in_time(receive, end - time.monotonic())
@@ -116,8 +118,12 @@ class Upload:
     """The body of an upload on its way to the disk, counted and timed."""
 
     def __init__(self, scope, receive: Receive, most: int | None, count: Callable[[int], None]):
-        self.scope, self.inner, self.most, self.count = scope, receive, most, count
-        self.size, self.began = 0, time.monotonic()
+        self.scope = scope
+        self.inner = receive
+        self.most = most
+        self.count = count
+        self.size = 0
+        self.began = time.monotonic()
         self.refused: Refused | None = None
 
     async def receive(self) -> dict[str, Any]:

@@ -342,10 +342,12 @@ async def refuse(scope, send, refused: Refused) -> None:
     """Why a request is not served: a page for who reads, JSON for programs."""
     accepts = dict(scope["headers"]).get(b"accept", b"")
     if b"text/html" in accepts:
-        kind, title = b"text/html; charset=utf-8", HTTPStatus(refused.status).phrase
+        kind = b"text/html; charset=utf-8"
+        title = HTTPStatus(refused.status).phrase
         text = f"<!doctype html><title>{title}</title><h1>{title}</h1><p>{escape(refused.words)}</p>"
     else:
-        kind, text = b"application/json", json.dumps({"detail": refused.words})
+        kind = b"application/json"
+        text = json.dumps({"detail": refused.words})
     body = text.encode()
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
     if refused.again is not None:

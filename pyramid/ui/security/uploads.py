@@ -96,7 +96,8 @@ class Uploads:
     @staticmethod
     def _too_many(files: dict[Path, tuple[float, int]], most: int, keep: set[Path]) -> list[Path]:
         """The oldest, as many as it takes until the rest has at most `most` bytes."""
-        size, gone = sum(size for _, size in files.values()), []
+        size = sum(size for _, size in files.values())
+        gone = []
         for path in sorted(files, key=lambda path: files[path][0]):
             if size <= most:
                 break
