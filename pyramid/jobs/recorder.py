@@ -136,6 +136,7 @@ class Recorder:
         self._kept: list[Unit] = []  # that are finished, whether or not they could be saved
         self._mark: dict[str, Any] = {}  # of the run, where its units lie beside the result
         self._made = 0  # frames that were not given
+        self._given = 0  # and those that were
         self._stopped = False  # the run ended early, if only while it was decoded
         self._failed: BaseException | None = None  # what went wrong in the run itself
         self._about: tuple[Any, ...] = ()  # what the folder of units was begun with
@@ -279,7 +280,7 @@ class Recorder:
 
     def _begin_again(self) -> list[Unit]:
         """What is finished, from memory: the folder may have lost it."""
-        self._saved = self._made = self.units_done = 0
+        self._saved = self._made = self._given = self.units_done = 0
         self.listener.again()
         return list(self._kept) if any(not unit.given for unit in self._kept) else []
 
@@ -360,6 +361,8 @@ class Recorder:
         timings = {phase: round(seconds, 3) for phase, seconds in self.timings.items()}
         r = self.recording
         told: dict[str, Any] = {"timings": timings} | ({"notes": list(self.notes)} if self.notes else {})
+        if self._given:
+            told["given_frames"] = self._given
         if r.endless and self.short:
             told["settings"] = replace(r.settings, num_frames=frames_of(self.units_done)).to_dict()
         return told | self.listener.told()
@@ -404,6 +407,7 @@ class Recorder:
                 if self._clip:
                     self._clip.add(event.video)
                 self._made += 0 if event.given else len(event.video)
+                self._given += len(event.video) if event.given else 0
             case Finished():
                 self.timings = dict(event.timings)
                 self._stopped = event.stopped and not self.recording.endless

@@ -20,16 +20,17 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pyramid.media.files import MEMBER, publish, read_metadata, reserve, tag, write_sidecar
+from pyramid.media.files import MEMBER, publish, reserve, tag, write_sidecar
+from pyramid.media.join import join_to_source
 from pyramid.media.pictures import write_picture
+from pyramid.media.result import frames_of_result, metadata_of, pace_of, sound_for
 from pyramid.media.sound import Sound
 from pyramid.media.video import QUALITY, FramesWriter, VideoWriter
-from pyramid.media.video_reader import Budget, VideoInfo, inspect, read_frames, sound_of
 from pyramid.settings import FRAMES_PER_UNIT, SettingsError
 
 KINDS = {  # what a result can become -> the file's ending, what it is for people
@@ -39,12 +40,11 @@ KINDS = {  # what a result can become -> the file's ending, what it is for peopl
     "png": (".zip", "PNG pictures in a zip, for editing"),
     "last": ("-last.png", "the last frame, PNG"),
     "stages": ("-stages.mp4", "the stages side by side, mp4"),
+    "joined": ("-joined.mp4", "joined to the clip that it continues, mp4"),
 }
+OF_SOME = ("stages", "joined")  # kinds for results with kept estimates, and for those that continue a clip
 PANEL = 384  # pixels: the longer side of one panel of the stages' clip, at least
 MAX_PANEL = 640  # and at most
-# What the owner of the machine asks for may take its time.
-EXPORTED = Budget(seconds=3600.0, frames=500_000)
-FASTEST = 120.0  # frames a second
 CAPTION = 28  # pixels under each panel
 INK = (240, 236, 228)
 GROUND = (20, 19, 15)
@@ -58,27 +58,31 @@ def export(
     quality: int | None = None,
     keep: str = "embed",
     estimates: dict[tuple[int, int], Image.Image] | None = None,
+    before: Path | None = None,
     tell: Callable[[str], Any] = lambda sentence: None,
 ) -> Path:
     """Write the result `source` as `kind` (of KINDS) and return the new file's path; `source` stays as it is.
 
     `target`: the wanted name, by default `source`'s own with the kind's ending. `quality`: H.264's CRF, 1 to
     51; None copies an mp4 as it is, without loss. `keep`: where the settings go, see `files.KEEPS`.
-    `estimates` by (unit, stage): what "stages" shows. `tell` hears of what is left out, such as sound.
+    `estimates` by (unit, stage): what "stages" shows. `before`: the clip that "joined" puts in front, which
+    `source` continues. `tell` hears of what is left out, such as sound.
     Raises ValueError for what cannot be made, or read.
     """
-    if kind not in KINDS:
-        raise SettingsError("format", f"unknown format {kind!r}: choose from {', '.join(KINDS)}")
     source = Path(source)
-    target = Path(target) if target else source.with_name(source.stem + KINDS[kind][0])
-    metadata = _metadata_of(source)
+    target = _target_of(source, kind, target)
+    metadata = metadata_of(source)
     if source.suffix.lower() == ".png":
         return _export_still(source, kind, target, keep)
-    if target.suffix.lower() != (ending := Path(f"x{KINDS[kind][0]}").suffix):
-        raise SettingsError("format", f"{target.name}: as {kind} its name must end in {ending}")
     if kind == "mp4" and quality is None and source.suffix.lower() == ".mp4":
         return copy_video(source, target, metadata, keep)
-    sound = _sound_for(source, kind, tell)
+    if kind == "joined":
+        if before is None:
+            raise SettingsError(
+                "source", f"joined begins with the clip that {source.name} continues: give it"
+            )
+        return join_to_source(source, before, target, quality=quality, keep=keep, tell=tell)
+    sound = sound_for(source, kind, tell)
     if kind == "last":
         *_, last = frames_of_result(source)
         return write_picture(target, np.asarray(last), metadata | {"export": "last frame"}, keep=keep)
@@ -87,13 +91,15 @@ def export(
     return _convert(source, target, metadata, keep=keep, quality=quality, sound=sound)
 
 
-def _metadata_of(source: Path) -> dict[str, Any]:
-    try:
-        return read_metadata(source)
-    except ValueError:
-        if not source.is_file():
-            raise
-        return {}  # it was made without: nothing to pass on
+def _target_of(source: Path, kind: str, target: Path | None) -> Path:
+    """The wanted name of what `source` becomes. SettingsError for an unknown kind, or another's ending."""
+    if kind not in KINDS:
+        raise SettingsError("format", f"unknown format {kind!r}: choose from {', '.join(KINDS)}")
+    own = source.with_name(source.stem + KINDS[kind][0])
+    target = Path(target) if target else own
+    if source.suffix.lower() != ".png" and target.suffix.lower() != own.suffix:
+        raise SettingsError("format", f"{target.name}: as {kind} its name must end in {own.suffix}")
+    return target
 
 
 def _export_still(source: Path, kind: str, target: Path, keep: str) -> Path:
@@ -101,22 +107,7 @@ def _export_still(source: Path, kind: str, target: Path, keep: str) -> Path:
         raise SettingsError("format", f"{source.name} is one picture: it can be exported as PNG only")
     with Image.open(source) as image:
         frame = np.asarray(image.convert("RGB"))
-    return write_picture(target.with_suffix(".png"), frame, _metadata_of(source), keep=keep)
-
-
-def _sound_for(source: Path, kind: str, tell: Callable[[str], Any]) -> Sound | None:
-    """The sound of a video that goes along; None, and a word to `tell`, where it cannot."""
-    if source.suffix.lower() == ".zip":
-        return None
-    try:
-        sound = sound_of(source)
-    except ValueError as error:
-        tell(f"{error}: it is left out")
-        return None
-    if sound is not None and kind not in ("mp4", "webm"):
-        tell(f"{source.name} has sound, which is left out: as {kind} it has pictures only")
-        return None
-    return sound
+    return write_picture(target.with_suffix(".png"), frame, metadata_of(source), keep=keep)
 
 
 def _convert(
@@ -128,7 +119,7 @@ def _convert(
     quality: int | None,
     sound: Sound | None,
 ) -> Path:
-    fps, info = _fps(source, metadata)
+    fps, info = pace_of(source, metadata)
     frames = frames_of_result(source, fps, info)
     first = next(frames, None)
     if first is None:
@@ -152,41 +143,6 @@ def copy_video(source: Path, target: Path, metadata: dict[str, Any], keep: str) 
     if keep == "sidecar":
         write_sidecar(path, metadata)
     return path
-
-
-def frames_of_result(
-    source: Path, fps: float | None = None, info: VideoInfo | None = None
-) -> Iterator[Image.Image]:
-    """The frames of a video, or the pictures of a zip that `PicturesWriter` wrote, as RGB.
-    ValueError otherwise.
-    """
-    if source.suffix.lower() != ".zip":
-        yield from read_frames(source, fps=fps, budget=EXPORTED, info=info)
-        return
-    try:
-        with ZipFile(source) as file:
-            for name in sorted(name for name in file.namelist() if name.endswith(".png")):
-                with Image.open(io.BytesIO(file.read(name))) as image:
-                    yield image.convert("RGB")
-    except (BadZipFile, OSError) as error:
-        raise ValueError(
-            f"{source.name} is not a zip of pictures that this program can read: {error}"
-        ) from error
-
-
-def _fps(source: Path, metadata: dict[str, Any]) -> tuple[float, VideoInfo | None]:
-    """Frames a second: as the settings say, for a GIF rounds it; else as the file says, with all that it
-    says. ValueError without either.
-    """
-    if fps := metadata.get("settings", {}).get("fps"):
-        return fps, None
-    info = inspect(source, EXPORTED)
-    # Frames that are spaced unevenly keep their times at the steady rate; where that is a clock's, at their
-    # average.
-    rate = info.rate if info.rate and info.rate <= FASTEST else info.fps
-    if not rate:
-        raise ValueError(f"{source.name} does not say how many frames a second it has")
-    return min(rate, FASTEST), info
 
 
 # -- writers
@@ -263,7 +219,7 @@ def write_stages(
     pictures = _staged(frames_of_result(source), estimates)
     first = next(pictures)
     told = metadata | {"export": "stages"}
-    fps, _ = _fps(source, metadata)
+    fps, _ = pace_of(source, metadata)
     with open_writer(target, fps, first.size, told, keep=keep) as writer:
         for picture in chain([first], pictures):
             writer.write(np.asarray(picture))

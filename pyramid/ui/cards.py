@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from pyramid.jobs.queue import Job, State
-from pyramid.media.export import KINDS
+from pyramid.media.export import KINDS, OF_SOME
 from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
 from pyramid.settings import FIELDS, MACHINE, frames_of, label_of, seconds_of
@@ -252,9 +252,11 @@ def _wrong(view: View, form: str) -> str:
 def _export(app: App, job: Job, view: View) -> str:
     """What to make of it, what was made so far, and what went wrong with the last one."""
     still = job.result.suffix.lower() == ".png"
-    kinds = ["png"] if still else [kind for kind in KINDS if kind != "stages"]
+    kinds = ["png"] if still else [kind for kind in KINDS if kind not in OF_SOME]
     if not still and load_estimates(app.store.units_of(job)):
         kinds.append("stages")
+    if not still and job.settings.video and app.store.input_of(job):
+        kinds.append("joined")
     words = {"png": "PNG"} if still else {kind: text for kind, (_, text) in KINDS.items()}
     options = "".join(f'<option value="{kind}">{words[kind]}</option>' for kind in kinds)
     keeps = "".join(f'<option value="{keep}">{text}</option>' for keep, text in KEEP_WORDS.items())

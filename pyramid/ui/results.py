@@ -338,6 +338,7 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
             keep=asked.get("keep", ""),
             quality=None if as_it_is else quality,
             estimates=load_estimates(app.store.units_of(job)),
+            before=app.store.input_of(job),
         )
 
 

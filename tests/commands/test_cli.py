@@ -85,9 +85,10 @@ def test_a_photo_is_the_first_frame_and_a_video_is_continued(generate, photo, tm
     )
     made = read_video(files[0], 64, 64, fps=8, num_frames=99)
     assert len(made) == 9
+    source = files[0]
     code, *_, files = generate(
         "--video",
-        files[0],
+        source,
         "--steps",
         1,
         "--video-steps",
@@ -103,6 +104,9 @@ def test_a_photo_is_the_first_frame_and_a_video_is_continued(generate, photo, tm
     longer = tmp_path / "out" / "longer.mp4"
     assert code == 0 and longer in files
     assert len(read_video(longer, 64, 64, fps=8, num_frames=99)) == 25
+    assert read_metadata(longer)["given_frames"] == 9
+    assert cli.main(["export", str(longer), "--format", "joined", "--source", str(source)]) == 0
+    assert len(read_video(tmp_path / "out" / "longer-joined.mp4", 64, 64, fps=8, num_frames=99)) == 25
 
 
 def test_what_is_cut_of_a_long_prompt_is_told(generate):

@@ -1,0 +1,86 @@
+"""A result as it is read again: what it says of itself, its frames, their pace, its sound.
+
+    metadata = metadata_of(path)                     # {} where it was made without
+    fps, info = pace_of(path, metadata)
+    for picture in frames_of_result(path, fps, info): ...      # PIL, RGB; of a video, or of a zip of pictures
+
+Any other video is taken too.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from PIL import Image
+
+from pyramid.media.files import read_metadata
+from pyramid.media.sound import Sound
+from pyramid.media.video_reader import Budget, VideoInfo, inspect, read_frames, sound_of
+
+# What the owner of the machine asks for may take its time.
+EXPORTED = Budget(seconds=3600.0, frames=500_000)
+FASTEST = 120.0  # frames a second
+
+
+def metadata_of(source: Path) -> dict[str, Any]:
+    """What a result says of itself; {} where it was made without. ValueError where there is no such file."""
+    try:
+        return read_metadata(source)
+    except ValueError:
+        if not source.is_file():
+            raise
+        return {}  # nothing to pass on
+
+
+def pace_of(source: Path, metadata: dict[str, Any]) -> tuple[float, VideoInfo | None]:
+    """Frames a second: as the settings say, for a GIF rounds it; else as the file says, with all that it
+    says. ValueError without either.
+    """
+    if fps := metadata.get("settings", {}).get("fps"):
+        return fps, None
+    info = inspect(source, EXPORTED)
+    # Frames that are spaced unevenly keep their times at the steady rate; where that is a clock's, at their
+    # average.
+    rate = info.rate if info.rate and info.rate <= FASTEST else info.fps
+    if not rate:
+        raise ValueError(f"{source.name} does not say how many frames a second it has")
+    return min(rate, FASTEST), info
+
+
+def frames_of_result(
+    source: Path, fps: float | None = None, info: VideoInfo | None = None
+) -> Iterator[Image.Image]:
+    """The frames of a video, or the pictures of a zip that `PicturesWriter` wrote, as RGB.
+    ValueError otherwise.
+    """
+    if source.suffix.lower() != ".zip":
+        yield from read_frames(source, fps=fps, budget=EXPORTED, info=info)
+        return
+    try:
+        with ZipFile(source) as file:
+            for name in sorted(name for name in file.namelist() if name.endswith(".png")):
+                with Image.open(io.BytesIO(file.read(name))) as image:
+                    yield image.convert("RGB")
+    except (BadZipFile, OSError) as error:
+        raise ValueError(
+            f"{source.name} is not a zip of pictures that this program can read: {error}"
+        ) from error
+
+
+def sound_for(source: Path, kind: str, tell: Callable[[str], Any]) -> Sound | None:
+    """The sound of a video that goes along; None, and a word to `tell`, where what it becomes (mp4, webm, …)
+    has none.
+    """
+    if source.suffix.lower() == ".zip":
+        return None
+    try:
+        sound = sound_of(source)
+    except ValueError as error:
+        tell(f"{error}: it is left out")
+        return None
+    if sound is not None and kind not in ("mp4", "webm"):
+        tell(f"{source.name} has sound, which is left out: as {kind} it has pictures only")
+        return None
+    return sound
