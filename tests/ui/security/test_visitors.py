@@ -57,8 +57,9 @@ def test_a_flood_of_requests_is_told_when_to_come_again_and_others_are_served(pu
     number, refused = next(pair for pair in enumerate(answers) if pair[1].status_code == 429)
     assert number >= 900 and 1 <= int(refused.headers["retry-after"]) <= 60
     assert "At most 900 requests a minute from one address" in refused.json()["detail"]
-    page = eve.http.get("", headers={"Accept": "text/html"})
-    assert page.status_code == 429 and "<p>At most 900 requests" in page.text
+    pages = (eve.http.get("", headers={"Accept": "text/html"}) for _ in range(100))  # 15 a second are let in
+    page = next(page for page in pages if page.status_code == 429)
+    assert "<p>At most 900 requests" in page.text
     assert ana.http.get("gradio_api/app_id").status_code == 200
 
 
