@@ -12,6 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
+from pyramid.hub.checkpoints import find
 from pyramid.hub.families import MINIFLUX
 from pyramid.settings import units_of
 from pyramid.training.prompts import all_words
@@ -71,6 +72,8 @@ def _vae(recipe: Recipe, folder: Path, parts: Path) -> None:
 def _dit(recipe: Recipe, folder: Path, parts: Path) -> None:
     from pyramid.training.dit import train_dit
 
+    if recipe.dit.start:
+        _take_over(recipe, parts)
     missing = [name for name in ("causal_video_vae", *TEXT_FOLDERS) if not (parts / name).exists()]
     if missing:
         raise ValueError(
@@ -79,6 +82,16 @@ def _dit(recipe: Recipe, folder: Path, parts: Path) -> None:
     name = f"diffusion_transformer_{recipe.world.size}p"
     if not (parts / name).exists():
         shutil.copytree(train_dit(recipe, folder / "dit", parts=parts), parts / name)
+    if recipe.dit.start and not (parts / "pyramid.json").exists():
+        (parts / "pyramid.json").write_text(json.dumps(describe(recipe), indent=2) + "\n")
+
+
+def _take_over(recipe: Recipe, parts: Path) -> None:
+    """Copy what the recipe's `start` has beside its transformer."""
+    start = find(recipe.dit.start).folder
+    for name in ("causal_video_vae", *TEXT_FOLDERS):
+        if not (parts / name).exists():
+            shutil.copytree(start / name, parts / name)
 
 
 def describe(recipe: Recipe) -> dict:

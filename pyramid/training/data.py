@@ -13,6 +13,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from pyramid.generate.latents import normalize
+from pyramid.hub.families import LatentScales
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.training.photos import camera_clip, crop, photographs
 from pyramid.training.world import World
@@ -22,6 +24,14 @@ def to_video(clips: np.ndarray) -> Tensor:
     """Clips uint8 `(b, t, h, w, 3)` to a video `(b, 3, t, h, w)` in [-1, 1], channels last in memory."""
     video = rearrange(torch.from_numpy(np.ascontiguousarray(clips)), "b t h w c -> b c t h w")
     return (video.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last_3d)
+
+
+@torch.no_grad()
+def encode(vae: CausalVideoVAE, scales: LatentScales, video: Tensor) -> Tensor:
+    """Video `(b, 3, t, h, w)` to latents in the transformer's space, float32 on the CPU."""
+    parameter = next(vae.parameters())
+    latents = vae.encode(video.to(parameter)).latent_dist.mode().float().cpu()
+    return normalize(latents, scales)
 
 
 def psnr(made: np.ndarray | Tensor, wanted: np.ndarray | Tensor, peak: float) -> float:

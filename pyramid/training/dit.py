@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +18,29 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from einops import rearrange
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from pyramid.events import Unit
 from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
-from pyramid.generate.latents import denormalize, normalize
+from pyramid.generate.latents import denormalize
 from pyramid.generate.sampler import Noise, Sampling, sample
 from pyramid.generate.schedule import make_stages
+from pyramid.hub.checkpoints import find
 from pyramid.hub.families import GRID, TEXT_TOKENS, LatentScales
 from pyramid.memory.device import device_of
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import TRAINED_STAGES, units_of
-from pyramid.training.data import to_video
+from pyramid.training.data import encode, to_video
 from pyramid.training.loop import Budget, Loop
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length
 from pyramid.training.optim import make_optimizers
-from pyramid.training.photos import camera_clip, photographs
+from pyramid.training.photo_clips import PhotoClips, moves_of, photo_clips, phrases_of
 from pyramid.training.recipe import Recipe
-from pyramid.training.world import camera_caption, canonical_caption, caption
+from pyramid.training.world import canonical_caption, caption
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Captions:
     states: Tensor
     lengths: Tensor
     pooled: Tensor
-    owner: Tensor  # (n,) the subject (scene, or photograph and camera) each caption belongs to
+    owner: Tensor  # (n,) the subject (scene, or what a camera does) each caption belongs to
 
 
 class CaptionEncoder:
@@ -73,33 +76,45 @@ class CaptionEncoder:
 
 
 class LatentClips:
-    """Every training clip as latents `(units, c, 1, h, w)` in the transformer's space, with its captions.
+    """Training clips as latents `(n, c, units, h, w)` in the transformer's space, with their captions.
 
-    A batch is drawn by caption length first: rows of one length share each attention call.
+    `owner (n,)` says which subject a clip shows, `texts` the captions of each subject. A batch is drawn by
+    caption length first: rows of one length share each attention call.
     """
 
-    def __init__(self, recipe: Recipe, vae: CausalVideoVAE, scales: LatentScales, captions: CaptionEncoder):
-        rng = np.random.default_rng(recipe.seed + 10)
+    def __init__(
+        self,
+        latents: Tensor,
+        owner: Tensor,
+        texts: list[list[str]],
+        captions: CaptionEncoder,
+        rng: np.random.Generator,
+    ):
         self.rng = rng
-        subjects = list(_subjects(recipe, rng))
-        latents = []
-        owner = []
-        texts = []
-        text_owner = []
-        for index, (render, phrase, copies) in enumerate(tqdm(subjects, desc="clips to latents")):
-            clips = to_video(np.stack([render() for _ in range(copies)]))
-            latents.append(encode(vae, scales, clips))
-            owner += [index] * copies
-            phrases = {phrase() for _ in range(recipe.dit.captions_per_scene)}
-            texts += sorted(phrases)
-            text_owner += [index] * len(phrases)
-        self.latents = torch.cat(latents)  # n c units h w
-        self.clips_of = _group(torch.tensor(owner))
-        self.captions = _encode_captions(captions, texts, torch.tensor(text_owner))
+        self.latents = latents
+        self.clips_of = _group(owner)
+        spoken = [text for phrases in texts for text in phrases]
+        text_owner = [index for index, phrases in enumerate(texts) for _ in phrases]
+        self.captions = _encode_captions(captions, spoken, torch.tensor(text_owner))
         self.by_length = _group(self.captions.lengths)
         self.length_share = np.array([len(rows) for rows in self.by_length.values()], dtype=float)
         self.length_share /= self.length_share.sum()
         self.nothing = captions([""])
+
+    @classmethod
+    def of_world(cls, recipe: Recipe, made: Tensor, captions: CaptionEncoder) -> LatentClips:
+        """Clips of each training scene of the recipe's world, as `world_clips` makes them."""
+        rng = np.random.default_rng(recipe.seed + 10)
+        scenes, wordings = recipe.world.training_scenes(), range(recipe.dit.captions_per_scene)
+        texts = [sorted({caption(scene, rng) for _ in wordings}) for scene in scenes]
+        owner = torch.arange(len(scenes)).repeat_interleave(recipe.dit.clips_per_scene)
+        return cls(made, owner, texts, captions, rng)
+
+    @classmethod
+    def of_photographs(cls, recipe: Recipe, made: PhotoClips, captions: CaptionEncoder) -> LatentClips:
+        """Photographs and textures moved by a camera: a subject is what the camera does."""
+        texts = [sorted(phrases_of(move)) for move in moves_of(recipe)]
+        return cls(made.latents, made.move, texts, captions, np.random.default_rng(recipe.seed + 11))
 
     def batch(self, count: int, text_dropout: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Latents `(count, c, units, h, w)` and the text arguments of the transformer,
@@ -122,27 +137,6 @@ class LatentClips:
         return self.latents[clips], text
 
 
-def _subjects(recipe: Recipe, rng: np.random.Generator):
-    """What there is to see: `(render, phrase, copies)` for each training scene and, if wanted, photograph."""
-    world = recipe.world
-    for scene in world.training_scenes():
-        yield (
-            lambda scene=scene: world.render(scene, rng),
-            lambda scene=scene: caption(scene, rng),
-            recipe.dit.clips_per_scene,
-        )
-    if recipe.dit.photo_clips:
-        photos = photographs("train", extra=recipe.vae.photo_folders)
-        copies = max(1, recipe.dit.photo_clips // (len(photos) * len(world.photo_cameras)))
-        for photo in photos:
-            for camera in world.photo_cameras:
-                yield (
-                    lambda p=photo, c=camera: camera_clip(p, c, rng, size=world.size, frames=world.frames),
-                    lambda c=camera: camera_caption(c, rng),
-                    copies,
-                )
-
-
 def _group(values: Tensor) -> dict[int, Tensor]:
     """For each value the places where it stands."""
     return {int(value): torch.nonzero(values == value)[:, 0] for value in values.unique()}
@@ -155,14 +149,6 @@ def _encode_captions(encoder: CaptionEncoder, texts: list[str], owner: Tensor) -
     longest = max(part.shape[1] for part in parts)
     states = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
     return Captions(states, torch.cat(lengths), torch.cat(pooled), owner)
-
-
-@torch.no_grad()
-def encode(vae: CausalVideoVAE, scales: LatentScales, video: Tensor) -> Tensor:
-    """Video `(b, 3, t, h, w)` to latents in the transformer's space, float32 on the CPU."""
-    parameter = next(vae.parameters())
-    latents = vae.encode(video.to(parameter)).latent_dist.mode().float().cpu()
-    return normalize(latents, scales)
 
 
 def scales_of(vae: CausalVideoVAE) -> LatentScales:
@@ -187,18 +173,21 @@ def make_transformer(recipe: Recipe, text_dim: int, pooled_dim: int) -> PyramidF
 
 
 def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
-    """Train from nothing (or the last checkpoint in `folder`);
+    """Train from nothing, or from the recipe's `start` (or the last checkpoint in `folder`);
     `parts` holds the VAE, text encoders, tokenizers.
 
-    Writes `folder/diffusion_transformer`.
+    Writes `folder/diffusion_transformer`, and what it makes of photographs to `folder/photographs`.
     """
     torch.manual_seed(recipe.seed)
     settings = recipe.dit
     vae = CausalVideoVAE.from_pretrained(parts / "causal_video_vae", dtype=torch.bfloat16).eval()
     vae.to(PartialState().device, memory_format=torch.channels_last_3d)
     encoder = CaptionEncoder(parts)
-    data = LatentClips(recipe, vae, scales_of(vae), encoder)
+    data, moving = _clips_of(recipe, folder, vae, encoder)
     model = make_transformer(recipe, data.captions.states.shape[-1], data.captions.pooled.shape[-1])
+    if settings.start:
+        start = PyramidFluxTransformer.from_pretrained(find(settings.start).transformer, dtype=torch.float32)
+        model.load_state_dict(start.state_dict())
     loop = Loop(
         folder,
         model,
@@ -210,26 +199,65 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
     backend = device_of(loop.accelerator.device).attention_in_training
     if backend is not None:
         model.set_attention_backend(backend)
-    loop.run(_stepper(loop, data, recipe), lambda path: save_samples(model, vae, encoder, recipe, path))
+    # Whoever goes on from a finished model looks at its checkpoints with `evaluate`.
+    samples = None if settings.start else partial(save_samples, model, vae, encoder, recipe)
+    loop.run(_stepper(loop, data, moving, recipe), samples)
     model.eval().reset_attention_backend()
     model.to(torch.bfloat16).save_pretrained(folder / "diffusion_transformer")
     save_samples(model, vae, encoder, recipe, folder / "samples" / "final.png")
     return folder / "diffusion_transformer"
 
 
-def _stepper(loop: Loop, data: LatentClips, recipe: Recipe) -> Callable[[float], dict[str, Tensor]]:
-    """What `Loop.run` calls for each step: the losses of all stages, and their mean."""
+def world_clips(recipe: Recipe, path: Path, vae: CausalVideoVAE, scales: LatentScales) -> Tensor:
+    """`clips_per_scene` clips of each training scene as latents, from `path` or made and written there."""
+    if path.exists():
+        return load_file(path)["latents"].float()
+    rng = np.random.default_rng(recipe.seed + 9)
+    world, copies = recipe.world, recipe.dit.clips_per_scene
+    latents = []
+    for scene in tqdm(world.training_scenes(), desc="clips to latents"):
+        clips = np.stack([world.render(scene, rng) for _ in range(copies)])
+        latents.append(encode(vae, scales, to_video(clips)))
+    draft = path.with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"latents": torch.cat(latents).half().contiguous()}, draft)
+    draft.replace(path)
+    return torch.cat(latents)
+
+
+def _clips_of(
+    recipe: Recipe, folder: Path, vae: CausalVideoVAE, encoder: CaptionEncoder
+) -> tuple[LatentClips, LatentClips | None]:
+    """The clips of the world and, where the recipe wants some, those of photographs."""
+    scales = scales_of(vae)
+    moving = None
+    if recipe.dit.photo_clips:
+        made = photo_clips(recipe, folder / "photographs", vae, scales)
+        moving = LatentClips.of_photographs(recipe, made, encoder)
+    scenes = world_clips(recipe, folder / "world.safetensors", vae, scales)
+    return LatentClips.of_world(recipe, scenes, encoder), moving
+
+
+def _stepper(
+    loop: Loop, data: LatentClips, moving: LatentClips | None, recipe: Recipe
+) -> Callable[[float], dict[str, Tensor]]:
+    """What `Loop.run` calls for each step: the losses of all stages, and their mean. A share of the steps is
+    on photographs, whose first unit is given and not learned.
+    """
     stages = make_stages(TRAINED_STAGES)
     generator = torch.Generator().manual_seed(recipe.seed + loop.step)
 
     def step(_: float) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
+        drawn = np.random.default_rng([recipe.seed, 12, loop.step]).random()
+        photos = moving if moving is not None and drawn < recipe.dit.photo_share else None
+        clips, first = photos or data, int(photos is not None)
         for stage in range(TRAINED_STAGES):
-            length = prefix_length(loop.step, data.latents.shape[2], finest=stage == TRAINED_STAGES - 1)
-            clips, text = data.batch(recipe.dit.batch[stage], recipe.dit.text_dropout)
-            losses[f"stage{stage}"] = stage_loss(
-                loop, clips[:, :, :length], text, stages, stage, recipe, generator
-            )
+            longest = clips.latents.shape[2] - first
+            length = first + prefix_length(loop.step, longest, finest=stage == TRAINED_STAGES - 1)
+            latents, text = clips.batch(recipe.dit.batch[stage], recipe.dit.text_dropout)
+            loss = stage_loss(loop, latents[:, :, :length], text, stages, stage, recipe, generator)
+            losses[f"{'photo' if photos else 'stage'}{stage}"] = loss
         return {"loss": sum(losses.values(), start=torch.zeros(())) / TRAINED_STAGES} | losses
 
     return step

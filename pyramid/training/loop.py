@@ -169,8 +169,7 @@ class Loop:
 
         Raises TrainingFailed after BAD_STEPS bad steps in a row.
         """
-        sums: dict[str, float] = {}
-        good = 0
+        told: dict[str, list[float]] = {}
         self._saved = self._sampled = (self.step, self.spent)
         main = self.accelerator.is_main_process
         form = "{desc} {bar} {n:.1f}% [{elapsed}<{remaining}] {postfix}"
@@ -182,13 +181,11 @@ class Loop:
                 losses = self._take(step_fn(self.progress))
                 self.step += 1
                 self.spent += time.perf_counter() - began
-                good += losses is not None
                 for name, value in (losses or {}).items():
-                    sums[name] = sums.get(name, 0.0) + value
+                    told.setdefault(name, []).append(value)
                 if self.step % self.log_every == 0:
-                    means = {name: total / max(good, 1) for name, total in sums.items()}
-                    sums = {}
-                    good = 0
+                    means = {name: sum(values) / len(values) for name, values in told.items()}
+                    told = {}
                     self._log(log, bar, rate, means)
                 self._save_and_sample(sample_fn)
         bar.close()

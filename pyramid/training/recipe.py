@@ -90,7 +90,13 @@ class DecoderRecipe:
 class DiTRecipe:
     """The transformer and how it is trained. `batch` is the number of samples a step for each stage,
     0 first.
+
+    `start` is a checkpoint to go on from, whose sizes the recipe must have; its text encoders and autoencoder
+    are taken over too. With `photo_clips`, a share `photo_share` of the steps is on photographs moved by a
+    camera, and a share `texture_share` of these clips on pictures that nobody took.
     """
+
+    start: str = ""
 
     layers: int = 2
     single_layers: int = 6
@@ -107,6 +113,8 @@ class DiTRecipe:
     clips_per_scene: int = 2
     captions_per_scene: int = 8
     photo_clips: int = 0
+    photo_share: float = 0.3
+    texture_share: float = 0.35
     sample_steps: tuple[int, ...] = (8, 8, 8)
     sample_guidance: float = 4.0
 

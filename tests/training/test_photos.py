@@ -2,11 +2,27 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pyramid.training.photos import HELD_OUT, SOURCES, Photo, camera_clip, crop, photographs
+from pyramid.training.photos import (
+    DEBIAN,
+    HELD_OUT,
+    SOURCES,
+    STILL,
+    WAY,
+    ZOOM,
+    Photo,
+    camera_clip,
+    crop,
+    photographs,
+    recolored,
+    varied_clip,
+)
+from pyramid.training.registration import register
+from pyramid.training.textures import clouds, dead_leaves, draw_texture
 from pyramid.training.world import CAMERAS
 
-FREE = {"CC0", "public domain", "CC BY 2.0", "CC BY 4.0"}
+FREE = {"CC0", "public domain", "CC BY 2.0", "CC BY 4.0", "CC BY-SA 4.0", "GPL-2+", "LGPL-3"}
 
 
 def ramp() -> Photo:
@@ -22,8 +38,19 @@ def test_held_out_photographs_are_never_among_those_trained_on():
     assert sorted(held_out) == sorted(HELD_OUT) and len(held_out) >= 6
     assert {name for _, name, _, _ in SOURCES} > set(HELD_OUT)
     assert all(license_ in FREE and owner for _, _, license_, owner in SOURCES)
+    assert not any("20.04" in package for package, _, _, _ in SOURCES)
     with pytest.raises(ValueError, match="held_out"):
         photographs("test")
+
+
+def test_packages_are_found_where_they_were_unpacked(tmp_path):
+    before = len(photographs("train"))
+    for package, name in (("mate-backgrounds", "Dune.jpg"), ("plasma-workspace-wallpapers", "Kite.jpg")):
+        inside = tmp_path / DEBIAN[package].format(name=name, stem=name.removesuffix(".jpg"))
+        inside.parent.mkdir(parents=True)
+        Image.fromarray(ramp().image).save(inside)
+    found = photographs("train", extra=[tmp_path])
+    assert len(found) == before + 2 and {"Dune.jpg", "Kite.jpg"} < {photo.name for photo in found}
 
 
 def test_cameras_move_as_they_are_named():
@@ -50,3 +77,33 @@ def test_crops_are_of_the_photograph_at_many_scales():
     widths = [abs(c[:, -1, 0] - c[:, 0, 0]).mean() for c in crops]
     assert crops[0].shape == (32, 32, 3)
     assert min(widths) < 40 and max(widths) > 100
+
+
+@pytest.mark.parametrize("camera", ["pan left", "pan right", "zoom in", "zoom out", "tilt up", STILL])
+def test_a_clip_to_learn_on_moves_at_one_speed_and_as_it_is_named(camera):
+    photo = Photo("texture", "", "", draw_texture(np.random.default_rng(5), 400))
+    clip = varied_clip(photo, camera, np.random.default_rng(1), size=96, frames=5)
+    move = register(clip[0], clip[-1])
+    if camera == STILL:
+        assert 1.0 <= move.zoom < 1.2 and max(abs(move.right), abs(move.down)) < 0.05
+        return
+    assert clip.shape == (5, 96, 96, 3) and move.camera == camera
+    assert move.along(camera) == pytest.approx(np.log(ZOOM) if "zoom" in camera else WAY, abs=0.06)
+
+
+def test_colors_change_and_what_is_seen_does_not():
+    seen = {recolored(ramp().image, np.random.default_rng(seed)).mean().round() for seed in range(6)}
+    assert len(seen) > 3
+    image = recolored(ramp().image, np.random.default_rng(0)).astype(float).sum(-1)
+    assert np.corrcoef(image.ravel(), ramp().image.astype(float).sum(-1).ravel())[0, 1] > 0.95
+
+
+def test_textures_have_no_end_and_the_spectrum_of_photographs():
+    one, same, other = (draw_texture(np.random.default_rng(seed), 64) for seed in (0, 0, 1))
+    assert one.shape == (64, 64, 3) and one.dtype == np.uint8
+    assert (one == same).all() and (one != other).mean() > 0.5
+    field = clouds(np.random.default_rng(0), 256, slope=1.0)[..., 0]
+    power = abs(np.fft.fft(field - field.mean(), axis=1)).mean(0)[[4, 40]]
+    assert 3 < power[0] / power[1] < 20  # about ten times as much at a tenth of the frequency
+    edges = abs(np.diff(dead_leaves(np.random.default_rng(0), 128), axis=1)).mean(-1)
+    assert np.quantile(edges, 0.99) > 6 * np.quantile(edges, 0.5)
