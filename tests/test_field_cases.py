@@ -98,6 +98,7 @@ CASES = {  # number -> tests
         "jobs/test_jobs.py::test_what_the_end_of_the_program_cut_off_is_taken_up_once_without_progress",
         f"{TERMINAL}::test_a_closed_terminal_leaves_no_empty_file",
     ],
+    30: [f"{HERE}::test_30_a_busy_program_beside_it_takes_its_share_and_no_more"],
     31: [f"{HABITS}::test_numbers_of_numpy_and_torch_mean_what_pythons_mean"],
     32: [f"{HABITS}::test_a_copy_makes_the_same"],
     33: [f"{HABITS}::test_a_compiled_transformer_is_used_and_can_be_saved"],
@@ -283,6 +284,30 @@ def test_27_two_programs_on_one_folder(tiny_checkpoint, tmp_path, capsys):
     finally:
         worker.close()
         store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="the system does not tell what a program used")
+def test_30_a_busy_program_beside_it_takes_its_share_and_no_more(tmp_path):
+    """Processor seconds, not time: threads that spin while they wait for a busy core use many times as many."""
+    alone = processor_seconds(tmp_path / "alone.mp4", threads=1)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            beside = processor_seconds(tmp_path / "beside.mp4", threads=2)
+        finally:
+            busy.kill()
+    assert beside < 2 * alone
+
+
+def processor_seconds(target, threads: int) -> float:
+    """What `generate` uses."""
+    command = [sys.executable, "-m", "pyramid", "generate", "--prompt", "a red ball", "--seed", "1"]
+    command += ["--num-frames", "9", "--steps", "6", "--video-steps", "6", "--output", str(target)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return used.ru_utime + used.ru_stime
 
 
 SIGNS = [
