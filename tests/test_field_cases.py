@@ -288,7 +288,7 @@ def test_27_two_programs_on_one_folder(tiny_checkpoint, tmp_path, capsys):
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="the system does not tell what a program used")
 def test_30_a_busy_program_beside_it_takes_its_share_and_no_more(tmp_path):
-    """Processor seconds, not time: threads that spin while they wait for a busy core use many times as many."""
+    """Processor seconds, not time: threads that spin while they wait for a busy core use many more."""
     alone = processor_seconds(tmp_path / "alone.mp4", threads=1)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
