@@ -23,6 +23,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pyramid.commands.cli import Parser
 from pyramid.commands.interrupts import SIGNALS, handled
@@ -39,6 +40,7 @@ from pyramid.settings import (
     check_value,
     flag_of,
 )
+from pyramid.study import FOLDER
 
 KNOWN_WITHIN = 3.0  # seconds that a name to listen at may take to be found
 LEAVING = 2.4  # seconds that the page, the job and the model have to end
@@ -101,6 +103,8 @@ def add_server_flags(add) -> None:
     add("--auth-file", type=at_home, metavar="FILE", help="who may log in: one name:password a line")
     add("--public", action="store_true", help="with --share or --listen: everybody may come in")
     add("--hash-password", metavar="NAME", help="ask for a password and print its line for --auth-file")
+    study = f"a blind study that `evaluate study --make` made (default folder: {FOLDER}); writes its links"
+    add("--study", nargs="?", const=FOLDER, type=at_home, metavar="FOLDER", help=study)
     add("--mcp", action="store_true", help="also offer the API to language models as MCP tools (gradio[mcp])")
     add("--inbrowser", action="store_true", help="open the page in a browser")
 
@@ -296,9 +300,11 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
     from pyramid.hub.checkpoints import page_variant
     from pyramid.jobs.queue import JobStore
     from pyramid.jobs.worker import Worker
+    from pyramid.study.kept import Study
     from pyramid.ui import App
 
     limits = limits_of(options, local)
+    study = Study(options.study) if options.study else None
     store = JobStore(options.output_dir, limits)
     try:
         machine = {name: getattr(options, name) for name in (*MACHINE, "memory")}
@@ -309,7 +315,7 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
         store.close()
         raise
     names = (options.listen.strip("[]"), *options.allowed_host)
-    return App(store, worker, store.folder, limits, local, allowed_hosts=names)
+    return App(store, worker, store.folder, limits, local, allowed_hosts=names, study=study)
 
 
 def limits_of(options: argparse.Namespace, local: bool):
@@ -340,6 +346,9 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
         launch(built, app, options, accounts)
         for line in notices(built.local_url, built.share_url, share=options.share, listen=options.listen):
             print(line, flush=True)
+        if app.study:
+            address = built.share_url or seen_address(built.local_url, options.listen)
+            print(study_notice(app.study, address), flush=True)
         begin.set()
         built.block_thread()
     finally:
@@ -402,6 +411,22 @@ def notices(local: str, public: str | None, *, share: bool, listen: str) -> list
     if not is_local(listen):
         lines.append("Other machines reach it by this machine's name or address, and the same port")
     return lines
+
+
+def seen_address(local: str, listen: str) -> str:
+    """The page's address for who is not at this machine, by its name where it listens at all addresses."""
+    if listen.strip("[]") not in ("0.0.0.0", "::"):
+        return local
+    return f"http://{socket.gethostname()}:{urlsplit(local).port}/"
+
+
+def study_notice(study, address: str) -> str:
+    """Write the raters' links beside the study, and say where."""
+    lines = [f"{name}: {address.rstrip('/')}/study/{token}/" for name, token in study.links().items()]
+    path = study.folder / "links.txt"
+    path.touch(mode=0o600)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return f"The study's links, one for each rater, are in {path}"
 
 
 def port_words(options: argparse.Namespace) -> str:

@@ -30,9 +30,10 @@ ROOMS = {  # room -> what it may import from other rooms
     "memory": {"settings", "events", "hub", "models", "text"},
     "generate": {"settings", "events", "models", "text", "memory", "hub", "media"},
     "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"},
+    "study": {"settings", "media", "jobs"},
     "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media"},
 }
-ROOMS["ui"] = ROOMS["jobs"] | {"presets", "jobs"}
+ROOMS["ui"] = ROOMS["jobs"] | {"presets", "jobs", "study"}
 ROOMS["commands"] = ROOMS["ui"] | {"timeline", "training"}
 PURE = {  # room or module -> the only packages from elsewhere it may import
     "timeline": set(),

@@ -47,6 +47,7 @@ MAX_NAME = 200  # bytes of a name: file systems take 255, endings and numbers co
 MEMBER = "settings.json"  # of a zip of pictures
 PICTURES = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM", "TGA", "ICO")
 """Pillow's formats that are read. It knows some that are programs: for EPS it starts Ghostscript."""
+VIDEOS = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v")  # what a folder is searched for
 MAX_METADATA = 2**22  # bytes: what a result says of itself is a few thousand
 MAX_DIRECTORY = 2**20  # bytes of a zip's list of its files, of which the whole is read first
 PATIENCE = 20.0  # seconds that ffmpeg may take to say what a file says of itself
@@ -209,6 +210,15 @@ def publish(part: Path, path: Path) -> Path:
         os.unlink(part)
         return name
     raise AssertionError("the names do not end")
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """The videos of a folder, by name, without hidden ones. ValueError where there is none."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [path for path in paths if path.suffix.lower() in VIDEOS and not path.name.startswith(".")]
+    if not found:
+        raise ValueError(f"{folder} has no videos: {', '.join(VIDEOS)} are looked for")
+    return found
 
 
 def result_of(run: str, beginning: Path) -> tuple[Path, dict[str, Any]] | None:

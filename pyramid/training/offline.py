@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pyramid.media.files import videos_in
 from pyramid.media.measure import LUMA, Look
 from pyramid.media.video_reader import read_frames
 
-ENDINGS = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v")
 WINDOW = 9
 LEVELS = 3
 MOST = 400  # frames of a video that are looked at, from its beginning
@@ -62,14 +62,11 @@ def mean_of(rows: Sequence[Measures]) -> Measures:
 
 def measure_folder(folder: Path) -> dict[str, Measures]:
     """Of every video in a folder, by name. ValueError where there is none, or one cannot be read."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    videos = [path for path in paths if path.suffix.lower() in ENDINGS and not path.name.startswith(".")]
-    if not videos:
-        raise ValueError(f"{folder} has no videos: {', '.join(ENDINGS)} are looked for")
-    return {path.name: Measures.of(_frames(path)) for path in videos}
+    return {path.name: Measures.of(read_clip(path)) for path in videos_in(folder)}
 
 
-def _frames(path: Path) -> np.ndarray:
+def read_clip(path: Path) -> np.ndarray:
+    """The first MOST frames of a video, uint8 (f, h, w, 3). ValueError where there is none."""
     frames = [np.asarray(frame) for frame, _ in zip(read_frames(path), range(MOST), strict=False)]
     if not frames:
         raise ValueError(f"{path.name} has no frames")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from pyramid.jobs.worker import Worker
+    from pyramid.study.kept import Study
 
 __all__ = ["AS_SENT", "QUIET", "App", "Limits"]
 
@@ -49,6 +50,7 @@ class App:
     local: bool = True
     allowed_hosts: tuple[str, ...] = ()  # names of a local server beside those of every machine
     visitors: Visitors = field(default_factory=Visitors)
+    study: "Study | None" = None  # that raters may come to, each by a link
 
     def owner(self, request: "gr.Request | None", token: str | None) -> str:
         """Whose jobs a request sees: everybody's on one machine, else those of a login or of one browser.

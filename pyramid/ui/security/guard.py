@@ -37,6 +37,7 @@ from pyramid.ui.security.proxies import Proxies
 from pyramid.ui.security.routes import API, UPLOAD, file_of, is_free, is_host, is_open
 from pyramid.ui.security.traffic import Refused, Traffic
 from pyramid.ui.security.uploads import Uploads
+from pyramid.ui.study import Rating, is_study
 from pyramid.ui.visitors import visitor_of
 
 LOCAL_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
@@ -114,6 +115,7 @@ class Guard:
         self.proxies = Proxies(trusted_proxies)
         self.traffic = Traffic(limits.max_requests, limits.max_traffic_mb)
         self.uploads = Uploads(uploads_folder(), limits.max_uploads_mb)
+        self.rating = Rating(app_of_page.study, self.account) if app_of_page.study else None
         self.hosts = LOCAL_NAMES | frozenset(name.lower() for name in app_of_page.allowed_hosts)
 
     async def __call__(self, scope, receive, send) -> None:
@@ -141,7 +143,8 @@ class Guard:
             await self.upload(scope, receive, send, visitor)
             return
         wanted = file_of(path)
-        if wanted is None and not is_open(path):
+        rating = self.rating if is_study(path) else None
+        if wanted is None and rating is None and not is_open(path):
             raise Refused(404, "there is nothing at this address")
         if scope["method"] not in READS:
             body = await whole(scope, receive, MAX_BODY)
@@ -153,7 +156,22 @@ class Guard:
             check_json(body)
         if wanted is not None:
             scope = self.file(wanted, scope)
-        await self.inner(scope, receive, send)
+        await (rating or self.inner)(scope, receive, send)
+
+    async def account(self, scope) -> str:
+        """The account that a request comes with, as Gradio knows it; "" for none."""
+        answer: list[dict] = []
+
+        async def hold(message) -> None:
+            answer.append(message)
+
+        async def nothing() -> dict:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        path = f"{API}/user"
+        await self.inner(scope | {"path": path, "raw_path": path.encode(), "method": "GET"}, nothing, hold)
+        found = json.loads(b"".join(message.get("body", b"") for message in answer[1:]) or b"null")
+        return found if answer[0]["status"] == 200 and isinstance(found, str) else ""
 
     def counted(self, send, visitor: str):
         async def send_counted(message) -> None:

@@ -1,6 +1,6 @@
 """A preference study: twenty raters of known taste are found out.
 
-python -m pytest tests/training/test_study.py
+python -m pytest tests/study/test_statistics.py
 """
 
 import csv
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pyramid.commands import cli
-from pyramid.training.study import COLUMNS, Answer, agreement, bradley_terry, evaluate_study
+from pyramid.study.statistics import COLUMNS, Answer, agreement, bradley_terry, evaluate_study
 
 TASTE = {"ours": 0.8, "theirs": 0.0, "old": -0.8}  # strengths, as logarithms
 

@@ -1,4 +1,4 @@
-"""What a blind preference study says: shares with intervals, Bradley-Terry with its bootstrap, agreement.
+"""What a preference study says: shares with intervals, Bradley-Terry with its bootstrap, agreement.
 
     answers = read_answers(Path("answers.csv"))      # rater,prompt,left,right,question,choice
     report = evaluate_study(answers, draws=2000)
