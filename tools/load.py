@@ -4,14 +4,16 @@
     python tools/load.py --clients 50 --seconds 10 --jobs 0
 
 It starts the program on the embedded model. Each client asks for the status of a job once a second, as
-programs do that wait for one. Printed are the errors, the 50th and 95th percentile of the answers' seconds,
-and the program's memory after each ten jobs. It fails on an error, a 95th percentile above half a second, or
-memory that grows by more than 20 MB over the last 40 jobs.
+programs do that wait for one: in a session of its own, as gradio_client does, or with `--strangers` without
+one, as curl does, which has Gradio begin a session for each question. Printed are the errors, the 50th and
+95th percentile of the answers' seconds, and the program's memory after each ten jobs. It fails on an error, a
+95th percentile above half a second, or memory that grows by more than 20 MB over the last 40 jobs.
 """
 
 import argparse
 import asyncio
 import json
+import random
 import sys
 import tempfile
 import time
@@ -33,6 +35,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--jobs", type=int, default=50, help="after that, to see whether memory grows")
+    parser.add_argument("--strangers", action="store_true", help="ask without a session")
     parser.add_argument("--model", default="embedded")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, program(options.model, folder) as process:
@@ -55,7 +58,8 @@ async def load(client: httpx.AsyncClient, options: argparse.Namespace) -> bool:
     asked = asyncio.create_task(keep_busy(client, end))
     await asyncio.sleep(1)
     job = (await call(client, "generate", prompt="who waits", settings=STEPS))["id"]
-    await asyncio.gather(*(ask(client, job, end, taken, errors) for _ in range(options.clients)))
+    sessions = [None if options.strangers else f"client{number}" for number in range(options.clients)]
+    await asyncio.gather(*(ask(client, job, session, end, taken, errors) for session in sessions))
     await asked
     taken.sort()
     middle, late = taken[len(taken) // 2], taken[int(len(taken) * 0.95)]
@@ -69,11 +73,23 @@ async def load(client: httpx.AsyncClient, options: argparse.Namespace) -> bool:
     return not errors and late < MOST
 
 
-async def ask(client, job: str, end: float, taken: list[float], errors: list[str]) -> None:
+async def ask(
+    client: httpx.AsyncClient,
+    job: str,
+    session: str | None,
+    end: float,
+    taken: list[float],
+    errors: list[str],
+) -> None:
     """One client: a status a second."""
+    await asyncio.sleep(random.random())
     while (began := time.monotonic()) < end:
         try:
-            await call(client, "status", job_id=job)
+            if session is None:
+                await call(client, "status", job_id=job)
+            else:
+                body = {"data": [job, ""], "session_hash": session}
+                await answer_of(client, "call/status", body)
             taken.append(time.monotonic() - began)
         except (httpx.HTTPError, RuntimeError) as error:
             errors.append(repr(error))
@@ -105,16 +121,21 @@ async def ended(client: httpx.AsyncClient, job: str) -> None:
 
 async def call(client: httpx.AsyncClient, name: str, **arguments) -> dict:
     """What an endpoint returns. RuntimeError where it says that something is wrong."""
-    joined = (await client.post(f"gradio_api/call/v2/{name}", json=arguments)).raise_for_status()
+    return await answer_of(client, f"call/v2/{name}", arguments)
+
+
+async def answer_of(client: httpx.AsyncClient, address: str, body: dict) -> dict:
+    """What comes back once `body` is sent to an address. RuntimeError where something is wrong."""
+    joined = (await client.post(f"gradio_api/{address}", json=body)).raise_for_status()
     kind = ""
-    async with client.stream("GET", f"gradio_api/call/v2/{name}/{joined.json()['event_id']}") as answer:
+    async with client.stream("GET", f"gradio_api/{address}/{joined.json()['event_id']}") as answer:
         async for line in answer.aiter_lines():
             kind = line[7:] if line.startswith("event: ") else kind
             if line.startswith("data: ") and kind == "complete":
                 return json.loads(line[6:])[0]
             if line.startswith("data: ") and kind == "error":
                 raise RuntimeError(line[6:])
-    raise RuntimeError(f"{name} was not answered")
+    raise RuntimeError(f"{address} was not answered")
 
 
 if __name__ == "__main__":
