@@ -9,7 +9,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramid.commands import evaluate_offline, evaluate_study, evaluate_vbench
+from pyramid.commands import evaluate_compare, evaluate_offline, evaluate_study, evaluate_vbench
 from pyramid.commands.terminal import screen
 from pyramid.settings import DTYPES, Settings
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `evaluate`, and its parts that need no model."""
     parts = parser.add_subparsers(metavar="PART", parser_class=type(parser))
-    told = "put VBench's result files together: quality, semantic and total"
+    told = "make the videos of VBench, run it, put its result files together"
     evaluate_vbench.add_arguments(parts.add_parser("vbench", help=told, allow_abbrev=False))
-    told = "what a blind preference study says: shares, strengths and their intervals, agreement"
+    told = "two checkpoints, samplers, LoRAs or folders in one report with pictures and plots"
+    evaluate_compare.add_arguments(parts.add_parser("compare", help=told, allow_abbrev=False))
+    told = "a blind preference study: make it, and say what raters answered"
     evaluate_study.add_arguments(parts.add_parser("study", help=told, allow_abbrev=False))
-    told = "measure the videos of a folder, without a model: motion, flicker, consistency, sharpness"
+    told = "measure the videos of a folder: motion, flicker, consistency, sharpness, distances"
     evaluate_offline.add_arguments(parts.add_parser("offline", help=told, allow_abbrev=False))
     add = parser.add_argument
     add("--model", default="embedded", help="a checkpoint folder (default: the embedded model)")

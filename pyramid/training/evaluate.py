@@ -74,10 +74,15 @@ def score(verdicts: list[Verdict], scenes: list[Scene]) -> dict[str, Share]:
 
 
 def world_of(pipe) -> World:
-    """The world a checkpoint was trained on, as its pyramid.json says;
-    ValueError when it says nothing usable.
+    """The world that a pipeline's checkpoint was trained on, see `world_in`."""
+    return world_in(pipe.checkpoint.details if pipe.checkpoint else {}, pipe.defaults)
+
+
+def world_in(details: dict, defaults) -> World:
+    """The world a checkpoint was trained on, as its pyramid.json says (`details`), in the size, length and
+    rate of a variant's defaults; ValueError when it says nothing usable.
     """
-    trained = pipe.checkpoint.details.get("trained_on") if pipe.checkpoint else None
+    trained = details.get("trained_on")
     if not isinstance(trained, dict):
         raise ValueError(
             "This model's pyramid.json does not say which world it was trained on (trained_on): "
@@ -89,12 +94,11 @@ def world_of(pipe) -> World:
             f"This model's pyramid.json lacks {', '.join(missing)} under trained_on: train it again."
         )
     names = {field: tuple(trained[key]) for key, field in TRAINED_ON.items()}
-    variant = pipe.defaults
     return World(
         **names,
-        size=variant.sizes[0][0],
-        frames=frames_of(variant.units),
-        fps=variant.fps,
+        size=defaults.sizes[0][0],
+        frames=frames_of(defaults.units),
+        fps=defaults.fps,
         photo_cameras=tuple(trained.get("cameras", ())),
     )
 

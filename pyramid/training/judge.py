@@ -23,6 +23,7 @@ LEAST_AREA = 0.004  # of the frame: a smaller spot is no object
 TRAVEL = 0.15  # of the frame: the least way of an object that moves
 RESIZE = 1.25  # least ratio of diameters of an object that grows
 TEMPLATE = 48  # pixels
+CHOSEN = 5  # frames in which the shape is looked at
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,24 @@ def judge(clip: np.ndarray, world: World) -> Verdict:
         shape=_shape(masks, world.shapes, turned="spin" in world.motions),
         present=present,
     )
+
+
+def features(clip: np.ndarray, world: World) -> np.ndarray:
+    """What a verdict is read from, float64 (d,): presence, ways and size, distances to the colors, overlaps
+    with the shapes. Zeros where no object was found. For distances between sets of clips.
+    """
+    masks = object_masks(clip)  # frames h w
+    seen = masks.any(axis=(1, 2))
+    found = np.zeros(5 + len(world.colors) + len(world.shapes))
+    found[0] = seen.mean()
+    if found[0] >= 0.5:
+        clip = clip[seen]
+        masks = masks[seen]
+        found[1:5] = _travel(masks)
+        found[5 : 5 + len(world.colors)] = _color_distances(clip, masks, world.colors) / 255
+        overlaps = _overlaps(masks, world.shapes, turned="spin" in world.motions)
+        found[5 + len(world.colors) :] = overlaps / CHOSEN
+    return found
 
 
 def object_masks(clip: np.ndarray) -> np.ndarray:
@@ -83,6 +102,10 @@ def _largest(spots: np.ndarray) -> np.ndarray:
 
 def _color(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
     """The palette's color nearest to the object's core, at the brightness that suits it best."""
+    return names[int(_color_distances(clip, masks, names).argmin())]
+
+
+def _color_distances(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     cores = ndimage.minimum_filter(masks.astype(np.uint8), (1, 5, 5)).astype(bool)
     seen = np.median(clip[cores if cores.any() else masks].astype(np.float32), axis=0)
 
@@ -91,22 +114,12 @@ def _color(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
         scale = np.clip(seen @ color / (color @ color), 0.75, 1.2)
         return float(np.linalg.norm(seen - scale * color))
 
-    return min(names, key=difference)
+    return np.array([difference(name) for name in names])
 
 
 def _motion(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
     """The motion, from the object's center and diameter in the first and the last frames."""
-    height, width = masks.shape[1:]
-    by_row = masks.sum(axis=2)
-    by_column = masks.sum(axis=1)
-    areas = by_row.sum(axis=1)
-    y = by_row @ (np.arange(height) + 0.5) / areas / height
-    x = by_column @ (np.arange(width) + 0.5) / areas / width
-    right = x[-3:].mean() - x[:3].mean()
-    down = y[-3:].mean() - y[:3].mean()
-    size = np.sqrt(areas[-3:].mean() / areas[:3].mean())
-    climb = np.abs(np.diff(ndimage.uniform_filter1d(y, 3))).sum()
-
+    right, down, size, climb = _travel(masks)
     found = "stay"
     if max(abs(right), abs(down)) >= TRAVEL:
         found = _direction(right, down)
@@ -119,6 +132,23 @@ def _motion(clip: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> str:
     elif "spin" in names and _turns(clip, masks):
         found = "spin"
     return found if found in names else "stay"
+
+
+def _travel(masks: np.ndarray) -> tuple[float, float, float, float]:
+    """How far the object's center went to the right and down, the ratio of its diameters, and all ways up
+    and down together; ways as shares of the frame.
+    """
+    height, width = masks.shape[1:]
+    by_row = masks.sum(axis=2)
+    by_column = masks.sum(axis=1)
+    areas = by_row.sum(axis=1)
+    y = by_row @ (np.arange(height) + 0.5) / areas / height
+    x = by_column @ (np.arange(width) + 0.5) / areas / width
+    right = x[-3:].mean() - x[:3].mean()
+    down = y[-3:].mean() - y[:3].mean()
+    size = np.sqrt(areas[-3:].mean() / areas[:3].mean())
+    climb = np.abs(np.diff(ndimage.uniform_filter1d(y, 3))).sum()
+    return float(right), float(down), float(size), float(climb)
 
 
 def _direction(right: float, down: float) -> str:
@@ -137,16 +167,21 @@ def _turns(clip: np.ndarray, masks: np.ndarray) -> bool:
 
 def _shape(masks: np.ndarray, names: tuple[str, ...], *, turned: bool) -> str:
     """The shape whose template covers the object best (intersection over union), over five frames."""
-    chosen = np.linspace(0, len(masks) - 1, 5).round().astype(int)
-    seen = np.stack([_normalized(mask) for mask in masks[chosen]])  # 5 pixels
+    return names[int(_overlaps(masks, names, turned=turned).argmax())]
+
+
+def _overlaps(masks: np.ndarray, names: tuple[str, ...], *, turned: bool) -> np.ndarray:
+    """For each shape the sum of the best overlaps in CHOSEN frames."""
+    chosen = np.linspace(0, len(masks) - 1, CHOSEN).round().astype(int)
+    seen = np.stack([_normalized(mask) for mask in masks[chosen]])  # CHOSEN pixels
 
     def score(name: str) -> float:
         templates = _templates(name, turned)  # angles pixels
-        both = seen @ templates.T  # 5 angles
+        both = seen @ templates.T  # CHOSEN angles
         either = seen.sum(axis=1)[:, None] + templates.sum(axis=1) - both
         return float((both / either).max(axis=1).sum())
 
-    return max(names, key=score)
+    return np.array([score(name) for name in names])
 
 
 @lru_cache

@@ -3,6 +3,7 @@
     figures = aggregate(read_results(Path("results")))
     figures["quality"], figures["semantic"], figures["total"]     # percent; None where a dimension is missing
     figures["missing"]                                             # which ones
+    read_suite(Path("venv-vbench"))["a person is riding a bike"]   # the dimensions that are judged on it
 
 A result file of VBench is JSON: `{"subject_consistency": [0.97, [{"video_path": …}, …]], …}`, one dimension
 or several a file. Each score is brought to 0 … 1 by the lowest and highest value of its dimension; quality
@@ -48,6 +49,66 @@ PUBLISHED = {  # total, quality and semantic in percent
     "Open-Sora 1.2": (79.76, 81.35, 73.39),
     "Open-Sora Plan v1.3": (77.23, 80.14, 65.62),
 }
+
+
+OF_SUITES = {  # dimensions that are judged on the prompts of another
+    "background_consistency": "scene",
+    "motion_smoothness": "subject_consistency",
+    "dynamic_degree": "subject_consistency",
+    "aesthetic_quality": "overall_consistency",
+    "imaging_quality": "overall_consistency",
+}
+INFO = "VBench_full_info.json"
+UNFIT = set('/\\:*?"<>|')  # in the name of a file
+
+
+def read_suite(place: Path) -> dict[str, list[str]]:
+    """The prompts of VBench, each with the dimensions that are judged on it, in VBench's order.
+
+    `place`: its VBench_full_info.json, a folder with that file or with prompts_per_dimension (its repository
+    has both), or the environment that it is installed in. ValueError where there is none of them.
+    """
+    for path in (place, place / INFO, place / "vbench" / INFO, *sorted(place.glob(f"**/vbench/{INFO}"))):
+        if path.is_file():
+            return _suite_of_info(path)
+    lists = [place, place / "prompts_per_dimension", place / "prompts" / "prompts_per_dimension"]
+    for folder in lists:
+        if any((folder / f"{name}.txt").is_file() for name in RANGES):
+            return _suite_of_lists(folder)
+    raise ValueError(
+        f"{place} has no prompts of VBench: name its {INFO}, a folder with it or with prompts_per_dimension, "
+        "or the environment that VBench is installed in"
+    )
+
+
+def _suite_of_info(path: Path) -> dict[str, list[str]]:
+    suite: dict[str, list[str]] = {}
+    try:
+        for entry in json.loads(path.read_text(encoding="utf-8-sig")):
+            own = suite.setdefault(entry["prompt_en"].strip(), [])
+            own += [name for name in entry["dimension"] if name in RANGES and name not in own]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f"{path} is not VBench's list of prompts (prompt_en and dimension)") from None
+    return _checked(suite, path)
+
+
+def _suite_of_lists(folder: Path) -> dict[str, list[str]]:
+    suite: dict[str, list[str]] = {}
+    for name in RANGES:
+        path = folder / f"{OF_SUITES.get(name, name)}.txt"
+        for line in path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else ():
+            if line.strip():
+                suite.setdefault(line.strip(), []).append(name)
+    return _checked(suite, folder)
+
+
+def _checked(suite: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
+    """The suite, if each prompt can be the name of a file, as VBench finds videos by it."""
+    if unfit := [prompt for prompt in suite if UNFIT & set(prompt) or len(prompt.encode()) > 240]:
+        raise ValueError(f"{path}: {unfit[0]!r} cannot be the name of a file, and VBench names videos so")
+    if not suite:
+        raise ValueError(f"{path} has no prompts")
+    return suite
 
 
 def read_results(folder: Path) -> dict[str, float]:
