@@ -54,12 +54,8 @@ def main() -> None:
                 updates, size = watchers.read.value - before[0], watchers.bytes.value - before[1]
             watched.append(seconds)
             print(
-                f"{options.watchers} watching "
-                f"{seconds:.2f} "
-                f"s ({cpu:.2f} "
-                "s of processors, "
-                f"{updates} updates of "
-                f"{size / max(updates, 1) / 1e3:.1f} kB)",
+                f"{options.watchers} watching {seconds:.2f} s ({cpu:.2f} s of processors, {updates} "
+                f"updates of {size / max(updates, 1) / 1e3:.1f} kB)",
                 flush=True,
             )
     ratio = statistics.median(watched) / statistics.median(alone)

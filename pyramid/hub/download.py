@@ -187,11 +187,8 @@ def _remote(item, repository: str) -> RemoteFile:
     wanted = 64 if item.lfs else 40
     if item.size is None or not digest or len(digest) != wanted or set(digest) - set("0123456789abcdef"):
         raise CheckpointError(
-            f"the server states no size and hash of {item.rfilename} in {repository}: "
-            "use https://huggingface.co "
-            "or a "
-            "mirror that "
-            "gives its files' metadata"
+            f"the server states no size and hash of {item.rfilename} in {repository}: use "
+            "https://huggingface.co or a mirror that gives its files' metadata"
         )
     if ".." in Path(item.rfilename).parts:
         raise CheckpointError(f"{repository} names a file outside itself: {item.rfilename!r}")
@@ -283,10 +280,7 @@ class Download:
             self.listing.part(file).unlink()
             self.now = f"{file.path} came damaged; fetching it again" if attempt == 0 else ""
         raise CheckpointError(
-            f"{file.path} of {self.listing.repository} "
-            "arrived twice "
-            "with a wrong hash: "
-            "try another "
+            f"{file.path} of {self.listing.repository} arrived twice with a wrong hash: try another "
             "connection or proxy"
         )
 
@@ -399,13 +393,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if needed and needed + SPARE > free:
         raise CheckpointError(
-            f"{size_text(needed)} more "
-            "are "
-            "needed, "
-            f"{existing} has "
-            f"{size_text(free)} "
-            "free: make room, "
-            "or set HF_HOME to a folder on a larger disk"
+            f"{size_text(needed)} more are needed, {existing} has {size_text(free)} free: make room, or "
+            "set HF_HOME to a folder on a larger disk"
         )
 
 
@@ -424,13 +413,8 @@ def download(model: str, variant: str | None = None, *, log: Callable[[str], Non
     """
     listing = look_up(model, variant)
     log(
-        f"{listing.repository}, "
-        "variant "
-        f"{listing.variant}: "
-        f"{size_text(listing.total)} "
-        f"in {len(listing.files)} "
-        "files, "
-        f"{size_text(listing.missing)} of it to come"
+        f"{listing.repository}, variant {listing.variant}: {size_text(listing.total)} in "
+        f"{len(listing.files)} files, {size_text(listing.missing)} of it to come"
     )
     job = Download(listing)
     ended = threading.Event()

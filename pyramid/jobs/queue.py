@@ -359,11 +359,7 @@ class JobStore(Database):
         with self.change() as db:
             row = db.execute(
                 "UPDATE jobs SET state = 'running', started = ?, ended = NULL, error = '' WHERE id = ("
-                "SELECT id FROM jobs WHERE "
-                "state = "
-                "'queued' ORDER "
-                "BY position LIMIT 1) "
-                "RETURNING *",
+                "SELECT id FROM jobs WHERE state = 'queued' ORDER BY position LIMIT 1) RETURNING *",
                 [time.time()],
             ).fetchone()
         return self._job(row) if row else None

@@ -116,10 +116,8 @@ class Limits:
         if self.max_pixels is not None and s.width * s.height > self.max_pixels:
             raise SettingsError(
                 "width",
-                f"{s.width}×{s.height} are {s.width * s.height:,} pixels: at most "
-                f"{self.max_pixels:,} are "
-                "allowed, so "
-                "choose a smaller size",
+                f"{s.width}×{s.height} are {s.width * s.height:,} pixels: at most {self.max_pixels:,} are "
+                "allowed, so choose a smaller size",
             )
         for name in ("num_inference_steps", "video_num_inference_steps"):
             told = [count for cue in s.cues for count in cue.steps]
