@@ -31,6 +31,37 @@ def need_ray() -> None:
         raise ValueError("--ray needs Ray, which is not installed: run `python -m pip install ray`")
 
 
+def connect(ray: Any, address: str, workers: int | None) -> None:
+    """Join the cluster at an address, or start one of `workers` here where that is "local".
+
+    Raises ValueError when it cannot be reached.
+    """
+    waiting = {name: os.environ[name] for name in WAITING if name in os.environ}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    how = (
+        {"address": address}
+        if address != "local"
+        else {
+            "address": "local",
+            "num_cpus": workers or 1,
+            "object_store_memory": STORE,
+            "include_dashboard": False,
+        }
+    )
+    try:
+        ray.init(
+            log_to_driver=False,
+            logging_level="error",
+            configure_logging=False,
+            runtime_env={"env_vars": {"PYTHONPATH": path, **waiting}},
+            **how,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"--ray {address}: the cluster cannot be reached ({error}); start one with `ray start --head`"
+        ) from None
+
+
 class Worker:
     """What an actor does: makes items into files, and returns their bytes, and lines to be told."""
 
@@ -62,7 +93,7 @@ class OnRay:
         self.memory = memory
         self.folder = folder
         self.stop = stop
-        self._connect(address, workers)
+        connect(ray, address, workers)
         cards = ray.cluster_resources().get("GPU", 0)
         self.capacity = workers or int(cards) or len([node for node in ray.nodes() if node["Alive"]])
         needs = {"num_gpus": 1, "num_cpus": 1} if cards else {"num_cpus": 1}
@@ -77,32 +108,6 @@ class OnRay:
         self.idle = [self.actor.remote(self.memory) for _ in range(self.capacity)]
         self.running: dict[Any, tuple[Any, Item, float]] = {}
         self.unread: list[Outcome] = []  # items whose picture or video is gone meanwhile
-
-    def _connect(self, address: str, workers: int | None) -> None:
-        waiting = {name: os.environ[name] for name in WAITING if name in os.environ}
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        how = (
-            {"address": address}
-            if address != "local"
-            else {
-                "address": "local",
-                "num_cpus": workers or 1,
-                "object_store_memory": STORE,
-                "include_dashboard": False,
-            }
-        )
-        try:
-            self.ray.init(
-                log_to_driver=False,
-                logging_level="error",
-                configure_logging=False,
-                runtime_env={"env_vars": {"PYTHONPATH": path, **waiting}},
-                **how,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"--ray {address}: the cluster cannot be reached ({error}); start one with `ray start --head`"
-            ) from None
 
     def submit(self, item: Item) -> None:
         from pyramid.jobs.recorder import source

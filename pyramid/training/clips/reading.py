@@ -19,7 +19,7 @@ from PIL import Image
 from pyramid.media.containers import this_file
 from pyramid.media.files import ffmpeg
 from pyramid.media.pictures import fit_picture, read_picture
-from pyramid.media.video_reader import Budget, inspect, read_frames
+from pyramid.media.video_reader import Budget, inspect, read_frames, read_frames_from
 from pyramid.settings import FRAMES_PER_UNIT, frames_of
 from pyramid.training.clips.buckets import Size, nearest, whole_units
 from pyramid.training.clips.sample import BrokenItem, Sample
@@ -97,7 +97,7 @@ def _pictures(sample: Sample, wanted: Wanted) -> Iterator[Image.Image]:
         end = begin + wanted.frames
         if sample.end is not None:
             end = min(end, round(sample.end / rate * wanted.fps))
-        for picture in islice(read_frames(path, fps=wanted.fps), begin, max(end, begin)):
+        for picture in islice(read_frames_from(path, begin, fps=wanted.fps), max(end - begin, 0)):
             yield _cropped(sample, picture)
 
 

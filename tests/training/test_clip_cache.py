@@ -1,0 +1,133 @@
+"""The cache of latents: read by name, filled by several workers or on a Ray cluster."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyramid.commands import cli
+from pyramid.training.clip_dit import Run
+from pyramid.training.clips import cache as cache_module
+from pyramid.training.clips import workers
+from pyramid.training.clips.cache import Cache, ShardWriter, Stored, Text
+
+RECIPE = """
+name = "mine"
+[data]
+width = 64
+height = 64
+fps = 8
+frames = 9
+most_broken = 0.5
+[network]
+parts = "{parts}"
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tiny_checkpoint) -> Path:
+    """Four pictures with captions, one that is none, and a recipe."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "clips").mkdir()
+    for number in range(4):
+        Image.new("RGB", (80, 64), (40 * number, 90, 60)).save(home / "clips" / f"{number}.png")
+        (home / "clips" / f"{number}.txt").write_text(f"number {number}")
+    (home / "clips" / "no.png").write_text("<html>")
+    (home / "clips" / "no.txt").write_text("none")
+    (home / "recipe.toml").write_text(RECIPE.format(parts=tiny_checkpoint))
+    return home
+
+
+def run_of(home: Path) -> Run:
+    return Run("dit", str(home / "clips"), str(home / "recipe.toml"))
+
+
+def contents(cache: Cache) -> dict[str, torch.Tensor]:
+    return {entry.name: cache.read(entry).mean for entry in cache.entries()}
+
+
+def in_threads(monkeypatch) -> None:
+    """Workers as threads: a process that loads all of torch takes seconds."""
+    monkeypatch.setattr(
+        workers, "ProcessPoolExecutor", lambda count, mp_context, **_: ThreadPoolExecutor(count)
+    )
+
+
+def test_several_workers_make_what_one_makes(home, tmp_path, monkeypatch):
+    told: list[str] = []
+    whole = workers.fill_by_processes(run_of(home), tmp_path / "one", 1, say=told.append)
+    assert told == ["skipped: no.png: unreadable"] and whole.broken == {"no.png": "unreadable"}
+    in_threads(monkeypatch)
+    parts = workers.fill_by_processes(run_of(home), tmp_path / "two", 2, say=told.append)
+    assert contents(parts).keys() == contents(whole).keys() == {f"{number}.png" for number in range(4)}
+    assert all(map(torch.equal, contents(parts).values(), contents(whole).values()))
+    assert {path.name for path in (tmp_path / "two").glob("index-*")} == {"index-0.jsonl", "index-1.jsonl"}
+    assert parts.named("2.png").texts[0].states.shape == whole.named("2.png").texts[0].states.shape
+    for name, why in (("no.png", "could not be used: unreadable"), ("gone.png", "has no 'gone.png'")):
+        with pytest.raises(ValueError, match=why):
+            whole.named(name)
+
+
+def test_what_another_number_of_workers_has_made_is_not_made_again(home, tmp_path, monkeypatch, capsys):
+    workers.fill_part(run_of(home), tmp_path / "runs" / "cache", (1, 2))
+    made = Cache.open(tmp_path / "runs" / "cache", {})
+    there = {entry.name for entry in made.entries()}
+    assert 0 < len(there) < 4
+    flags = ["--config", str(home / "recipe.toml"), "--output", str(tmp_path / "runs")]
+    assert cli.main(["data", "cache", str(home / "clips"), *flags]) == 0
+    assert "4 items in" in capsys.readouterr().out
+    shards = {entry.name: entry.shard for entry in made.entries()}
+    assert {name for name, shard in shards.items() if shard.startswith("shard-1")} == there
+
+
+def test_a_worker_that_is_ended_is_told(home, tmp_path, monkeypatch):
+    class Ended(ThreadPoolExecutor):
+        def submit(self, *_):
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda count, mp_context, **_: Ended(count))
+    with pytest.raises(ValueError, match="the same command goes on"):
+        workers.fill_by_processes(run_of(home), tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    "flags, why",
+    [
+        (["--processes", "0"], "--processes 0: at least 1"),
+        (["--workers", "2"], "only with --ray"),
+        (["--ray", "--processes", "2"], "give one of them"),
+    ],
+)
+def test_who_works_is_said_once(home, tmp_path, capsys, flags, why):
+    command = ["data", "cache", str(home / "clips"), "--config", str(home / "recipe.toml"), *flags]
+    assert cli.main(command) == 2 and why in capsys.readouterr().err
+
+
+def test_a_ray_cluster_fills_the_cache(home, tmp_path, capsys):
+    pytest.importorskip("ray")
+    flags = ["--config", str(home / "recipe.toml"), "--output", str(tmp_path), "--ray", "--workers", "2"]
+    assert cli.main(["data", "cache", str(home / "clips"), *flags]) == 0
+    assert "4 items in" in capsys.readouterr().out
+    assert len(Cache.open(tmp_path / "cache", {}).entries()) == 4
+
+
+def test_shards_are_held_open_and_not_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "MOST_OPEN", 2)
+    cache = Cache.open(tmp_path, {})
+    writer = ShardWriter(cache, 0)
+    for number in range(5):
+        latent = torch.full((2, 1, 2, 2), float(number))
+        writer.add(str(number), "image", Stored(latent, latent, (Text(latent[0, 0], latent[0, 0, 0]),)))
+        assert writer.bytes == 2 * (8 + 8 + 4 + 2)
+        writer.write()
+    for _ in range(2):
+        assert [float(cache.read(entry).mean[0, 0, 0, 0]) for entry in cache.entries()] == [0, 1, 2, 3, 4]
+    assert len(cache._open) == 2
+    lines = (tmp_path / "index-0.jsonl").read_text().splitlines()
+    assert [json.loads(line)["shard"] for line in lines] == [f"shard-0-{n}.safetensors" for n in range(5)]
+    assert np.isclose(float(cache.named("3").texts[0].pooled[0]), 3)
