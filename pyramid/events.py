@@ -54,6 +54,7 @@ class Preview:
     clean: "Tensor | None"  # (b, c, 1, h, w) float32 at the stage's resolution, or None
     done: int  # steps taken since the run began, over all units
     total: int  # steps the whole run takes
+    latents: "Tensor | None" = None  # (b, c, 1, h, w) float32: where a stage ended, with its last step only
 
     @property
     def fraction(self) -> float:

@@ -18,12 +18,13 @@ What a table leaves out goes on as before. A setting holds a timeline as JSON te
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 KEYS = ("from", "prompt", "guidance", "steps", "seed", "ease")
+TOLD = ("prompt", "guidance", "steps", "seed")  # what a table may change
 MOST = 256  # tables
 LONGEST_EASE = 64
 
@@ -89,6 +90,21 @@ def plan_unit(cues: Sequence[Cue], plan: UnitPlan, unit: int) -> UnitPlan:
         steps = _each(cue.steps, len(steps)) if cue.steps else steps
         seed = cue.seed if cue.seed is not None else seed
     return UnitPlan(tuple(words.items()), guidance, steps, seed)
+
+
+def branched(cues: Sequence[Cue], new: Cue) -> tuple[Cue, ...]:
+    """A timeline in which what `new` says holds from its unit on, whatever later tables said of that."""
+    kept = [cue for cue in cues if cue.start < new.start]
+    here = next((cue for cue in cues if cue.start == new.start), Cue(new.start))
+    changes: dict[str, Any] = {
+        name: getattr(new, name) for name in TOLD if getattr(new, name) not in (None, ())
+    }
+    eased: dict[str, Any] = {"ease": new.ease} if {"prompt", "guidance"} & changes.keys() else {}
+    nothing: dict[str, Any] = {"prompt": None, "seed": None, "guidance": (), "steps": ()}
+    gone = {name: nothing[name] for name in changes}
+    later = [replace(cue, **gone) for cue in cues if cue.start > new.start]
+    found = [*kept, replace(here, **changes, **eased), *later]
+    return tuple(cue for cue in found if any(getattr(cue, name) not in (None, ()) for name in TOLD))
 
 
 def _each(values: tuple, stages: int) -> tuple:

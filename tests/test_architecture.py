@@ -29,12 +29,13 @@ ROOMS = {  # room -> what it may import from other rooms
     "text": {"settings", "hub"},
     "memory": {"settings", "events", "hub", "models", "text"},
     "generate": {"settings", "events", "models", "text", "memory", "hub", "media"},
-    "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"},
+    "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"}
+    | {"timeline"},
     "study": {"settings", "media", "jobs"},
     "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media"},
 }
 ROOMS["ui"] = ROOMS["jobs"] | {"presets", "jobs", "study"}
-ROOMS["commands"] = ROOMS["ui"] | {"timeline", "training"}
+ROOMS["commands"] = ROOMS["ui"] | {"training"}
 PURE = {  # room or module -> the only packages from elsewhere it may import
     "timeline": set(),
     "settings": set(),

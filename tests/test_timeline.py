@@ -8,7 +8,7 @@ import json
 import pytest
 
 from pyramid.settings import Settings, SettingsError
-from pyramid.timeline import UnitPlan, load_timeline, plan_unit, read_timeline, told
+from pyramid.timeline import Cue, UnitPlan, branched, load_timeline, plan_unit, read_timeline, told
 
 PLAIN = UnitPlan.plain(4.0, (8, 8, 8))
 TOML = """
@@ -71,3 +71,19 @@ def test_what_cannot_be_used_is_told(timeline, words):
 def test_a_unit_that_is_not_there_is_noted():
     settings = Settings(prompt="a ball", timeline=[{"from": 9, "prompt": "it grows"}]).validate()
     assert any("unit 9" in note for note in settings.experimental())
+
+
+def test_a_branch_says_what_holds_from_its_unit_on():
+    before = read_timeline(
+        '[{"from": 1, "prompt": "a", "seed": 2}, {"from": 4, "prompt": "b", "guidance": 3}]'
+    )
+    after = branched(before, Cue(2, "c", ease=2))
+    assert [cue.table() for cue in after] == [
+        {"from": 1, "prompt": "a", "seed": 2},
+        {"from": 2, "prompt": "c", "ease": 2},
+        {"from": 4, "guidance": 3.0},
+    ]
+    assert branched(before, Cue(4, guidance=(5.0,)))[1].table() == {"from": 4, "prompt": "b", "guidance": 5.0}
+    assert (
+        branched(before[1:], Cue(2, "c", guidance=(1.0,)))[-1].start == 2
+    )  # the later one says nothing more

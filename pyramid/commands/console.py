@@ -18,9 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyramid.commands.branching import keep
 from pyramid.commands.interrupts import Halted, interruptible
 from pyramid.commands.terminal import screen
-from pyramid.events import Frames, Notice, Preview, Status
+from pyramid.events import Frames, Notice, Preview, Status, Unit
 from pyramid.generate.loaded import Loaded, ModelHolder
 from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
 from pyramid.jobs.recovery import UnitsFolder
@@ -64,6 +65,8 @@ class Generation:
         self.draft = draft
         self.stop = threading.Event()
         self.second_device: str | None = None
+        self.shared: list[Unit] = []  # of the clip that this one branches off
+        self.keep_units = False
 
     def run(self) -> int:
         """The exit code: 0, or 130 after a stop. Raises KeyboardInterrupt when that left nothing to keep."""
@@ -83,6 +86,8 @@ class Generation:
             except Halted:
                 if recorder.path is None:
                     raise KeyboardInterrupt from None
+        if self.keep_units and not recorder.short:
+            keep(recorder.units, recorder.path)
         if loaded.pipeline.plan is not None:
             print(compare(loaded.pipeline.plan), file=sys.stderr)  # memory may have run out since
         return self.report(recorder)
@@ -108,6 +113,7 @@ class Generation:
     def events(self, loaded: Loaded, **inputs: Any) -> Iterator[Any]:
         from pyramid.generate.request import Inputs
 
+        inputs["finished"] = inputs.get("finished") or self.shared
         if self.draft is None:
             return loaded.stream(self.settings, Inputs(stop=self.stop, **self.given, **inputs))
         from pyramid.generate.drafts import compared
@@ -120,7 +126,10 @@ class Generation:
         still = self.settings.num_frames == 1
         if self.units is None:
             marks = source(self.settings)
-            return Recording(self.settings, self.path, identity, marks=marks, beside=not still)
+            stay = self.keep_units
+            return Recording(
+                self.settings, self.path, identity, marks=marks, beside=not still, units_stay=stay
+            )
         begun = self.units.about()["inputs"]  # the picture may have gone since
         named = ("source",) if still else ("source", "run")
         return Recording(

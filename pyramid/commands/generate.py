@@ -3,6 +3,7 @@
     python -m pyramid generate --prompt "a red ball moves to the right over a green meadow"
     python -m pyramid generate --prompt "a red ball moves to the right" --image ball.png --seed 7
     python -m pyramid generate --from-draft drafts/draft-2.safetensors
+    python -m pyramid generate --branch ball.mp4 --at-unit 2 --prompt "a red ball moves to the left"
 
 Everything that can be checked is checked before the model is loaded.
 """
@@ -32,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     add = parser.add_argument_group("A clip that is directed").add_argument
     add("--from-draft", type=at_home, metavar="FILE", help="go on from a draft that the command drafts made")
+    other = "a result, of which another way is made from --at-unit on, by the flags that follow"
+    add("--branch", type=at_home, metavar="RESULT", help=other)
+    add("--at-unit", type=int, metavar="N", help="the first unit that is another; 0 is the first frame")
+    kept = "keep the finished units beside the result, for --branch"
+    add("--keep-units", action="store_true", help=kept)
     endless = "unit by unit until Ctrl-C, in constant memory: the history is bounded as in training"
     add("--endless", action="store_true", help=endless)
     add("--max-units", type=int, metavar="N", help="where an endless clip ends by itself")
@@ -57,14 +63,13 @@ def run(args: argparse.Namespace) -> int:
     from pyramid.media.looks import is_drawn_file
     from pyramid.media.video_reader import read_given
 
-    draft = read_draft(args) if args.from_draft else None
-    settings = draft.settings if draft else settings_of(args)
+    settings, draft, shared = begun(args)
     checkpoint = find(settings.model, settings.variant)
     verify(checkpoint)
     settings = unbounded(settings, args, checkpoint.defaults.units)
     if draft and draft.identity != identity(checkpoint):
         raise ValueError(f"{args.from_draft} was made with other weights than {settings.model} has now")
-    given = read_given(settings)
+    given = {} if any(unit.given for unit in shared) else read_given(settings)
     path = output_path(args.output, settings)
     if args.speed:
         print(f"{args.speed}: {speed_words(args.speed, settings)}", file=sys.stderr)
@@ -75,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if launched():
         kind = JointGeneration
     generation = kind(settings, checkpoint, given, path, memory=args.memory, draft=draft)
+    generation.shared = shared
+    generation.keep_units = args.keep_units
     generation.second_device = check_device(args.second_device)
     return generation.run()
 
@@ -111,6 +118,31 @@ def read_draft(args: argparse.Namespace):
     draft = Draft.load(args.from_draft)
     try:
         return draft.with_settings(changed(draft.settings, args).validate())
+    except SettingsError as error:
+        raise ValueError(error.told(flag_of)) from error
+
+
+def begun(args: argparse.Namespace):
+    """The settings, the draft that it goes on from, and the units that it shares. ValueError."""
+    if args.branch and (args.from_draft or args.endless):
+        raise ValueError("--branch with --from-draft or --endless: choose one of them")
+    if args.at_unit is not None and not args.branch:
+        raise ValueError(f"--at-unit {args.at_unit}: it is for --branch")
+    if args.branch:
+        settings, shared = branch_of(args)
+        return settings, None, shared
+    draft = read_draft(args) if args.from_draft else None
+    return draft.settings if draft else settings_of(args), draft, []
+
+
+def branch_of(args: argparse.Namespace):
+    """The settings of what --branch asks for, and the units that it shares. A ValueError calls a setting by
+    its flag.
+    """
+    from pyramid.commands.branching import read_branch
+
+    try:
+        return read_branch(args, asked_for(args))
     except SettingsError as error:
         raise ValueError(error.told(flag_of)) from error
 

@@ -220,6 +220,7 @@ class PyramidFlow:
                 if isinstance(event, Unit):
                     count += 1
                     units += [event] * kept
+                    self._retell(task, run, prompts, event.index)
                     if decode and not (self._decodes_late and kept):
                         self._bring(self.vae)
                         yield from clock.timed("decode", decode, event)
@@ -281,7 +282,7 @@ class PyramidFlow:
             preview_every=inputs.preview_every,
             on_step_end=self._callback(inputs, prompts, running),
             stop=self.executor.stop(running.stop),
-            draft=inputs.draft,
+            begun=task.begun,
             unit_steps=task.unit_steps,
             history_units=s.history_units,
             correct=s.drift_correction != "none",
@@ -439,6 +440,20 @@ class PyramidFlow:
                 embeds = self._embed([text + task.settings.prompt_suffix], own.embeds.shape[1])
                 known[text] = self._prompt(task, embeds)
         return {u: blend([(known[text], share) for text, share in words]) for u, words in task.told.items()}
+
+    def _retell(self, task: Task, run: "Running", prompts: Prompts | None, done: int) -> None:
+        """What the unit after `done` is told, where that is asked for while a run is under way."""
+        unit = done + 1
+        if task.inputs.words is None or prompts is None or not task.known <= unit < task.settings.units:
+            return
+        words = task.inputs.words(unit)
+        texts: dict[str | None, Prompt] = {None: prompts[0]}
+        for text, _ in words:
+            if text is not None:  # the cache has it after the first time
+                embeds = self._embed([text + task.settings.prompt_suffix], prompts[0].embeds.shape[1])
+                texts[text] = self._prompt(task, embeds)
+        run.told.pop(done, None)
+        run.told[unit] = blend([(texts[text], share) for text, share in words])
 
     def _all_words(self, task: Task) -> list[str]:
         """What is asked for anywhere in a run."""

@@ -24,7 +24,7 @@ from pyramid.events import Unit
 from pyramid.generate.arguments import known_arguments
 from pyramid.generate.given import frames_of_video, picture_of
 from pyramid.generate.guidance import Guidance
-from pyramid.generate.sampler import Variation
+from pyramid.generate.sampler import Begun, Variation
 from pyramid.hub.families import GRID
 from pyramid.media.pictures import fit_picture
 from pyramid.media.video_reader import read_given, read_video
@@ -45,6 +45,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 EMBEDDINGS = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
 CALLBACK_TENSORS = ("latents", "prompt_embeds")
 COUNTED = ("history_frames", "max_sequence_length", "preview_every", "seeds")  # of `Inputs`: whole numbers
+Words = Sequence[tuple[str | None, float]]  # prompts with weights that add up to 1; None is the run's own
 MAX_TOKENS = 512  # what T5 was trained on
 
 
@@ -75,6 +76,8 @@ class Inputs:
     stop: threading.Event | None = None  # ends the run before its next step when set
     variation_seeds: Sequence[int] | None = None  # one a sample, in place of the settings' own
     draft: Tensor | None = None  # (b, c, 1, h, w): the first sampled unit's coarsest stage, see `drafts`
+    begun: Begun | None = None  # where an earlier run left a unit: its stages until there are not made again
+    words: Callable[[int], Words] | None = None  # asked before each unit after the first for what it is told
     coarse: bool = False  # each unit's coarsest stage alone: units and frames are that small
 
     def embeddings(self, which: str) -> PromptEmbeds | None:
@@ -263,6 +266,14 @@ class Task:
         return None if seeds is None else Variation(seeds, s.variation_strength)
 
     @property
+    def begun(self) -> Begun | None:
+        """Where an earlier run, or a draft, left a unit that is to be sampled."""
+        if self.inputs.begun is not None:
+            return self.inputs.begun if self.inputs.begun.unit >= self.known else None
+        draft = self.inputs.draft
+        return None if draft is None else Begun(self.given, 0, draft)
+
+    @property
     def endless(self) -> bool:
         """Whether units are let go once they are decoded and out of sight."""
         return self.settings.history_units > 0 and self.inputs.output_type != "latent"
@@ -426,14 +437,20 @@ def _check_finished(task: Task, channels: int) -> None:
 
 
 def _check_draft(task: Task, channels: int) -> None:
-    """ValueError unless a draft is of the coarsest stage's shape, and variations have a seed each."""
+    """ValueError unless what is there of a unit is of its stage's shape, and variations have a seed each."""
     s = task.settings
     inputs = task.inputs
-    if inputs.draft is not None:
-        height, width = (side >> (s.stages - 1) for side in GRID.latent_shape(s.width, s.height))
+    begun = task.begun
+    if begun is not None:
+        name = "draft" if inputs.begun is None else "begun"
+        if not 0 <= begun.stage < s.stages:
+            raise ValueError(f"{name} is of stage {begun.stage}: there are {s.stages}, which count from 0.")
+        height, width = (
+            side >> (s.stages - 1 - begun.stage) for side in GRID.latent_shape(s.width, s.height)
+        )
         wanted = (len(task.seeds), channels, 1, height, width)
-        if tuple(inputs.draft.shape) != wanted:
-            raise ValueError(f"draft has shape {tuple(inputs.draft.shape)}: {wanted} is needed.")
+        if tuple(begun.latents.shape) != wanted:
+            raise ValueError(f"{name} has shape {tuple(begun.latents.shape)}: {wanted} is needed.")
     if inputs.variation_seeds is not None and len(inputs.variation_seeds) != len(task.seeds):
         raise ValueError(
             f"{len(inputs.variation_seeds)} variation_seeds for {len(task.seeds)} samples: one each."

@@ -159,6 +159,15 @@ class Stop(Protocol):
     def is_set(self) -> bool: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """Where an earlier run left a unit: the latents (b, c, 1, h, w) at the end of one of its stages."""
+
+    unit: int
+    stage: int
+    latents: Tensor
+
+
 # Called after each step with (unit, stage, step, timestep, x); may return other latents to go on with.
 StepCallback = Callable[[int, int, int, float, Tensor], Tensor | None]
 
@@ -173,9 +182,8 @@ class Sampling:
     those as an earlier run yielded them; they are yielded again and not sampled: as a unit depends on the
     seed's roles and on the units before it only, the rest is what that run would have made. `preview_every` n
     > 0: each n-th step of a stage, and its last, carries a denoised estimate. `stop` is looked at before each
-    step. `draft`: the latents (b, c, 1, h, w) at the end of the coarsest stage of the first unit that is not
-    given, as an earlier run left them: that stage is not made again. `unit_steps`: other steps for some
-    units. `history_units` > 0: a unit sees so many before it, and no more are held. `correct`: each channel
+    step. `begun`: a unit of which some stages are not made again. `unit_steps`: other steps for some units.
+    `history_units` > 0: a unit sees so many before it, and no more are held. `correct`: each channel
     of a later unit is brought to the mean and the spread that it has in unit 1.
     """
 
@@ -188,7 +196,7 @@ class Sampling:
     preview_every: int = 0
     on_step_end: StepCallback | None = None
     stop: Stop | None = None
-    draft: Tensor | None = None
+    begun: Begun | None = None
     history_units: int = 0
     correct: bool = False
     unit_steps: Mapping[int, Sequence[int]] = field(default_factory=dict)
@@ -205,14 +213,16 @@ class Sampling:
     def stopped(self) -> bool:
         return self.stop is not None and self.stop.is_set()
 
-    def draft_of(self, unit: int) -> Tensor | None:
-        """The latents at the end of a unit's coarsest stage, where they are there already."""
-        return self.draft if unit == len(self.given) else None
+    def begun_of(self, unit: int) -> Begun | None:
+        """What is there of a unit already."""
+        return self.begun if self.begun is not None and self.begun.unit == unit else None
 
     def counts(self, unit: int) -> Sequence[int]:
         """The steps that are taken in a unit, one entry a stage."""
         taken = evaluations(self.sampler, self.wanted(unit))
-        return (0, *taken[1:]) if self.draft_of(unit) is not None else taken
+        begun = self.begun_of(unit)
+        made = 0 if begun is None else begun.stage + 1
+        return (*(0,) * made, *taken[made:])
 
     def wanted(self, unit: int) -> Sequence[int]:
         """The steps that are asked for in a unit, one entry a stage."""
@@ -253,9 +263,9 @@ def sample(model: Model | None, noise: Noise, run: Sampling) -> Iterator[Preview
     past = past[-run.history_units :]
     for unit in range(known, run.units):
         assert model is not None, "units to sample need a model"
-        draft = run.draft_of(unit)
-        x = (noise.initial(unit, len(stages)) if draft is None else draft).to(model.device)
-        for stage in stages[int(draft is not None) :]:
+        begun = run.begun_of(unit)
+        x = (noise.initial(unit, len(stages)) if begun is None else begun.latents).to(model.device)
+        for stage in stages[0 if begun is None else begun.stage + 1 :]:
             finished = yield from sample_stage(model, noise, run, past, x, stage, unit)
             if finished is None:
                 return
@@ -329,12 +339,13 @@ def sample_stage(
         clean = None
         if run.wants_preview(step, len(crossing.timesteps)):
             clean = denoised_estimate(x, velocity, crossing.levels[step + 1], stage)
-        yield _preview(run, unit, stage.index, step, clean)
+        last = step + 1 == len(crossing.timesteps)
+        yield replace(_preview(run, unit, stage.index, step), clean=clean, latents=x if last else None)
     return x
 
 
-def _preview(run: Sampling, unit: int, stage: int, step: int, clean: Tensor | None) -> Preview:
+def _preview(run: Sampling, unit: int, stage: int, step: int) -> Preview:
     done = run.steps_before(unit, stage) + step + 1
     total = run.steps_before(run.units)
     count = run.counts(unit)[stage]
-    return Preview(unit, run.units, stage, len(run.steps), step, count, clean, done, total)
+    return Preview(unit, run.units, stage, len(run.steps), step, count, None, done, total)

@@ -23,13 +23,13 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pyramid.jobs.database import Database
-from pyramid.jobs.record import ENDED, Job, Limits, Output, State, readable, search_words
+from pyramid.jobs.record import ENDED, Directed, Job, Limits, Output, State, readable, search_words
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.sources import Source
 from pyramid.jobs.space import Space
@@ -53,7 +53,22 @@ SCHEMA = (  # one script a version: a file of version n gets those from n on
     CREATE INDEX by_state ON jobs (state, position);
     CREATE INDEX by_owner ON jobs (owner, ended);
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'video';
+    ALTER TABLE jobs ADD COLUMN directed TEXT NOT NULL DEFAULT '{}';
+    """,
 )
+DRAFT = "draft.safetensors"  # beside what a job starts from: the draft that it goes on from
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a new job begins with, beside its settings and its picture or clip."""
+
+    directed: Directed = Directed()
+    units: Path | None = None  # a folder of finished units, which become its own
+    most: int | None = None  # so many of them; None: all
+    draft: Path | None = None  # what the first unit goes on from
 
 
 class JobStore(Database):
@@ -134,10 +149,9 @@ class JobStore(Database):
         owner: str,
         output: Output | None,
         parent: str | None,
-        units: Path | None = None,
+        begin: Beginning = Beginning(),
     ) -> list[Job]:
-        """A job for each of the settings with each of the sources, all or none; `units`: a folder of finished
-        units that they begin with.
+        """A job for each of the settings with each of the sources, all or none.
 
         What they start from is read and copied before the lock is taken: that may take seconds, in which
         others go on. Room is looked for before anything is read, and again when there is no way back.
@@ -148,12 +162,11 @@ class JobStore(Database):
         try:
             for source in sources:
                 for settings in self._checked(asked, source):
-                    row = self._row(settings, owner, output, parent)
+                    row = self._row(settings, owner, output, parent, begin.directed)
                     rows.append(row)
                     if source:
                         source.write(self.private / "inputs" / row["id"])
-                    if units:
-                        self._begin_with(units, row["id"], settings)
+                    self._begin_with(begin, row["id"], settings)
             with self.lock:
                 self._check_room(owner, len(rows))
                 self._append(rows)
@@ -163,16 +176,22 @@ class JobStore(Database):
             raise
         return [self.get(row["id"]) for row in rows]
 
-    def _begin_with(self, units: Path, job_id: str, settings: Settings) -> None:
-        """Copies of finished units as a new job's own."""
-        folder = UnitsFolder(self.private / "units" / job_id)
-        if units.is_dir():
-            shutil.copytree(units, folder.path)
-        if (folder.path / "run.json").is_file():
-            folder.continue_as(settings)
+    def _begin_with(self, begin: Beginning, job_id: str, settings: Settings) -> None:
+        """Finished units and a draft as a new job's own."""
+        if begin.units and begin.units.is_dir():
+            folder = UnitsFolder(self.private / "units" / job_id)
+            folder.share(begin.units, begin.most)
+            if (folder.path / "run.json").is_file():
+                folder.continue_as(settings)
+        if begin.draft:
+            inputs = self.private / "inputs" / job_id
+            inputs.mkdir(exist_ok=True)
+            shutil.copyfile(begin.draft, inputs / DRAFT)
 
     @staticmethod
-    def _row(settings: Settings, owner: str, output: Output | None, parent: str | None) -> dict[str, Any]:
+    def _row(
+        settings: Settings, owner: str, output: Output | None, parent: str | None, directed: Directed
+    ) -> dict[str, Any]:
         """A new job as the file keeps it, all but its place in the queue."""
         return {
             "id": uuid.uuid4().hex,
@@ -183,6 +202,8 @@ class JobStore(Database):
             "words": search_words(settings),
             "created": time.time(),
             "parent": parent,
+            "kind": directed.kind,
+            "directed": _json(asdict(directed)),
         }
 
     def edit(
@@ -238,7 +259,26 @@ class JobStore(Database):
         job = self.get(job_id, owner)
         settings = replace(job.settings, **changes)
         source = self._source(settings, owner, None, "", None, job_id)
-        return self._add_all([settings], [source], owner, job.output, job_id, self.units_of(job))[0]
+        begin = Beginning(replace(job.directed, at_unit=job.units_done), self.units_of(job))
+        return self._add_all([settings], [source], owner, job.output, job_id, begin)[0]
+
+    def direct(
+        self,
+        settings: Settings,
+        *,
+        owner: str,
+        begin: Beginning,
+        output: Output | None = None,
+        parent: str | None = None,
+        image: Path | None = None,
+        video: Path | None = None,
+    ) -> Job:
+        """A job that is directed, see `pyramid.jobs.directing`, at the end of the queue.
+
+        What it starts from is given, or taken from the job `parent`. Raises SettingsError.
+        """
+        source = self._source(settings, owner, image, image.name if image else "", video, parent)
+        return self._add_all([settings], [source], owner, output, parent, begin)[0]
 
     def move(self, job_id: str, owner: str, by: int) -> None:
         """Move a waiting job by so many places, up (negative) or down, among its owner's:
@@ -313,9 +353,18 @@ class JobStore(Database):
         return ids.index(job_id) if job_id in ids else 0
 
     def history(
-        self, owner: str, *, search: str = "", favourites: bool = False, limit: int = 50, offset: int = 0
+        self,
+        owner: str,
+        *,
+        search: str = "",
+        favourites: bool = False,
+        limit: int = 50,
+        offset: int = 0,
+        drafts: bool = False,
     ) -> list[Job]:
-        """The owner's ended jobs, the latest first, in which all words of `search` occur."""
+        """The owner's ended jobs, the latest first, in which all words of `search` occur: clips, or walls of
+        drafts.
+        """
         where = "owner = ? AND ended IS NOT NULL AND state NOT IN ('running', 'queued')"
         values = [owner]
         words = dict.fromkeys(search.casefold().split())
@@ -326,7 +375,7 @@ class JobStore(Database):
         for word in words:
             where += " AND instr(words || coalesce(path, ''), ?)"
             values.append(word)
-        where += " AND favourite" * favourites
+        where += " AND favourite" * favourites + f" AND kind {'=' if drafts else '!='} 'drafts'"
         return self._jobs(
             where, [*values, limit, offset], "ORDER BY ended DESC, position DESC LIMIT ? OFFSET ?"
         )
@@ -336,6 +385,29 @@ class JobStore(Database):
         name = job.settings.image or job.settings.video
         path = self.private / "inputs" / job.id / name if name else None
         return path if path and path.is_file() else None
+
+    def draft_of(self, job: Job) -> Path | None:
+        """The draft that a job goes on from."""
+        path = self.private / "inputs" / job.id / DRAFT
+        return path if path.is_file() else None
+
+    def family(self, job: Job) -> list[Job]:
+        """All the owner's clips that share units with this one, the oldest first: a branch follows the clip
+        that it left.
+        """
+        root = job
+        with suppress(KeyError):
+            while root.parent and root.directed.at_unit is not None:
+                root = self.get(root.parent, job.owner)
+        found = [root]
+        new = [root.id]
+        while new:
+            places = ", ".join("?" * len(new))
+            born = self._jobs(f"owner = ? AND parent IN ({places})", [job.owner, *new], "ORDER BY created")
+            born = [each for each in born if each.directed.at_unit is not None]
+            found += born
+            new = [each.id for each in born]
+        return found
 
     def units_of(self, job: Job) -> Path:
         """The folder of a job's finished units (`pyramid.jobs.recovery`) and denoised estimates;
@@ -366,6 +438,10 @@ class JobStore(Database):
 
     def progress(self, job_id: str, units_done: int) -> None:
         self._set(job_id, units_done=units_done)
+
+    def revise(self, job_id: str, settings: Settings) -> None:
+        """Other settings of a job that runs: what it is told was changed, or its length is known now."""
+        self._set(job_id, settings=_json(settings.to_dict()), words=search_words(settings))
 
     def finish(
         self,
@@ -518,7 +594,8 @@ class JobStore(Database):
 
     def _job(self, row: sqlite3.Row) -> Job:
         values = dict(row)
-        del values["words"]
+        del values["words"], values["kind"]
+        values["directed"] = Directed(**json.loads(row["directed"]))
         values["settings"], left_out = readable(json.loads(row["settings"]))
         values["output"] = Output(**json.loads(row["output"]))
         values["state"], values["notes"] = State(row["state"]), (*json.loads(row["notes"]), *left_out)

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.media.files import KEEPS, PATTERN, check_pattern
-from pyramid.settings import TABLE, Settings, SettingsError, label_of, renamed, seconds_of, typed, variant_of
+from pyramid.settings import (
+    TABLE,
+    Settings,
+    SettingsError,
+    check_choice,
+    label_of,
+    renamed,
+    seconds_of,
+    typed,
+    variant_of,
+)
 
 FORMATS = ("mp4", "webm", "gif", "png")  # of a result, see `export.open_writer`; png is a zip of pictures
 
@@ -21,6 +31,7 @@ class State(StrEnum):
     STOPPED = "stopped"  # stopped, and nothing was kept
     FAILED = "failed"  # `error` says why; `path` holds what was finished, if anything was
     INTERRUPTED = "interrupted"  # the program ended in the middle
+    PAUSED = "paused"  # held after a stage or a unit: what is finished is kept, no video is made of it
 
 
 ENDED = tuple(state for state in State if state not in (State.QUEUED, State.RUNNING))
@@ -51,6 +62,30 @@ class Output:
         check_pattern(self.pattern)
 
 
+KINDS = ("video", "drafts", "endless")  # what a job makes
+
+
+@dataclass(frozen=True)
+class Directed:
+    """What is directed beside the settings. Raises SettingsError.
+
+    `kind`: a video; a wall of drafts of `seeds`, or of `variations` of the settings' own seed; or a clip that
+    goes on until it is stopped. `whole`: drafts show all units. `at_unit`: the first unit that is not its
+    parent's, of a clip that branches off.
+    """
+
+    kind: str = "video"
+    seeds: tuple[int, ...] = ()
+    variations: tuple[int, ...] = ()
+    whole: bool = False
+    at_unit: int | None = None
+
+    def __post_init__(self):
+        check_choice("kind", self.kind, KINDS)
+        for name in ("seeds", "variations"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
 @dataclass(frozen=True)
 class Job:
     """One generation. `path` is the result on the server: people are shown `path.name`."""
@@ -72,6 +107,11 @@ class Job:
     timings: dict[str, float] = field(default_factory=dict)  # seconds by phase
     parent: str | None = None  # the job it was made from
     decode_only: bool = False  # makes a video of the units that are saved, and no new ones
+    directed: Directed = Directed()
+
+    @property
+    def kind(self) -> str:
+        return self.directed.kind
 
     @property
     def result(self) -> Path:

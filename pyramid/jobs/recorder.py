@@ -27,7 +27,7 @@ from pyramid.jobs.record import Output
 from pyramid.jobs.recovery import UnitsFolder, beside
 from pyramid.media.export import open_writer
 from pyramid.media.files import describe
-from pyramid.media.growing import GrowingClip
+from pyramid.media.growing import GrowingClip, StreamedClip
 from pyramid.media.pictures import write_picture
 from pyramid.memory.device import device_of
 from pyramid.settings import Settings, at_home, frames_of
@@ -332,7 +332,8 @@ class Recorder:
         if r.growing is None:
             yield
             return
-        with GrowingClip(r.growing, s.fps, (s.width, s.height), self.listener.grown) as self._clip:
+        kind = StreamedClip if r.endless else GrowingClip
+        with kind(r.growing, s.fps, (s.width, s.height), self.listener.grown) as self._clip:
             yield
 
     def _write_still(self, events: "Iterator[Event]") -> tuple[Path, Exception | None]:

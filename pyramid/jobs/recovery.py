@@ -14,8 +14,10 @@ weights) and a file of float32 latents a unit are all there is to keep. At 1280Ã
 of latents.
 """
 
+import itertools
 import json
 import os
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 ENDING = ".units"
+STAGE = "stage.safetensors"
 ANEW = "{} are not those that it was begun with: all of it was made anew."
 
 
@@ -101,6 +104,29 @@ class UnitsFolder:
         }
         _write(self._file(unit.index), save({"latents": latents}, told))
 
+    def save_stage(self, unit: int, stage: int, latents: "Tensor") -> None:
+        """Keep where a unit stands at the end of one of its stages, in place of what was kept so before:
+        latents (b, c, 1, h, w). OSError when the disk is full.
+        """
+        from safetensors.torch import save
+
+        kept = latents.detach().float().cpu().contiguous()
+        told = {"unit": str(unit), "stage": str(stage), "crc": str(_crc(kept))}
+        _write(self.path / STAGE, save({"latents": kept}, told))
+
+    def load_stage(self) -> "tuple[int, int, Tensor] | None":
+        """What `save_stage` was given; None where nothing is kept, or not what was."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path / STAGE, "pt") as file:
+                told = file.metadata()
+                latents = file.get_tensor("latents")
+            found = int(told["unit"]), int(told["stage"]), latents
+            return found if int(told["crc"]) == _crc(latents) else None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+
     def load(self) -> tuple[Settings, list[Unit]]:
         """The settings, and the units as far as they are whole. ValueError when this is no such folder.
 
@@ -116,6 +142,10 @@ class UnitsFolder:
             units.append(unit)
         return settings, units if any(not unit.given for unit in units) else []
 
+    def count(self) -> int:
+        """How many units lie here, whether or not they can be read."""
+        return next(index for index in itertools.count() if not self._file(index).is_file())
+
     def left_for(self, settings: Settings, identity: dict[str, Any]) -> tuple[list[Unit], str]:
         """The units that an earlier attempt at the same left, and, where there are others, why those are not
         used. Without a folder there are none.
@@ -128,6 +158,17 @@ class UnitsFolder:
         if units and _what_units_depend_on(before) != _what_units_depend_on(settings):
             return [], ANEW.format("The settings")
         return units, ""
+
+    def share(self, other: Path, most: int | None = None) -> None:
+        """Have the first units of another folder, `most` of them or all, and what their stages looked like.
+
+        A file is written once and never changed: so it lies on the disk once, where that can be. OSError.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for path in other.iterdir():
+            index = _unit_of(path.name)
+            if path.name == "run.json" or (index is not None and (most is None or index < most)):
+                _link(path, self.path / path.name)
 
     def continue_as(self, settings: Settings) -> None:
         """Let a run with these settings go on from the units that are here, though others made them.
@@ -194,6 +235,20 @@ def what_there_is(settings: Settings, units: list[Unit]) -> dict[str, Any]:
 
 def _what_units_depend_on(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in settings.to_dict().items() if k not in ("preset", *MACHINE)}
+
+
+def _unit_of(name: str) -> int | None:
+    """The unit that a file in a folder is of; None for any other file."""
+    found = re.fullmatch(r"unit-(\d+)\.safetensors|estimate-(\d+)-\d+\.png", name)
+    return int(found[1] or found[2]) if found else None
+
+
+def _link(path: Path, new: Path) -> None:
+    """The same file under another name, or a copy where a file cannot have two."""
+    try:
+        os.link(path, new)
+    except OSError:
+        shutil.copyfile(path, new)
 
 
 def _write(path: Path, content: bytes) -> None:

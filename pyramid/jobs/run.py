@@ -8,6 +8,7 @@ run.end(keep=True)                  # any thread: it ends within a step, finishe
 
 import logging
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -38,12 +39,14 @@ from pyramid.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pyramid.generate.request import Inputs
+
 log = logging.getLogger(__name__)
 SHOWN_SIDE = 512  # pixels: frames that are held for showing are no larger
 PREVIEW_BUDGET = 0.02  # of a run's time; above it, only each stage's last step is shown
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Live:
     """What is to be seen of a run at one moment. Never changed: the next moment is another one."""
 
@@ -102,6 +105,8 @@ class Run(Listener):
         self.stop = threading.Event()
         self.keep = True
         self.closing = False
+        self.pausing = ""  # after which part it is to be held: stage or unit
+        self.paused = False
         self.live = Live(job, "Waiting for the model", began=time.monotonic())
         self._lock = threading.Lock()
         self._previews = self._sampling = 0.0  # seconds spent on previews; when sampling began
@@ -113,6 +118,11 @@ class Run(Listener):
         self.stop.set()
         self._show(phase="Stopping after this step")
 
+    def pause(self, after: str) -> None:
+        """Hold it after the stage or the unit that is made now: it ends, and may go on from there."""
+        self.pausing = after
+        self._show(phase=f"Pausing after this {after}")
+
     def work(self, bring: Callable[[Job, Callable[[str], None]], Loaded]) -> Job:
         """To the end, to a stop or to an error; the job as it was stored then."""
         state = State.DONE
@@ -123,15 +133,21 @@ class Run(Listener):
                 self._record()
             finally:
                 del self._loaded  # it may have to make room for another one
-            if self.live.units_done < self.job.settings.units or self.recorder.short:
+            if self.ended_short:
                 state = State.PARTIAL
         except Nothing:
             state = State.INTERRUPTED if self.closing else State.STOPPED
+            state = State.PAUSED if self.paused else state
             error = "The program was closed while this was being made." if self.closing else ""
         except Exception as caught:
             state = State.FAILED
             error = self._sentence(caught)
         return self._finish(state, error)
+
+    @property
+    def ended_short(self) -> bool:
+        """Whether less was made than was asked for."""
+        return self.live.units_done < self.job.settings.units or self.recorder.short
 
     def _finish(self, state: State, error: str) -> Job:
         """Store what became of the job, and show it."""
@@ -143,7 +159,8 @@ class Run(Listener):
         try:
             job = self._stored(state, told)
         finally:
-            self._show(job=job, phase="", ended=time.monotonic(), growing=None)
+            growing = self.live.growing if state is State.PAUSED else None  # it is to be looked at
+            self._show(job=job, phase="", ended=time.monotonic(), growing=growing)
         return job
 
     def _stored(self, state: State, told: dict[str, Any]) -> Job:
@@ -170,6 +187,7 @@ class Run(Listener):
         A job that only decodes asks for no more than its units.
         """
         from pyramid.generate.request import Inputs
+        from pyramid.generate.sampler import Begun
 
         if self.stop.is_set():
             raise Nothing
@@ -181,14 +199,29 @@ class Run(Listener):
             settings = replace(settings, **what_there_is(settings, units.load()[1]))
         self._progress = Progress(settings, partial(self.speeds.step_seconds, loaded.speed_key))
         self._show(notes=loaded.notes)
+        shutil.rmtree(self.store.private / "live" / job.id, ignore_errors=True)  # of before a pause
 
         def start(finished: list[Unit]) -> Iterator[Any]:
             given = {} if job.decode_only or any(unit.given for unit in finished) else self._given()
             previews = int(job.output.previews)
             inputs = Inputs(**given, finished=finished, stop=self.stop, preview_every=previews)
-            return loaded.stream(settings, inputs)
+            if stage := units.load_stage():
+                inputs = replace(inputs, begun=Begun(*stage))
+            return self._stream(settings, inputs)
 
         Recorder(self._recording(settings, units), self, loaded.notes).record(start)
+
+    def _stream(self, settings: Settings, inputs: "Inputs") -> Iterator[Any]:
+        """The events of the run, which goes on from a draft where there is one."""
+        path = self.store.draft_of(self.job)
+        if path is None:
+            return self._loaded.stream(settings, inputs)
+        from pyramid.generate.drafts import Draft, compared
+
+        draft = Draft.load(path).with_settings(settings)
+        if draft.identity != self._loaded.identity:
+            raise ValueError("the draft was made with other weights than the model has now: make new drafts")
+        return compared(self._loaded.stream(settings, replace(inputs, draft=draft.latents)), draft)
 
     def _recording(self, settings: Settings, units: UnitsFolder) -> Recording:
         job = self.job
@@ -231,7 +264,7 @@ class Run(Listener):
             case Unit():
                 self._unit(event.index)
             case Frames():
-                self._show(frames=self.live.frames + tuple(_small(frame) for frame in event.video))
+                self._show(frames=self.live.frames + tuple(small(frame) for frame in event.video))
                 if not event.given:
                     self.speeds.decoded(self._loaded.speed_key, event.video[..., 0].size, seconds)
             case Finished() if self._previews:
@@ -269,10 +302,18 @@ class Run(Listener):
             if unit == index:
                 saving(partial(save_estimate, folder, unit, stage, picture))
         self._show(units_done=index + 1)
+        if self.pausing and index + 1 < self.job.settings.units:
+            self._hold()
         try:
             self.store.progress(self.job.id, index + 1)
         except (sqlite3.Error, OSError) as error:  # it is stored at the end, too
             log.warning("how far job %s is could not be stored: %s", self.job.id, sentence(error))
+
+    def _hold(self) -> None:
+        """End here, to go on from here: no video is made of what is finished."""
+        self.paused = True
+        self.keep = False
+        self.stop.set()
 
     def _step(self, event: Preview, seconds: float) -> None:
         key = self._loaded.speed_key
@@ -288,8 +329,13 @@ class Run(Listener):
         due = now + (now - self._sampling) * (progress.whole - progress.done) / progress.done
         shown = {} if event.clean is None else self._estimate(event, event.clean)
         share = self._previews / max(time.monotonic() - self.live.began, 1e-9)
-        phase = self.live.phase if self.stop.is_set() else ""
-        shown |= {"phase": phase, "at": replace(event, clean=None), "due": due}
+        if self.pausing == "stage" and event.latents is not None and event.stage + 1 < event.stages:
+            place = event.unit, event.stage, event.latents
+            assert self.recorder.units is not None, "a job has a folder of its own"
+            self.recorder.saving(partial(self.recorder.units.save_stage, *place))
+            self._hold()
+        phase = self.live.phase if self.stop.is_set() or self.pausing else ""
+        shown |= {"phase": phase, "at": replace(event, clean=None, latents=None), "due": due}
         self._show(memory_bytes=memory_in_use(), preview_share=share, **shown)
 
     def _estimate(self, event: Preview, clean: "Tensor") -> dict[str, Any]:
@@ -317,7 +363,7 @@ class Run(Listener):
         return words if isinstance(error, ValueError) else f"The generation failed: {words}"
 
 
-def _small(frame: np.ndarray) -> np.ndarray:
+def small(frame: np.ndarray) -> np.ndarray:
     """A frame for showing: no side above SHOWN_SIDE."""
     picture = Image.fromarray(frame)
     picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), reducing_gap=2.0)

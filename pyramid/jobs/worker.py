@@ -23,15 +23,24 @@ from pyramid.failures import sentence
 from pyramid.generate.loaded import Loaded, ModelHolder
 from pyramid.hub.checkpoints import find
 from pyramid.hub.loras import named_lora
+from pyramid.jobs.drafting import DraftRun
+from pyramid.jobs.endless import EndlessRun
 from pyramid.jobs.queue import Job, JobStore, State
 from pyramid.jobs.run import Live, Run
 from pyramid.jobs.speed import Speeds
 from pyramid.media.files import hold, let_go, sweep
-from pyramid.settings import MACHINE, Settings, frames_of, loras_of
+from pyramid.media.measure import Drift
+from pyramid.settings import MACHINE, Settings, check_choice, frames_of, loras_of
 
 __all__ = ["Live", "Worker"]
 log = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds that closing waits for a step, or for a model that is being loaded
+RUNS: dict[str, Callable[[Job, JobStore, Speeds], Run]] = {
+    "video": Run,
+    "drafts": DraftRun,
+    "endless": EndlessRun,
+}
+PARTS = ("stage", "unit")  # after which a clip can be paused
 ASKED_EVERY = 1.0  # seconds: what another process put into the queue is found no later
 
 
@@ -107,6 +116,32 @@ class Worker:
                 self._run.end(keep=keep)
             elif job.waiting:
                 self.store.finish(job_id, State.STOPPED)
+
+    def pause(self, job_id: str, after: str, *, owner: str | None = None) -> None:
+        """Hold a running clip after the stage, or the unit, that is made now: it is PAUSED then, others have
+        their turn, and `resume` lets it go on from there. ValueError for one that does not run.
+        """
+        check_choice("after", after, PARTS)
+        with self._lock:
+            job = self.store.get(job_id, owner)
+            if not self._run or self._run.job.id != job_id or job.kind == "drafts":
+                raise ValueError(f"this job is {job.state}: only a clip that is being made can be paused")
+            self._run.pause(after)
+
+    def tell(self, job_id: str, prompt: str, ease: int = 1, *, owner: str | None = None) -> None:
+        """Other words from the next unit on, for a clip without an end that runs. SettingsError, and
+        ValueError for one that does not.
+        """
+        with self._lock:
+            job = self.store.get(job_id, owner)
+            if not isinstance(run := self._run, EndlessRun) or run.job.id != job_id:
+                raise ValueError(f"this job is {job.state}: only a clip without an end can be told more")
+            run.tell(prompt, ease)
+
+    def drift_of(self, job_id: str) -> Drift | None:
+        """How far a clip without an end that runs has drifted."""
+        run = self._run
+        return run.drift if isinstance(run, EndlessRun) and run.job.id == job_id else None
 
     def forget(self, job_id: str) -> None:
         """A job that was deleted is not shown any more."""
@@ -197,7 +232,7 @@ class Worker:
                 self._said = words
                 return None
             self._said = ""
-            self._run = Run(job, self.store, self.speeds) if job else None
+            self._run = RUNS[job.kind](job, self.store, self.speeds) if job else None
             return self._run
 
     def _do(self, run: Run) -> None:
@@ -211,7 +246,8 @@ class Worker:
         with self._lock:
             self._last = run.live
             self._run = None
-        shutil.rmtree(self.store.private / "live" / run.job.id, ignore_errors=True)
+        if not run.paused:
+            shutil.rmtree(self.store.private / "live" / run.job.id, ignore_errors=True)
 
     def _prepare(self) -> None:
         """Load what was asked for; what goes wrong is kept in `error`,

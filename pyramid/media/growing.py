@@ -15,7 +15,7 @@ import os
 import queue
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -26,6 +26,9 @@ from pyramid.media.files import ffmpeg, no_interrupts, words_of
 from pyramid.media.video import QUALITY, encoding
 
 log = logging.getLogger(__name__)
+KEPT = 12  # pieces of a clip without an end: who comes late begins with the latest
+FRAGMENT = ["-pix_fmt", "yuv420p", "-bf", "0", "-f", "mp4"]
+FRAGMENT += ["-movflags", "frag_keyframe+empty_moov+default_base_moof"]
 PIECE = ["-pix_fmt", "yuv420p", "-bf", "0", "-f", "h264"]  # in order: a stream needs no time stamps
 
 
@@ -88,12 +91,29 @@ class GrowingClip:
             with suppress(PermissionError):
                 self._clips[-3].unlink(missing_ok=True)
 
-    def _encode(self, frames: np.ndarray) -> bytes:
+    def _encode(self, frames: np.ndarray, form: Sequence[str] = PIECE) -> bytes:
         """A piece of H.264 that begins with a key frame."""
         width, height = self.size
         codec, options = encoding(".mp4", self.quality)
         source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self.fps} -i -".split()
-        return _run([*source, "-c:v", codec, *options, *PIECE, "-"], frames.tobytes())
+        return _run([*source, "-c:v", codec, *options, *form, "-"], frames.tobytes())
+
+
+class StreamedClip(GrowingClip):
+    """A clip without an end as pieces, one a unit, which a browser puts together as they come: piece n is
+    `unit-00000n.mp4`, a fragmented mp4 that stands alone. Only the latest KEPT are there.
+    """
+
+    def _grow(self, frames: np.ndarray) -> None:
+        path = self.folder / f"unit-{len(self._clips):06d}.mp4"
+        part = path.with_suffix(".part")
+        part.write_bytes(self._encode(frames, FRAGMENT))
+        os.replace(part, path)
+        self._clips.append(path)
+        self.told(path)
+        if len(self._clips) > KEPT:
+            with suppress(PermissionError):
+                self._clips[-KEPT - 1].unlink(missing_ok=True)
 
 
 def _run(arguments: list[str], data: bytes = b"") -> bytes:

@@ -23,6 +23,11 @@ def address_of_growing(live) -> str:
     return f"gradio_api{FILE}live/{live.job.id}/{quote(live.growing.name)}"
 
 
+def address_of_stream(job) -> str:
+    """Where the pieces of a clip without an end are fetched, while it runs: their names follow."""
+    return f"gradio_api{FILE}live/{job.id}/"
+
+
 def address_of_export(job, path: Path) -> str:
     """Where a file that was exported from a job's result is fetched."""
     return f"gradio_api{FILE}{quote(f'results/{job.id}/exports/{path.name}')}"

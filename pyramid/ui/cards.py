@@ -30,6 +30,7 @@ STATES = {
     State.STOPPED: "stopped",
     State.FAILED: "failed",
     State.INTERRUPTED: "interrupted",
+    State.PAUSED: "paused",
 }
 HIDDEN = ("prompt", "model", "variant", *MACHINE)  # said elsewhere, or of no use here
 KEEP_WORDS = {"embed": "in the file", "sidecar": "in a .json file beside it", "none": "none (a clean copy)"}
@@ -165,6 +166,8 @@ def _why(app: App, job: Job) -> str:
     units = f"{job.units_done} of {job.settings.units} units are finished"
     if job.state is State.PARTIAL:
         said.append(f"Stopped early: {units}.")
+    elif job.state is State.PAUSED:
+        said.append(f"Paused: {units}. It goes on from there.")
     elif job.state is State.STOPPED:
         said.append(f"Stopped: {units}." if job.units_done else "Stopped before any unit was finished.")
     elif job.state in (State.FAILED, State.INTERRUPTED):

@@ -8,6 +8,7 @@ A picture is drawn once, however many pages watch: pages share what was made for
 """
 
 from html import escape
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -16,9 +17,9 @@ from PIL import Image
 from pyramid.events import Preview
 from pyramid.jobs.queue import State
 from pyramid.jobs.run import Live
-from pyramid.settings import Settings
+from pyramid.settings import Settings, frames_of
 from pyramid.ui import QUIET, App
-from pyramid.ui.addresses import address_of, address_of_growing
+from pyramid.ui.addresses import address_of, address_of_growing, address_of_stream
 from pyramid.ui.markup import data_of, html, img, once
 from pyramid.ui.pyramid_view import clock
 
@@ -31,6 +32,7 @@ CLICKS = """element.addEventListener("click", (event) => {
   if (button) trigger("click", {unit: Number(button.dataset.unit)});
 });"""
 
+STREAM = (Path(__file__).resolve().parent.parent.parent / "assets" / "stream.js").read_text(encoding="utf-8")
 # A clip that has grown goes on where it was.
 GOES_ON = """let at = 0;
 element.addEventListener("timeupdate", ({target}) => {
@@ -99,7 +101,12 @@ def ratio(settings: Settings) -> str:
 
 def screen(live: Live | None, settings: Settings, waiting: int = 0) -> str:
     """The large picture: a still, the unit in work, or an invitation."""
-    if live and (address := playable(live)):
+    if live and live.busy and live.job.kind == "endless" and live.units_done:
+        inside = (
+            f'<video data-stream="{escape(address_of_stream(live.job))}" aria-label="The clip" '
+            "autoplay muted playsinline controls></video>"
+        )
+    elif live and (address := playable(live)):
         # until a longer clip is there
         poster = once("poster", live.frames[-1], poster_of) if live.frames else ""
         inside = (
@@ -129,7 +136,7 @@ def poster_of(frame: np.ndarray) -> str:
 
 def playable(live: Live) -> str:
     """The address of the clip so far, or of the finished one, where a browser can play it."""
-    if live.busy:
+    if live.busy or live.job.state is State.PAUSED:
         return address_of_growing(live) if live.growing else ""
     path = live.job.path
     return address_of(live.job) if path and path.suffix in PLAYABLE and path.is_file() else ""
@@ -162,6 +169,8 @@ def still(live: Live) -> str:
 def timeline(live: Live | None, settings: Settings, chosen: int | None = None) -> str:
     """One mark a unit, that fills; a finished one shows its last frame, and opens its stages."""
     done = live.units_done if live else 0
+    if live and live.job.kind == "endless":
+        return f'<div class="timeline"><p class="note">{done} units</p></div>'
     estimates = live.estimates if live else {}
     marks = []
     at = live.at.unit if live and live.at else -1
@@ -239,11 +248,18 @@ def busy_line(live: Live) -> str:
     words, step = progress(live)
     share = live.at.fraction if live.at else 0.0
     return (
-        '<div class="line busy"><div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}"><b style="width: {share:.1%}"></b></div>'
+        f'<div class="line busy"{last_of(live)}><div class="bar" role="progressbar" aria-label="Progress" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * share:.0f}">'
+        f'<b style="width: {share:.1%}"></b></div>'
         f'<p role="status">{words}</p><p class="step">{step}</p>'
         f'<p class="figures">{" · ".join(figures_of(live))}</p></div>'
     )
+
+
+def last_of(live: Live) -> str:
+    """Which piece of a clip without an end came last, for who streams it."""
+    piece = live.growing.stem.removeprefix("unit-") if live.growing and live.job.kind == "endless" else ""
+    return f' data-last="{int(piece)}"' if piece else ""
 
 
 def progress(live: Live) -> tuple[str, str]:
@@ -275,9 +291,15 @@ def result(app: App, live: Live) -> str:
     if job.state is State.FAILED:
         kept = " The finished part is among the results." if job.path else ""
         return error + kept
+    if job.state is State.PAUSED:
+        return f"<b>Paused</b> · {job.units_done} of {s.units} units are finished: go on under Direct"
     if job.state in (State.STOPPED, State.INTERRUPTED):
         return f"<b>Stopped</b> · no unit was finished{': ' + error if error else ''}"
-    count = len(live.frames)
+    if job.kind == "drafts":
+        return (
+            f"<b>{len(job.directed.seeds or job.directed.variations)} drafts</b> · took {clock(live.elapsed)}"
+        )
+    count = frames_of(live.units_done) if job.kind == "endless" else len(live.frames)
     made = f"{count} frame{'s' * (count > 1)}" + (f", {(count - 1) / s.fps:g} s" if count > 1 else "")
     stopped = "Stopped and kept: " if job.state is State.PARTIAL else ""
     notes = "".join(f"<br>{escape(app.shown(note))}" for note in job.notes)
@@ -353,7 +375,7 @@ class LivePart:
 def build_live(app: App) -> LivePart:
     part = LivePart(app)
     start = app.worker.start_from
-    part.large = html(screen(None, start), elem_id="large", js_on_load=GOES_ON)
+    part.large = html(screen(None, start), elem_id="large", js_on_load=GOES_ON + STREAM)
     part.strip = html(tiles(None, start), elem_id="strip")
     part.units = html(timeline(None, start), elem_id="units", js_on_load=CLICKS)
     part.inspector = html("", elem_id="inspector", js_on_load=CLICKS)

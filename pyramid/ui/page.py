@@ -13,6 +13,7 @@ from pyramid.settings import SettingsError
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.api import register_api
 from pyramid.ui.cards import facts
+from pyramid.ui.direct import build_direct
 from pyramid.ui.errors import guard_events, problem
 from pyramid.ui.form import (
     Form,
@@ -72,6 +73,7 @@ def build(app: App) -> gr.Blocks:
             model = gr.Textbox(
                 app.worker.checkpoint.identity, visible="hidden", elem_id="model-loaded", label="model"
             )
+            news = gr.Textbox(visible="hidden", elem_id="news", label="news")
             timer = gr.Timer(AGAIN_EVERY)
         head = html(head_words(app), js_on_load=HEAD, elem_id="head")
         with gr.Column(elem_id="models", min_width=0):
@@ -81,15 +83,17 @@ def build(app: App) -> gr.Blocks:
                 left = build_left(app)
             with gr.Column(elem_id="show", min_width=0):
                 live = build_live(app)
+                direct = build_direct(app, news)
                 four = build_variations()
             with gr.Column(elem_id="side", scale=0, min_width=0):
                 build_queue(left.queue)
                 results = build_results(app, four)
         left.wire(page, visitor, pulse, model)
         live.wire(visitor)
+        direct.wire(page, visitor, pulse, left)
         results.wire(page, visitor, pulse, left.form)
         watch = Watcher(app, live, left.queue).watch
-        shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model]
+        shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model, news]
         page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
         gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", postprocess=False, **QUIET)
         guard_events(page, app)

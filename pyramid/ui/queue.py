@@ -38,6 +38,10 @@ def row(job: Job, place: int, count: int) -> str:
         source = " · from a picture"
     elif s.video:
         source = " · continues a clip"
+    if job.kind == "drafts":
+        kind = f"{len(job.directed.seeds or job.directed.variations)} drafts"
+    elif job.kind == "endless":
+        kind = "endless"
     facts = f"{kind} · {s.width} × {s.height} · seed {s.seed}{source}"
     if not job.waiting:
         buttons = '<span class="tag">now</span>'
@@ -49,6 +53,7 @@ def row(job: Job, place: int, count: int) -> str:
             '<svg viewBox="0 0 16 16" aria-hidden="true">'
             f'<path fill-rule="evenodd" d="{path}"/></svg></button>'
             for act, (label, path) in ICONS.items()
+            if job.kind == "video" or act not in ("edit", "copy")  # what is directed is changed in its panel
         )
     return (
         f'<li class="{"" if job.waiting else "now"}"><div><p>{escape(s.prompt)}</p>'

@@ -24,7 +24,7 @@ from pyramid.ui.queue import Queue
 
 PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
 UPDATES = 6  # a second, over all open pages: many who watch see a job less often, and do not slow it
-BESIDE = 5  # words that `Watcher.beside` gives
+BESIDE = 6  # words that `Watcher.beside` gives
 HALF_MOON = (
     '<svg viewBox="0 0 16 16" aria-hidden="true">'
     '<path d="M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zm0 1.8v10.4a5.2 5.2 0 0 1 0-10.4z"/></svg>'
@@ -131,18 +131,21 @@ class Watcher:
         return parts
 
     def beside(self, owner: str) -> list[str]:
-        """What a run does not change: the queue, the button, the head, and two words that tell of changes."""
+        """What a run does not change: the queue, the button, the head, and words that tell of changes."""
         worker = self.app.worker
         start = worker.start_from
-        waiting = bool(owner and self.app.store.queue(owner))
+        open_jobs = self.app.store.queue(owner) if owner else []
+        ended = self.ended.key(owner)
+        further = [(job.id, job.state, job.units_done) for job in open_jobs]
         model = hash((start.model, start.variant))  # the model may be a folder, which is not shown
         loaded = f"{worker.loaded.is_set()} {worker.memory} {start.quantize} {model} {worker.error}"
         return [
             self.queue.rows(owner),
-            "Add to queue" if waiting else "Generate",
+            "Add to queue" if open_jobs else "Generate",
             head_words(self.app),
-            f"{self.ended.key(owner)} {loaded}",
+            f"{ended} {loaded}",
             worker.checkpoint.identity,
+            f"{ended} {hash(tuple(further))}",
         ]
 
 
@@ -180,6 +183,7 @@ class Ended:
             self.keys = {}
         if owner not in self.keys:
             ended = self.store.history(owner, limit=50) if owner else []
+            ended += self.store.history(owner, limit=20, drafts=True) if owner else []
             self.keys[owner] = str(
                 hash(tuple((job.id, job.state, job.ended, job.favourite) for job in ended))
             )

@@ -390,10 +390,11 @@ def test_an_ended_job_goes_on_and_keeps_what_it_has(store):
     store.finish(interrupted.id, State.PARTIAL, path=store.folder / "x-partial.mp4", units_done=2)
     units = store.units_of(interrupted)
     units.mkdir()
-    (units / "unit").write_text("latents")
+    (units / "unit-000.safetensors").write_text("latents")
     copy = store.resume(interrupted.id, "ana")  # the partial video stays in the history
     assert copy.id != interrupted.id and copy.parent == interrupted.id and not copy.decode_only
-    assert copy.settings == interrupted.settings and (store.units_of(copy) / "unit").read_text() == "latents"
+    shared = store.units_of(copy) / "unit-000.safetensors"
+    assert copy.settings == interrupted.settings and shared.read_text() == "latents"
     with pytest.raises(ValueError, match="ended without a file"):
         store.decode_finished(interrupted.id, "ana")
     with pytest.raises(ValueError, match="only one that ended early"):

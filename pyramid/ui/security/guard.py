@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import os
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from email import message_from_bytes
 from email.message import Message
@@ -65,6 +66,7 @@ HEADERS = [
 ]
 
 
+PIECE = re.compile(r"unit-\d{6}\.mp4")  # of a clip without an end, see `media.growing`
 SESSIONS = 500  # whose state Gradio keeps; the oldest go
 READS = ("GET", "HEAD", "OPTIONS")
 ROOM = 65536  # bytes of an upload's body beside its file
@@ -256,9 +258,11 @@ class Guard:
         return path if inside and path.is_file() and not (set(parts[1:]) & {"..", "."}) else None
 
     def growing(self, parts: list[str]) -> Path | None:
-        """The clip of a running job's finished units."""
+        """The clip of a running job's finished units, or a piece of one that has no end."""
         live = self.page.worker.live
         path = live.growing if live else None
+        if live and path and live.job.kind == "endless" and PIECE.fullmatch(parts[-1]):
+            path = path.with_name(parts[-1])
         return path if live and path and parts == [live.job.id, path.name] and path.is_file() else None
 
     def may_leave(self, wanted: str) -> Path | None:

@@ -1,0 +1,235 @@
+"""Clips that are directed, as jobs of the page: drafts of many seeds, and what goes on from them.
+
+python -m pytest tests/jobs/test_directing.py
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from pyramid.jobs.directing import branch, endless, explore, refine, vary
+from pyramid.jobs.drafting import draft_picture
+from pyramid.jobs.queue import JobStore, State
+from pyramid.jobs.recovery import UnitsFolder
+from pyramid.jobs.worker import Worker
+from pyramid.media.files import read_metadata
+from pyramid.media.video_reader import read_frames
+from pyramid.settings import SettingsError, frames_of
+from pyramid.timeline import Cue
+
+PROMPT = "a red ball moves to the right"
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_checkpoint, tmp_path_factory):
+    store = JobStore(tmp_path_factory.mktemp("outputs"))
+    worker = Worker(store, model=str(tiny_checkpoint))
+    yield worker
+    worker.close()
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def asked(worker):
+    return replace(worker.start_from, prompt=PROMPT, num_frames=17)
+
+
+def until(worker: Worker, true, seconds: float = 120):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"it does not come: {worker.live} {worker.error}"
+        worker.store.wait(worker.store.version, 0.02)
+
+
+def ended(worker: Worker, job):
+    until(worker, lambda: worker.store.get(job.id).over)
+    until(worker, lambda: worker.live.job.id != job.id or not worker.live.busy)
+    return worker.store.get(job.id)
+
+
+def made(worker: Worker, settings):
+    """The clip of some settings, made in one go."""
+    return ended(worker, worker.store.add(settings, owner="local"))
+
+
+def frames(path: Path) -> np.ndarray:
+    return np.stack(list(read_frames(path)))
+
+
+def units(worker: Worker, job) -> list[bytes]:
+    """The latents of a job's units, to the bit."""
+    files = sorted(worker.store.units_of(job).glob("unit-*"))
+    return [load_file(path)["latents"].numpy().tobytes() for path in files]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Drafts
+
+
+@pytest.fixture(scope="module")
+def wall(worker, asked):
+    return ended(worker, explore(worker.store, replace(asked, seed=5), owner="local"))
+
+
+def test_a_wall_shows_nine_seeds_and_is_no_clip(worker, wall):
+    assert (wall.state, wall.kind, wall.path, wall.error) == (State.DONE, "drafts", None, "")
+    assert wall.directed.seeds == tuple(range(5, 14))
+    pictures = [Image.open(draft_picture(worker.store, wall, index)) for index in range(9)]
+    assert all(picture.size == (192, 192) and picture.n_frames == 1 for picture in pictures)
+    assert wall not in worker.store.history("local") and wall in worker.store.history("local", drafts=True)
+    again = JobStore(worker.store.folder)
+    assert again.get(wall.id) == wall
+    again.close()
+
+
+def test_a_draft_is_refined_to_the_clip_of_its_seed(worker, wall, asked):
+    clip = ended(worker, refine(worker.store, wall.id, "local", 3))
+    assert clip.settings == replace(wall.settings, seed=8) and clip.state is State.DONE
+    straight = made(worker, replace(asked, seed=8))
+    assert units(worker, clip) == units(worker, straight)
+    assert np.array_equal(frames(clip.path), frames(straight.path))
+    assert read_metadata(clip.path)["settings"] == read_metadata(straight.path)["settings"]
+
+
+def test_variations_of_a_draft_are_refined_alike(worker, wall, asked):
+    varied = ended(worker, vary(worker.store, wall.id, "local", 2, strength=0.4))
+    assert varied.directed.variations == tuple(range(1, 10)) and varied.settings.seed == 7
+    clip = ended(worker, refine(worker.store, varied.id, "local", 8))
+    asked = replace(asked, seed=7, variation_seed=9, variation_strength=0.4)
+    assert clip.settings == asked and units(worker, clip) == units(worker, made(worker, asked))
+
+
+def test_whole_drafts_move_and_say_how_far_the_clip_departs(worker, asked):
+    wall = ended(worker, explore(worker.store, replace(asked, seed=1), owner="local", whole=True))
+    with Image.open(draft_picture(worker.store, wall, 0)) as picture:
+        assert picture.n_frames > 1
+    clip = ended(worker, refine(worker.store, wall.id, "local", 0))
+    assert any("departs from its draft, unit by unit" in note for note in clip.notes)
+    assert units(worker, clip) == units(worker, made(worker, replace(asked, seed=1)))
+
+
+def test_what_cannot_be_drafted_is_said(worker, wall, asked):
+    with pytest.raises(SettingsError, match="9 or 16"):
+        explore(worker.store, asked, owner="local", count=3)
+    with pytest.raises(ValueError, match="not there any more"):
+        refine(worker.store, wall.id, "local", 9)
+    with pytest.raises(KeyError):
+        refine(worker.store, wall.id, "visitor:other", 0)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Branches
+
+
+@pytest.fixture(scope="module")
+def clip(worker, asked):
+    return made(worker, replace(asked, seed=4, num_frames=25))
+
+
+def test_a_branch_shares_units_and_is_what_its_settings_make(worker, clip):
+    cue = Cue(2, "a blue star falls", guidance=(2.0,), steps=(1, 2, 1), seed=9)
+    other = ended(worker, branch(worker.store, clip.id, "local", 2, cue))
+    assert (other.state, other.error, other.parent, other.directed.at_unit) == (State.DONE, "", clip.id, 2)
+    first, own, latents = units(worker, clip), units(worker, other), worker.store.units_of
+    assert own[:2] == first[:2] and own[2] != first[2] and own[3] != first[3] and len(own) == 4
+    shared = [(latents(job) / "unit-001.safetensors").stat().st_ino for job in (clip, other)]
+    assert shared[0] == shared[1]  # it lies on the disk once
+    assert units(worker, made(worker, other.settings)) == own
+    longer = ended(worker, branch(worker.store, other.id, "local", 3, Cue(3, seed=1), 33))
+    assert units(worker, longer)[:3] == own[:3] and longer.settings.cues[0].prompt == "a blue star falls"
+    assert longer.settings.cues[1].table() == {"from": 3, "seed": 1} and longer.units_done == 5
+    for job in (clip, other, longer):
+        assert [each.id for each in worker.store.family(job)] == [clip.id, other.id, longer.id]
+
+
+def test_a_branch_begins_where_a_unit_is_kept(worker, clip):
+    for unit, frames_asked, message in (
+        (0, 25, "1 to that many"),
+        (9, 99, "kept"),
+        (3, 25 - 8, "ask for more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            branch(worker.store, clip.id, "local", unit, Cue(unit, seed=1), frames_asked)
+    with pytest.raises(KeyError):
+        branch(worker.store, clip.id, "visitor:other", 2, Cue(2, seed=1))
+
+
+def test_a_running_clip_has_branches_too_and_outlives_the_first(worker, asked):
+    settings = replace(asked, seed=6, video_num_inference_steps=(60, 60, 60))
+    job = worker.store.add(settings, owner="local")
+    until(worker, lambda: worker.store.get(job.id).units_done >= 2)
+    other = branch(worker.store, job.id, "local", 1, Cue(1, "a blue star", steps=(1,)))
+    worker.stop(job.id)
+    ended(worker, job)
+    worker.store.delete(job.id, "local")
+    other = ended(worker, other)
+    assert other.state is State.DONE and worker.store.family(other) == [other]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Pauses
+
+
+@pytest.mark.parametrize("part", ["stage", "unit"])
+def test_a_paused_clip_goes_on_to_the_very_same(worker, asked, part):
+    settings = replace(asked, seed=3, video_num_inference_steps=(60, 60, 60))
+    job = worker.store.add(settings, owner="local")
+    until(worker, lambda: (live := worker.live) and live.job.id == job.id and live.at and live.at.unit == 1)
+    worker.pause(job.id, part, owner="local")
+    held = ended(worker, job)
+    assert (held.state, held.path, held.error) == (State.PAUSED, None, "")
+    stage = UnitsFolder(worker.store.units_of(job)).load_stage()
+    assert (held.units_done, stage is None) in ((1, False), (2, True))
+    assert (part == "stage") == (stage is not None)
+    other = made(worker, replace(asked, seed=9))  # others have their turn
+    assert other.state is State.DONE
+    worker.resume(job.id, owner="local")
+    done = ended(worker, job)
+    assert (done.state, done.units_done) == (State.DONE, 3)
+    taken = worker.live.at.total
+    assert taken == {"stage": 60 * (5 - stage[1]) if stage else 0, "unit": 180}[part]
+    assert units(worker, done) == units(worker, made(worker, settings))
+
+
+def test_what_does_not_run_cannot_be_paused(worker, clip):
+    with pytest.raises(ValueError, match="only a clip that is being made"):
+        worker.pause(clip.id, "unit")
+    with pytest.raises(SettingsError, match="choose from stage, unit"):
+        worker.pause(clip.id, "step")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Clips without an end
+
+
+def test_an_endless_clip_hears_new_words_and_is_what_its_settings_make(worker, asked):
+    slow = replace(asked, seed=2, video_num_inference_steps=(20, 20, 20))
+    job = endless(worker.store, slow, owner="local", units=200, trained=4)
+    until(worker, lambda: worker.store.get(job.id).units_done >= 3)
+    pieces = worker.live.growing.parent
+    assert list(pieces.glob("unit-*.mp4")) and len(worker.live.frames) <= 8
+    assert len(worker.live.estimates) <= 3 and worker.drift_of(job.id).looks
+    worker.tell(job.id, "a blue star falls", 2, owner="local")
+    until(worker, lambda: worker.store.get(job.id).settings.cues)
+    heard = worker.store.get(job.id).settings.cues[0]
+    until(worker, lambda: worker.store.get(job.id).units_done > heard.start + 2)
+    worker.stop(job.id)
+    done = ended(worker, job)
+    assert (done.state, done.error, heard.prompt, heard.ease) == (State.DONE, "", "a blue star falls", 2)
+    assert done.settings.num_frames == frames_of(done.units_done) and done.settings.history_units == 3
+    metadata = read_metadata(done.path)
+    assert metadata["settings"] == done.settings.to_dict() and len(metadata["drift"]) == done.units_done - 1
+    assert len(frames(done.path)) == done.settings.num_frames and "partial" not in metadata
+    assert units(worker, done) == units(worker, made(worker, done.settings))
+
+
+def test_only_an_endless_clip_that_runs_can_be_told_more(worker, clip, asked):
+    with pytest.raises(ValueError, match="only a clip without an end"):
+        worker.tell(clip.id, "it grows")
+    with pytest.raises(SettingsError, match="2 to"):
+        endless(worker.store, asked, owner="local", units=1, trained=4)
