@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid.generate.scales import Guidance
+from pyramid.models.block_cache import BlockCache
 
 # The velocity at latents (b, c, 1, h, w) float32 and a timestep, as float32.
 Velocity = Callable[[Tensor, float], Tensor]
@@ -86,15 +87,15 @@ class Control:
         return self.scale, self.prompt, self.negative
 
 
-def step_of(transformer: Any) -> Callable[[Tensor, Tensor, Tensor, Any], Tensor]:
+def step_of(transformer: Any) -> Callable[..., Tensor]:
     """A transformer's `denoise`, by way of its own call where it was compiled (by `torch.compile(model)` or
     `model.compile()`): nothing but that call is compiled then.
     """
     whole = getattr(transformer, "_orig_mod", transformer)  # of what `torch.compile` wrapped
     if whole is transformer and getattr(transformer, "_compiled_call_impl", None) is None:
         return transformer.denoise
-    return lambda current, timesteps, pooled, context: transformer(
-        [current], timestep=timesteps, pooled_projections=pooled, context=context
+    return lambda current, timesteps, pooled, context, **cache: transformer(
+        [current], timestep=timesteps, pooled_projections=pooled, context=context, **cache
     )
 
 
@@ -103,7 +104,7 @@ class GuidedModel:
     """A transformer that is told the prompt and the negative prompt.
 
     `split`: the two go through the transformer one after the other, which halves the memory of a step.
-    `control` may change text and guidance between two steps.
+    `control` may change text and guidance between two steps. Each stage has a `block_cache` of its own.
     """
 
     transformer: Any
@@ -113,6 +114,7 @@ class GuidedModel:
     split: bool = False
     control: Control | None = None
     told: Mapping[int, Prompt] = field(default_factory=dict)  # other prompts, by unit
+    block_cache: float = 0.0  # the threshold of a `BlockCache`; 0: none
 
     @property
     def device(self) -> torch.device:
@@ -127,18 +129,18 @@ class GuidedModel:
             return self.of(unit).stage(unit, stage, history, x)
         control = self.control or Control()
 
-        def texts_now() -> tuple[Any, float, list[Prompt], list[Any]]:
+        def texts_now() -> tuple[Any, float, list[Told]]:
             scale = self.guidance.at(unit, stage) if control.scale is None else max(control.scale, 1.0)
             texts = self._with(control)._texts(scale)
-            return control.state, scale, texts, [self._prepare(text, history, x) for text in texts]
+            return control.state, scale, [self._told(text, history, x) for text in texts]
 
-        state, scale, texts, contexts = texts_now()
+        state, scale, told = texts_now()
 
         def velocity(x: Tensor, timestep: float) -> Tensor:
-            nonlocal state, scale, texts, contexts
+            nonlocal state, scale, told
             if control.state != state:
-                state, scale, texts, contexts = texts_now()
-            return self._velocity(texts, contexts, scale, x, timestep)
+                state, scale, told = texts_now()
+            return self._velocity(told, scale, x, timestep)
 
         return velocity
 
@@ -177,23 +179,33 @@ class GuidedModel:
     # the transformer enters and leaves its own, and none encloses a `yield`.
 
     @torch.no_grad()
-    def _prepare(self, text: Prompt, history: Sequence[Tensor], x: Tensor) -> Any:
+    def _told(self, text: Prompt, history: Sequence[Tensor], x: Tensor) -> "Told":
         copies = len(text.embeds) // len(x)
         clips = [clip.to(text.embeds.dtype).repeat(copies, 1, 1, 1, 1) for clip in history]
-        return self.transformer.prepare(clips, tuple(x.shape[2:]), text.embeds, text.mask)
+        context = self.transformer.prepare(clips, tuple(x.shape[2:]), text.embeds, text.mask)
+        return Told(text, context, {"cache": BlockCache(self.block_cache)} if self.block_cache else {})
 
     @torch.no_grad()
-    def _velocity(
-        self, texts: list[Prompt], contexts: list[Any], scale: float, x: Tensor, timestep: float
-    ) -> Tensor:
+    def _velocity(self, told: "list[Told]", scale: float, x: Tensor, timestep: float) -> Tensor:
         parts: list[Tensor] = []
-        for text, context in zip(texts, contexts, strict=True):
+        for each in told:
+            text = each.text
             copies = len(text.embeds) // len(x)
             current = x.to(text.embeds.dtype).repeat(copies, 1, 1, 1, 1)
             timesteps = torch.full((len(current),), timestep, dtype=torch.float32, device=x.device)
-            velocity = step_of(self.transformer)(current, timesteps, text.pooled, context)
+            step = step_of(self.transformer)
+            velocity = step(current, timesteps, text.pooled, each.context, **each.cache)
             parts += velocity.float().chunk(copies)
         if len(parts) == 1:
             return parts[0]
         negative, positive = parts
         return negative + scale * (positive - negative)
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """A batch of texts at one stage: what the transformer made of them, and the arguments of a cache."""
+
+    text: Prompt
+    context: Any
+    cache: Mapping[str, BlockCache]

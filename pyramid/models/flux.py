@@ -217,10 +217,12 @@ class StageNetwork(Network):
 
         return checkpoint(block, *inputs, use_reentrant=False)
 
-    def denoise(self, current, timestep, pooled_projections, context):
-        """Velocity of `current` (b, c, t, h, w) at timestep (b,) in 0…1000, of its shape and dtype."""
+    def denoise(self, current, timestep, pooled_projections, context, cache=None):
+        """Velocity of `current` (b, c, t, h, w) at timestep (b,) in 0…1000, of its shape and dtype.
+
+        cache: a BlockCache of this stage, which may leave out all blocks but the first.
+        """
         layout = context.layout
-        text = context.text
         grid = current.shape[3] // PATCH, current.shape[4] // PATCH
         timestep = layout.sort(timestep)
         pooled_projections = layout.sort(pooled_projections)
@@ -228,12 +230,7 @@ class StageNetwork(Network):
         image = self.embed(layout.sort(current), grid)  # b n dim
         if context.history is not None:
             image = torch.cat([context.history, image], dim=1)  # b m+n dim
-        for index, block in enumerate(self.blocks):
-            inputs = text, image, condition, context.table, layout, index == len(self.blocks) - 1
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                text, image = self.checkpointed(block, *inputs)
-            else:
-                text, image = block(*inputs)
+        image = self._through_blocks(context.text, image, condition, context, cache)
         scale, shift = self.norm_out(condition)
         velocity = self.proj_out(modulate(image, shift[:, None], scale[:, None]))  # b n c·4
         return layout.unsort(
@@ -248,6 +245,26 @@ class StageNetwork(Network):
             )
         )
 
+    def _through_blocks(self, text, image, condition, context, cache):
+        """The current clip's tokens behind all blocks, or behind those that the cache does not stand for."""
+        layout, last = context.layout, len(self.blocks) - 1
+        start = first = image[:, layout.history :]
+        cache = cache if last > 0 else None
+        for index, block in enumerate(self.blocks):
+            inputs = text, image, condition, context.table, layout, index == last
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                text, image = self.checkpointed(block, *inputs)
+            else:
+                text, image = block(*inputs)
+            if cache is not None and index == 0:
+                first = image[:, layout.history :]
+                others = cache.recall(first - start)
+                if others is not None:
+                    return first + others
+        if cache is not None:
+            cache.keep(image - first)
+        return image
+
     def forward(
         self,
         clips,
@@ -257,17 +274,18 @@ class StageNetwork(Network):
         encoder_attention_mask=None,
         pooled_projections,
         context=None,
+        cache=None,
     ):
         """Velocity of the last clip, (b, c, t, h, w).
 
         clips: list of (b, c, t, h, w), history oldest and coarsest first, the current clip last. timestep
         (b,), encoder_hidden_states (b, l, d), encoder_attention_mask (b, l), pooled_projections (b, p).
-        context: what `prepare` made of text and history before, in their place.
+        context: what `prepare` made of text and history before, in their place. cache: as in `denoise`.
         """
         if context is None:
             shape = clips[-1].shape[2:]
             context = self.prepare(clips[:-1], shape, encoder_hidden_states, encoder_attention_mask)
-        return self.denoise(clips[-1], timestep, pooled_projections, context)
+        return self.denoise(clips[-1], timestep, pooled_projections, context, cache)
 
 
 class FluxNetwork(StageNetwork):
