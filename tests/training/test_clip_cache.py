@@ -4,6 +4,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -106,6 +108,41 @@ def test_a_worker_that_is_ended_is_told(home, tmp_path, monkeypatch):
 def test_who_works_is_said_once(home, tmp_path, capsys, flags, why):
     command = ["data", "cache", str(home / "clips"), "--config", str(home / "recipe.toml"), *flags]
     assert cli.main(command) == 2 and why in capsys.readouterr().err
+
+
+class Tasks:
+    """What `fill_by_ray` asks of Ray, in this process."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            cause = ValueError("the list is gone")
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def remote(self, *, num_cpus, num_gpus):
+        assert (num_cpus, num_gpus) == (1, 0)
+        return lambda work: SimpleNamespace(remote=lambda *given: lambda: work(*given))
+
+    def get(self, tasks):
+        return [task() for task in tasks]
+
+
+def test_workers_of_a_cluster_share_the_list_and_their_failures_are_told(home, tmp_path):
+    told: list[str] = []
+    cache = workers.fill_by_ray(run_of(home), tmp_path / "cache", Tasks(), 3, say=told.append)
+    assert len(cache.entries()) == 4 and told == ["skipped: no.png: unreadable"]
+    for error, why in (
+        (Tasks.exceptions.RayTaskError, "the list is gone"),
+        (Tasks.exceptions.RayError, "lost"),
+    ):
+        ray = Tasks()
+        ray.get = Mock(side_effect=error)
+        with pytest.raises(ValueError, match=why):
+            workers.fill_by_ray(run_of(home), tmp_path / "cache", ray, 2)
 
 
 def test_a_ray_cluster_fills_the_cache(home, tmp_path, capsys):

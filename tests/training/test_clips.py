@@ -24,7 +24,7 @@ from pyramid.media.video_reader import inspect, read_frames, read_frames_from
 from pyramid.training.clips.buckets import BUCKETS, nearest, whole_units
 from pyramid.training.clips.doctor import Limits, contact_sheet, examine, write_clean
 from pyramid.training.clips.lists import open_list
-from pyramid.training.clips.reading import Wanted, first_cut, read_clip
+from pyramid.training.clips.reading import Wanted, read_clip, shots
 from pyramid.training.clips.sample import Broken, BrokenItem, FileSource, Sample, ZipSource
 
 WANTED = Wanted(fps=8, frames=17, sizes=((64, 64),))
@@ -314,6 +314,8 @@ def test_a_look_goes_on_where_it_was_interrupted(made, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_verdict", lambda s, *a: looked.append(s.name) or before(s, *a))
     assert examine(listing, Limits(), journal=journal).to_dict() == whole.to_dict()
     assert looked == ["half.mp4"]
+    journal.write_text("\n".join(text[:3]) + "\n")
+    assert len(examine(listing, Limits(), journal=journal, sheet=True).pictures) == 2
     assert examine(listing, Limits(sample=1)).examined == 1
 
 
@@ -334,13 +336,22 @@ def test_a_clip_ends_where_another_shot_begins(tmp_path):
     sample = next(iter(open_list(path.parent)))
     assert len(read_clip(sample, WANTED)) == 9
     still = np.zeros((9, 32, 32, 3), np.uint8)
-    assert first_cut(still) is None and first_cut(still[:1]) is None
+    assert [len(shot) for shot in shots(still)] == [9] and [len(shot) for shot in shots(still[:1])] == [1]
+
+
+def test_a_first_shot_that_is_too_short_is_passed_over(tmp_path):
+    path = clip(tmp_path / "two.mp4", 17, cut=4)
+    sample = next(iter(open_list(path.parent)))
+    part = read_clip(sample, WANTED)
+    assert len(part) == 9 and part[0, -1, -1].min() > 200
+    with pytest.raises(BrokenItem, match="no shot of 17 frames"):
+        read_clip(sample, Wanted(fps=8, frames=17, sizes=((64, 64),), least=17))
 
 
 def test_rates_are_brought_to_the_recipes(made):
     sample = next(item for item in open_list(made) if item.name == "long.mp4")
     assert len(read_clip(sample, Wanted(fps=4, frames=17, sizes=((64, 64),)))) == 17
-    with pytest.raises(BrokenItem, match="frames of"):
+    with pytest.raises(BrokenItem, match="no shot of 41"):
         read_clip(sample, Wanted(fps=8, frames=41, sizes=((64, 64),), least=41))
 
 

@@ -128,7 +128,7 @@ def _verdicts(
                 found = None
             elif isinstance(item, Broken):
                 found = {"reason": item.reason}
-            elif index in known:
+            elif index in known and not (sheet and shown < SHEET and "reason" not in known[index]):
                 found = known[index]
             else:
                 wants_picture = sheet and shown < SHEET

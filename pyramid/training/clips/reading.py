@@ -38,7 +38,7 @@ class Wanted:
     frames: int
     sizes: tuple[Size, ...]
     least: int = 1 + FRAMES_PER_UNIT  # fewer frames of a video are too short
-    cuts: bool = True  # whether a clip ends at the first change of shot that is found
+    cuts: bool = True  # whether a clip is its first shot that is long enough, by the cuts that are found
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,12 @@ def read_clip(sample: Sample, wanted: Wanted) -> np.ndarray:
     except (ValueError, OSError) as error:
         raise BrokenItem("unreadable", f"{sample.name}: {error}") from None
     clip = np.stack(frames)
-    if sample.kind == "video" and wanted.cuts and (cut := first_cut(clip)):
-        clip = clip[:cut]
+    if sample.kind == "video" and wanted.cuts:
+        clip = next((shot for shot in shots(clip) if len(shot) >= wanted.least), clip[:0])
     if sample.kind == "video" and len(clip) < wanted.least:
-        raise BrokenItem("too short", f"{sample.name} has {len(clip)} frames of {wanted.least}")
+        raise BrokenItem(
+            "too short", f"{sample.name} has no shot of {wanted.least} frames: {len(frames)} in all"
+        )
     return clip[: frames_of(whole_units(len(clip)))]
 
 
@@ -113,8 +115,8 @@ def _cropped(sample: Sample, picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, right, bottom))
 
 
-def first_cut(clip: np.ndarray) -> int | None:
-    """The frame at which another shot begins, the first if there are several; None without one.
+def shots(clip: np.ndarray) -> list[np.ndarray]:
+    """The shots of a clip (f, h, w, 3), in order: itself, where there is no cut.
 
     A cheap detector: small gray pictures, and the difference of neighbors against this clip's usual one.
     """
@@ -122,9 +124,9 @@ def first_cut(clip: np.ndarray) -> int | None:
     gray = np.stack([np.asarray(picture, dtype=np.float32) for picture in small]) / 255
     steps = np.abs(np.diff(gray, axis=0)).mean((1, 2))
     if not len(steps):
-        return None
+        return [clip]
     cuts = np.nonzero((steps > CUT) & (steps > CUT_FACTOR * np.median(steps)))[0]
-    return int(cuts[0]) + 1 if len(cuts) else None
+    return np.split(clip, cuts + 1)
 
 
 # -- whether it can be used
