@@ -114,7 +114,7 @@ def report(folder: Path) -> int:
     shown = {
         labels[arm]: folder / "runs" / arm / str(min(runs)) / "frames.npz" for arm, runs in points.items()
     }
-    draw_frames(shown).save(folder / "claim-frames.png", optimize=True)
+    draw_frames(shown).save(folder / "claim-frames.webp", quality=85)
     for metric, table in summary["factors"].items():
         for arm, found in table.items():
             low, high = found["interval"]

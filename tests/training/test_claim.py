@@ -156,9 +156,18 @@ def test_the_judges_shares():
 
 
 # -- the report
+NAMES = ("color", "shape", "motion", "background")
+
+
 def points(qualities, scale=1.0) -> list[dict]:
     return [
-        {"flops": scale * 2.0**i, "frechet": 1 - q, "judge": {"mean": q}} for i, q in enumerate(qualities)
+        {
+            "flops": scale * 2.0**i,
+            "frechet": 1 - q,
+            "judge": {"mean": q},
+            "classifier": dict.fromkeys(NAMES, q),
+        }
+        for i, q in enumerate(qualities)
     ]
 
 
@@ -182,9 +191,12 @@ def test_the_tool_reports_what_is_there(tmp_path, capsys):
             folder.mkdir(parents=True)
             (folder / "results.json").write_text(json.dumps(points([0.2, 0.4 + 0.1 * seed], scale * 1e12)))
             np.savez(folder / "frames.npz", frames=np.zeros((3, 17, 64, 64, 3), np.uint8))
+    begun = tmp_path / "runs" / "pyramid" / "2"
+    begun.mkdir()
+    (begun / "results.json").write_text(json.dumps(points([0.9])))
     assert tool.main(["--out", str(tmp_path), "--report"]) == 0
     assert "full sequence needs 2.00 times" in capsys.readouterr().out
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["curves"]["judge"]["pyramid"][1]["mean"] == pytest.approx(0.45)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"claim-curves.png", "claim-frames.png"}
-    assert summarize({"pyramid": {0: points([0.2])}})["factors"] == {"judge": {}, "frechet": {}}
+    assert {path.name for path in tmp_path.glob("claim-*.*")} == {"claim-curves.png", "claim-frames.webp"}
+    assert summarize({"pyramid": {0: points([0.2])}})["factors"]["judge"] == {}

@@ -78,7 +78,7 @@ def _axes(draw: Any, place: Any, bounds: tuple[float, float], teras: Sequence[fl
         if x - shown > 50 * SCALE:
             draw.text((x, height - bottom + 6 * SCALE), f"{tera:g}", fill="#444", font=_font(12), anchor="mt")
             shown = x
-    words = "training, 10¹² operations"
+    words = "training, in trillions of operations"
     draw.text((width - right, height - bottom + 22 * SCALE), words, fill="#444", font=_font(12), anchor="rt")
     draw.line((left, height - bottom, width - right, height - bottom), fill="#444", width=SCALE)
 

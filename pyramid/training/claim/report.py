@@ -22,17 +22,29 @@ from scipy import stats
 Points = dict[str, dict[int, list[dict[str, Any]]]]
 METRICS: dict[str, tuple[str, Callable[[dict[str, Any]], float], bool]] = {  # title, value, higher is better
     "judge": ("color, shape and motion right, by the judge", lambda p: p["judge"]["mean"], True),
-    "frechet": ("Fréchet distance", lambda p: p["frechet"], False),
+    "classifier": ("the same, by our classifier", lambda p: _mean_right(p["classifier"]), True),
+    "frechet": ("distance of features (Frechet)", lambda p: p["frechet"], False),
 }
 
 
+def _mean_right(shares: dict[str, float]) -> float:
+    return (shares["color"] + shares["shape"] + shares["motion"]) / 3
+
+
 def read_points(folder: Path) -> Points:
-    """The measurements of all runs in `folder/<arm>/<seed>/results.json`."""
+    """The measurements in `folder/<arm>/<seed>/results.json`, of each arm those runs that went furthest:
+    a run that is under way is left out.
+    """
     found: Points = {}
     for path in sorted(folder.glob("*/*/results.json")):
-        seed, arm = int(path.parent.name), path.parent.parent.name
+        seed = int(path.parent.name)
+        arm = path.parent.parent.name
         found.setdefault(arm, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    most = {arm: max(map(len, runs.values())) for arm, runs in found.items()}
+    return {
+        arm: {seed: points for seed, points in runs.items() if len(points) == most[arm]}
+        for arm, runs in found.items()
+    }
 
 
 def curve(runs: dict[int, list[dict[str, Any]]], metric: str) -> list[dict[str, Any]]:
