@@ -13,7 +13,7 @@ from pyramid.generate.sampler import derive
 from pyramid.hub.families import FAMILIES
 from pyramid.training.claim.arms import ARMS, MAIN, ArmRun, sample_whole
 from pyramid.training.claim.bench import Bench, Clips, Item, answers_of, items_of, labels_of
-from pyramid.training.claim.features import answers_right, frechet, train_classifier
+from pyramid.training.claim.features import answers_right, train_classifier
 from pyramid.training.claim.flops import count_operations
 from pyramid.training.claim.measure import asked_of, judged
 from pyramid.training.claim.report import factor, factor_with_interval, flops_to, rising, summarize
@@ -105,18 +105,6 @@ def test_a_whole_clip_follows_a_straight_flow_to_its_end():
 
 
 # -- measuring
-def test_the_frechet_distance_is_that_of_gaussians():
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((4000, 3))
-    assert frechet(rows, rows) == pytest.approx(0, abs=1e-9)
-    assert frechet(rows, rows + [3, 0, 0]) == pytest.approx(9)
-    assert frechet(rows, 2 * rows) == pytest.approx(
-        np.trace(np.cov(rows, rowvar=False)) + (rows.mean(0) ** 2).sum()
-    )
-    with pytest.raises(ValueError, match="two rows"):
-        frechet(rows[:1], rows)
-
-
 def test_the_classifier_learns_and_leaves_out_what_has_no_answer():
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(2, (60, 2), generator=generator)

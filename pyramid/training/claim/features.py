@@ -1,18 +1,16 @@
-"""Our own classifier of latents, and the Fréchet distance on its features.
+"""Our own classifier of latents, whose features a Fréchet distance is measured on.
 
-    net = train_classifier(latents, labels, sizes, seed=0)
-    distance = frechet(net.features(made), net.features(real))
+    net = train_classifier(latents, labels, answers, seed=0)
+    distance = frechet(net.features(made), net.features(real))               # of pyramid.training.frechet
 
 The features that FID and FVD are measured on come from networks of the world outside; those of a small
-classifier of the toy world's shapes, colors, backgrounds and motions see what matters there. SciPy and torch.
+classifier of the toy world's shapes, colors, backgrounds and motions see what matters there.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import linalg
 from torch import Tensor, nn
 
 FEATURES = 16
@@ -70,17 +68,3 @@ def train_classifier(
 def answers_right(net: Classifier, latents: Tensor, labels: Tensor) -> Tensor:
     """Bool `(n, questions)`: what the classifier says is what the labels say."""
     return torch.stack([logits.argmax(1) for logits in net(latents)], dim=1) == labels
-
-
-def frechet(first: np.ndarray, second: np.ndarray) -> float:
-    """The squared Fréchet distance of two sets of features `(n, d)`, each taken as a Gaussian.
-
-    Dowson and Landau 1982; Heusel et al., arXiv 1706.08500. ValueError for fewer than two rows.
-    """
-    if min(len(first), len(second)) < 2:
-        raise ValueError(f"a Fréchet distance needs two rows or more, not {len(first)} and {len(second)}")
-    means = first.mean(0) - second.mean(0)
-    one, other = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (first, second))
-    # The eigenvalues of a product of covariances are real and not negative; rounding makes them nearly so.
-    roots = np.sqrt(np.clip(linalg.eigvals(one @ other).real, 0, None))
-    return float(means @ means + np.trace(one) + np.trace(other) - 2 * roots.sum())

@@ -19,8 +19,9 @@ from torch import Tensor
 from pyramid.generate.latents import denormalize
 from pyramid.training.claim.arms import ArmRun
 from pyramid.training.claim.bench import Bench, Clips, Item, Parts, answers_of, labels_of
-from pyramid.training.claim.features import Classifier, answers_right, frechet, train_classifier
+from pyramid.training.claim.features import Classifier, answers_right, train_classifier
 from pyramid.training.clips.cache import Text
+from pyramid.training.frechet import frechet
 from pyramid.training.judge import Verdict, judge
 from pyramid.training.world import CAMERAS, Scene
 
