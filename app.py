@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from pyramid.commands.cli import Parser
 from pyramid.commands.interrupts import SIGNALS, handled
 from pyramid.commands.terminal import steady_output
-from pyramid.memory.device import wait_asleep
+from pyramid.memory.threads import wait_briefly
 from pyramid.settings import (
     DTYPES,
     MACHINE,
@@ -141,7 +141,7 @@ def run(arguments: list[str] | None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     for name in ("httpx", "bitsandbytes"):  # of no use to who wants a video: which optional kernels there are
         logging.getLogger(name).setLevel(logging.ERROR)
-    wait_asleep()
+    wait_briefly()
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     # Gradio makes a table of its last 10,000 events after each one, for a page of figures that is not served.

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from pyramid.commands.terminal import steady_output
-from pyramid.memory.device import wait_asleep
+from pyramid.memory.threads import wait_asleep, wait_briefly
 from pyramid.settings import flag_of
 
 COMMANDS = {  # name, which is that of its module here, and what it does
@@ -58,10 +58,11 @@ def run(argv: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     # Of no use to who asked for a video: which optional kernels a library looked for, which keys it ignores.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    wait_asleep()
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
-        args = parser(next((word for word in argv if not word.startswith("-")), "")).parse_args(argv)
+        command = next((word for word in argv if not word.startswith("-")), "")
+        (wait_asleep if command == "train" else wait_briefly)()
+        args = parser(command).parse_args(argv)
         return args.run(args) or 0
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

@@ -18,7 +18,7 @@ from typing import Any
 
 from pyramid.commands.engine import Maker, Outcome, Stopped, failure, say
 from pyramid.commands.prompt_list import Item, result_path
-from pyramid.memory.device import WAITING
+from pyramid.memory.threads import WAITING
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = 80 * 2**20  # bytes of a local object store: Ray's least; a video is a few million

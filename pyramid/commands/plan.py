@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     machine = Machine.here(settings.device)
     verify(checkpoint)
     every, chosen = (
-        plans(checkpoint, settings, machine),
-        make_plan(checkpoint, settings, machine, args.memory),
+        plans(checkpoint, settings, machine, timed=True),
+        make_plan(checkpoint, settings, machine, args.memory, timed=True),
     )
     measured = peak(settings, chosen.name) if args.measure else None
     if args.json:

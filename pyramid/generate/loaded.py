@@ -23,6 +23,7 @@ from pyramid.memory import ladder
 from pyramid.memory.machine import keep_freed_memory
 from pyramid.memory.placement import dtype_name
 from pyramid.memory.plan import Plan, make_plan
+from pyramid.memory.threads import Threads
 from pyramid.settings import Settings, loras_of
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def takes_loras(settings: Settings) -> bool:
 
 
 def prepare(plan: Plan) -> None:
-    """Main memory is kept for the next step where a plan computes in it."""
+    """Main memory is kept for the next step where a plan computes in it, and the load is looked at."""
+    Threads.watch()
     if not plan.transformer.place.is_card and "PYRAMID_RETURN_MEMORY" not in os.environ:
         keep_freed_memory()
 

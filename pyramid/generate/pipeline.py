@@ -211,12 +211,15 @@ class PyramidFlow:
         stop = task.inputs.stop or threading.Event()
         run = Running(stop, Guidance.of(task.settings))
         self._runs.append(run)
+        threads = device_of(self._execution_device).threads()
         try:
+            threads.adapt()
             prompts = yield from self._read(task, clock, run)
             given = yield from self._begin(task, clock)
             decode = self._decoder(task)
             for event in clock.each("sample", self._sample(task, prompts, given, run)):
                 yield event
+                threads.adapt()
                 if isinstance(event, Unit):
                     count += 1
                     units += [event] * kept
@@ -228,6 +231,7 @@ class PyramidFlow:
             if decode and self._decodes_late and kept:
                 cut = yield from self._decode_late(units, decode, clock, stop)
         finally:
+            threads.restore()
             self._runs.remove(run)
             self._latest = run.steps, run.guidance_scale
             self.maybe_free_model_hooks()

@@ -9,7 +9,6 @@ without its card too: `CudaCard("cuda:0", "RTX", (8, 9), bfloat16=True)` plans a
 of device is a class here and its entry in `KINDS`.
 """
 
-import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,20 +17,6 @@ from pyramid.settings import SettingsError
 MAIN = "cpu"  # where weights wait that are not on a card
 FIRST_WITH_BFLOAT16 = (8, 0)  # capability of CUDA cards: Ampere
 FIRST_THAT_EMULATES_IT = (7, 5)  # Turing, whose kernels compute in float32
-
-
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-
-
-def wait_asleep() -> None:
-    """Let threads that wait for each other sleep, where the user has not said how they wait.
-
-    The libraries read it when torch is loaded, so this comes before. By default they spin, which gains a
-    quarter on cores that nobody else uses, and takes three to twenty times as long beside another program: a
-    thread that computes has lost its core to one that waits for it.
-    """
-    if not any(name in os.environ for name in WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 @dataclass(frozen=True)
@@ -98,6 +83,12 @@ class Device:
     def make_current(self) -> None:
         """Take it for all that names a kind of device and no number."""
         self.module.set_device(self.name)
+
+    def threads(self):
+        """Those of a run: `pyramid.memory.threads.Threads`, which follow the load where they do the work."""
+        from pyramid.memory.threads import Threads
+
+        return Threads(adapts=not self.is_card)
 
     # -- memory, in bytes
     def memory(self, main: tuple[int, int]) -> tuple[int, int]:
@@ -181,7 +172,10 @@ class Processor(Device):
 
     @classmethod
     def here(cls, name: str) -> "Processor":
-        return cls(MAIN, "processor", bfloat16=processor_has_bfloat16())
+        """bfloat16: whether it is as fast in it, which is measured once on a machine."""
+        from pyramid.memory.fastest import prefers_bfloat16
+
+        return cls(MAIN, "processor", bfloat16=prefers_bfloat16())
 
 
 class CudaCard(Device):

@@ -160,7 +160,7 @@ class Shape:
         """
         sizes = tile_sizes(self.width, self.height, tile)
         largest = max(sizes, key=lambda size: size[0] * size[1])
-        cache, work = decoder_elements(self.vae, *largest)
+        cache, work = decoder_elements(self.vae, *largest, one_frame=self.units == 1)
         if window == 0:
             return int((cache + work) * bytes_each)
         frames = sum(unit_elements(w, h) for w, h in sizes) * (2 if len(sizes) > 1 else 1)
@@ -201,10 +201,13 @@ def tile_sizes(width: int, height: int, tile: int | None, overlap: float = 0.25)
     ]
 
 
-def decoder_elements(config: dict, width: int, height: int) -> tuple[int, int]:
-    """Numbers that the VAE's decoder keeps between units, and most alive besides; sides in latent pixels."""
+def decoder_elements(config: dict, width: int, height: int, *, one_frame: bool = False) -> tuple[int, int]:
+    """Numbers that the VAE's decoder keeps between units, and most alive besides; sides in latent pixels.
+    one_frame: of the first unit, which is one all through.
+    """
     kept = peak = 0
-    for kind, c_in, c_out, t, place in _decoder_layers(config, width * height):
+    for kind, c_in, c_out, frames, place in _decoder_layers(config, width * height):
+        t = 1 if one_frame else frames
         if kind == "resnet":
             kept += 2 * (c_in + c_out) * place
             first = c_in * t + c_in * t + c_in * (t + 2) + c_out * t  # x, silu, with the past, out

@@ -70,9 +70,11 @@ def ram() -> tuple[int, int]:
     return max(int(free), 0), int(total)
 
 
-def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")):
-    """(limit, used) bytes of each control group around this process that has a limit.
-    Files' pages are not used.
+def control_groups(
+    controller: str, root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")
+):
+    """(folder, whether of version 1) of each control group around this process that may limit `controller`.
+    ValueError where the kernel says it in no form that is known.
     """
     try:
         groups = [line.split(":", 2) for line in of.read_text().splitlines()]
@@ -81,24 +83,30 @@ def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/se
     if odd := next((":".join(group) for group in groups if len(group) != 3), None):
         raise ValueError(f"{of} says {odd[:80]!r}, where a number, controllers and a path are expected")
     for _, controllers, path in groups:
-        version1 = "memory" in controllers.split(",")
+        version1 = controller in controllers.split(",")
         if controllers and not version1:
             continue
-        base = root / "memory" if version1 else root
+        base, relative = root / controller if version1 else root, Path(path.lstrip("/"))
+        for part in (relative, *relative.parents):
+            yield base / part, version1
+
+
+def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")):
+    """(limit, used) bytes of each control group around this process that has a limit.
+    Files' pages are not used.
+    """
+    for folder, version1 in control_groups("memory", root, of):
         names = (
             ("memory.limit_in_bytes", "memory.usage_in_bytes")
             if version1
             else ("memory.max", "memory.current")
         )
-        relative = Path(path.lstrip("/"))
-        for folder in {base / part for part in (relative, *relative.parents)}:
-            limit, used = (_number(folder / name) for name in names)
-            if limit is not None and used is not None:
-                stat = (
-                    _number(folder / "memory.stat", "total_inactive_file" if version1 else "inactive_file")
-                    or 0
-                )
-                yield limit, used - stat
+        limit, used = (_number(folder / name) for name in names)
+        if limit is not None and used is not None:
+            stat = (
+                _number(folder / "memory.stat", "total_inactive_file" if version1 else "inactive_file") or 0
+            )
+            yield limit, used - stat
 
 
 def _number(path: Path, key: str = "") -> int | None:

@@ -23,15 +23,17 @@ from pyramid.memory.device import MAIN, Processor
 from pyramid.memory.estimate import Shape, Size, component_sizes
 from pyramid.memory.machine import GIB, Machine, peak_bytes
 from pyramid.memory.placement import BITSANDBYTES, Part, Placement
-from pyramid.settings import Settings, SettingsError
+from pyramid.settings import Settings, SettingsError, loras_of
 
 NAMES = ("max", "balanced", "low", "tiny", "cpu")
-# Measured on Linux x86-64, torch 2.13 for CPUs: the process with all its libraries, and what one run adds
-# besides its tensors; then the ratio of what the process grows to the bytes of tensors alive, as the C
-# library hands out memory and oneDNN keeps blocked copies.
-BASE_RAM = 555 * 2**20
+# Measured on Linux x86-64, torch 2.13 for CPUs, by tools/peaks.py: the process with what a plain run loads,
+# and what diffusers and transformers add where they are needed; what each unit adds, as oneDNN makes new code
+# for a new number of tokens, and of how many it keeps that; then the ratio of what the process grows to the
+# bytes of tensors alive, as the C library hands out memory and oneDNN keeps blocked copies.
+BASE_RAM = 282e6
+DIFFUSERS_RAM = 300e6
+UNIT_RAM, UNITS_KEPT = 8.5e6, 16
 GROWTH = {"sampling": 1.3, "decoding": 1.8}
-FLOAT32_LEAST = 900e6  # measured: what decoding small frames in float32 takes, from 0.5 to 1.2 GB by chance
 CUDA_RAM = 2 * GIB  # not measured: the process with CUDA's libraries
 PINNED = 1.3  # not measured: weights that wait in pinned memory, which is handed out in powers of two
 CUDA_CONTEXT = 0.7 * GIB  # not measured: CUDA's own memory on a card, which no allocator counts
@@ -47,7 +49,7 @@ CONV_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Estimate:
-    """Peaks in bytes, and seconds of the last unit with its decode.
+    """Peaks in bytes, and seconds of the last unit with its decode, where they were asked for.
     file: the part of `ram` that is mapped from files and which the system may drop and read again."""
 
     vram: int = 0
@@ -81,13 +83,15 @@ def make_plan(
     wanted: str = "auto",
     *,
     resident: bool = False,
+    timed: bool = False,
 ) -> Plan:
     """The fastest plan that fits, or the one called `wanted`, with the reasons for it.
 
-    `resident`: only plans whose transformer stays where it is, which processes that share it need.
+    `resident`: only plans whose transformer stays where it is, which processes that share it need. timed:
+    with the estimated seconds, for which this machine is measured.
     Raises SettingsError for a name that does not exist or that this machine cannot follow.
     """
-    everything = plans(checkpoint, settings, machine)
+    everything = plans(checkpoint, settings, machine, timed=timed)
     if resident:
         everything = [plan for plan in everything if plan.name in ("max", "balanced", "cpu")]
         everything = [plan for plan in everything if plan.name != "cpu" or len(everything) == 1]
@@ -105,8 +109,11 @@ def make_plan(
     return replace(named[0], reasons=("asked for", *named[0].reasons))
 
 
-def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None) -> list[Plan]:
+def plans(
+    checkpoint: Checkpoint, settings: Settings, machine: Machine | None = None, *, timed: bool = False
+) -> list[Plan]:
     """All plans for this machine, fastest first: of each name the variant with the largest tiles that fits.
+    timed: as `make_plan`.
 
     Raises SettingsError for a precision that this machine is no place for.
     """
@@ -126,7 +133,7 @@ def plans(checkpoint: Checkpoint, settings: Settings, machine: Machine | None = 
             plan for plan in variants if plan.tile is None or plan.tile < max(shape.width, shape.height)
         ]
         found.append(next((plan for plan in variants if plan.fits), variants[-1]))
-    return found
+    return [_with_seconds(plan, sizes, shape, settings) for plan in found] if timed else found
 
 
 def check_precision(settings: Settings, machine: Machine) -> None:
@@ -198,8 +205,8 @@ def judge(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings, 
     """`plan` with its estimate, whether it fits, and reasons where it does not."""
     card = plan.transformer.place.is_card
     vram = _vram(plan, sizes, shape) if card else 0
-    ram_needed, file = _ram(plan, sizes, shape)
-    estimate = Estimate(vram, ram_needed, file, _seconds(plan, sizes, shape, settings))
+    ram_needed, file = _ram(plan, sizes, shape, _needs_diffusers(plan, settings))
+    estimate = Estimate(vram, ram_needed, file)
     reasons = []
     if vram > machine.free_vram * RESERVE:
         reasons.append(f"{_gb(vram)} of graphics memory for {_gb(machine.free_vram)} free")
@@ -213,6 +220,12 @@ def judge(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings, 
         reasons.append("bitsandbytes quantizes the transformer on CUDA cards only")
     over = vram > machine.free_vram * RESERVE or ram_needed - file > machine.free_ram * RESERVE
     return replace(plan, estimate=estimate, fits=not over, reasons=tuple(reasons))
+
+
+def _needs_diffusers(plan: Plan, settings: Settings) -> bool:
+    """Whether it does more than a plain run."""
+    quantized = any(part.quantized for part in (plan.text, plan.transformer, plan.vae))
+    return quantized or any(strength for _, strength in loras_of(settings.lora))
 
 
 def _item(part: Part) -> int:
@@ -255,8 +268,10 @@ def _vram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> int:
     return int(peak * SLACK + CUDA_CONTEXT)
 
 
-def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
-    """Peak of the process, and how much of it is files' pages."""
+def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape, diffusers: bool = False) -> tuple[int, int]:
+    """Peak of the process, and how much of it is files' pages. diffusers: whether more than torch is loaded,
+    see `pyramid.memory.loading.is_plain`.
+    """
 
     def mapped(size: Size, part: Part) -> bool:  # used as it lies in the file, or read into memory of its own
         return size.itemsize == _item(part) and not part.quantized
@@ -285,21 +300,24 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape) -> tuple[int, int]:
     file = sum(size for size, is_file in models if is_file)
     sampling = shape.sampling(_item(plan.transformer), cpu=True) * GROWTH["sampling"]
     decoding = shape.decoding(_item(plan.vae), plan.tile, window=plan.window) * GROWTH["decoding"]
-    if plan.vae.dtype == "float32":
-        decoding = max(decoding, FLOAT32_LEAST)
     if plan.window == 0:
         decoding += _frames(plan, shape)
     # Weights in files are not read before they are used: what is not converted costs nothing while texts are
     # read.
+    base = BASE_RAM + DIFFUSERS_RAM * diffusers
     reading = text + both - file
-    working = both + max(sampling, decoding)
-    return (int(BASE_RAM + reading), text_file) if reading > working else (int(BASE_RAM + working), file)
+    working = both + max(sampling, decoding) + UNIT_RAM * min(shape.units, UNITS_KEPT)
+    return (int(base + reading), text_file) if reading > working else (int(base + working), file)
 
 
 def _frames(plan: Plan, shape: Shape) -> int:
     """All frames, which wait in main memory: with tiles, those of all tiles and what they are joined to."""
     unit = RGB * shape.family.grid.unit_frames * shape.width * shape.height
     return int((FRAMES if plan.tile else 1) * _item(plan.vae) * unit * shape.units)
+
+
+def _with_seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings) -> Plan:
+    return replace(plan, estimate=replace(plan.estimate, seconds=_seconds(plan, sizes, shape, settings)))
 
 
 def _seconds(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings) -> float:

@@ -14,24 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch, "mkldnn_convolution")
-
-
-def convolve(conv: nn.Conv3d, x: Tensor, weight: Tensor) -> Tensor:
-    """conv(x) with `weight`, all of its own or some of its time taps.
-
-    For small frames in float32 torch takes a convolution that lays out each window in memory: three times as
-    slow as oneDNN's, many times as large, and with a result that depends on the number of threads. So oneDNN
-    is asked for by name where torch would not take it, and gives what torch gives within rounding; where torch
-    takes it too, as for large frames and in bfloat16, it is the same to the bit.
-    """
-    plain = ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 == weight.dtype and x.numel() > 0
-    if not plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return F.conv3d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    return torch.mkldnn_convolution(
-        x, weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
-    )
+from pyramid.models.layers import convolve
 
 
 class FrameCache(dict):

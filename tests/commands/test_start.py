@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pyramid.memory import device
-
 ROOT = Path(__file__).parent.parent.parent
 # Each takes as long as torch itself, or brings what does; nothing of a plain run needs them.
 SLOW = (
@@ -62,13 +60,6 @@ def test_commands_that_run_no_model_load_no_torch(tmp_path):
     for command in (["inspect", str(tmp_path / "none.mp4")], ["resume", str(tmp_path)]):
         code, modules = modules_of(*command)
         assert code == 2 and slow(modules) == set() and "torch" not in modules, command
-
-
-@pytest.mark.parametrize("said", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}], ids=str)
-def test_threads_wait_asleep_unless_the_user_says_otherwise(monkeypatch, said):
-    monkeypatch.setattr(device.os, "environ", dict(said))
-    device.wait_asleep()
-    assert device.os.environ == (said or {"OMP_WAIT_POLICY": "PASSIVE"})
 
 
 def test_torch_alone_makes_what_the_models_of_diffusers_make(tiny_checkpoint):

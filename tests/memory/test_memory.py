@@ -24,7 +24,7 @@ from pyramid.memory.ladder import tighten
 from pyramid.memory.loading import fetch_ahead, lift, load_text, place
 from pyramid.memory.machine import Machine, cgroup_limits
 from pyramid.memory.placement import Part
-from pyramid.memory.plan import make_plan, plans
+from pyramid.memory.plan import DIFFUSERS_RAM, UNIT_RAM, make_plan, plans
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.settings import Settings, SettingsError
@@ -117,6 +117,30 @@ def test_a_step_holds_what_is_estimated(dtype, tiny_checkpoint):
     assert shape.sampling(model.proj_out.weight.element_size(), cpu=True) == pytest.approx(
         alive.peak, rel=0.2
     )
+
+
+PEAKS = {  # MB of the process, by frames: the shipped model on two cores, measured by tools/peaks.py
+    "bfloat16": {1: 345, 9: 402, 25: 417, 41: 437, 57: 453},
+    "float32": {1: 387, 9: 484, 25: 504, 41: 517, 57: 537},
+}
+
+
+@pytest.mark.parametrize("dtype", PEAKS)
+def test_the_peak_of_a_clip_is_near_what_was_measured(dtype):
+    """What the estimate is made of: libraries, weights, the decode, and what each unit leaves."""
+    machine = Machine(free_ram=2**34, total_ram=2**34, bfloat16=True)
+    asked = Settings.for_model("embedded", "128p", prompt="x", device="cpu", dtype=dtype)
+
+    def estimated(**changes) -> float:
+        plan = make_plan(find("embedded", "128p"), replace(asked, **changes), machine)
+        return plan.estimate.ram / 1e6
+
+    for frames, measured in PEAKS[dtype].items():
+        assert estimated(num_frames=frames) == pytest.approx(measured, rel=0.1), frames
+    assert estimated(num_frames=57) - estimated(num_frames=9) == pytest.approx(6 * UNIT_RAM / 1e6)
+    more = estimated(num_frames=25, lora="mine:0.5") - estimated(num_frames=25)
+    assert more == pytest.approx(DIFFUSERS_RAM / 1e6)  # which only diffusers takes
+    assert estimated(num_frames=25, lora="mine:0") == estimated(num_frames=25)
 
 
 def test_tiles_are_those_of_the_vae():

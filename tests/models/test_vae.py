@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import error
 
+from pyramid.models import layers
 from pyramid.models.causal import CausalConv3d, FrameCache
 from pyramid.models.vae import CausalVideoVAE, DecoderStream, _fade
 
@@ -119,3 +120,26 @@ def test_bfloat16_stays_close_to_float32(vae, goldens):
     exact = vae.decode(latents).sample
     rough = vae.to(torch.bfloat16).decode(latents.bfloat16()).sample.float()
     assert error(rough, exact) < 0.05
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 1, 1), (1, 2, 2)], ids=str)
+def test_a_convolution_is_that_of_torch_whatever_makes_it(monkeypatch, dtype, stride):
+    conv = CausalConv3d(8, 16, stride=stride).to(dtype)
+    x = torch.randn(1, 8, 5, 12, 12, dtype=dtype)
+    made = [conv(x), conv(x[:, :, :1])]
+    monkeypatch.setattr(layers, "ONEDNN_CONVOLUTION", False)  # a torch that has it no more
+    plain = [conv(x), conv(x[:, :, :1])]
+    for one, other in zip(made, plain, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    if dtype == torch.bfloat16:
+        assert all(map(torch.equal, made, plain))
+
+
+@torch.no_grad()
+def test_a_convolution_with_a_hook_is_called_as_a_module():
+    conv, x, seen = CausalConv3d(4, 4), torch.randn(1, 4, 1, 8, 8), []
+    expected = conv(x)
+    conv.conv.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    assert torch.allclose(conv(x), expected, atol=1e-6) and len(seen) == 1
