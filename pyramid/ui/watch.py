@@ -23,6 +23,8 @@ from pyramid.ui.live import GLYPH, LivePart
 from pyramid.ui.queue import Queue
 
 PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
+FIRST_EVERY = 0.1  # seconds between two looks for what has begun, and for its first picture
+LOOKS = 60  # a second, over all open pages, where a look mostly shows nothing new
 UPDATES = 6  # a second, over all open pages: many who watch see a job less often, and do not slow it
 BESIDE = 6  # words that `Watcher.beside` gives
 HALF_MOON = (
@@ -43,6 +45,11 @@ class Moment:
     def busy(self) -> bool:
         return self.run is not None and self.run.busy
 
+    @property
+    def begins(self) -> bool:
+        """Whether there is nothing to be seen yet of a run at work."""
+        return self.run is not None and self.run.busy and not self.run.estimates and not self.run.frames
+
     def same_lists(self, other: "Moment") -> bool:
         """Whether everything beside the run is as it was."""
         return (self.version, self.loaded) == (other.version, other.loaded)
@@ -61,12 +68,14 @@ class Drawn:
         if not self.moment.same_lists(now):
             return False
         if now.busy:
-            return time.monotonic() - self.at < PAGE_EVERY / 2
+            every = FIRST_EVERY if self.moment.begins else PAGE_EVERY
+            return time.monotonic() - self.at < every / 2
         return self.moment.run is now.run
 
 
 class Watcher:
-    """Yields what is shown, when it changed, at most every PAGE_EVERY seconds, while a page is open.
+    """Yields what is shown, when it changed, while a page is open: every PAGE_EVERY seconds at most, and
+    sooner until there is a first picture.
 
     Each part is a word, and all are yielded each time: Gradio sends only those that are others than the last
     time. For a `gr.update` or `gr.skip` it would make the part anew, in Python, for every page: that slows a
@@ -109,9 +118,15 @@ class Watcher:
             if shown != sent:
                 yield list(shown)
                 sent = shown
-            every = max(PAGE_EVERY, len(self.pages) / UPDATES) if now.busy else PAGE_EVERY
+            every = self.every(now)
             # All pages wake together, so that one drawing does for all.
             await asyncio.sleep(every - time.monotonic() % every)
+
+    def every(self, now: Moment) -> float:
+        """Seconds until the next look: what has begun is to be seen at once, what goes on can wait."""
+        if now.busy and not now.begins:
+            return max(PAGE_EVERY, len(self.pages) / UPDATES)
+        return max(FIRST_EVERY, len(self.pages) / LOOKS)
 
     def moment(self) -> Moment:
         worker = self.app.worker
