@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ from pyramid.ui.security.proxies import Proxies
 from pyramid.ui.security.traffic import Refused, Traffic
 from pyramid.ui.security.uploads import Uploads
 from pyramid.ui.visitors import visitor_of
-from pyramid.ui.watch import Watcher
+from pyramid.ui.watch import Drawn, Moment, Watcher
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -389,6 +390,19 @@ def test_who_left_is_not_remembered():
     for number in range(3):
         asyncio.run(look(number))
     assert not watcher.drawn and not watcher.pages
+
+
+def test_what_begins_is_looked_for_more_often_than_what_goes_on():
+    watcher = Watcher(SimpleNamespace(store=None), SimpleNamespace(outputs=[]), None)
+    idle = Moment(1, True, None)
+    begins = Moment(1, True, SimpleNamespace(busy=True, estimates={}, frames=()))
+    goes_on = Moment(1, True, SimpleNamespace(busy=True, estimates={(0, 0): "a picture"}, frames=()))
+    watcher.pages = {1: "ana"}
+    assert watcher.every(idle) == watcher.every(begins) < watcher.every(goes_on)
+    watcher.pages = dict.fromkeys(range(600), "ana")  # looks cost something, drawings more
+    assert 1 < watcher.every(begins) < watcher.every(goes_on)
+    drawn = Drawn(begins, [], time.monotonic() - 0.07)
+    assert not drawn.holds(begins) and Drawn(goes_on, [], drawn.at).holds(goes_on)
 
 
 # -- the program
