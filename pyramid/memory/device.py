@@ -175,7 +175,7 @@ class Processor(Device):
         """bfloat16: whether it is as fast in it, which is measured once on a machine."""
         from pyramid.memory.fastest import prefers_bfloat16
 
-        return cls(MAIN, "processor", bfloat16=prefers_bfloat16())
+        return cls(MAIN, "processor", bfloat16=prefers_bfloat16(processor_has_bfloat16()))
 
 
 class CudaCard(Device):

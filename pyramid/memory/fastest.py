@@ -1,6 +1,6 @@
 """In what this processor multiplies faster, float32 or bfloat16: measured once, and kept in the cache.
 
-    prefers_bfloat16()            # a tenth of a second, the first time on a machine
+    prefers_bfloat16(processor_has_bfloat16())      # a tenth of a second, the first time on a machine
 
 What a processor says of itself is believed unless the measurement contradicts it clearly: it may have
 bfloat16, and a library that does not use it, or no word for a way in which it has it.
@@ -16,8 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pyramid.memory.device import processor_has_bfloat16
-
 BUDGET = 0.1  # seconds
 CLEARLY = 1.3  # times as fast: less may be chance, and a change of dtype changes results
 TOKENS, WIDTH, WIDE = 256, 256, 1024  # of the layer: as in a small model
@@ -25,9 +23,9 @@ DTYPES = ("float32", "bfloat16")
 
 
 @functools.cache
-def prefers_bfloat16() -> bool:
-    """Whether models should compute in bfloat16 on this processor."""
-    seconds, has = layer_seconds(), processor_has_bfloat16()
+def prefers_bfloat16(has: bool) -> bool:
+    """Whether models should compute in bfloat16 on this processor, which says that it `has` it, or not."""
+    seconds = layer_seconds()
     gain = seconds["float32"] / seconds["bfloat16"]
     return gain * CLEARLY >= 1 if has else gain >= CLEARLY
 

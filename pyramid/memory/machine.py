@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyramid.memory.device import MAIN, Device, device_of, find_device
+from pyramid.memory.groups import control_groups
 
 GIB = 2**30
 
@@ -68,27 +69,6 @@ def ram() -> tuple[int, int]:
             free = min(free, limit - used + own)
             total = limit
     return max(int(free), 0), int(total)
-
-
-def control_groups(
-    controller: str, root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")
-):
-    """(folder, whether of version 1) of each control group around this process that may limit `controller`.
-    ValueError where the kernel says it in no form that is known.
-    """
-    try:
-        groups = [line.split(":", 2) for line in of.read_text().splitlines()]
-    except OSError:  # not Linux
-        return
-    if odd := next((":".join(group) for group in groups if len(group) != 3), None):
-        raise ValueError(f"{of} says {odd[:80]!r}, where a number, controllers and a path are expected")
-    for _, controllers, path in groups:
-        version1 = controller in controllers.split(",")
-        if controllers and not version1:
-            continue
-        base, relative = root / controller if version1 else root, Path(path.lstrip("/"))
-        for part in (relative, *relative.parents):
-            yield base / part, version1
 
 
 def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")):

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pyramid.memory.machine import control_groups
+from pyramid.memory.groups import control_groups
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # Of libgomp: under a millisecond, as fast as its own 300,000 on cores of one's own, and over sooner where it
@@ -95,7 +95,8 @@ class Load:
     """How many of the processors that this process may use others were busy on, since the last question."""
 
     def __init__(self, busy: Callable[[], float] | None = None, own: Callable[[], float] = time.process_time):
-        self._busy, self._own = busy or busy_seconds, own
+        self._busy = busy or busy_seconds
+        self._own = own
         self._last: tuple[float, float] | None = None  # when, and others' seconds until then
 
     @property
@@ -109,7 +110,8 @@ class Load:
             now = time.monotonic(), self._busy() - self._own()
         except OSError:
             return None
-        before, self._last = self._last, now
+        before = self._last
+        self._last = now
         if before is None or now[0] <= before[0]:
             return None
         return max(0.0, (now[1] - before[1]) / (now[0] - before[0]))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pyramid.memory import fastest
+from pyramid.memory import device, fastest
 from pyramid.memory.device import Processor, find_device
 
 
@@ -30,9 +30,9 @@ def forgotten(monkeypatch, tmp_path):
 def test_what_a_processor_says_is_believed_unless_it_is_clearly_wrong(
     monkeypatch, has, float32, bfloat16, prefers
 ):
-    monkeypatch.setattr(fastest, "processor_has_bfloat16", lambda: has)
+    monkeypatch.setattr(device, "processor_has_bfloat16", lambda: has)
     monkeypatch.setattr(fastest, "measure", lambda: {"float32": float32, "bfloat16": bfloat16})
-    assert fastest.prefers_bfloat16() is prefers
+    assert fastest.prefers_bfloat16(has) is prefers
     assert find_device("cpu") == Processor("cpu", "processor", bfloat16=prefers)
 
 
