@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ from pyramid.training.clips.sample import Sample
 from pyramid.training.data import to_video
 from pyramid.training.loop import Budget, Loop
 from pyramid.training.noising import corrupted_history, noised_stage
+from pyramid.training.trackers import check as check_trackers
+from pyramid.training.trackers import flat
 
 SD3_FILES = ("sd3-medium",)
 GAIN_STEPS = 4
@@ -277,7 +280,8 @@ def make_optimizer(model: nn.Module, recipe: ClipRecipe) -> list[torch.optim.Opt
     tables = [{"params": g, "weight_decay": d} for g, d in zip(groups, decays, strict=True) if g]
     options: dict[str, Any] = {"lr": train.learning_rate, "betas": train.betas, "eps": train.eps}
     if train.optimizer == "adamw":
-        return [torch.optim.AdamW(tables, **options)]
+        how = {} if train.update == "plain" else {train.update: True}
+        return [torch.optim.AdamW(tables, **options, **how)]
     if not CudaCard.count():
         raise ValueError("[train] optimizer = adamw8bit needs a CUDA card: use adamw")
     from bitsandbytes.optim import AdamW8bit
@@ -318,17 +322,25 @@ class Stepper:
         step = self.order.step(self.loop.step)
         accelerator = self.loop.accelerator
         size = len(step.entries)
-        share = size // accelerator.num_processes
-        first = accelerator.process_index * share
-        parts = []
+        taken = self.places_of(step, accelerator.process_index)
+        # The exchange takes the mean over processes: of sums, each times the number of processes.
+        weights = [len(places) * accelerator.num_processes / size for places in taken]
+        if self.loop.sharded:  # all put the weights together equally often, or they wait for one another
+            most = max(len(self.places_of(step, index)) for index in range(accelerator.num_processes))
+            weights += [0.0] * (most - len(taken))
+            taken += taken[:1] * (most - len(taken))
+        return [partial(self.part, step, *part) for part in zip(taken, weights, strict=True)]
+
+    def places_of(self, step: Step, process: int) -> list[list[int]]:
+        """For each forward of a process the places of the batch that go through it."""
+        share = len(step.entries) // self.loop.accelerator.num_processes
+        first = process * share
+        micro = self.recipe.train.micro
+        found = []
         for stage in range(len(self.stages)):
             places = [place for place in range(first, first + share) if step.stages[place] == stage]
-            for at in range(0, len(places), self.recipe.train.micro):
-                taken = places[at : at + self.recipe.train.micro]
-                # The exchange takes the mean over processes: of sums, each times the number of processes.
-                weight = len(taken) * accelerator.num_processes / size
-                parts.append(lambda taken=taken, weight=weight: self.part(step, taken, weight))
-        return parts
+            found += [places[at : at + micro] for at in range(0, len(places), micro)]
+        return found
 
     @torch.no_grad()
     def measure_gains(self, steps: int = GAIN_STEPS) -> None:
@@ -414,6 +426,7 @@ def train_on_clips(run: Run) -> Path:
     TrainingFailed (one too) where steps fail in a row.
     """
     recipe = read_recipe(run)
+    check_trackers(recipe.train.trackers)
     begin_processes()
     folder = Path(run.output or Path("runs") / recipe.name)
     own, checkpoint = source_checkpoint(run, recipe)
@@ -425,20 +438,50 @@ def train_on_clips(run: Run) -> Path:
     lora = add_lora(model, recipe) if run.kind == "lora" else None
     freeze_unused(model)
     loop = make_loop(folder / run.kind, model, recipe)
+    loop.about = flat(recipe)
     stepper = Stepper(loop, cache, recipe, parts.scales)
     if own is None and run.source is not None and loop.step == 0:
         stepper.measure_gains()
-    loop.run(stepper, Sampler(loop, cache, recipe, parts).save if recipe.train.sample_every else None)
+    whole = partial(whole_model, loop, lora)
+    loop.run(stepper, Sampler(whole, cache, recipe, parts).save if recipe.train.sample_every else None)
+    trained = whole()
     if not loop.accelerator.is_main_process:
         return folder
-    trained = loop.accelerator.unwrap_model(loop.model).eval()
     if lora is not None:
         return save_lora(trained, folder / recipe.name, lora).parent
     return save_checkpoint(trained, folder / "checkpoint", recipe, parts, cache)
 
 
+def whole_model(loop: Loop, lora: Any = None) -> Any:
+    """The model of a loop as one process can run and save it. Of a sharded run a copy, put together in main
+    memory: all processes call it, and the first has the weights.
+    """
+    model = loop.accelerator.unwrap_model(loop.model)
+    if not loop.sharded:
+        return model.eval()
+    weights = loop.whole_weights()
+    with torch.device("meta"):
+        copy: Any = transformer_class(model.published).from_config(model.config)
+    if lora is not None:
+        copy.add_adapter(lora)
+    if loop.accelerator.is_main_process:
+        copy.load_state_dict(weights, assign=True)
+    return copy.eval()
+
+
 def begin_processes() -> None:
-    """Join the processes that a launcher has started. ValueError where each would train alone, in silence."""
+    """Join the processes that a launcher has started. ValueError where each would train alone, in silence,
+    and for what accelerate would do that a recipe does here.
+    """
+    given = os.environ
+    if "MASTER_ADDR" in given and "ACCELERATE_MIXED_PRECISION" in given and "WORLD_SIZE" not in given:
+        raise ValueError(
+            "accelerate launch has started one process only, as it does for CPUs whatever --num_processes "
+            "says: use torchrun --nproc_per_node 2 -m pyramid train …"
+        )
+    for name, use in (("FSDP", '[train] sharding = "full"'), ("DEEPSPEED", '[train] sharding = "full"')):
+        if given.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ValueError(f"{name} of accelerate launch is not used here: leave it off, and give {use}")
     state = PartialState(cpu=not torch.accelerator.is_available())
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != wanted:
@@ -459,7 +502,11 @@ def make_loop(folder: Path, model: nn.Module, recipe: ClipRecipe) -> Loop:
         ema_decay=train.ema_decay,
         constant_share=1.0,
         mixed_precision=train.precision,
+        sharding=train.sharding,
     )
+    loop.trackers = train.trackers
+    loop.run_name = recipe.name
+    loop.log_every = train.log_every
     loop.warm_up = train.warm_up
     loop.clip_norm = train.clip
     loop.worst_loss = train.worst_loss
@@ -473,8 +520,8 @@ class Sampler:
 
     steps = 10
 
-    def __init__(self, loop: Loop, cache: Cache, recipe: ClipRecipe, parts: Parts):
-        self.loop = loop
+    def __init__(self, whole: Callable[[], Any], cache: Cache, recipe: ClipRecipe, parts: Parts):
+        self.whole = whole
         self.recipe = recipe
         self.parts = parts
         self.entry = max(cache.entries(), key=lambda entry: entry.shape[0])
@@ -482,9 +529,13 @@ class Sampler:
         self.nothing = cache.nothing()
 
     def save(self, path: Path) -> None:
-        """A video beside `path`."""
-        pipe = PyramidFlowPipeline(self.loop.accelerator.unwrap_model(self.loop.model), self.parts.vae)
-        pipe.vae.to(self.loop.accelerator.device)
+        """A video beside `path`, by the first process."""
+        model = self.whole()
+        state = PartialState()
+        if not state.is_main_process:
+            return
+        pipe = PyramidFlowPipeline(model.to(state.device), self.parts.vae)
+        pipe.vae.to(state.device)
         pipe.set_progress_bar_config(disable=True)
         units, *shape = self.entry.shape
         height, width = (GRID.downsampling * side for side in shape)
@@ -526,7 +577,8 @@ def save_checkpoint(model: Any, folder: Path, recipe: ClipRecipe, parts: Parts, 
 
 
 def _link(source: str, target: str) -> None:
-    """The same file once more, or a copy where that cannot be."""
+    """The same file once more, or a copy where that cannot be; in place of what an earlier end has left."""
+    Path(target).unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:

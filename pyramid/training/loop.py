@@ -7,7 +7,8 @@
 rest is logged. It may return functions instead, each of which makes a part of the losses when it is called:
 their gradients add up to one step. A run that was interrupted goes on from its last checkpoint: weights, EMA,
 optimizers, random state and the time already spent. A step whose loss is no number, or `worst_loss` or more,
-is skipped and counted; three in a row end the run with TrainingFailed.
+is skipped and counted; three in a row end the run with TrainingFailed. With `sharding`, each process holds
+its part of all that (`pyramid.training.sharding`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +31,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyramid.memory.machine import keep_freed_memory
+from pyramid.training.sharding import FOLDER as SHARDS
+from pyramid.training.sharding import Shards, gathered, local, shard
+from pyramid.training.trackers import Trackers
 
 Losses = dict[str, Tensor]
 BAD_STEPS = 3  # in a row end a run
@@ -74,8 +79,11 @@ class Loop:
     warm_up: int | None = None  # steps of a linear warm-up to a constant rate, in place of the shares
     clip_norm = 1.0  # longest gradient
     worst_loss = math.inf  # a step with such a loss is skipped
+    trackers: tuple[str, ...] = ("tensorboard",)  # where losses and samples go besides log.jsonl
+    run_name = "pyramid-flow"  # the run's project there
+    about: dict[str, Any] = {}  # the recipe there, as a table
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run has
         self,
         folder: Path,
         model: nn.Module,
@@ -86,6 +94,7 @@ class Loop:
         constant_share: float,
         mixed_precision: str = "bf16",
         keep: tuple = (),
+        sharding: str = "none",
     ):
         self.folder = folder
         self.budget = budget
@@ -93,22 +102,53 @@ class Loop:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         keep_freed_memory()
         self.accelerator = Accelerator(mixed_precision=mixed_precision)
-        model.to(self.accelerator.device)  # before the optimizers are made: Muon aliases the weights' storage
-        self.model, *self.optimizers = self.accelerator.prepare(model, *make_optimizers(model))
+        self.sharded = sharding != "none"
+        if self.sharded:
+            compute = torch.bfloat16 if mixed_precision == "bf16" else torch.float32
+            shard(model, self.accelerator.device, keep_whole=sharding == "gradients", compute=compute)
+            # Not to be wrapped for the exchange of gradients, which the shards do by themselves.
+            self.model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+            self.optimizers = make_optimizers(model)
+        else:
+            # Before the optimizers are made: Muon aliases the weights' storage.
+            model.to(self.accelerator.device)
+            self.model, *self.optimizers = self.accelerator.prepare(model, *make_optimizers(model))
         self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
-        self.ema = EMAModel(self.trained, decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        shadow = local(self.trained)
+        self.ema = EMAModel(shadow, decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.ema.to(self.accelerator.device)
         self.step = 0
         self.spent = 0.0  # seconds of training, over all resumptions
         self.skipped = 0  # steps
         self.bad_steps = 0  # in a row
+        self.watched = Trackers()
+        assert not (self.sharded and keep), "what is kept besides is not cut"
         self.accelerator.register_for_checkpointing(self.ema, self, *keep)
         if saved := next(filter(Path.exists, self._checkpoints), None):
+            self._load(saved)
+
+    @property
+    def shards(self) -> Shards:
+        """What this process holds of a sharded run."""
+        return Shards(self.accelerator.unwrap_model(self.model), self.optimizers, self.ema)
+
+    def _load(self, saved: Path) -> None:
+        """Go on from a checkpoint. Raises ValueError for one that was written with sharding, or without, when
+        the run is now the other.
+        """
+        if (saved / SHARDS).exists() != self.sharded:
+            raise ValueError(
+                f"{saved} was written {'without' if self.sharded else 'with'} sharding: go on as it was "
+                "begun, or give another --output"
+            )
+        if self.sharded:
+            self.load_state_dict(self.shards.load(saved, self.state_dict()))
+        else:
             self.accelerator.load_state(saved)
-            self.ema.to(self.accelerator.device)  # what is registered comes back on the CPU
-            if self.accelerator.is_main_process:
-                self._forget_later_lines()
+        self.ema.to(self.accelerator.device)  # what is registered comes back on the CPU
+        if self.accelerator.is_main_process:
+            self._forget_later_lines()
 
     @property
     def _checkpoints(self) -> tuple[Path, Path]:
@@ -126,7 +166,11 @@ class Loop:
 
     def restart_average(self) -> None:
         """Let the averaged weights begin with the weights as they are now."""
-        self.ema.shadow_params = [weight.detach().clone() for weight in self.trained]
+        self.ema.shadow_params = [weight.detach().clone() for weight in local(self.trained)]
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """All weights of a sharded run, whole, on the first process; all processes call it."""
+        return gathered(self.accelerator.unwrap_model(self.model))
 
     def save(self) -> None:
         """A checkpoint. An end at any moment leaves a whole one: this, or the one before."""
@@ -135,7 +179,7 @@ class Loop:
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(part, safe_serialization=True)
+        self._write(part)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             shutil.rmtree(before, ignore_errors=True)
@@ -144,6 +188,14 @@ class Loop:
             os.replace(part, last)
             shutil.rmtree(before, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    def _write(self, folder: Path) -> None:
+        """Everything that a run goes on from, by all processes."""
+        if not self.sharded:
+            self.accelerator.save_state(folder, safe_serialization=True)
+            return
+        # All that is random in a step is drawn from its number, so the counters are all there is besides.
+        self.shards.save(folder, self.state_dict())
 
     def _forget_later_lines(self) -> None:
         """The log goes on from the checkpoint: what came after it comes again."""
@@ -172,6 +224,8 @@ class Loop:
         told: dict[str, list[float]] = {}
         self._saved = self._sampled = (self.step, self.spent)
         main = self.accelerator.is_main_process
+        if main:
+            self.watched = Trackers.start(self.trackers, self.run_name, self.folder, self.about)
         form = "{desc} {bar} {n:.1f}% [{elapsed}<{remaining}] {postfix}"
         bar = tqdm(total=100, unit="%", bar_format=form, disable=not main)
         with (self.folder / "log.jsonl").open("a") if main else nullcontext() as log:
@@ -190,7 +244,8 @@ class Loop:
                 self._save_and_sample(sample_fn)
         bar.close()
         self.save()
-        self.ema.copy_to(self.trained)
+        self.watched.finish()
+        self.ema.copy_to(local(self.trained))
 
     def _log(self, log, bar: tqdm, rate: float, means: dict[str, float]) -> None:
         """A line of the log, and what the bar shows."""
@@ -200,6 +255,8 @@ class Loop:
         if log is not None:
             log.write(json.dumps(row) + "\n")
             log.flush()
+            told = {name: value for name, value in row.items() if name != "step"}
+            self.watched.log(told, step=self.step)
         bar.n = 100 * self.progress
         bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
 
@@ -214,7 +271,7 @@ class Loop:
             self.save()
         if sample_fn is not None and due(self._sampled, self.sample_steps, 2 * self.save_every):
             self._sampled = (self.step, self.spent)
-            if self.accelerator.is_main_process:
+            if self.accelerator.is_main_process or self.sharded:
                 self._sample(sample_fn)
             self.accelerator.wait_for_everyone()
 
@@ -236,8 +293,10 @@ class Loop:
         told: dict[str, float] = {}
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
-            # Gradients are exchanged once, behind the last part.
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            # Gradients are exchanged once, behind the last part; sharded ones at once, or each process would
+            # hold them whole.
+            alone = nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model)
+            with alone:
                 made = part()
                 self.accelerator.backward(made["loss"])
             for name, value in made.items():
@@ -272,14 +331,20 @@ class Loop:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.ema.step(self.trained)
+        self.ema.step(local(self.trained))
 
     def _sample(self, sample_fn: Callable[[Path], None]) -> None:
-        """Samples are drawn with the averaged weights and evaluation mode; training goes on as it was."""
-        self.ema.store(self.trained)
-        self.ema.copy_to(self.trained)
+        """Samples are drawn with the averaged weights and evaluation mode; training goes on as it was.
+
+        Of a sharded run all processes call it, to put the weights together; the first makes the samples.
+        """
+        weights, path = local(self.trained), self.folder / "samples" / f"{self.step:06d}.png"
+        self.ema.store(weights)
+        self.ema.copy_to(weights)
         self.model.eval()
         with torch.no_grad():
-            sample_fn(self.folder / "samples" / f"{self.step:06d}.png")
+            sample_fn(path)
         self.model.train()
-        self.ema.restore(self.trained)
+        self.ema.restore(weights)
+        for made in (path, path.with_suffix(".mp4")):
+            self.watched.show(made, self.step)

@@ -47,6 +47,7 @@ from pyramid.training.clips.lists import open_list
 from pyramid.training.clips.recipe import ClipRecipe, DataRecipe, TrainRecipe, load_clip_recipe
 from pyramid.training.clips.sample import BrokenItem
 from pyramid.training.loop import TrainingFailed
+from pyramid.training.sharding import check_sharded
 
 RECIPE = """
 name = "mine"
@@ -70,6 +71,7 @@ warm_up = 2
 precision = "no"
 learning_rate = 1e-3
 save_every = 3
+log_every = 1
 worst_loss = 50
 gradient_checkpointing = false
 [lora]
@@ -124,14 +126,20 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "dit" / "checkpoint" / "model.safetensors")
 
 
+def losses(run: Path) -> list[float]:
+    """Of each step."""
+    lines = [json.loads(line) for line in (run / "dit" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(1, len(lines) + 1)]
+    return [line["loss"] for line in lines]
+
+
 # -- the whole
 def test_from_raw_clips_to_a_checkpoint_that_is_found_and_runs(whole):
     checkpoint = find(whole / "checkpoint")
     assert (checkpoint.variant, checkpoint.defaults.units, checkpoint.name) == ("64p", 3, "mine")
     pipe = PyramidFlowPipeline.from_pretrained(whole / "checkpoint")
     assert len(pipe("a red ball", seed=1, num_frames=9, num_inference_steps=1).frames[0]) == 9
-    lines = [json.loads(line) for line in (whole / "dit" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [20] and lines[0]["loss"] > 0
+    assert len(losses(whole)) == 20 and min(losses(whole)) > 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
@@ -155,18 +163,66 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(home, whole, tmp_path):
 FILE = "diffusion_pytorch_model.safetensors"
 
 
-def test_two_processes_make_what_one_makes(home, whole, tmp_path):
-    run = tmp_path / "run"
+def by_two(home: Path, run: Path, *, config: Path | None = None, steps: int = 20) -> str:
+    """Train with two processes that gloo connects; what they said."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "pyramid", "train", "dit", "--data", str(home / "clips")]
-    command += ["--config", str(home / "recipe.toml"), "--output", str(run)]
+    command += ["-m", "pyramid", "train", "dit", "--data", str(home / "clips"), "--steps", str(steps)]
+    command += ["--config", str(config or home / "recipe.toml"), "--output", str(run)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_two_processes_make_what_one_makes(home, whole, tmp_path):
+    run = tmp_path / "run"
+    by_two(home, run)
     assert len(list((run / "cache").glob("index-*.jsonl"))) == 2
     mine, theirs = weights(run), weights(whole)
     assert max((mine[name] - theirs[name]).abs().max().item() for name in theirs) <= 1e-5
-    logs = [json.loads((path / "dit" / "log.jsonl").read_text()) for path in (run, whole)]
-    assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], abs=1e-5)
+    assert losses(run) == pytest.approx(losses(whole), abs=1e-5)
+
+
+def test_two_sharded_processes_make_what_one_makes_also_when_they_go_on(home, whole, tmp_path):
+    run, config = tmp_path / "run", tmp_path / "sharded.toml"
+    text = (home / "recipe.toml").read_text()
+    config.write_text(text.replace("[train]", '[train]\nsharding = "full"\nsample_every = 6\n'))
+    (run / "cache").parent.mkdir()
+    shutil.copytree(whole / "cache", run / "cache")
+    by_two(home, run, config=config, steps=6)
+    assert len(list((run / "dit" / "checkpoint" / "shards").glob("*.distcp"))) == 2
+    assert (run / "dit" / "samples" / "000006.mp4").stat().st_size > 0
+    by_two(home, run, config=config)
+    mine, theirs = (
+        load_file(path / "checkpoint" / "diffusion_transformer_64p" / FILE) for path in (run, whole)
+    )
+    # written as bfloat16, and so rounded to the left or to the right of it
+    assert max((mine[name].float() - theirs[name].float()).abs().max().item() for name in theirs) <= 2e-4
+    assert losses(run) == pytest.approx(losses(whole), abs=1e-5)
+    with pytest.raises(ValueError, match="written with sharding"):
+        train(home, run)
+    with pytest.raises(ValueError, match="needs two processes"):
+        train(home, tmp_path / "alone", config=str(config))
+
+
+def test_weights_that_are_whole_are_no_sharded_run():
+    with pytest.raises(RuntimeError, match="2 weights are not sharded, weight the first"):
+        check_sharded(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    "told, why",
+    [
+        ({"MASTER_ADDR": "127.0.0.1", "ACCELERATE_MIXED_PRECISION": "no"}, "one process only"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP of accelerate launch is not used here"),
+    ],
+)
+def test_processes_that_would_train_alone_are_told(monkeypatch, told, why):
+    for name in ("WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=why):
+        clip_dit.begin_processes()
 
 
 def test_a_lora_is_trained_saved_and_loaded(home, whole, tiny_checkpoint, tmp_path):

@@ -17,6 +17,8 @@ from pyramid.training.recipe import recipe_of
 
 PRECISIONS = ("no", "bf16")
 OPTIMIZERS = ("adamw", "adamw8bit")
+UPDATES = ("fused", "foreach", "plain")
+SHARDINGS = ("none", "gradients", "full")
 FAMILY_NAMES = ("miniflux", "sd3")
 
 
@@ -69,7 +71,10 @@ class TrainRecipe:
     `stage_shares` are samples of each stage, coarsest first (1:2:1 as the reference has it, the paper says
     even). `temporal_pyramid` off: all units are denoised at once, with no history and no causality.
     `spatial_pyramid` off: one stage, at full resolution. A step whose loss is `worst_loss` or more, or no
-    number, is skipped; three in a row end the run.
+    number, is skipped; three in a row end the run. `update`: how AdamW goes through the weights: all in one
+    kernel, in a few for all, or one weight after the other. `sharding` over several processes: "full" cuts
+    weights, gradients, optimizer and average; "gradients" too, but weights that were put together for a
+    forward stay so until the backward, which is faster. `trackers`: tensorboard, wandb, trackio.
     """
 
     steps: int = 100_000
@@ -81,6 +86,8 @@ class TrainRecipe:
     history_noise: float = 1 / 3
     text_dropout: float = 0.1
     optimizer: str = "adamw"
+    update: str = "fused"
+    sharding: str = "none"
     learning_rate: float = 1e-4
     betas: tuple[float, ...] = (0.9, 0.95)
     eps: float = 1e-6
@@ -92,7 +99,9 @@ class TrainRecipe:
     precision: str = "bf16"
     gradient_checkpointing: bool = True
     save_every: int = 500
+    log_every: int = 20
     sample_every: int = 0
+    trackers: tuple[str, ...] = ("tensorboard",)
 
 
 @dataclass(frozen=True)
@@ -148,10 +157,17 @@ def _problem(recipe: ClipRecipe) -> str:
         (0 <= data.most_broken <= 1, "[data] most_broken is a share, 0 to 1", data.most_broken),
         (recipe.network.family in FAMILY_NAMES, "[network] family: miniflux or sd3", recipe.network.family),
         (train.optimizer in OPTIMIZERS, f"[train] optimizer: {' or '.join(OPTIMIZERS)}", train.optimizer),
+        (train.update in UPDATES, f"[train] update: {' or '.join(UPDATES)}", train.update),
+        (train.sharding in SHARDINGS, f"[train] sharding: {' or '.join(SHARDINGS)}", train.sharding),
+        (
+            train.sharding == "none" or train.optimizer == "adamw",
+            '[train] sharding goes with optimizer = "adamw"',
+            train.optimizer,
+        ),
         (train.precision in PRECISIONS, f"[train] precision: {' or '.join(PRECISIONS)}", train.precision),
         (
-            min(train.steps, train.batch, train.micro) >= 1,
-            "[train] steps, batch, micro are 1 or more",
+            min(train.steps, train.batch, train.micro, train.log_every) >= 1,
+            "[train] steps, batch, micro, log_every are 1 or more",
             train.batch,
         ),
         (len(train.betas) == 2, "[train] betas are two numbers", train.betas),
