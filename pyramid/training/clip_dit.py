@@ -57,7 +57,7 @@ from pyramid.training.clips.reading import read_clip
 from pyramid.training.clips.recipe import ClipRecipe, load_clip_recipe
 from pyramid.training.clips.sample import Sample
 from pyramid.training.data import to_video
-from pyramid.training.loop import Budget, Loop
+from pyramid.training.loop import Budget, Loop, begin_processes
 from pyramid.training.noising import corrupted_history, noised_stage
 from pyramid.training.trackers import check as check_trackers
 from pyramid.training.trackers import flat
@@ -467,28 +467,6 @@ def whole_model(loop: Loop, lora: Any = None) -> Any:
     if loop.accelerator.is_main_process:
         copy.load_state_dict(weights, assign=True)
     return copy.eval()
-
-
-def begin_processes() -> None:
-    """Join the processes that a launcher has started. ValueError where each would train alone, in silence,
-    and for what accelerate would do that a recipe does here.
-    """
-    given = os.environ
-    if "MASTER_ADDR" in given and "ACCELERATE_MIXED_PRECISION" in given and "WORLD_SIZE" not in given:
-        raise ValueError(
-            "accelerate launch has started one process only, as it does for CPUs whatever --num_processes "
-            "says: use torchrun --nproc_per_node 2 -m pyramid train …"
-        )
-    for name, use in (("FSDP", '[train] sharding = "full"'), ("DEEPSPEED", '[train] sharding = "full"')):
-        if given.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            raise ValueError(f"{name} of accelerate launch is not used here: leave it off, and give {use}")
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if state.num_processes != wanted:
-        raise ValueError(
-            f"{wanted} processes were started, and accelerate made {state.num_processes} of them: use "
-            "accelerate launch, or torchrun"
-        )
 
 
 def make_loop(folder: Path, model: nn.Module, recipe: ClipRecipe) -> Loop:

@@ -1,6 +1,6 @@
 """The adversary of the VAE's training: a small network that scores patches of clips as real or reconstructed.
 
-    adversary = Adversary(width=32, learning_rate=2e-4, device=device)
+    adversary = Adversary(Critic(32).to(device), learning_rate=2e-4)
     loss = loss + weight * adversary.judge(made, video, last_layer=…, pixels=…)   # for the VAE
     adversary.learn(made.detach(), video)                                          # for the critic itself
 
@@ -48,20 +48,61 @@ def hinge(real: Tensor, made: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())
 
 
-def balance(pixels: Tensor, adversarial: Tensor, last_layer: Tensor, *, most: float = 100.0) -> Tensor:
+def balance(
+    pixels: Tensor, adversarial: Tensor, last_layer: Tensor, *, most: float = 100.0, floor: float = 1e-6
+) -> Tensor:
     """The factor that gives the adversarial loss as long a gradient at `last_layer` as the pixels' loss
     has.
     """
     one, two = (torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (pixels, adversarial))
-    return (one.norm() / (two.norm() + 1e-6)).clamp(max=most).detach()
+    return (one.norm() / (two.norm() + floor)).clamp(max=most).detach()
+
+
+class PatchCritic(nn.Module):
+    """The published critic: scores patches of 142 pixels of each frame by itself (pix2pix, arXiv 1611.07004,
+    with one layer more and instance norms).
+    """
+
+    def __init__(self, width: int = 64, layers: int = 4):
+        super().__init__()
+        widths = [min(2**index, 8) * width for index in range(layers + 1)]
+        blocks: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for index, (into, out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+            blocks.append(nn.Conv2d(into, out, 4, stride=2 if index < layers else 1, padding=1))
+            blocks += [nn.InstanceNorm2d(out), nn.LeakyReLU(0.2)]
+        self.blocks = nn.Sequential(*blocks, nn.Conv2d(widths[-1], 1, 4, padding=1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The scores of the patches of each frame, high for real; no features."""
+        return self.blocks(video.transpose(1, 2).flatten(0, 1)), []
 
 
 class Adversary:
-    """A critic, its optimizer and what it costs the VAE. Give it to `Loop(keep=…)` to be saved with a run."""
+    """A critic, its optimizer and what it costs the VAE. Give it to `Loop(keep=…)` to be saved with a run.
 
-    def __init__(self, *, width: int, learning_rate: float, device: torch.device):
-        self.critic = Critic(width).to(device)
-        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=learning_rate, betas=(0.5, 0.9))
+    most, floor: the largest factor between the gradients of the pixels' and of the adversarial loss, and what
+    keeps it finite.
+    """
+
+    def __init__(
+        self,
+        critic: nn.Module,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.5, 0.9),
+        weight_decay: float = 0.01,
+        most: float = 100.0,
+        floor: float = 1e-6,
+    ):
+        self.critic, self.most, self.floor = critic, most, floor
+        self.optimizer = torch.optim.AdamW(
+            critic.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay
+        )
 
     def judge(self, made: Tensor, video: Tensor, *, pixels: Tensor, last_layer: Tensor) -> dict[str, Tensor]:
         """What the VAE is to lower for a reconstruction: `adversarial`, balanced against `pixels`,
@@ -72,8 +113,10 @@ class Adversary:
         with torch.no_grad():
             _, wanted = self.critic(video)
         adversarial = -score.mean()
-        distance = sum(F.l1_loss(f, w) for f, w in zip(features, wanted, strict=True)) / len(features)
-        return {"adversarial": balance(pixels, adversarial, last_layer) * adversarial, "features": distance}
+        distances = [F.l1_loss(f, w) for f, w in zip(features, wanted, strict=True)]
+        distance = sum(distances, made.new_zeros(())) / max(len(distances), 1)
+        factor = balance(pixels, adversarial, last_layer, most=self.most, floor=self.floor)
+        return {"adversarial": factor * adversarial, "features": distance}
 
     def learn(self, made: Tensor, video: Tensor) -> Tensor:
         """One step of the critic on originals and reconstructions; returns its loss."""
@@ -81,8 +124,16 @@ class Adversary:
         loss = hinge(self.critic(video)[0], self.critic(made.detach())[0])
         self.optimizer.zero_grad()
         loss.backward()
+        self._exchange()
         self.optimizer.step()
         return loss.detach()
+
+    def _exchange(self) -> None:
+        """The mean of the gradients of all processes, so that their critics stay the same one."""
+        if torch.distributed.is_initialized():
+            for weight in self.critic.parameters():
+                torch.distributed.all_reduce(weight.grad)
+                weight.grad /= torch.distributed.get_world_size()
 
     def state_dict(self) -> dict:
         return {"critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict()}

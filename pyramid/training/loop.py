@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -66,6 +66,28 @@ def learning_rate_factor(progress: float, *, constant_share: float, warm_up_shar
     return 0.5 * (1 + math.cos(math.pi * min((progress - constant_share) / (1 - constant_share), 1.0)))
 
 
+def begin_processes() -> None:
+    """Join the processes that a launcher has started. ValueError where each would train alone, in silence,
+    and for what accelerate would do that a recipe does here.
+    """
+    given = os.environ
+    if "MASTER_ADDR" in given and "ACCELERATE_MIXED_PRECISION" in given and "WORLD_SIZE" not in given:
+        raise ValueError(
+            "accelerate launch has started one process only, as it does for CPUs whatever --num_processes "
+            "says: use torchrun --nproc_per_node 2 -m pyramid train …"
+        )
+    for name, use in (("FSDP", '[train] sharding = "full"'), ("DEEPSPEED", '[train] sharding = "full"')):
+        if given.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ValueError(f"{name} of accelerate launch is not used here: leave it off, and give {use}")
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != wanted:
+        raise ValueError(
+            f"{wanted} processes were started, and accelerate made {state.num_processes} of them: use "
+            "accelerate launch, or torchrun"
+        )
+
+
 class Loop:
     """One training run in `folder` (`log.jsonl`, `checkpoint/`, `samples/`).
 
@@ -77,6 +99,7 @@ class Loop:
     save_steps: int | None = None  # or so many steps
     sample_steps: int | None = None  # samples are made that often; None: every second save
     warm_up: int | None = None  # steps of a linear warm-up to a constant rate, in place of the shares
+    final_rate = 1.0  # share of it that a cosine leads to, behind a warm-up
     clip_norm = 1.0  # longest gradient
     worst_loss = math.inf  # a step with such a loss is skipped
     trackers: tuple[str, ...] = ("tensorboard",)  # where losses and samples go besides log.jsonl
@@ -277,7 +300,10 @@ class Loop:
 
     def _set_rates(self) -> float:
         if self.warm_up is not None:
-            factor = min((self.step + 1) / max(self.warm_up, 1), 1.0)
+            fall = 0.5 * (1 + math.cos(math.pi * self.progress))
+            factor = min(
+                (self.step + 1) / max(self.warm_up, 1), self.final_rate + (1 - self.final_rate) * fall
+            )
         else:
             factor = learning_rate_factor(self.progress, constant_share=self.constant_share)
         for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):

@@ -16,6 +16,8 @@ from typing import Any
 
 from pyramid.training.world import World
 
+LOSSES = ("own", "published")
+OPTIMIZERS = ("muon", "adamw")
 FORMER_KEYS = {"colours": "colors"}  # as recipes had them before
 
 
@@ -49,10 +51,18 @@ class VAERecipe:
 
     `adversarial_weight` or `feature_weight` above 0 brings in a critic (`pyramid.training.critic`) after the
     share `adversary_from` of the run: sharper textures, at the price of some PSNR.
+
+    `losses`: "own" is the embedded model's, "published" the paper's: squared error times `pixel_weight`, a
+    perceptual distance times `perceptual_weight`, KL as a sum over a latent, a critic of single frames.
+    `perceptual`: files with the weights of LPIPS, none for the stand-in (`pyramid.training.perceptual`).
+    `optimizer`: "muon" for matrices beside AdamW, or "adamw" alone with `weight_decay`. `warm_up`: steps to
+    the full rate, after which a cosine leads to the share `final_rate` of it; None: as `constant_share` has
+    it. `decoder_layers`: of each of its blocks, 0 for as many as the encoder's.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 64)
     layers: int = 1
+    decoder_layers: int = 0
     groups: int = 1
     minutes: float | None = None
     steps: int | None = None
@@ -65,6 +75,14 @@ class VAERecipe:
     feature_weight: float = 0.0
     adversary_from: float = 0.5
     adversary_width: int = 32
+    losses: str = "own"
+    pixel_weight: float = 10.0
+    perceptual_weight: float = 1.0
+    perceptual: tuple[str, ...] = ()
+    optimizer: str = "muon"
+    weight_decay: float = 1e-3
+    warm_up: int | None = None
+    final_rate: float = 0.1
     clips: int = 600
     photo_folders: tuple[str, ...] = ()
     phases: tuple[Phase, ...] = ()
@@ -169,7 +187,16 @@ class Recipe:
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe. ValueError names the file, the key and what is allowed there."""
-    return recipe_of(Recipe, path)
+    recipe: Recipe = recipe_of(Recipe, path)
+    vae = recipe.vae
+    checks: list[tuple[bool, str, Any]] = [
+        (vae.losses in LOSSES, f"losses: {' or '.join(LOSSES)}", vae.losses),
+        (vae.optimizer in OPTIMIZERS, f"optimizer: {' or '.join(OPTIMIZERS)}", vae.optimizer),
+        (0 <= vae.adversary_from < 1, "adversary_from is a share of the run, below 1", vae.adversary_from),
+    ]
+    if wrong := next((f"{words}, not {value!r}" for good, words, value in checks if not good), ""):
+        raise ValueError(f"{path}: [vae] {wrong}")
+    return recipe
 
 
 def recipe_of(kind: type, path: str | Path) -> Any:

@@ -1,9 +1,10 @@
 """Training of the causal video VAE: `python -m pyramid train vae --config presets/training/….toml`.
 
 Pictures first, with the one-frame path of the causal convolutions, then clips (arXiv 2410.05954, appendix B:
-images and 17-frame videos mixed). Loss: L1 + L2 + gradient differences, KL, a critic's where the recipe wants
-one, and agreement at half size: latents averaged 2×2 must decode to the clip at half its size, because the
-coarse stages of the pyramid are made of just such latents (the idea of EQ-VAE, arXiv 2502.09509). After
+images and 17-frame videos mixed). Loss: the published one where the recipe says so, else L1 + L2 + gradient
+differences, KL, a critic's where the recipe wants one, and agreement at half size: latents averaged 2×2 must
+decode to the clip at half its size, because the coarse stages of the pyramid are made of just such latents
+(the idea of EQ-VAE, arXiv 2502.09509). After
 training the latents are whitened; the whitening is folded into `quant_conv` and `post_quant_conv`, so that
 the checkpoint has the released layout and the transformer sees unit variance.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +37,13 @@ from pyramid.models.causal import (
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.training.clips.lists import Listing
 from pyramid.training.clips.pool import ListPool
-from pyramid.training.critic import Adversary
+from pyramid.training.critic import Adversary, Critic, PatchCritic
 from pyramid.training.data import ClipPool, psnr
-from pyramid.training.loop import Budget, Loop
+from pyramid.training.loop import Budget, Loop, begin_processes
 from pyramid.training.optim import make_optimizers
+from pyramid.training.perceptual import make_perceptual
 from pyramid.training.recipe import Phase, Recipe
+from pyramid.training.trackers import flat
 
 
 def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, source: str | None) -> Path:
@@ -48,11 +52,22 @@ def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, sou
     the list has not enough.
     """
     folder = Path(output or Path("runs") / recipe.name)
+    begin_processes()
     pool = ListPool(listing, recipe, np.random.default_rng(recipe.seed))
-    start = None if source is None else CausalVideoVAE.from_pretrained(find(source).vae).train()
+    start = None if source is None else CausalVideoVAE.from_pretrained(vae_of(source)).train()
     made = train_vae(recipe, folder / "vae", pool=pool, start=start)
-    shutil.copytree(made, folder / "checkpoint" / "causal_video_vae", dirs_exist_ok=True)
+    if PartialState().is_main_process:
+        shutil.copytree(made, folder / "checkpoint" / "causal_video_vae", dirs_exist_ok=True)
     return folder / "checkpoint"
+
+
+def vae_of(source: str) -> Path:
+    """The autoencoder of a model, or of what `train vae` has written, which has nothing else."""
+    for path in (Path(source) / "causal_video_vae", Path(source)):
+        config = path / "config.json"
+        if config.is_file() and "CausalVideoVAE" in config.read_text(encoding="utf-8"):
+            return path
+    return find(source).vae
 
 
 def train_vae(
@@ -66,18 +81,23 @@ def train_vae(
     settings = recipe.vae
     model = start or make_vae(recipe)
     pool = pool or ClipPool(recipe.world, settings.clips, rng, photo_folders=settings.photo_folders)
-    device = PartialState().device
+    state = PartialState()
+    device, seed = state.device, [recipe.seed, state.process_index]
     adversary = make_adversary(recipe, device)
+    losses = losses_of(recipe, device)
     loop = Loop(
         folder,
         model,
-        lambda m: make_optimizers(m, settings.learning_rate, matrices="conv to_"),
+        lambda m: optimizers_of(m, recipe),
         budget=Budget(settings.minutes, settings.steps),
         ema_decay=settings.ema_decay,
         constant_share=settings.constant_share,
         keep=(adversary,) if adversary else (),
     )
+    loop.warm_up, loop.final_rate = settings.warm_up, settings.final_rate
+    loop.run_name, loop.about = recipe.name, flat(recipe)
     inflated = (folder / "inflated").exists() or start is not None
+    of_a_list = isinstance(pool, ListPool)
 
     def step(progress: float) -> dict[str, Tensor]:
         nonlocal inflated
@@ -87,9 +107,13 @@ def train_vae(
             (folder / "inflated").touch()
             inflated = True
         against = adversary if progress >= settings.adversary_from else None
-        return vae_losses(loop.model, draw(pool, phase, rng).to(device), recipe, against)
+        # Of a list, what a step draws follows from its number and the process: it goes on as if unbroken.
+        drawn = np.random.default_rng([*seed, loop.step]) if of_a_list else rng
+        return losses(loop.model, draw(pool, phase, drawn).to(device), recipe, against)
 
     loop.run(step, lambda path: save_samples(model, pool, path))
+    if not loop.accelerator.is_main_process:
+        return folder / "causal_video_vae"
     if start is None:
         give_meaning(model.eval(), pool, recipe.seed)
     model.eval().save_pretrained(folder / "causal_video_vae")
@@ -112,7 +136,7 @@ def make_vae(recipe: Recipe) -> CausalVideoVAE:
         encoder_block_out_channels=settings.channels,
         decoder_block_out_channels=settings.channels,
         encoder_layers_per_block=(settings.layers,) * depth,
-        decoder_layers_per_block=(settings.layers,) * depth,
+        decoder_layers_per_block=(settings.decoder_layers or settings.layers,) * depth,
         encoder_norm_num_groups=settings.groups,
         decoder_norm_num_groups=settings.groups,
     )
@@ -125,7 +149,45 @@ def make_adversary(recipe: Recipe, device: torch.device) -> Adversary | None:
     settings = recipe.vae
     if settings.adversarial_weight <= 0 and settings.feature_weight <= 0:
         return None
-    return Adversary(width=settings.adversary_width, learning_rate=settings.learning_rate / 5, device=device)
+    if settings.losses == "published":
+        critic: nn.Module = PatchCritic(settings.adversary_width)
+        return Adversary(
+            critic.to(device),
+            learning_rate=settings.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=settings.weight_decay,
+            most=1e4,
+            floor=1e-4,
+        )
+    critic = Critic(settings.adversary_width)
+    return Adversary(critic.to(device), learning_rate=settings.learning_rate / 5)
+
+
+def optimizers_of(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Those that the recipe asks for."""
+    settings = recipe.vae
+    if settings.optimizer == "muon":
+        return make_optimizers(model, settings.learning_rate, matrices="conv to_")
+    groups = ({"params": []}, {"params": [], "weight_decay": 0.0})
+    for name, weight in model.named_parameters():
+        groups[weight.ndim <= 1 or name.endswith(".bias")]["params"].append(weight)  # type: ignore[attr-defined]
+    rates = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "weight_decay": settings.weight_decay}
+    return [torch.optim.AdamW(groups, **rates, fused=True)]  # type: ignore[arg-type]
+
+
+Losses = Callable[[CausalVideoVAE, Tensor, Recipe, Adversary | None], dict[str, Tensor]]
+
+
+def losses_of(recipe: Recipe, device: torch.device) -> Losses:
+    """What a step is to make small. Raises ValueError for weights of LPIPS that cannot be read."""
+    if recipe.vae.losses == "own":
+        return vae_losses
+    perceptual = make_perceptual(recipe.vae.perceptual, device)
+
+    def losses(model: CausalVideoVAE, video: Tensor, _: Recipe, adversary: Adversary | None):
+        return published_losses(model, video, recipe, adversary, perceptual)
+
+    return losses
 
 
 def draw(pool: ClipPool, phase: Phase, rng: np.random.Generator) -> Tensor:
@@ -215,6 +277,7 @@ def vae_losses(
     The adversary learns too.
     """
     posterior, reconstruction = model(video)
+    plain = getattr(model, "module", model)  # of processes that exchange their gradients
     pixels = reconstruction_loss(reconstruction.float(), video)
     # Nats per latent value.
     kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
@@ -222,14 +285,14 @@ def vae_losses(
     parts = {"pixels": pixels, "kl": kl}
     if recipe.vae.half_size_weight > 0 and min(video.shape[-2:]) >= 64:
         with torch.autocast(video.device.type, torch.bfloat16):
-            small = model.decode(down(posterior.mode())).sample
+            small = plain.decode(down(posterior.mode())).sample
         half = reconstruction_loss(small.float(), down(video))
         parts["half_size"] = half
         loss = loss + recipe.vae.half_size_weight * half
     if adversary is not None:
         made = reconstruction.float()
         settings = recipe.vae
-        last_layer = model.decoder.conv_out.conv.weight
+        last_layer = plain.decoder.conv_out.conv.weight
         parts |= adversary.judge(made, video, pixels=pixels, last_layer=last_layer)
         loss = (
             loss
@@ -238,6 +301,35 @@ def vae_losses(
         )
         parts["critic"] = adversary.learn(made, video)
     return {"loss": loss} | parts
+
+
+def published_losses(
+    model: CausalVideoVAE, video: Tensor, recipe: Recipe, adversary: Adversary | None, perceptual: nn.Module
+) -> dict[str, Tensor]:
+    """As `vae_losses`, with the published terms and weights (arXiv 2410.05954, appendix B, and its trainer):
+    squared error and perceptual distance of the frames, KL summed over a latent's places, and a critic's
+    judgement, as strong at the last layer as the rest.
+    """
+    settings = recipe.vae
+    posterior, reconstruction = model(video)
+    made = reconstruction.float()
+    pixels = F.mse_loss(made, video)
+    looks = perceptual(_frames(made), _frames(video)).mean()
+    kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).sum((2, 3, 4)).mean()
+    close = settings.pixel_weight * pixels + settings.perceptual_weight * looks
+    parts = {"pixels": pixels, "perceptual": looks, "kl": kl}
+    loss = close + settings.kl_weight * kl
+    if adversary is not None:
+        plain = getattr(model, "module", model)  # of processes that exchange their gradients
+        judged = adversary.judge(made, video, pixels=close, last_layer=plain.decoder.conv_out.conv.weight)
+        parts["adversarial"] = judged["adversarial"]
+        loss = loss + settings.adversarial_weight * judged["adversarial"]
+        parts["critic"] = adversary.learn(made, video)
+    return {"loss": loss} | parts
+
+
+def _frames(video: Tensor) -> Tensor:
+    return video.transpose(1, 2).flatten(0, 1)
 
 
 def reconstruction_loss(made: Tensor, video: Tensor) -> Tensor:

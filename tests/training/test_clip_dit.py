@@ -46,7 +46,7 @@ from pyramid.training.clips.cache import (
 from pyramid.training.clips.lists import open_list
 from pyramid.training.clips.recipe import ClipRecipe, DataRecipe, TrainRecipe, load_clip_recipe
 from pyramid.training.clips.sample import BrokenItem
-from pyramid.training.loop import TrainingFailed
+from pyramid.training.loop import TrainingFailed, begin_processes
 from pyramid.training.sharding import check_sharded
 
 RECIPE = """
@@ -222,7 +222,7 @@ def test_processes_that_would_train_alone_are_told(monkeypatch, told, why):
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=why):
-        clip_dit.begin_processes()
+        begin_processes()
 
 
 def test_a_lora_is_trained_saved_and_loaded(home, whole, tiny_checkpoint, tmp_path):

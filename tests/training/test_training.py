@@ -247,7 +247,7 @@ def test_an_adversary_learns_and_the_decoder_answers_to_it():
     """
     torch.manual_seed(0)
     recipe = Recipe("tiny", vae=VAERecipe(channels=(4, 4, 4, 4), adversarial_weight=0.1, feature_weight=0.1))
-    adversary = Adversary(width=4, learning_rate=1e-2, device=torch.device("cpu"))
+    adversary = Adversary(Critic(4), learning_rate=1e-2)
     stripes = torch.ones(2, 3, 1, 32, 32)
     stripes[..., ::2] = -1
     losses = [adversary.learn(0 * stripes, stripes) for _ in range(20)]
@@ -257,7 +257,7 @@ def test_an_adversary_learns_and_the_decoder_answers_to_it():
     parts["loss"].backward()
     assert {"adversarial", "features", "critic"} <= set(parts)
     assert model.decoder.conv_in.conv.weight.grad.abs().sum() > 0
-    again = Adversary(width=4, learning_rate=1e-2, device=torch.device("cpu"))
+    again = Adversary(Critic(4), learning_rate=1e-2)
     again.load_state_dict(adversary.state_dict())
     assert torch.equal(again.critic(stripes)[0], adversary.critic(stripes)[0])
 

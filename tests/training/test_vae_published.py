@@ -1,0 +1,154 @@
+"""The published losses of the autoencoder: their terms, LPIPS by files, the stand-in, from raw clips."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from helpers import ROOT
+
+from pyramid.commands import cli
+from pyramid.media.video import VideoWriter
+from pyramid.models.vae import CausalVideoVAE
+from pyramid.training.critic import Adversary, PatchCritic
+from pyramid.training.perceptual import LAYERS, make_perceptual
+from pyramid.training.recipe import Recipe, VAERecipe, load_recipe
+from pyramid.training.vae import make_vae, published_losses
+
+RECIPE = """
+name = "tiny"
+[world]
+fps = 8
+[vae]
+channels = [4, 4, 4, 4]
+losses = "published"
+optimizer = "adamw"
+kl_weight = 1e-12
+adversarial_weight = 0.5
+adversary_width = 4
+adversary_from = 0.5
+steps = 4
+warm_up = 2
+[[vae.phases]]
+share = 1.0
+size = 32
+frames = 9
+batch = 1
+photos = 0.0
+pictures = 0.3
+"""
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def lpips_weights() -> tuple[dict, dict]:
+    """As torchvision and the package lpips name them, with small values."""
+    torch.manual_seed(0)
+    vgg, before, place = {}, 3, 0
+    for widths in LAYERS:
+        for width in widths:
+            vgg[f"features.{place}.weight"] = torch.randn(width, before, 3, 3) / (3 * before**0.5)
+            vgg[f"features.{place}.bias"] = torch.zeros(width)
+            before, place = width, place + 2
+        place += 1
+    return vgg, {f"lin{i}.model.1.weight": torch.rand(1, w[0], 1, 1) for i, w in enumerate(LAYERS)}
+
+
+def test_lpips_is_read_from_the_files_of_others_and_needs_all_of_them(tmp_path):
+    vgg, lin = lpips_weights()
+    torch.save(vgg, tmp_path / "vgg.pth")
+    torch.save(lin, tmp_path / "lin.pth")
+    slices = {4: 1, 9: 2, 16: 3, 23: 4, 30: 5}
+    one = {}
+    for name, value in vgg.items():
+        place = int(name.split(".")[1])
+        part = next(number for end, number in slices.items() if place < end)
+        one[name.replace("features", f"net.slice{part}")] = value
+    torch.save(one | lin, tmp_path / "one.pth")
+    a, b = torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
+    two = make_perceptual((str(tmp_path / "vgg.pth"), str(tmp_path / "lin.pth")))
+    distance = two(a, b)
+    assert distance.shape == (2,) and (distance > 0).all() and two(a, a).abs().max() == 0
+    assert torch.equal(make_perceptual((str(tmp_path / "one.pth"),))(a, b), distance)
+    with pytest.raises(ValueError, match="LPIPS's .* are missing"):
+        make_perceptual((str(tmp_path / "vgg.pth"),))
+    with pytest.raises(ValueError, match="no file"):
+        make_perceptual((str(tmp_path / "gone.pth"),))
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="cannot be read"):
+        make_perceptual((str(tmp_path / "bad.pth"),))
+
+
+def test_the_stand_in_minds_lost_texture_more_than_contrast():
+    torch.manual_seed(0)
+    distance = make_perceptual(())
+    smooth = torch.linspace(-0.5, 0.5, 64).expand(1, 3, 64, 64)
+    picture = smooth + 0.1 * torch.randn(1, 3, 64, 64)
+    assert distance(picture, picture).item() == 0
+    assert distance(smooth, picture).item() > 3 * distance(0.9 * picture, picture).item() > 0
+    made = smooth.clone().requires_grad_()
+    distance(made, picture).sum().backward()
+    assert torch.isfinite(made.grad).all() and made.grad.abs().sum() > 0
+
+
+def test_the_loss_is_the_sum_of_the_published_terms():
+    torch.manual_seed(0)
+    settings = VAERecipe(channels=(4, 4, 4, 4), losses="published", kl_weight=1e-3, adversarial_weight=0.5)
+    recipe = Recipe("tiny", vae=settings)
+    model, video = make_vae(recipe), torch.rand(2, 3, 9, 32, 32) * 2 - 1
+    adversary = Adversary(PatchCritic(4), learning_rate=1e-3)
+    parts = published_losses(model, video, recipe, adversary, make_perceptual(()))
+    told = 10 * parts["pixels"] + parts["perceptual"] + 1e-3 * parts["kl"] + 0.5 * parts["adversarial"]
+    assert torch.allclose(parts["loss"], told)
+    posterior = model.encode(video).latent_dist
+    divergence = torch.distributions.kl_divergence(
+        torch.distributions.Normal(posterior.mean, posterior.std), torch.distributions.Normal(0.0, 1.0)
+    )
+    assert torch.allclose(parts["kl"], divergence.sum((2, 3, 4)).mean(), rtol=1e-4)
+    parts["loss"].backward()
+    assert model.encoder.conv_in.conv.weight.grad.abs().sum() > 0
+    scores, features = adversary.critic(torch.zeros(2, 3, 9, 64, 64))
+    assert scores.shape == (18, 1, 2, 2) and features == []
+
+
+def test_two_stages_from_raw_clips_with_a_critic_whose_start_is_reached(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "clips").mkdir()
+    for number in range(3):
+        with VideoWriter(tmp_path / "clips" / f"{number}.mp4", 8, (32, 32), keep="none") as writer:
+            for _ in range(9):
+                writer.write(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+        (tmp_path / "clips" / f"{number}.txt").write_text("noise")
+    (tmp_path / "r.toml").write_text(RECIPE)
+    command = ["train", "vae", "--data", str(tmp_path / "clips"), "--config", str(tmp_path / "r.toml")]
+    assert cli.main([*command, "--output", str(tmp_path / "one")]) == 0
+    assert (tmp_path / "one" / "vae" / "checkpoint" / "custom_checkpoint_2.pkl").exists()  # the critic
+    AcceleratorState._reset_state(reset_partial_state=True)
+    start = str(tmp_path / "one" / "checkpoint")
+    assert cli.main([*command, "--output", str(tmp_path / "two"), "--from", start]) == 0
+    made = [
+        CausalVideoVAE.from_pretrained(tmp_path / n / "checkpoint" / "causal_video_vae")
+        for n in ("one", "two")
+    ]
+    assert made[0].config.image_scale == made[1].config.image_scale
+    assert not torch.equal(made[0].decoder.conv_in.conv.weight, made[1].decoder.conv_in.conv.weight)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_shipped_recipes_have_the_published_numbers(stage):
+    recipe = load_recipe(ROOT / "presets" / "training" / f"vae-{stage}.toml").vae
+    assert (recipe.pixel_weight, recipe.perceptual_weight, recipe.adversarial_weight) == (10, 1, 0.5)
+    assert (recipe.kl_weight, recipe.learning_rate, recipe.weight_decay) == (1e-12, 1e-4, 1e-3)
+    assert recipe.phases[0].frames == (17, 33)[stage - 1]
+
+
+def test_a_critic_that_would_never_start_is_refused(tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE.replace("adversary_from = 0.5", "adversary_from = 1.25"))
+    with pytest.raises(ValueError, match="adversary_from is a share of the run, below 1, not 1.25"):
+        load_recipe(tmp_path / "r.toml")
+    (tmp_path / "r.toml").write_text(RECIPE.replace('"published"', '"both"'))
+    with pytest.raises(ValueError, match="losses: own or published"):
+        load_recipe(tmp_path / "r.toml")

@@ -1,0 +1,270 @@
+"""Samples a second of our trainer beside the reference's, in turns, on the same cores:
+
+    python tools/train_speed.py FOLDER [--rounds 3] [--json FILE]
+
+FOLDER is a checkout of https://github.com/jy0205/Pyramid-Flow; its trainer's own loop is run, no copy. Both
+train the same miniFLUX from the same weights, in float32, on the same latents and texts, in memory, with the
+same batch, optimizer and stage shares; each turn sweeps all lengths of the prefix once. What the reference
+imports and a step never calls (torchvision, timm) need not be installed, and the empty caption, without which
+it stops, is given to it. Behind the turns one more sweep of ours is profiled: the share of the time that
+matrix products and attention take.
+"""
+
+import argparse
+import importlib.machinery
+import json
+import statistics
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from pyramid.hub.families import FAMILIES
+from pyramid.models.flux import PyramidFluxTransformer
+from pyramid.training.clip_dit import Stepper, make_loop
+from pyramid.training.clips.cache import Entry, Stored, Text
+from pyramid.training.clips.recipe import ClipRecipe, DataRecipe, TrainRecipe
+
+SIZES = {
+    "num_layers": 2,
+    "num_single_layers": 4,
+    "num_attention_heads": 4,
+    "attention_head_dim": 64,
+    "joint_attention_dim": 1024,
+    "pooled_projection_dim": 768,
+    "axes_dims_rope": (16, 24, 24),
+}
+UNITS, HEIGHT, WIDTH = 8, 24, 40  # of a clip's latents: 57 frames at 320×192
+BATCH, TOKENS, ITEMS = 4, 128, 16
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "flash_attention", "scaled_dot_product")
+
+
+class Absent(types.ModuleType):
+    """A package that is not there: whatever is asked of it is an empty class."""
+
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+class Absentees:
+    """Finds packages that the reference imports and its training step does not use."""
+
+    names = ("torchvision", "timm", "cv2", "decord", "ipdb", "tensorboardX")
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec):
+        return Absent(spec.name)
+
+    def exec_module(self, module):
+        pass
+
+
+class Memory:
+    """Latents and texts as the cache gives them, in memory."""
+
+    def __init__(self):
+        rng = torch.Generator().manual_seed(0)
+        self.items = []
+        for _ in range(ITEMS):
+            length = int(torch.randint(20, TOKENS, (1,), generator=rng))
+            text = Text(torch.randn(length, 1024, generator=rng), torch.randn(768, generator=rng))
+            latents = torch.randn(16, UNITS, HEIGHT, WIDTH, generator=rng)
+            self.items.append(Stored(latents, None, (text,)))
+
+    def entries(self):
+        return [Entry(f"{i}", "", str(i), "video", (UNITS, HEIGHT, WIDTH), 1) for i in range(ITEMS)]
+
+    def read(self, entry):
+        return self.items[int(entry.key)]
+
+    def nothing(self):
+        return Text(torch.zeros(1, 1024), torch.zeros(768))
+
+
+def reference_texts(items) -> dict[str, torch.Tensor]:
+    """A batch of texts as the reference's loader makes it: padded to 128 tokens."""
+    states, mask = torch.zeros(len(items), TOKENS, 1024), torch.zeros(len(items), TOKENS).long()
+    for row, item in enumerate(items):
+        length = len(item.texts[0].states)
+        states[row, :length], mask[row, :length] = item.texts[0].states, 1
+    pooled = torch.stack([item.texts[0].pooled for item in items])
+    return {"prompt_embeds": states, "prompt_attention_mask": mask, "pooled_prompt_embeds": pooled}
+
+
+class Reference:
+    """The reference's trainer, ready for one epoch after the other."""
+
+    def __init__(self, folder: Path, weights: dict, memory: Memory):
+        sys.meta_path.append(Absentees())
+        sys.path.insert(0, str(folder.resolve()))
+        from pyramid_dit import PyramidDiTForVideoGeneration as Runner
+        from pyramid_dit.flux_modules import PyramidFluxTransformer as Network
+        from trainer_misc import create_optimizer, train_one_epoch_with_fsdp
+
+        with tempfile.TemporaryDirectory() as home:
+            network = Network(in_channels=64, patch_size=1, use_flash_attn=False, **SIZES)
+            network.save_pretrained(Path(home) / "diffusion_transformer_768p")
+            self.runner = Runner(
+                home,
+                model_dtype="fp32",
+                model_name="pyramid_flux",
+                sample_ratios=[1, 2, 1],
+                load_text_encoder=False,
+                load_vae=False,
+                max_temporal_length=UNITS,
+                video_sync_group=1,
+            )
+        self.runner.dit.load_state_dict(weights)
+        self.runner.null_text_embeds = {
+            "prompt_embed": torch.zeros(TOKENS, 1024),
+            "prompt_attention_mask": torch.eye(TOKENS)[0].long(),
+            "pooled_prompt_embed": torch.zeros(768),
+        }
+        self.args = types.SimpleNamespace(
+            opt="adamw",
+            weight_decay=1e-4,
+            lr=1e-4,
+            opt_eps=1e-6,
+            opt_beta1=0.9,
+            opt_beta2=0.95,
+            gradient_accumulation_steps=1,
+            batch_size=BATCH,
+        )
+        self.accelerator = Accelerator(mixed_precision="no", cpu=True)
+        optimizer = create_optimizer(self.args, self.runner.dit)
+        self.runner.dit, self.optimizer = self.accelerator.prepare(self.runner.dit, optimizer)
+        self.epoch, self.memory, self.done = train_one_epoch_with_fsdp, memory, 0
+
+    def batches(self):
+        at = 0
+        while True:
+            items = [self.memory.items[(at + row) % ITEMS] for row in range(BATCH)]
+            video = torch.stack([item.mean for item in items])
+            yield {"video": video, "text": reference_texts(items), "identifier": ["video"] * BATCH}
+            at += BATCH
+
+    def sweep(self) -> tuple[float, float]:
+        """(seconds, mean loss) of a step for each length of the prefix."""
+        began = time.perf_counter()
+        told = self.epoch(
+            self.runner,
+            None,
+            self.accelerator,
+            "fp32",
+            self.batches(),
+            self.optimizer,
+            None,
+            self.accelerator.device,
+            epoch=0,
+            start_steps=self.done,
+            args=self.args,
+            print_freq=1000,
+            iters_per_epoch=UNITS,
+        )
+        self.done += UNITS
+        return time.perf_counter() - began, told["loss"]
+
+
+def recipe_of(rounds: int) -> ClipRecipe:
+    """The same training as the reference's, in our words; one sweep more is profiled, one more warms up."""
+    train = TrainRecipe(
+        steps=(rounds + 2) * UNITS + 1,
+        batch=BATCH,
+        learning_rate=1e-4,
+        precision="no",
+        gradient_checkpointing=False,
+        save_every=10**9,
+        warm_up=0,
+        trackers=(),
+    )
+    return ClipRecipe("speed", data=DataRecipe(width=8 * WIDTH, height=8 * HEIGHT, images=0), train=train)
+
+
+def measure(folder: Path, rounds: int) -> dict:
+    """Sweeps of both in turns, the first of each not counted, then one of ours under the profiler."""
+    torch.manual_seed(0)
+    model = PyramidFluxTransformer(**SIZES)
+    for weight in model.parameters():  # a fresh model's last layers are zero
+        torch.nn.init.normal_(weight, std=0.02) if weight.ndim > 1 else None
+    memory = Memory()
+    theirs = Reference(folder, model.state_dict(), memory)
+    recipe = recipe_of(rounds)
+    ours: list[float] = []
+    reference: list[tuple[float, float]] = []
+    began = 0.0
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+    with tempfile.TemporaryDirectory() as home:
+        loop = make_loop(Path(home), model.train(), recipe)
+        stepper = Stepper(loop, memory, recipe, FAMILIES["miniflux"].scales)  # type: ignore[arg-type]
+
+        def step(progress: float):
+            """Ours; between two sweeps, which last from call to call, one of the reference's."""
+            nonlocal began
+            sweep, first = divmod(loop.step, UNITS)
+            if first == 0:
+                if sweep:
+                    ours.append(time.perf_counter() - began)
+                if sweep <= rounds:
+                    reference.append(theirs.sweep())
+                elif sweep == rounds + 1:
+                    profiler.start()
+                else:
+                    profiler.stop()
+                began = time.perf_counter()
+            return stepper(progress)
+
+        loop.run(step)
+    return table(ours[1 : rounds + 1], [seconds for seconds, _ in reference[1:]], profiler)
+
+
+def table(ours: list[float], theirs: list[float], profiler) -> dict:
+    """What was measured, a row each."""
+    samples = BATCH * UNITS
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+    events = profiler.key_averages()
+    whole = sum(event.self_cpu_time_total for event in events)
+    products = sum(
+        event.self_cpu_time_total for event in events if any(name in event.key for name in PRODUCTS)
+    )
+    return {
+        "threads": torch.get_num_threads(),
+        "ours_samples_a_second": samples / statistics.median(ours),
+        "reference_samples_a_second": samples / statistics.median(theirs),
+        "times": statistics.median(ratios),
+        "times_lowest": min(ratios),
+        "times_highest": max(ratios),
+        "share_of_products": products / whole,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="a checkout of the reference")
+    parser.add_argument("--rounds", type=int, default=3, help="sweeps of each that are counted")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    args = parser.parse_args()
+    if not (args.folder / "pyramid_dit").is_dir():
+        parser.error(f"{args.folder} is no checkout of the reference: it has no folder pyramid_dit")
+    figures = measure(args.folder, args.rounds)
+    for name, value in figures.items():
+        print(f"{name:30} {value:.3g}")
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
