@@ -57,7 +57,7 @@ class Absent(types.ModuleType):
 class Absentees:
     """Finds packages that the reference imports and its training step does not use."""
 
-    names = ("torchvision", "timm", "cv2", "decord", "ipdb", "tensorboardX")
+    names = ("torchvision", "timm", "cv2", "decord", "IPython", "tensorboardX")
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
@@ -113,25 +113,8 @@ class Reference:
         from pyramid_dit.flux_modules import PyramidFluxTransformer as Network
         from trainer_misc import create_optimizer, train_one_epoch_with_fsdp
 
-        with tempfile.TemporaryDirectory() as home:
-            network = Network(in_channels=64, patch_size=1, use_flash_attn=False, **SIZES)
-            network.save_pretrained(Path(home) / "diffusion_transformer_768p")
-            self.runner = Runner(
-                home,
-                model_dtype="fp32",
-                model_name="pyramid_flux",
-                sample_ratios=[1, 2, 1],
-                load_text_encoder=False,
-                load_vae=False,
-                max_temporal_length=UNITS,
-                video_sync_group=1,
-            )
+        self.runner = self._runner(Runner, Network)
         self.runner.dit.load_state_dict(weights)
-        self.runner.null_text_embeds = {
-            "prompt_embed": torch.zeros(TOKENS, 1024),
-            "prompt_attention_mask": torch.eye(TOKENS)[0].long(),
-            "pooled_prompt_embed": torch.zeros(768),
-        }
         self.args = types.SimpleNamespace(
             opt="adamw",
             weight_decay=1e-4,
@@ -146,6 +129,28 @@ class Reference:
         optimizer = create_optimizer(self.args, self.runner.dit)
         self.runner.dit, self.optimizer = self.accelerator.prepare(self.runner.dit, optimizer)
         self.epoch, self.memory, self.done = train_one_epoch_with_fsdp, memory, 0
+
+    def _runner(self, Runner, Network):
+        """The reference's model and what it trains it with, from a folder, which it needs."""
+        with tempfile.TemporaryDirectory() as home:
+            network = Network(in_channels=64, patch_size=1, use_flash_attn=False, **SIZES)
+            network.save_pretrained(Path(home) / "diffusion_transformer_768p")
+            runner = Runner(
+                home,
+                model_dtype="fp32",
+                model_name="pyramid_flux",
+                sample_ratios=[1, 2, 1],
+                load_text_encoder=False,
+                load_vae=False,
+                max_temporal_length=UNITS,
+                video_sync_group=1,
+            )
+        runner.null_text_embeds = {
+            "prompt_embed": torch.zeros(TOKENS, 1024),
+            "prompt_attention_mask": torch.eye(TOKENS)[0].long(),
+            "pooled_prompt_embed": torch.zeros(768),
+        }
+        return runner
 
     def batches(self):
         at = 0

@@ -9,7 +9,13 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramid.commands import evaluate_compare, evaluate_offline, evaluate_study, evaluate_vbench
+from pyramid.commands import (
+    evaluate_compare,
+    evaluate_offline,
+    evaluate_study,
+    evaluate_vae,
+    evaluate_vbench,
+)
 from pyramid.commands.terminal import screen
 from pyramid.settings import DTYPES, Settings
 
@@ -29,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluate_study.add_arguments(parts.add_parser("study", help=told, allow_abbrev=False))
     told = "measure the videos of a folder: motion, flicker, consistency, sharpness, distances"
     evaluate_offline.add_arguments(parts.add_parser("offline", help=told, allow_abbrev=False))
+    told = "measure an autoencoder on clips of a list: PSNR, SSIM, LPIPS or a stand-in, a Fréchet distance"
+    evaluate_vae.add_arguments(parts.add_parser("vae", help=told, allow_abbrev=False))
     add = parser.add_argument
     add("--model", default="embedded", help="a checkpoint folder (default: the embedded model)")
     add("--variant", help="the transformer, where there are several")

@@ -280,8 +280,9 @@ def make_optimizer(model: nn.Module, recipe: ClipRecipe) -> list[torch.optim.Opt
     tables = [{"params": g, "weight_decay": d} for g, d in zip(groups, decays, strict=True) if g]
     options: dict[str, Any] = {"lr": train.learning_rate, "betas": train.betas, "eps": train.eps}
     if train.optimizer == "adamw":
-        how = {} if train.update == "plain" else {train.update: True}
-        return [torch.optim.AdamW(tables, **options, **how)]
+        if train.update != "plain":
+            options[train.update] = True
+        return [torch.optim.AdamW(tables, **options)]
     if not CudaCard.count():
         raise ValueError("[train] optimizer = adamw8bit needs a CUDA card: use adamw")
     from bitsandbytes.optim import AdamW8bit

@@ -99,7 +99,9 @@ class Adversary:
         most: float = 100.0,
         floor: float = 1e-6,
     ):
-        self.critic, self.most, self.floor = critic, most, floor
+        self.critic = critic
+        self.most = most
+        self.floor = floor
         self.optimizer = torch.optim.AdamW(
             critic.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay
         )
@@ -132,6 +134,7 @@ class Adversary:
         """The mean of the gradients of all processes, so that their critics stay the same one."""
         if torch.distributed.is_initialized():
             for weight in self.critic.parameters():
+                assert weight.grad is not None
                 torch.distributed.all_reduce(weight.grad)
                 weight.grad /= torch.distributed.get_world_size()
 

@@ -126,16 +126,7 @@ class Loop:
         keep_freed_memory()
         self.accelerator = Accelerator(mixed_precision=mixed_precision)
         self.sharded = sharding != "none"
-        if self.sharded:
-            compute = torch.bfloat16 if mixed_precision == "bf16" else torch.float32
-            shard(model, self.accelerator.device, keep_whole=sharding == "gradients", compute=compute)
-            # Not to be wrapped for the exchange of gradients, which the shards do by themselves.
-            self.model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
-            self.optimizers = make_optimizers(model)
-        else:
-            # Before the optimizers are made: Muon aliases the weights' storage.
-            model.to(self.accelerator.device)
-            self.model, *self.optimizers = self.accelerator.prepare(model, *make_optimizers(model))
+        self.model, *self.optimizers = self._prepared(model, make_optimizers, sharding)
         self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         shadow = local(self.trained)
@@ -150,6 +141,23 @@ class Loop:
         self.accelerator.register_for_checkpointing(self.ema, self, *keep)
         if saved := next(filter(Path.exists, self._checkpoints), None):
             self._load(saved)
+
+    def _prepared(
+        self,
+        model: nn.Module,
+        make_optimizers: Callable[[nn.Module], list[torch.optim.Optimizer]],
+        sharding: str,
+    ) -> tuple[Any, ...]:
+        """The model as this process runs it, and its optimizers."""
+        if not self.sharded:
+            # Before the optimizers are made: Muon aliases the weights' storage.
+            model.to(self.accelerator.device)
+            return self.accelerator.prepare(model, *make_optimizers(model))
+        compute = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
+        shard(model, self.accelerator.device, keep_whole=sharding == "gradients", compute=compute)
+        # Not to be wrapped for the exchange of gradients, which the shards do by themselves.
+        made = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        return made, *make_optimizers(model)
 
     @property
     def shards(self) -> Shards:

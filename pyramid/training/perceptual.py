@@ -90,7 +90,7 @@ class LPIPS(nn.Module):
         total = x.new_zeros(len(made))
         for index, (size, weight) in enumerate(zip(self.sizes, self.answers, strict=True)):
             x = F.max_pool2d(x, 2) if index else x
-            for conv in size:  # type: ignore[union-attr]  # a list of layers
+            for conv in size:  # type: ignore[attr-defined]  # a list of layers
                 x = F.relu(conv(x))
             unit = x / (x.norm(dim=1, keepdim=True) + 1e-10)
             one, two = unit.chunk(2)
@@ -134,14 +134,20 @@ class StandIn(nn.Module):
 
     def forward(self, made: Tensor, wanted: Tensor) -> Tensor:
         """As LPIPS's."""
-        x = torch.einsum("nchw,dc->ndhw", torch.cat([made, wanted]), self.colors)
-        total, sizes = x.new_zeros(len(made)), 0
-        while sizes < SIZES and min(x.shape[-2:]) >= 4:
-            n, c, h, w = x.shape
-            found = F.conv2d(F.pad(x.view(n * c, 1, h, w), (2, 2, 2, 2), mode="replicate"), self.filters)
-            found = found.view(n, -1, h, w)
+        apart = []
+        for found in self.features(torch.cat([made, wanted])):
             power = F.avg_pool2d(found.square().sum(1, keepdim=True), 3, stride=1, padding=1)
             one, two = (found / (power + NOISE**2).sqrt()).chunk(2)
-            total = total + (one - two).square().sum(1).mean((1, 2))
-            x, sizes = F.avg_pool2d(x, 2), sizes + 1
-        return total / sizes
+            apart.append((one - two).square().sum(1).mean((1, 2)))
+        return torch.stack(apart).mean(0)
+
+    def features(self, pictures: Tensor) -> list[Tensor]:
+        """What is found in `(n, 3, h, w)`, at each size: `(n, colors × filters, h, w)`."""
+        x = torch.einsum("nchw,dc->ndhw", pictures, self.colors)
+        made: list[Tensor] = []
+        while len(made) < SIZES and min(x.shape[-2:]) >= 4:
+            n, c, h, w = x.shape
+            found = F.conv2d(F.pad(x.reshape(n * c, 1, h, w), (2, 2, 2, 2), mode="replicate"), self.filters)
+            made.append(found.reshape(n, c * len(self.filters), h, w))
+            x = F.avg_pool2d(x, 2)
+        return made

@@ -18,6 +18,7 @@ from pyramid.training.world import World
 
 LOSSES = ("own", "published")
 OPTIMIZERS = ("muon", "adamw")
+CRITIC_SIZE = 64  # pixels that the published critic needs
 FORMER_KEYS = {"colours": "colors"}  # as recipes had them before
 
 
@@ -189,9 +190,15 @@ def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe. ValueError names the file, the key and what is allowed there."""
     recipe: Recipe = recipe_of(Recipe, path)
     vae = recipe.vae
+    smallest = min((phase.size for phase in vae.phases), default=CRITIC_SIZE)
     checks: list[tuple[bool, str, Any]] = [
         (vae.losses in LOSSES, f"losses: {' or '.join(LOSSES)}", vae.losses),
         (vae.optimizer in OPTIMIZERS, f"optimizer: {' or '.join(OPTIMIZERS)}", vae.optimizer),
+        (
+            vae.losses == "own" or vae.adversarial_weight <= 0 or smallest >= CRITIC_SIZE,
+            f"the published critic needs phases of {CRITIC_SIZE} pixels or more",
+            smallest,
+        ),
         (0 <= vae.adversary_from < 1, "adversary_from is a share of the run, below 1", vae.adversary_from),
     ]
     if wrong := next((f"{words}, not {value!r}" for good, words, value in checks if not good), ""):

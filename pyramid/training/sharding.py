@@ -76,14 +76,17 @@ def local(weights: Iterable[Tensor]) -> list[Tensor]:
 
 def gathered(model: nn.Module) -> dict[str, Tensor]:
     """All weights, whole, on the main memory of the first process; nothing on the others. All call it."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return dict(get_model_state_dict(model, options=options))  # type: ignore[arg-type]  # tensors alone
 
 
 class Shards:
     """What a checkpoint of a sharded run holds, and how it is written and read, by all processes together."""
 
     def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], ema: EMAModel):
-        self.model, self.optimizers, self.ema = model, optimizers, ema
+        self.model = model
+        self.optimizers = optimizers
+        self.ema = ema
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
 
     def save(self, folder: Path, counters: dict[str, Any]) -> None:

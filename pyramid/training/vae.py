@@ -82,20 +82,9 @@ def train_vae(
     model = start or make_vae(recipe)
     pool = pool or ClipPool(recipe.world, settings.clips, rng, photo_folders=settings.photo_folders)
     state = PartialState()
-    device, seed = state.device, [recipe.seed, state.process_index]
-    adversary = make_adversary(recipe, device)
-    losses = losses_of(recipe, device)
-    loop = Loop(
-        folder,
-        model,
-        lambda m: optimizers_of(m, recipe),
-        budget=Budget(settings.minutes, settings.steps),
-        ema_decay=settings.ema_decay,
-        constant_share=settings.constant_share,
-        keep=(adversary,) if adversary else (),
-    )
-    loop.warm_up, loop.final_rate = settings.warm_up, settings.final_rate
-    loop.run_name, loop.about = recipe.name, flat(recipe)
+    adversary = make_adversary(recipe, state.device)
+    losses = losses_of(recipe, state.device)
+    loop = make_loop(folder, model, recipe, adversary)
     inflated = (folder / "inflated").exists() or start is not None
     of_a_list = isinstance(pool, ListPool)
 
@@ -108,8 +97,9 @@ def train_vae(
             inflated = True
         against = adversary if progress >= settings.adversary_from else None
         # Of a list, what a step draws follows from its number and the process: it goes on as if unbroken.
-        drawn = np.random.default_rng([*seed, loop.step]) if of_a_list else rng
-        return losses(loop.model, draw(pool, phase, drawn).to(device), recipe, against)
+        seeds = [recipe.seed, state.process_index, loop.step]
+        drawn = np.random.default_rng(seeds) if of_a_list else rng
+        return losses(loop.model, draw(pool, phase, drawn).to(state.device), recipe, against)
 
     loop.run(step, lambda path: save_samples(model, pool, path))
     if not loop.accelerator.is_main_process:
@@ -119,6 +109,25 @@ def train_vae(
     model.eval().save_pretrained(folder / "causal_video_vae")
     save_samples(model, pool, folder / "samples" / "final.png")
     return folder / "causal_video_vae"
+
+
+def make_loop(folder: Path, model: CausalVideoVAE, recipe: Recipe, adversary: Adversary | None) -> Loop:
+    """The loop as the recipe has it."""
+    settings = recipe.vae
+    loop = Loop(
+        folder,
+        model,
+        lambda m: optimizers_of(m, recipe),
+        budget=Budget(settings.minutes, settings.steps),
+        ema_decay=settings.ema_decay,
+        constant_share=settings.constant_share,
+        keep=(adversary,) if adversary else (),
+    )
+    loop.warm_up = settings.warm_up
+    loop.final_rate = settings.final_rate
+    loop.run_name = recipe.name
+    loop.about = flat(recipe)
+    return loop
 
 
 def give_meaning(model: CausalVideoVAE, pool: ClipPool, seed: int) -> None:
@@ -168,11 +177,12 @@ def optimizers_of(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimize
     settings = recipe.vae
     if settings.optimizer == "muon":
         return make_optimizers(model, settings.learning_rate, matrices="conv to_")
-    groups = ({"params": []}, {"params": [], "weight_decay": 0.0})
+    sizes: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for name, weight in model.named_parameters():
-        groups[weight.ndim <= 1 or name.endswith(".bias")]["params"].append(weight)  # type: ignore[attr-defined]
-    rates = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "weight_decay": settings.weight_decay}
-    return [torch.optim.AdamW(groups, **rates, fused=True)]  # type: ignore[arg-type]
+        sizes[weight.ndim <= 1 or name.endswith(".bias")].append(weight)
+    groups = [{"params": sizes[0], "weight_decay": settings.weight_decay}]
+    groups += [{"params": sizes[1], "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)]
 
 
 Losses = Callable[[CausalVideoVAE, Tensor, Recipe, Adversary | None], dict[str, Tensor]]
@@ -304,7 +314,11 @@ def vae_losses(
 
 
 def published_losses(
-    model: CausalVideoVAE, video: Tensor, recipe: Recipe, adversary: Adversary | None, perceptual: nn.Module
+    model: CausalVideoVAE,
+    video: Tensor,
+    recipe: Recipe,
+    adversary: Adversary | None,
+    perceptual: nn.Module,
 ) -> dict[str, Tensor]:
     """As `vae_losses`, with the published terms and weights (arXiv 2410.05954, appendix B, and its trainer):
     squared error and perceptual distance of the frames, KL summed over a latent's places, and a critic's
@@ -321,10 +335,11 @@ def published_losses(
     loss = close + settings.kl_weight * kl
     if adversary is not None:
         plain = getattr(model, "module", model)  # of processes that exchange their gradients
+        # It learns before it judges: a backward through it needs its weights as they were.
+        parts["critic"] = adversary.learn(made, video)
         judged = adversary.judge(made, video, pixels=close, last_layer=plain.decoder.conv_out.conv.weight)
         parts["adversarial"] = judged["adversarial"]
         loss = loss + settings.adversarial_weight * judged["adversarial"]
-        parts["critic"] = adversary.learn(made, video)
     return {"loss": loss} | parts
 
 

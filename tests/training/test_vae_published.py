@@ -30,7 +30,7 @@ steps = 4
 warm_up = 2
 [[vae.phases]]
 share = 1.0
-size = 32
+size = 64
 frames = 9
 batch = 1
 photos = 0.0
@@ -98,7 +98,7 @@ def test_the_loss_is_the_sum_of_the_published_terms():
     torch.manual_seed(0)
     settings = VAERecipe(channels=(4, 4, 4, 4), losses="published", kl_weight=1e-3, adversarial_weight=0.5)
     recipe = Recipe("tiny", vae=settings)
-    model, video = make_vae(recipe), torch.rand(2, 3, 9, 32, 32) * 2 - 1
+    model, video = make_vae(recipe), torch.rand(2, 3, 9, 64, 64) * 2 - 1
     adversary = Adversary(PatchCritic(4), learning_rate=1e-3)
     parts = published_losses(model, video, recipe, adversary, make_perceptual(()))
     told = 10 * parts["pixels"] + parts["perceptual"] + 1e-3 * parts["kl"] + 0.5 * parts["adversarial"]
@@ -118,9 +118,9 @@ def test_two_stages_from_raw_clips_with_a_critic_whose_start_is_reached(tmp_path
     rng = np.random.default_rng(0)
     (tmp_path / "clips").mkdir()
     for number in range(3):
-        with VideoWriter(tmp_path / "clips" / f"{number}.mp4", 8, (32, 32), keep="none") as writer:
+        with VideoWriter(tmp_path / "clips" / f"{number}.mp4", 8, (64, 64), keep="none") as writer:
             for _ in range(9):
-                writer.write(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+                writer.write(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
         (tmp_path / "clips" / f"{number}.txt").write_text("noise")
     (tmp_path / "r.toml").write_text(RECIPE)
     command = ["train", "vae", "--data", str(tmp_path / "clips"), "--config", str(tmp_path / "r.toml")]
@@ -151,4 +151,7 @@ def test_a_critic_that_would_never_start_is_refused(tmp_path):
         load_recipe(tmp_path / "r.toml")
     (tmp_path / "r.toml").write_text(RECIPE.replace('"published"', '"both"'))
     with pytest.raises(ValueError, match="losses: own or published"):
+        load_recipe(tmp_path / "r.toml")
+    (tmp_path / "r.toml").write_text(RECIPE.replace("size = 64", "size = 32"))
+    with pytest.raises(ValueError, match="needs phases of 64 pixels or more, not 32"):
         load_recipe(tmp_path / "r.toml")

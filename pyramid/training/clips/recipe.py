@@ -138,6 +138,17 @@ def load_clip_recipe(path: str | Path) -> ClipRecipe:
     return recipe
 
 
+def _choices(train: TrainRecipe) -> list[tuple[bool, str, Any]]:
+    """What may be one of some words: whether it is, which, and what it is."""
+    words = {"optimizer": OPTIMIZERS, "update": UPDATES, "sharding": SHARDINGS, "precision": PRECISIONS}
+    checks: list[tuple[bool, str, Any]] = [
+        (getattr(train, name) in known, f"[train] {name}: {' or '.join(known)}", getattr(train, name))
+        for name, known in words.items()
+    ]
+    whole = train.sharding == "none" or train.optimizer == "adamw"
+    return [*checks, (whole, "[train] sharding goes with optimizer adamw", train.optimizer)]
+
+
 def _problem(recipe: ClipRecipe) -> str:
     """What cannot work in a recipe, "" when all can."""
     data = recipe.data
@@ -156,15 +167,7 @@ def _problem(recipe: ClipRecipe) -> str:
         (0 <= data.images <= 1, "[data] images is a share, 0 to 1", data.images),
         (0 <= data.most_broken <= 1, "[data] most_broken is a share, 0 to 1", data.most_broken),
         (recipe.network.family in FAMILY_NAMES, "[network] family: miniflux or sd3", recipe.network.family),
-        (train.optimizer in OPTIMIZERS, f"[train] optimizer: {' or '.join(OPTIMIZERS)}", train.optimizer),
-        (train.update in UPDATES, f"[train] update: {' or '.join(UPDATES)}", train.update),
-        (train.sharding in SHARDINGS, f"[train] sharding: {' or '.join(SHARDINGS)}", train.sharding),
-        (
-            train.sharding == "none" or train.optimizer == "adamw",
-            '[train] sharding goes with optimizer = "adamw"',
-            train.optimizer,
-        ),
-        (train.precision in PRECISIONS, f"[train] precision: {' or '.join(PRECISIONS)}", train.precision),
+        *_choices(train),
         (
             min(train.steps, train.batch, train.micro, train.log_every) >= 1,
             "[train] steps, batch, micro, log_every are 1 or more",
