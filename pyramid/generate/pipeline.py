@@ -294,7 +294,12 @@ class PyramidFlow:
         running.steps = run.steps_before(run.units)
         told: list[str] = []
         split = self.placement.split_guidance
-        how = {"split": split, "control": running.control, "told": running.told, "block_cache": s.block_cache}
+        how: dict[str, Any] = {
+            "split": split,
+            "control": running.control,
+            "told": running.told,
+            "block_cache": s.block_cache,
+        }
         guided = prompts and GuidedModel(self.transformer, *prompts, task.guidance, **how)
         sampled = sample_coarse if inputs.coarse else sample
         for event in sampled(guided and Guarded(guided, told.append), noise, run):
