@@ -120,6 +120,8 @@ def difference_words(told: Mapping[str, Any]) -> str:
     if told["interval"] is None:
         return f"{told['mean']:+.3g}"
     low, high = told["interval"]
+    if low == high == 0:
+        return "none"
     word = "" if low > 0 or high < 0 else ", may be chance"
     return f"{told['mean']:+.3g} ({low:+.3g} to {high:+.3g}{word})"
 

@@ -63,9 +63,10 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """‖μa − μb‖² + tr(Ca + Cb − 2 √(Ca Cb)) of two sets of features, (n, d) and (m, d)."""
     apart = a.mean(0, dtype=np.float64) - b.mean(0, dtype=np.float64)
     # √(Ca Cb) has the singular values of √Ca √Cb as its eigenvalues; so have the sets' triangular factors.
-    a, b = (np.linalg.qr(_centered(x), mode="r") for x in (a, b))
-    shared = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return float(max(apart @ apart + (a * a).sum() + (b * b).sum() - 2 * shared, 0.0))
+    first: Any = np.linalg.qr(_centered(a), mode="r")
+    second: Any = np.linalg.qr(_centered(b), mode="r")
+    shared = np.linalg.svd(first @ second.T, compute_uv=False).sum()
+    return float(max(apart @ apart + (first**2).sum() + (second**2).sum() - 2 * shared, 0.0))
 
 
 def _centered(x: np.ndarray) -> np.ndarray:
@@ -192,5 +193,6 @@ def _resized(clip: np.ndarray, side: int) -> np.ndarray:
 
 def _as_pixels(clip: np.ndarray, side: int, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """Frames as a vision model takes them: float32 (f, 3, side, side)."""
-    pixels = (_resized(clip, side).astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    pixels = _resized(clip, side).astype(np.float32) / 255
+    pixels = (pixels - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

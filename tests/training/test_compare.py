@@ -64,20 +64,19 @@ def test_the_report_of_two_folders_needs_nothing_beside_it(folders, tmp_path, ca
     assert "no video for 1 of 1 prompts" in capfd.readouterr().err
 
 
-def test_presets_of_a_model_make_their_videos_once(tiny_checkpoint, tmp_path, capfd):
-    """Two numbers of steps of one model, as presets; the second call makes nothing."""
-    for steps in (1, 2):
-        (tmp_path / f"steps{steps}.toml").write_text(
-            f'description = "so many steps"\nmodel = "{tiny_checkpoint}"\nnum_frames = 9\n'
-            f"num_inference_steps = [{steps}, {steps}, {steps}]\n"
-        )
-    (tmp_path / "prompts.txt").write_text("a red ball\n\na blue square\n")
-    out, work = tmp_path / "r.html", tmp_path / "work"
-    run = ["evaluate", "compare", *(f"{name}={tmp_path / name}.toml" for name in ("steps1", "steps2"))]
-    run += ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(out), "--work", str(work)]
-    assert cli.main(run) == 0 and "seconds" in out.read_text()
+def test_a_preset_makes_its_videos_once_beside_a_folder(folders, tiny_checkpoint, tmp_path, capfd):
+    """The second call makes nothing; without prompts, a model has to know scenes of its own."""
+    (tmp_path / "few.toml").write_text(
+        f'description = "few steps"\nmodel = "{tiny_checkpoint}"\nnum_frames = 9\n'
+        "num_inference_steps = [1, 1, 1]\n"
+    )
+    (tmp_path / "prompts.txt").write_text(f"{PROMPTS[2]}\n\n{PROMPTS[0]}\n")
+    out, work, few = tmp_path / "r.html", tmp_path / "work", f"few={tmp_path / 'few.toml'}"
+    made = ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(out), "--work", str(work)]
+    run = ["evaluate", "compare", str(folders / "still"), few, *made]
+    assert cli.main(run) == 0 and "few" in out.read_text()
     assert "2 videos, 0 made before" in capfd.readouterr().err
     assert cli.main(run) == 0 and "2 videos, 2 made before, 0 to make" in capfd.readouterr().err
-    assert len(list(work.glob("*/*.mp4"))) == 4
-    without = [word for word in run if word not in ("--prompts", str(tmp_path / "prompts.txt"))]
-    assert cli.main(without) == 2 and "--prompts FILE" in capfd.readouterr().err
+    assert len(list(work.glob("*/*.mp4"))) == 2
+    assert cli.main(["evaluate", "compare", few, f"more={tmp_path / 'few.toml'}"]) == 2
+    assert "--prompts FILE" in capfd.readouterr().err
