@@ -117,10 +117,9 @@ def report(folder: Path) -> int:
     draw_frames(shown).save(folder / "claim-frames.webp", quality=85)
     for metric, table in summary["factors"].items():
         for arm, found in table.items():
-            low, high = found["interval"]
-            print(
-                f"{metric}: {labels[arm]} needs {found['factor']:.2f} times (95 %: {low:.2f} to {high:.2f})"
-            )
+            ends = found["interval"]
+            between = f"95 %: {ends[0]:.2f} to {ends[1]:.2f}" if ends else "one seed, no interval"
+            print(f"{metric}: {labels[arm]} needs {found['factor']:.2f} times ({between})")
     return 0
 
 

@@ -169,6 +169,7 @@ def test_the_factor_is_that_of_operations_to_equal_quality():
     assert factor([fast], [never], "judge") == pytest.approx(8 / math.sqrt(2))
     found = factor_with_interval({"a": {0: fast, 1: fast}, "b": {0: slow, 1: never}}, "a", "b", "judge")
     assert found["interval"][0] <= found["factor"] <= found["interval"][1]
+    assert factor_with_interval({"a": {0: fast}, "b": {0: slow}}, "a", "b", "judge")["interval"] is None
 
 
 def test_the_tool_reports_what_is_there(tmp_path, capsys):

@@ -103,8 +103,12 @@ def factor(
 
 
 def factor_with_interval(points: Points, first: str, other: str, metric: str) -> dict[str, Any]:
-    """The factor between two arms, and the middle 95 % of it over all draws of seeds with replacement."""
+    """The factor between two arms, and the middle 95 % of it over all draws of seeds with replacement; no
+    interval where an arm has one seed only.
+    """
     one, two = list(points[first].values()), list(points[other].values())
+    if min(len(one), len(two)) < 2:
+        return {"factor": factor(one, two, metric), "interval": None}
     draws = [
         factor([one[i] for i in own], [two[i] for i in others], metric)
         for own in product(range(len(one)), repeat=len(one))
