@@ -163,6 +163,7 @@ VARIANTS = {
     for v in (
         Variant("128p", ((128, 128),), 4, 25, 8, (10, 10, 10), (10, 10, 10), 4, 4, "", ""),
         Variant("128p-fast", ((128, 128),), 4, 25, 8, (2, 2, 1), (2, 2, 1), 1, 1, "", "", sampler="even"),
+        Variant("128p-photos", ((128, 128),), 4, 25, 8, (10, 10, 10), (10, 10, 10), 4, 2, "", ""),
         Variant("384p", ((640, 384),), 16, 121, 24, (20, 20, 20), (10, 10, 10), 7, 5),
         Variant("768p", ((1280, 768),), 31, 121, 24, (20, 20, 20), (10, 10, 10), 9, 5),
         Variant(
@@ -171,7 +172,7 @@ VARIANTS = {
     )
 }
 MODELS = {  # short names and the variants each has, the first is the default
-    "embedded": ("128p", "128p-fast"),
+    "embedded": ("128p", "128p-fast", "128p-photos"),
     "miniflux": ("384p", "768p", "image"),
     "sd3": ("384p", "768p"),
 }

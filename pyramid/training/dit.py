@@ -186,7 +186,8 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
     data, moving = _clips_of(recipe, folder, vae, encoder)
     model = make_transformer(recipe, data.captions.states.shape[-1], data.captions.pooled.shape[-1])
     if settings.start:
-        start = PyramidFluxTransformer.from_pretrained(find(settings.start).transformer, dtype=torch.float32)
+        begun = find(settings.start, settings.start_variant or None).transformer
+        start = PyramidFluxTransformer.from_pretrained(begun, dtype=torch.float32)
         model.load_state_dict(start.state_dict())
     loop = Loop(
         folder,

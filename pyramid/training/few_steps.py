@@ -26,7 +26,7 @@ from pyramid.events import Finished, Frames
 from pyramid.generate.guidance import Guidance
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.checkpoints import Checkpoint, find, list_variants
-from pyramid.settings import Settings
+from pyramid.settings import FAST, Settings
 from pyramid.training.evaluate import Share, choose_scenes, score, world_of
 from pyramid.training.judge import judge
 from pyramid.training.world import caption
@@ -104,7 +104,7 @@ def ways_of(checkpoint: Checkpoint) -> list[Way]:
     ]
     ways += [Way(first, "even", steps) for steps in few]
     for variant in list_variants(checkpoint.folder):
-        if variant.startswith(f"{first}-"):
+        if variant == first + FAST:
             ways += [Way(variant), Way(variant, "even", (1, 1, 1))]
     return ways
 

@@ -110,12 +110,14 @@ class DiTRecipe:
     """The transformer and how it is trained. `batch` is the number of samples a step for each stage,
     0 first.
 
-    `start` is a checkpoint to go on from, whose sizes the recipe must have; its text encoders and autoencoder
-    are taken over too. With `photo_clips`, a share `photo_share` of the steps is on photographs moved by a
-    camera, and a share `texture_share` of these clips on pictures that nobody took.
+    `start` is a checkpoint to go on from, and `start_variant` one of its transformers, its first where that
+    is not said; the recipe must have its sizes, and takes its text encoders and autoencoder over too. With
+    `photo_clips`, a share `photo_share` of the steps is on photographs moved by a camera, and a share
+    `texture_share` of these clips on pictures that nobody took.
     """
 
     start: str = ""
+    start_variant: str = ""
 
     layers: int = 2
     single_layers: int = 6
