@@ -30,12 +30,6 @@ document.addEventListener("click", (event) => {
   Notification.requestPermission();
 });
 
-// Leaving the page cuts what was under way, which is no error. A download looks like leaving, so only for a moment.
-const told = console.error;
-const leaving = () => { console.error = () => {}; setTimeout(() => { console.error = told; }, 1000); };
-addEventListener("pagehide", leaving, true);
-addEventListener("beforeunload", leaving, true);
-
 // The tab's title says how far the work is, and that it ended until the page is looked at again.
 const NAME = "Pyramid";
 let busy = false;

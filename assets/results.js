@@ -16,12 +16,31 @@ const present = () => {  // what is opened lies over the page until it is closed
 watch("value", present);
 present();
 // Players that were there stay in place of their copies when the grid is drawn anew: they would blink.
-const players = new Map();
+// One that is put back shows nothing for a moment, so its first frame lies behind it.
+const players = new Map(), stills = new Map();
+const behind = (media, still) => {
+  if (!still) return;
+  Object.assign(media.parentElement.style, {backgroundImage: `url(${still})`, backgroundSize: "contain",
+    backgroundPosition: "center", backgroundRepeat: "no-repeat"});
+};
 const stay = () => element.querySelectorAll(".media [src]").forEach((media) => {
   const source = media.getAttribute("src"), before = players.get(source);
+  behind(media, stills.get(source));
   if (before && before !== media && !before.isConnected) media.replaceWith(before);
   else players.set(source, media);
 });
+element.addEventListener("loadeddata", ({target}) => {
+  const source = target.getAttribute("src");
+  if (!target.closest(".media") || stills.has(source)) return;
+  const canvas = document.createElement("canvas");
+  const scale = Math.min(1, 320 / Math.max(target.videoWidth, target.videoHeight));
+  canvas.width = target.videoWidth * scale;
+  canvas.height = target.videoHeight * scale;
+  canvas.getContext("2d").drawImage(target, 0, 0, canvas.width, canvas.height);
+  stills.set(source, canvas.toDataURL("image/jpeg", 0.85));
+  if (stills.size > 300) stills.delete(stills.keys().next().value);
+  behind(target, stills.get(source));
+}, true);
 new MutationObserver(stay).observe(element, {childList: true, subtree: true});
 stay();
 element.addEventListener("cancel", (event) => { event.preventDefault(); send("close"); }, true);

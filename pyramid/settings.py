@@ -210,6 +210,13 @@ def frames_of(units: int) -> int:
     return 1 + FRAMES_PER_UNIT * (units - 1)
 
 
+def most_given(units: int) -> int:
+    """Frames of a given clip that a result of `units` units begins with, at most: half of its units, so
+    there is a past to see motion in and room to go on.
+    """
+    return frames_of(max(1, units // 2))
+
+
 def frames_for_seconds(seconds: float, fps: int) -> int:
     """The 1 + 8k frames, k ≥ 1, whose duration at `fps` is nearest to `seconds` > 0. 5 s at 24 fps: 121."""
     seconds = plain(seconds)

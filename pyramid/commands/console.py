@@ -27,12 +27,14 @@ from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.speed import Progress as Steps
 from pyramid.media.measure import Drift
+from pyramid.media.preview import save_estimate, stages_of
 from pyramid.settings import Settings, SettingsError, frames_of
 
 if TYPE_CHECKING:
     from pyramid.generate.drafts import Draft
 
 
+LAST_STEP = 10**6  # steps from one preview to the next: a stage has one at its last step anyway
 EVERY = 20  # units, after which an endless clip says how far it has drifted
 
 
@@ -67,6 +69,8 @@ class Generation:
         self.second_device: str | None = None
         self.shared: list[Unit] = []  # of the clip that this one branches off
         self.keep_units = False
+        self.previews = False  # whether what the stages made is kept beside the result
+        self.estimates: dict[tuple[int, int], Any] = {}  # their last pictures, by unit and stage
 
     def run(self) -> int:
         """The exit code: 0, or 130 after a stop. Raises KeyboardInterrupt when that left nothing to keep."""
@@ -114,12 +118,23 @@ class Generation:
         from pyramid.generate.request import Inputs
 
         inputs["finished"] = inputs.get("finished") or self.shared
+        if self.previews:
+            inputs["preview_every"] = LAST_STEP
         if self.draft is None:
-            return loaded.stream(self.settings, Inputs(stop=self.stop, **self.given, **inputs))
-        from pyramid.generate.drafts import compared
+            events = loaded.stream(self.settings, Inputs(stop=self.stop, **self.given, **inputs))
+        else:
+            from pyramid.generate.drafts import compared
 
-        begun = self.draft.inputs(stop=self.stop, **self.given, **inputs)
-        return compared(loaded.stream(self.settings, begun), self.draft)
+            begun = self.draft.inputs(stop=self.stop, **self.given, **inputs)
+            events = compared(loaded.stream(self.settings, begun), self.draft)
+        return self.previewed(events, loaded) if self.previews else events
+
+    def previewed(self, events: Iterator[Any], loaded: Loaded) -> Iterator[Any]:
+        """The events; what each stage of a unit made in the end is kept."""
+        for event in events:
+            if isinstance(event, Preview) and event.clean is not None:
+                self.estimates[event.unit, event.stage] = loaded.picture(event)
+            yield event
 
     def recording(self, identity: dict[str, Any]) -> Recording:
         """What is to be kept, and where: beside the result, or in the folder of a run that this finishes."""
@@ -151,6 +166,11 @@ class Generation:
         what = "a picture" if s.num_frames == 1 else f"{s.num_frames} frames, {s.seconds:g} s"
         if stopped := recorder.units_done < s.units:
             what = f"stopped: {recorder.units_done} of {s.units} units"
+        if recorder.path and self.estimates:
+            folder = stages_of(recorder.path)
+            for (unit, stage), picture in self.estimates.items():
+                save_estimate(folder, unit, stage, picture)
+            print(f"what the stages made: {folder}", file=sys.stderr)
         print(f"{what}, {s.width}×{s.height}, seed {s.seed} ({', '.join(seconds)})", file=sys.stderr)
         print(recorder.path)
         return 130 if stopped else 0

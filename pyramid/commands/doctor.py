@@ -57,6 +57,9 @@ def show(findings: list[Finding]) -> None:
     from rich.table import Table
 
     table = Table(show_header=False)
+    for _ in ("name", "state"):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path is read to its end
     colors = {GREEN: "green", AMBER: "yellow", RED: "red"}
     words = {GREEN: "ok", AMBER: "note", RED: "fix"}
     for finding in findings:

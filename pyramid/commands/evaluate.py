@@ -118,7 +118,7 @@ def compare(args: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str
     asked = few_steps.Asked(args.videos, args.seed)
     rows = few_steps.measure(lambda variant: load(args, variant), few_steps.ways_of(checkpoint), asked)
     title = f"{args.model}: {args.videos} videos each, seeds from {args.seed}"
-    screen(width=200).print(few_steps.as_table(rows, title))
+    screen().print(few_steps.as_table(rows, title))
     return [row.plain() for row in rows]
 
 

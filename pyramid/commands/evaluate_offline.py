@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     similar = similarities(args)
     table = Table(title=f"{len(rows)} videos")
     for name in ("video", *NAMES, *(["clip similarity"] if similar else [])):
-        table.add_column(name, justify="left" if name == "video" else "right")
+        table.add_column(name, justify="left" if name == "video" else "right", overflow="fold")
     figures: dict[str, Any] = {"videos": {name: row.told() for name, row in rows.items()}}
     figures["mean"] = mean_of(list(rows.values())).told()
     for name, value in similar.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from pyramid.hub.checkpoints import fingerprint
 from pyramid.media.export import KINDS, export
 from pyramid.media.files import KEEPS
-from pyramid.media.preview import load_estimates
+from pyramid.media.preview import load_estimates, stages_of
 from pyramid.media.result import metadata_of
 from pyramid.settings import at_home
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", default="mp4", choices=list(KINDS), help="what it becomes (default: mp4)")
     add("--quality", type=int, metavar="CRF", help="1 to 51: 17 looks like the original, more is smaller")
     add("--metadata", default="embed", choices=KEEPS, help="where the settings go (default: into the file)")
-    add("--stages-from", type=at_home, metavar="FOLDER", help="for stages: the folder of a result's units")
+    add("--stages-from", type=at_home, metavar="FOLDER", help="for stages: where they are, if not beside it")
     add("--source", type=at_home, metavar="FILE", help="for joined: the clip that the result continues")
     add("--output", type=at_home, metavar="FILE", help="the new file (default: beside the result)")
 
@@ -40,7 +40,7 @@ def not_the_source(result: Path, source: Path) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Make the file; its path goes to stdout."""
-    estimates = load_estimates(args.stages_from) if args.stages_from else None
+    estimates = load_estimates(args.stages_from or stages_of(args.file))
     options = {"quality": args.quality, "keep": args.metadata, "estimates": estimates, "before": args.source}
     if args.source and (strange := not_the_source(args.file, args.source)):
         note(strange)

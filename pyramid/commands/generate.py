@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--second-device", metavar="DEVICE", help=second)
     plans = "auto, max, balanced, low, tiny or cpu: see the command plan"
     add("--memory", default="auto", metavar="PLAN", help=plans)
+    add("--previews", action="store_true", help="keep what the stages made, for export --format stages")
     where = "a folder, or a file .mp4 or .png"
     add("--output", type=at_home, default=Path("outputs"), metavar="PATH", help=where)
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     path = output_path(args.output, settings)
     if args.speed:
         print(f"{args.speed}: {speed_words(args.speed, settings)}", file=sys.stderr)
-    drawn = is_drawn_file(settings.image or settings.video or "")
+    drawn = is_drawn_file(settings.image or settings.video or "", settings.model)
     for note in settings.experimental(checkpoint.defaults, drawn=drawn):
         print(f"note: {note}", file=sys.stderr)
     kind = EndlessGeneration if args.endless else Generation
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     generation.shared = shared
     generation.keep_units = args.keep_units
     generation.second_device = check_device(args.second_device)
+    generation.previews = previews_wanted(args)
     return generation.run()
 
 
@@ -109,6 +111,15 @@ def unbounded(settings: Settings, args: argparse.Namespace, trained: int) -> Set
         raise ValueError(f"--max-units {most}: 2 to {ENDLESS_UNITS}")
     seen = settings.history_units or max(1, trained - 1)
     return replace(settings, num_frames=frames_of(most), history_units=seen).validate()
+
+
+def previews_wanted(args: argparse.Namespace) -> bool:
+    """Whether the stages' pictures are kept. ValueError where they would have no end."""
+    if args.previews and args.endless:
+        raise ValueError(
+            "--previews keeps pictures of each unit, and --endless has no last one: leave one out"
+        )
+    return args.previews
 
 
 def read_draft(args: argparse.Namespace):

@@ -7,22 +7,12 @@ from typing import Any
 from pyramid.generate.footprint import WAYS, Measured, measure
 from pyramid.settings import SAMPLERS, Settings, shown
 
-COLUMNS = (
-    "plan",
-    "fits",
-    "card",
-    "main memory",
-    "of it files",
-    "last unit",
-    "dtype",
-    "text",
-    "transformer",
-    "VAE",
-)
+COLUMNS = ("plan", "fits", "card", "memory", "files", "last unit", "dtype")  # as 80 columns hold
 
 
 def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, float] | None):
-    """All plans for the machine, as a rich table; beside the chosen one, what was measured."""
+    """All plans for the machine, as a rich table and a line on each; below the chosen one, what it took."""
+    from rich.console import Group
     from rich.table import Table
 
     free = f"{machine.free_ram / 1e9:.1f} GB of main memory free"
@@ -33,30 +23,30 @@ def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, f
         f"{settings.num_frames} frames; {free}"
     )
     for name in COLUMNS:
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for plan in every:
         e = plan.estimate
         mark = "▸ " if plan.name == chosen.name else "  "
-        table.add_row(
-            mark + plan.name,
-            "yes" if plan.fits else "no",
-            *(size_shown(b) for b in (e.vram, e.ram, e.file)),
-            f"{e.seconds:.1f} s",
-            plan.transformer.dtype,
-            words(plan.text),
-            words(plan.transformer),
-            f"tile {plan.tile or 'none'}, {'as units come' if plan.window else 'after sampling'}",
-        )
+        sizes = (size_shown(b) for b in (e.vram, e.ram, e.file))
+        fits = "yes" if plan.fits else "no"
+        table.add_row(mark + plan.name, fits, *sizes, f"{e.seconds:.1f} s", plan.transformer.dtype)
         if measured and plan.name == chosen.name:
-            table.add_row(
-                "  measured",
-                "",
-                *(size_shown(measured[k]) for k in ("vram", "ram", "file")),
-                f"{measured['last_unit']:.1f} s",
-                f"estimate {e.ram / measured['ram'] - 1:+.0%}",
-                style="bold",
-            )
-    return table
+            sizes = (size_shown(measured[k]) for k in ("vram", "ram", "file"))
+            table.add_row("  measured", "", *sizes, f"{measured['last_unit']:.1f} s", style="bold")
+    lines = [where_words(plan) for plan in every]
+    if measured:
+        lines.append(f"The estimate of memory is {chosen.estimate.ram / measured['ram'] - 1:+.0%} off.")
+    return Group(table, "files: what of the memory is read from the model's files, and can be let go", *lines)
+
+
+def where_words(plan) -> str:
+    """Where the parts of a plan are, and how they come there, in a line."""
+    tiles = f"in tiles of {plan.tile}" if plan.tile else "whole"
+    when = "as units come" if plan.window else "after sampling"
+    return (
+        f"{plan.name}: text on {words(plan.text)}; transformer on {words(plan.transformer)}; "
+        f"frames decoded {tiles}, {when}"
+    )
 
 
 def size_shown(size: float) -> str:
@@ -74,7 +64,7 @@ def words(part) -> str:
         "block": "comes by blocks",
         "leaf": "comes by layers",
     }[part.offload]
-    return f"{part.device} {how}" + (f", {part.quantized}" if part.quantized else "")
+    return f"{part.device}, {how}" + (f", {part.quantized}" if part.quantized else "")
 
 
 def comparison(settings: Settings, plan):

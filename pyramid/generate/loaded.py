@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pyramid.events import Notice
+from PIL import Image
+
+from pyramid.events import Notice, Preview
 from pyramid.hub.checkpoints import Checkpoint, find, identity, verify
 from pyramid.memory import ladder
 from pyramid.memory.machine import keep_freed_memory
@@ -111,6 +113,16 @@ class Loaded:
         from pyramid.media.preview import latent_colors
 
         return latent_colors(self.pipeline.vae)
+
+    def picture(self, event: Preview) -> Image.Image:
+        """What the clean estimate of a step looks like, of the first sample."""
+        from pyramid.generate.latents import denormalize
+        from pyramid.media.preview import latent_preview
+
+        assert event.clean is not None
+        first = event.unit == 0
+        vae_latents = denormalize(event.clean[:1], self.pipeline.scales, first=first)
+        return Image.fromarray(latent_preview(vae_latents, self.colors, first=first)[0, 0])
 
     def cuts_otherwise(self, plan: Plan) -> bool:
         """Whether a plan has frames decoded in other pieces, or in another order."""

@@ -71,6 +71,10 @@ class Alone:
         return stop
 
 
+class Cut(Exception):
+    """A stop came while all frames were decoded at once."""
+
+
 class PyramidFlow:
     """Text-to-video, image-to-video, continuation and text-to-image with a published or an own checkpoint.
 
@@ -321,11 +325,18 @@ class PyramidFlow:
         was sampled does not, as what is finished is to be seen.
         """
         stopped_before = stop.is_set()
+
+        def stopped() -> bool:
+            return stop.is_set() and not stopped_before
+
         if self.placement.window == 0 and self.vae.use_tiling and units:
             yield Status("decode", f"Decoding {len(units)} units, tile by tile")
-            decode = self._frames_by(clock.timed("decode", self._decode_by_tiles, units))
+            try:
+                decode = self._frames_by(clock.timed("decode", self._decode_by_tiles, units, stopped))
+            except Cut:
+                return True
         for done, unit in enumerate(units):
-            if stop.is_set() and not stopped_before:
+            if stopped():
                 return True
             yield Status("decode", f"Decoding unit {done + 1} of {len(units)}", done / len(units))
             self._bring(self.vae)
@@ -374,13 +385,22 @@ class PyramidFlow:
         return list(latents.split(1, dim=2))
 
     @torch.no_grad()
-    def _decode_by_tiles(self, units: list[Unit]) -> Callable[[Tensor], Tensor]:
-        """All frames of `units`, as something that hands them out unit by unit."""
+    def _decode_by_tiles(self, units: list[Unit], stopped: Callable[[], bool]) -> Callable[[Tensor], Tensor]:
+        """All frames of `units`, as something that hands them out unit by unit. Raises Cut once `stopped`."""
+
+        def look(*_) -> None:
+            if stopped():
+                raise Cut
+
         self._bring(self.vae)
         latents = [denormalize(unit.latents, self.scales, first=unit.index == 0) for unit in units]
-        frames = self.vae.decode(
-            torch.cat(latents, dim=2).to(self.placement.vae_device, self.vae.dtype)
-        ).sample
+        hook = self.vae.post_quant_conv.register_forward_pre_hook(look)  # of each unit of each tile
+        try:
+            frames = self.vae.decode(
+                torch.cat(latents, dim=2).to(self.placement.vae_device, self.vae.dtype)
+            ).sample
+        finally:
+            hook.remove()
         pieces = iter([frames[:, :, :1], *frames[:, :, 1:].split(FRAMES_PER_UNIT, dim=2)])
         return lambda _latents: next(pieces)
 

@@ -36,6 +36,7 @@ from pyramid.settings import (
     Variant,
     frames_of,
     is_whole,
+    most_given,
     plain,
     units_of,
 )
@@ -470,8 +471,7 @@ def _given_pictures(s: Settings, inputs: Inputs, finished: Sequence[Unit]) -> np
         return np.array(fit_picture(picture_of(image), *size, s.fit))[None]
     if video is None:
         return None
-    # Half of the result at most: there is a past to see motion in, and room to go on.
-    count = frames_of(max(1, s.units // 2)) if inputs.history_frames is None else inputs.history_frames
+    count = most_given(s.units) if inputs.history_frames is None else inputs.history_frames
     if not 1 <= count < s.num_frames or count % FRAMES_PER_UNIT != 1:
         raise ValueError(
             f"history_frames = {count}: 1 + 8k are needed, fewer than the {s.num_frames} of the result."

@@ -31,14 +31,12 @@ from pyramid.jobs.recovery import UnitsFolder, what_there_is
 from pyramid.jobs.speed import Progress, Speeds, cost
 from pyramid.media.export import KINDS
 from pyramid.media.files import ending_of
-from pyramid.media.preview import latent_preview, save_estimate
+from pyramid.media.preview import save_estimate
 from pyramid.media.video_reader import read_given
 from pyramid.memory.device import cards, device_of
 from pyramid.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pyramid.generate.request import Inputs
 
 log = logging.getLogger(__name__)
@@ -327,7 +325,7 @@ class Run(Listener):
         if event.clean is not None or not device_of(self._loaded.device).waits:
             self.speeds.step(key, cost(progress.settings, event.unit, event.stage), seconds)
         due = now + (now - self._sampling) * (progress.whole - progress.done) / progress.done
-        shown = {} if event.clean is None else self._estimate(event, event.clean)
+        shown = {} if event.clean is None else self._estimate(event)
         share = self._previews / max(time.monotonic() - self.live.began, 1e-9)
         if self.pausing == "stage" and event.latents is not None and event.stage + 1 < event.stages:
             place = event.unit, event.stage, event.latents
@@ -338,17 +336,13 @@ class Run(Listener):
         shown |= {"phase": phase, "at": replace(event, clean=None, latents=None), "due": due}
         self._show(memory_bytes=memory_in_use(), preview_share=share, **shown)
 
-    def _estimate(self, event: Preview, clean: "Tensor") -> dict[str, Any]:
+    def _estimate(self, event: Preview) -> dict[str, Any]:
         """The denoised estimate as a picture, unless previews took too much of the time already."""
-        from pyramid.generate.latents import denormalize
-
         began = time.perf_counter()
         last = event.step + 1 == event.steps
         if not last and self._previews > PREVIEW_BUDGET * (time.monotonic() - self._sampling):
             return {}
-        first = event.unit == 0
-        vae_latents = denormalize(clean[:1], self._loaded.pipeline.scales, first=first)
-        picture = Image.fromarray(latent_preview(vae_latents, self._loaded.colors, first=first)[0, 0])
+        picture = self._loaded.picture(event)
         shown = {"estimates": self.live.estimates | {(event.unit, event.stage): picture}}
         self._previews += time.perf_counter() - began
         return shown

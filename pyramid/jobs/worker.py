@@ -41,6 +41,7 @@ RUNS: dict[str, Callable[[Job, JobStore, Speeds], Run]] = {
     "endless": EndlessRun,
 }
 PARTS = ("stage", "unit")  # after which a clip can be paused
+PLAYED = 4  # jobs whose growing clips stay for a while: a slow page may ask for them
 ASKED_EVERY = 1.0  # seconds: what another process put into the queue is found no later
 
 
@@ -67,14 +68,14 @@ class Worker:
         self.speeds = Speeds(store.private / "speed.json")
         self.loaded = threading.Event()
         self.error = ""
-        self._lock_file = (
-            store.private / "worker.lock"
-        )  # two workers would take each other's job for interrupted
+        # Two workers would take each other's job for interrupted.
+        self._lock_file = store.private / "worker.lock"
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._wanted = threading.Event()
         self._holder = ModelHolder()
         self._said = ""  # of what keeps the queue from being read
+        self._played: list[str] = []  # the jobs that ended last, whose growing clips are still there
         self._run: Run | None = None
         self._last: Live | None = None
         self._begin = (
@@ -237,6 +238,8 @@ class Worker:
 
     def _do(self, run: Run) -> None:
         """One job. Whatever happens, the thread lives on for the next."""
+        clips = self.store.private / "live"
+        shutil.rmtree(clips / run.job.id, ignore_errors=True)  # of an earlier attempt
         try:
             run.work(self._bring_for)
             with suppress(OSError):  # it is measured again
@@ -246,8 +249,12 @@ class Worker:
         with self._lock:
             self._last = run.live
             self._run = None
-        if not run.paused:
-            shutil.rmtree(self.store.private / "live" / run.job.id, ignore_errors=True)
+        # A player may still read the clip that grew: it goes when some more have ended (no paused one).
+        self._played = [job_id for job_id in self._played if job_id != run.job.id]
+        self._played += [] if run.paused else [run.job.id]
+        for job_id in self._played[:-PLAYED]:
+            shutil.rmtree(clips / job_id, ignore_errors=True)
+        self._played = self._played[-PLAYED:]
 
     def _prepare(self) -> None:
         """Load what was asked for; what goes wrong is kept in `error`,

@@ -213,8 +213,7 @@ def write_stages(
     if not estimates:
         raise SettingsError(
             "format",
-            "what the stages looked like was not kept for this result: "
-            "make it again with previews switched on",
+            "what the stages looked like was not kept for this result: make it again with previews",
         )
     pictures = _staged(frames_of_result(source), estimates)
     first = next(pictures)

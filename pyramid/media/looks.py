@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pyramid.media.files import read_metadata
+
 SIDE = 128  # pixels: the shorter side of what is looked at
 BLOCK = 8
 EVEN = 0.8  # of 255: below it a block is even
@@ -44,21 +46,37 @@ def _roughness(picture: Image.Image) -> np.ndarray:
     return (blocks - blocks @ plane @ np.linalg.pinv(plane)).std(1)
 
 
-def is_drawn_file(path: str | Path) -> bool:
-    """`is_drawn` of a picture's file, or of a video's last frame; False for what cannot be read."""
+def is_drawn_file(path: str | Path, model: str = "") -> bool:
+    """`is_drawn` of a picture's file, or of a video's last frame; False for what cannot be read.
+
+    What `model` made of words alone lies in its world, however few steps it took and so however it looks.
+    """
     path = Path(path)
     try:
         there = path.stat()
-        return _looked_at(path, there.st_size, there.st_mtime_ns)
+        return _looked_at(path, model, there.st_size, there.st_mtime_ns)
     except (OSError, ValueError):
         return False
 
 
+def _made_by(path: Path, model: str) -> bool:
+    """Whether a file says that `model` made it, from no picture and no clip."""
+    try:
+        settings = read_metadata(path).get("settings")
+    except ValueError:
+        return False
+    if not isinstance(settings, dict) or settings.get("image") or settings.get("video"):
+        return False
+    return settings.get("model") == model
+
+
 @lru_cache(maxsize=64)
-def _looked_at(path: Path, size: int, changed: int) -> bool:
+def _looked_at(path: Path, model: str, size: int, changed: int) -> bool:
     from pyramid.media.pictures import read_picture
     from pyramid.media.video_reader import read_video
 
+    if _made_by(path, model):
+        return True
     try:
         return is_drawn(read_picture(path, (SIDE, SIDE)))
     except ValueError:  # a video

@@ -122,6 +122,11 @@ def save_estimate(folder: Path, unit: int, stage: int, picture: Image.Image) -> 
     return path
 
 
+def stages_of(result: Path) -> Path:
+    """The folder beside a result that says what its stages made; it may not exist."""
+    return result.with_name(f"{result.stem}.stages")
+
+
 def load_estimates(folder: Path) -> dict[tuple[int, int], Image.Image]:
     """The denoised estimates that lie in `folder`, by unit and stage;
     those that cannot be read are left out.

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.progress import track
 from rich.table import Table
 from scipy import ndimage
@@ -200,30 +202,36 @@ def sharpness(clip: np.ndarray) -> float:
     return float(np.sqrt(np.mean([ndimage.laplace(frame).astype(np.float64) ** 2 for frame in gray])))
 
 
-def as_table(rows: Sequence[Row], title: str) -> Table:
-    """The rows; sharpness and diversity are shares of the first row's."""
-    table = Table(title=title)
-    for name in ("variant", "sampler", "steps", "evaluations", "sample s", "decode s", *JUDGED):
-        table.add_column(name, justify="left" if name in ("variant", "sampler") else "right")
-    for name in ("latent error", "sharpness", "diversity"):
-        table.add_column(name, justify="right")
+def as_table(rows: Sequence[Row], title: str) -> Group:
+    """The rows as two tables of 80 columns, what they cost and what they make; sharpness and diversity are
+    shares of the first row's.
+    """
+    cost = _table(title, ("evaluations", "sample s", "decode s", "latent error"))
+    made = _table("what they make", (*JUDGED, "sharp", "diverse"))
     for row in rows:
         twice = " ×2" if row.forwards > row.evaluations else ""
-        table.add_row(
-            row.way.variant,
-            row.sampler,
-            "-".join(map(str, row.steps)),
-            f"{row.evaluations}{twice}",
-            f"{row.seconds['sample']:.2f}",
-            f"{row.seconds['decode']:.2f}",
+        way = row.way.variant, row.sampler, "-".join(map(str, row.steps))
+        seconds = (f"{row.seconds[phase]:.2f}" for phase in ("sample", "decode"))
+        cost.add_row(*way, f"{row.evaluations}{twice}", *seconds, f"{row.error:.3f}")
+        made.add_row(
+            *way,
             *(_short(share) for share in row.scores.values()),
-            f"{row.error:.3f}",
             f"{row.sharpness / rows[0].sharpness:.0%}",
             f"{row.diversity / rows[0].diversity:.0%}",
         )
+    return Group(cost, made)
+
+
+def _table(title: str, names: Sequence[str]) -> Table:
+    """A table whose rows begin with how a clip is made."""
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("variant", "sampler", "steps"):
+        table.add_column(name, overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right")
     return table
 
 
 def _short(share: Share) -> str:
     low, high = share.interval
-    return f"{share.right}/{share.total} ({low:.0%}–{high:.0%})"
+    return f"{share.right}/{share.total}\n{100 * low:.0f}–{high:.0%}"

@@ -5,6 +5,7 @@ What a button does is told by `data-action`; assets/results.js sends it with the
 it.
 """
 
+import json
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -13,7 +14,7 @@ from pyramid.jobs.queue import Job, State
 from pyramid.media.export import KINDS, OF_SOME
 from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
-from pyramid.settings import FIELDS, MACHINE, frames_of, label_of, seconds_of
+from pyramid.settings import FIELDS, MACHINE, frames_of, label_of, most_given, seconds_of
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of, address_of_export
 from pyramid.ui.compare import PLAYABLE, comparable, shown
@@ -136,7 +137,7 @@ def detail_html(app: App, job: Job, view: View) -> str:
     right = (
         f"<header><h3>{escape(job.settings.prompt)}</h3>"
         f'<button type="button" data-action="close" autofocus>Close</button></header>'
-        f"{_why(app, job)}{_actions(job, file)}{_settings(job)}{_longer(app, job, view)}"
+        f"{_why(app, job)}{_actions(app, job, file)}{_longer(app, job, view)}{_settings(job)}"
         f"{_export(app, job, view) if file else ''}"
     )
     inside = f'<section class="detail"><div>{left}</div><div>{right}</div></section>'
@@ -176,7 +177,7 @@ def _why(app: App, job: Job) -> str:
     return "".join(f'<p class="why {job.state}">{escape(app.shown(words))}</p>' for words in said)
 
 
-def _actions(job: Job, file: bool) -> str:
+def _actions(app: App, job: Job, file: bool) -> str:
     buttons = []
     over = job.state is not State.DONE
     if over and (job.units_done < job.settings.units or job.state is State.PARTIAL):
@@ -186,7 +187,7 @@ def _actions(job: Job, file: bool) -> str:
     buttons.append(("reuse", "Use all settings", not over))
     buttons.append(("seed", "Use the seed only", False))
     if file and job.result.suffix.lower() in PLAYABLE:
-        buttons.append(("continue", "Continue from the last frame", False))
+        buttons.append(("continue", continue_words(job), False))
     if file and job.result.suffix.lower() == ".png":
         buttons.append(("animate", "Animate this image", False))
     inside = "".join(
@@ -197,6 +198,7 @@ def _actions(job: Job, file: bool) -> str:
     if file:
         source = escape(address_of(job), quote=True)
         name = escape(job.result.name, quote=True)
+        inside += _joining(app, job)
         inside += f'<a class="download" href="{source}" download="{name}">Download</a>'
     return f'<div class="actions">{inside}</div>'
 
@@ -213,6 +215,30 @@ def _settings(job: Job) -> str:
     return f"<details open><summary>Settings</summary><dl>{table}</dl></details>"
 
 
+def continue_words(job: Job) -> str:
+    """What a clip that continues this one begins with: the pictures at its end, and nothing else of it."""
+    frames = min(most_given(job.settings.units), made_frames(job))
+    several = f"s only ({seconds_of(frames, job.settings.fps):g} s)" if frames > 1 else " only"
+    return f"Continue from the last frame{several}"
+
+
+def _joining(app: App, job: Job) -> str:
+    """The button that makes one file of a clip and the one that it continues, where that is here."""
+    if not continues(app, job):
+        return ""
+    asked = {"kind": "joined", "keep": job.output.metadata, "pattern": _name_of(job)}
+    value = escape(json.dumps(asked), quote=True)
+    return (
+        f'<button type="button" data-action="export" data-job="{job.id}" data-value="{value}">'
+        "Join to its source</button>"
+    )
+
+
+def continues(app: App, job: Job) -> bool:
+    """Whether a result continues a clip that is still here."""
+    return bool(job.settings.video and app.store.input_of(job))
+
+
 def can_grow(app: App, job: Job) -> bool:
     """Whether a clip can be made longer from its own latents, which are kept beside it."""
     return (
@@ -223,9 +249,19 @@ def can_grow(app: App, job: Job) -> bool:
 
 
 def _longer(app: App, job: Job, view: View) -> str:
-    """How much longer, and what happens then."""
-    if not can_grow(app, job):
+    """How a clip goes on: what the two ways differ in, and the form of the seamless one."""
+    if not job.path or not job.path.is_file() or job.path.suffix.lower() not in PLAYABLE:
         return ""
+    differ = (
+        f"<b>{continue_words(job)}</b> begins a new clip that knows nothing but those pictures: the cut may "
+        "show; both can be joined to one file then."
+    )
+    if not can_grow(app, job):
+        return f'<p class="ways">{differ}</p>'
+    differ += (
+        " <b>Make it longer</b> is seamless: it goes on from the latents, and the motion goes on too. "
+        "Its result begins with this clip."
+    )
     unit = 8 / job.settings.fps
     choices = {units: f"{units * unit:g} s" for units in (1, 2, 4, 8, 16)}
     options = "".join(
@@ -234,14 +270,13 @@ def _longer(app: App, job: Job, view: View) -> str:
     )
     wrong = _wrong(view, "longer")
     return (
-        f'<details{" open" if wrong else ""} data-tries="{view.tries}">'
+        f'<p class="ways">{differ}</p><details{" open" if wrong else ""} data-tries="{view.tries}">'
         "<summary>Make it longer: seamless</summary>"
         '<form><label class="wide">What happens next<input type="text" name="prompt" maxlength="2000" '
         f'value="{escape(job.settings.prompt, quote=True)}"></label>'
         f'<label>Extend by<select name="units">{options}</select></label>'
         f'<button type="button" data-action="longer" data-job="{job.id}">Extend</button></form>{wrong}'
-        "<p>Makes a new, longer result that begins with this one. It goes on from the latents, so the motion "
-        "goes on too; “Continue from the last frame” knows the last frame only.</p></details>"
+        "</details>"
     )
 
 
@@ -258,7 +293,7 @@ def _export(app: App, job: Job, view: View) -> str:
     kinds = ["png"] if still else [kind for kind in KINDS if kind not in OF_SOME]
     if not still and load_estimates(app.store.units_of(job)):
         kinds.append("stages")
-    if not still and job.settings.video and app.store.input_of(job):
+    if not still and continues(app, job):
         kinds.append("joined")
     words = {"png": "PNG"} if still else {kind: text for kind, (_, text) in KINDS.items()}
     options = "".join(f'<option value="{kind}">{words[kind]}</option>' for kind in kinds)

@@ -17,7 +17,7 @@ import gradio as gr
 
 from pyramid.media.looks import is_drawn_file
 from pyramid.presets import speed_of, speeds_of
-from pyramid.settings import FRAMES_PER_UNIT, MAX_PROMPT, MAX_STAGES, Settings, SettingsError
+from pyramid.settings import MAX_PROMPT, MAX_STAGES, Settings, SettingsError, most_given
 from pyramid.text.vocabulary import Vocabulary
 from pyramid.ui import App
 from pyramid.ui.errors import problem
@@ -214,11 +214,10 @@ def length_words(settings: Settings) -> str:
     """The length in every unit that people count in."""
     if settings.num_frames == 1:
         return '<p class="note">One picture</p>'
-    given = (
-        f", up to {1 + FRAMES_PER_UNIT * (settings.units // 2 - 1)} frames of them from the clip"
-        if settings.video
-        else ""
-    )
+    given = ""
+    if settings.video:
+        most = most_given(settings.units)
+        given = f", {f'up to {most} frames' if most > 1 else 'one frame'} of them from the clip"
     return (
         f'<p class="note"><b>{settings.seconds:g} s</b> · {settings.num_frames} '
         f"frames at {settings.fps} a second · "
@@ -231,7 +230,7 @@ def ready_words(app: App, settings: Settings, source: str | None = None) -> str:
     for.
     """
     seconds = app.worker.estimate(settings)
-    drawn = source is not None and source != "" and is_drawn_file(source)
+    drawn = source is not None and source != "" and is_drawn_file(source, app.worker.start_from.model)
     if app.worker.error:
         return f'<p class="problem">{escape(app.shown(app.worker.error))}</p>'
     if seconds is not None:

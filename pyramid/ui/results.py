@@ -369,7 +369,7 @@ LOOKS = {
 SAID = {
     "reuse": "The settings are in the form.",
     "seed": "The seed is in the form.",
-    "continue": "The form continues from this clip: describe what happens next.",
+    "continue": "The form continues from the end of this clip: describe what happens next.",
     "animate": "The form starts from this image: describe what moves.",
 }
 FORM = {"reuse": reuse, "seed": reuse_seed, "continue": go_on, "animate": animate}

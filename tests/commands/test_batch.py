@@ -64,6 +64,12 @@ def run(tmp_path, capfd):
     return call
 
 
+def test_a_seed_that_is_flagged_makes_nothing_of_the_list(run, listed, tmp_path):
+    code, out, err = run(listed({"prompt": "a", "seed": -3}, {"prompt": "b", "seed": 10**22}))
+    assert code == 2 and not out and not (tmp_path / "out").exists()
+    assert "line 1: seed = -3 is outside" in err and "line 2: seed = 10000000000000000000000 is" in err
+
+
 def events(folder):
     return [json.loads(line) for line in (folder / batch.STATE).read_text().splitlines()]
 

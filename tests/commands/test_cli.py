@@ -15,7 +15,7 @@ from PIL import Image
 
 from pyramid.commands import cli, console
 from pyramid.commands.flags import asked_for, command_of
-from pyramid.events import Frames
+from pyramid.events import Frames, Preview
 from pyramid.jobs.speed import step_tokens
 from pyramid.media.files import read_metadata
 from pyramid.media.video import VideoWriter
@@ -133,6 +133,8 @@ def test_what_is_outside_training_is_noted(generate):
         (["--seconds", 1, "--num-frames", 9], ["not allowed with"]),
         (["--seed", -5], ["--seed = -5"]),
         (["--seed", "lucky"], ["--seed", "lucky"]),
+        (["--seed=-3"], ["--seed = -3 is outside 0 to 9007199254740991"]),
+        (["--seed", "9" * 23], ["--seed = 99999999999999999999999 is outside"]),
         (["--steps", "a,b"], ["a,b", "20,20,10"]),
         (["--steps", "0"], ["--steps, stage 1 = 0"]),
         (["--guidance", "0.2"], ["--guidance = 0.2"]),
@@ -262,6 +264,30 @@ def test_ctrl_c_before_anything_is_made_leaves_nothing(generate, photo, monkeypa
     when_decoded(monkeypatch, 0, lambda: signal.raise_signal(signal.SIGINT))
     code, out, err, files = generate("--image", photo, "--steps", 1, "--video-steps", 1)
     assert (code, out, files) == (130, "", []) and "Stopped" in err
+
+
+def test_ctrl_c_before_the_first_unit_says_that_nothing_was_kept(generate, monkeypatch):
+    show = console.Display.show
+
+    def stop(self, event):
+        show(self, event)
+        if isinstance(event, Preview):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(console.Display, "show", stop)
+    code, out, err, files = generate("--num-frames", 57, "--steps", 2, "--video-steps", 1)
+    assert (code, out, files) == (130, "", [])
+    assert "Sampling 0 of 8 units" in err and "Nothing was kept, as no unit was finished." in err
+
+
+def test_the_stages_of_a_result_are_kept_and_exported(generate, capfd):
+    code, out, err, files = generate("--previews", "--steps", 2, "--video-steps", 1, "--seed", 3)
+    result = Path(out.strip())
+    kept = result.with_name("a-red-ball-3.stages")
+    assert code == 0 and len(list(kept.glob("*.png"))) == 9 and str(kept) in err
+    assert cli.main(["export", str(result), "--format", "stages"]) == 0
+    assert capfd.readouterr().out.strip().endswith("a-red-ball-3-stages.mp4")
+    assert generate("--previews", "--endless", "--max-units", 2)[0] == 2
 
 
 def test_an_error_on_the_way_keeps_the_finished_units(generate, monkeypatch, tmp_path):

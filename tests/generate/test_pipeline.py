@@ -5,6 +5,7 @@ python -m pytest tests/generate/test_pipeline.py
 
 import inspect
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -266,6 +267,24 @@ def test_a_stop_from_another_thread_keeps_the_finished_units(pipe, usual):
     assert isinstance(last, Finished) and last.stopped and torch.equal(last.latents, usual[:, :, :1])
     assert sum(len(event.video) for event in events if isinstance(event, Frames)) == 1
     assert torch.equal(latents_of(pipe), usual)  # fit for the next run
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_a_stop_while_all_frames_are_decoded_ends_that(pipe, tile):
+    stop, before = threading.Event(), pipe.placement
+    pipe.placement = replace(before, window=0)
+    if tile:
+        pipe.vae.enable_tiling(tile)
+    hook = pipe.vae.decoder.register_forward_hook(lambda *_: stop.set())
+    try:
+        events = list(pipe.stream(*pipe.request(PROMPT, stop=stop, num_frames=25)))
+    finally:
+        hook.remove()
+        pipe.vae.disable_tiling()
+        pipe.placement = before
+    assert sum(isinstance(event, Unit) for event in events) == 4
+    shown = sum(isinstance(event, Frames) for event in events)
+    assert shown == (0 if tile else 1) and events[-1].stopped
 
 
 def test_a_callback_may_stop_or_replace(pipe, usual):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pyramid.jobs.database import Database
-from pyramid.jobs.queue import Job, JobStore, Limits, Output, State
+from pyramid.jobs.queue import SCHEMA, Job, JobStore, Limits, Output, State
 from pyramid.media.files import PATTERN
 from pyramid.media.video import VideoWriter
 from pyramid.settings import Settings, SettingsError
@@ -114,6 +114,12 @@ def test_a_newer_or_damaged_file_is_refused_in_a_sentence(tmp_path):
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(ValueError, match="newer version of this program"):
         JobStore(tmp_path / "newer")
+    older = tmp_path / "older" / ".pyramid"
+    older.mkdir(parents=True)
+    with sqlite3.connect(older / "jobs.sqlite") as db:  # of before the versions were counted
+        db.execute("CREATE TABLE jobs (name TEXT)")
+    with pytest.raises(ValueError, match="move it away, and a new one is made"):
+        JobStore(tmp_path / "older")
     damaged = tmp_path / "damaged" / ".pyramid"
     damaged.mkdir(parents=True)
     (damaged / "jobs.sqlite").write_bytes(b"this is no database" * 100)
@@ -122,6 +128,28 @@ def test_a_newer_or_damaged_file_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="nothing can be written"):
         JobStore(tmp_path / "file")
+
+
+@pytest.mark.parametrize("version", range(len(SCHEMA)))
+def test_a_file_of_each_earlier_version_is_brought_to_this_one(tmp_path, version):
+    (tmp_path / ".pyramid").mkdir()
+    with sqlite3.connect(tmp_path / ".pyramid" / "jobs.sqlite") as db:
+        for script in SCHEMA[:version]:
+            db.executescript(script)
+        db.execute(f"PRAGMA user_version = {version}")
+    store = JobStore(tmp_path)
+    assert store.add(ASKED, owner="ana").waiting
+    store.close()
+
+
+def test_a_file_that_another_program_has_locked_is_told(tmp_path, monkeypatch):
+    JobStore(tmp_path).close()
+    with sqlite3.connect(tmp_path / ".pyramid" / "jobs.sqlite", isolation_level=None) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr("pyramid.jobs.database.PATIENCE", 0.01)
+        with pytest.raises(ValueError, match="another program has it open: close that one"):
+            JobStore(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from pyramid.jobs import run
 from pyramid.jobs.queue import Job, JobStore, Output, State
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.speed import Speeds
-from pyramid.jobs.worker import Live, Worker
+from pyramid.jobs.worker import PLAYED, Live, Worker
+from pyramid.media import preview
 from pyramid.media.files import read_metadata
 from pyramid.media.preview import latent_preview, load_estimates
 from pyramid.media.video_reader import read_frames
@@ -106,7 +107,11 @@ def test_a_job_is_shown_while_it_is_made_and_leaves_a_file_that_says_how(worker)
     }
     assert load_estimates(worker.store.units_of(job)).keys() == live.estimates.keys()
     assert live.preview_share > 0  # of the run's time; what bounds it is below
-    until(worker, lambda: not (worker.store.private / "live" / job.id).exists())
+    clips = worker.store.private / "live"
+    assert (clips / job.id).is_dir()  # a player may still read the clip that grew
+    for _ in range(PLAYED):
+        finish(worker, add(worker, num_frames=9))
+    until(worker, lambda: not (clips / job.id).exists())
     assert worker.estimate(job.settings) > worker.estimate(replace(job.settings, num_frames=9)) > 0
     assert worker.step_seconds > 0 and Speeds(worker.speeds.path).estimate(
         worker._holder.loaded.speed_key, job.settings
@@ -118,7 +123,7 @@ def test_previews_over_their_budget_are_left_out_but_a_stages_last(worker, monke
     """Of 3 units, 3 stages and 2 steps: all, or the first and then each stage's last."""
     drawn = []
     monkeypatch.setattr(run, "PREVIEW_BUDGET", budget)
-    monkeypatch.setattr(run, "latent_preview", lambda *a, **k: drawn.append(1) or latent_preview(*a, **k))
+    monkeypatch.setattr(preview, "latent_preview", lambda *a, **k: drawn.append(1) or latent_preview(*a, **k))
     assert finish(worker, add(worker)).state is State.DONE
     assert len(drawn) == pictures and len(worker.live.estimates) == 9
 
@@ -345,7 +350,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from pyramid.jobs.queue import JobStore
-from pyramid.jobs.worker import Worker
+from pyramid.jobs.worker import PLAYED, Worker
 store = JobStore(Path(sys.argv[2]))
 worker = Worker(store, model=sys.argv[1])
 start = replace(worker.start_from, prompt="a red ball", seed=1)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from pyramid.media.files import describe
 from pyramid.media.looks import is_drawn, is_drawn_file
+from pyramid.media.pictures import write_picture
 from pyramid.settings import VARIANTS, Settings
 from pyramid.training.world import World, render
 
@@ -55,6 +57,14 @@ def test_scikit_images_photographs_are_photographs():
     )
     there = [data / name for name in names if (data / name).is_file()]
     assert not [path.name for path in there if is_drawn_file(path)]
+
+
+def test_what_the_model_made_lies_in_its_world_however_it_looks(tmp_path):
+    for model, image in (("embedded", None), ("miniflux", None), ("embedded", "photo.jpg")):
+        settings = Settings(prompt="x", seed=1, model=model, image=image, num_frames=9)
+        path = write_picture(tmp_path / f"{model}-{image}.png", photo(0, 2), describe(settings, {}))
+        assert is_drawn_file(path, "embedded") == (model == "embedded" and image is None)
+        assert not is_drawn_file(path)
 
 
 def test_only_photographs_are_told_to_be_untrained():

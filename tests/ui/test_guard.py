@@ -172,6 +172,12 @@ def test_paths_with_several_spellings_are_not_normal(path):
     assert not is_normal(path) and not is_open(path)
 
 
+@pytest.mark.parametrize("address", ["gradio_api/file=a%00b", "gradio_api/file=results/%00/a.mp4", "a%00"])
+def test_a_nul_in_an_address_is_answered_in_a_sentence(server, address):
+    answer = httpx.get(f"{server[0].local_url}{address}")
+    assert answer.status_code in (403, 404) and answer.json()["detail"].count(" ") > 2
+
+
 def test_names_of_hosts_come_with_ports_and_brackets():
     allowed = frozenset(["localhost", "::1", "name.example"])
     assert all(

@@ -28,6 +28,21 @@ WATCH = """() => {
   new MutationObserver(look).observe(document.querySelector("#strip"),
     {subtree: true, childList: true, attributes: true});
 }"""
+# Counts what is not there, though it was, whenever the page is drawn.
+BLINKS = """() => {
+  window.blinks = [];
+  const there = new Set();
+  const look = () => {
+    document.querySelectorAll("#units img, #strip img, #results-grid .media [src]").forEach((media) => {
+      const ready = media.tagName === "IMG" ? media.complete && media.naturalWidth
+        : media.readyState >= 2 || media.parentElement.style.backgroundImage;
+      if (ready) there.add(media.getAttribute("src"));
+      else if (there.has(media.getAttribute("src"))) window.blinks.push(media.outerHTML.slice(0, 80));
+    });
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
 SEEN = "() => Object.fromEntries(Object.entries(window.seen).map(([name, all]) => [name, all.size]))"
 
 pytestmark = pytest.mark.browser
@@ -112,10 +127,12 @@ def put_picture(page: Page, path: Path) -> None:
 
 def test_a_sentence_becomes_a_video_and_every_stage_is_seen_at_work(page, server):
     page.evaluate(WATCH)
+    page.evaluate(BLINKS)
     ask(page, first=100, rest=100, seed=7)
     expect(page.locator("#stop")).to_be_visible()
     expect(page.locator("#used-seed")).to_have_text("7")
     expect(status(page)).to_contain_text("17 frames")
+    assert page.evaluate("() => window.blinks") == []
     seen = page.evaluate(SEEN)
     assert all(seen[f"Stage {stage}"] >= 2 for stage in (1, 2, 3)), seen
     page.wait_for_function("() => document.querySelector('#large video').readyState >= 2")
@@ -130,6 +147,33 @@ def test_a_sentence_becomes_a_video_and_every_stage_is_seen_at_work(page, server
     assert (settings["seed"], settings["prompt"]) == (7, BALL)
     assert settings["num_inference_steps"] == [100, 100, 100]
     assert len(list(server[1].glob("a-red-ball-moves-to-the-right-7*.mp4"))) == 1
+
+
+def test_the_title_says_how_far_it_is_and_a_notification_asked_for_once_tells_the_end(page):
+    page.evaluate("""() => {
+      window.told = [];
+      window.asked = 0;
+      window.Notification = class {
+        static permission = "default";
+        static requestPermission() { window.asked += 1; Notification.permission = "granted"; }
+        constructor(title, {body}) { window.told.push(`${title}: ${body}`); }
+      };
+      Object.defineProperty(document, "hidden", {get: () => true, configurable: true});
+    }""")
+    ask(page, first=100, rest=100, seed=21)
+    page.wait_for_function("() => /^\\d+ % · Pyramid$/.test(document.title)")
+    expect(page.locator("#used-seed")).to_have_text("21")
+    expect(page).to_have_title("Done · Pyramid")
+    assert page.evaluate("() => [window.told, window.asked]") == [["Pyramid: Done"], 1]
+    page.evaluate("() => { Notification.permission = 'default'; }")
+    ask(page, seed=22)
+    expect(page.locator("#used-seed")).to_have_text("22")
+    assert page.evaluate("() => window.asked") == 1
+    page.evaluate("""() => {
+      Object.defineProperty(document, "hidden", {get: () => false, configurable: true});
+      document.dispatchEvent(new Event("visibilitychange"));
+    }""")
+    expect(page).to_have_title("Pyramid")
 
 
 def test_a_finished_unit_shows_its_stages(page):
@@ -205,6 +249,32 @@ def test_stop_keeps_what_is_finished(page, server):
     expect(status(page)).to_contain_text("Stopped and kept: ")
     (kept,) = server[1].glob("*-41*-partial.mp4")
     assert read_metadata(kept)["partial"] is True
+
+
+def test_a_reload_keeps_what_was_typed_and_reports_nothing(page):
+    told = []
+    page.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.get_by_label("Prompt", exact=True).fill(BALL)
+    page.locator("#seconds input[type=number]").fill("3")
+    page.locator("#first-2 input").fill("5")
+    page.locator("#rest-3 input").fill("4")
+    page.locator("#random input").set_checked(False)
+    page.locator("#seed input").fill("77")
+    page.locator("#seed input").blur()
+    expect(page.locator("#length")).to_contain_text("3 s")
+    page.wait_for_function("() => localStorage.getItem('pyramid-form')?.length > 10")
+    page.wait_for_timeout(500)  # the last change is on its way to what the browser keeps
+    for _ in range(2):
+        page.reload()
+        expect(page.get_by_label("Prompt", exact=True)).to_have_value(BALL)
+        expect(page.locator("#seed input")).to_have_value("77")
+        expect(page.locator("#first-2 input")).to_have_value("5")
+        expect(page.locator("#rest-3 input")).to_have_value("4")
+        expect(page.locator("#random input")).not_to_be_checked()
+        expect(page.locator("#seconds input[type=number]")).to_have_value("3")
+        expect(page.locator("#verdict .ready")).to_be_visible()
+    assert not told
 
 
 def test_a_reload_and_a_second_browser_find_the_run(page, browser, server):

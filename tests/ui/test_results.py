@@ -279,6 +279,28 @@ def test_a_clip_goes_on_and_a_picture_begins_to_move(page, served):
     assert job.state is State.DONE and job.settings.image and job.settings.num_frames == 17
 
 
+def test_a_continued_clip_says_what_it_knows_and_is_joined_to_its_source(page, served):
+    detail = open_result(page, "blue ball")
+    expect(detail.locator(".ways")).to_contain_text("knows nothing but those pictures: the cut may show")
+    detail.get_by_role("button", name="Continue from the last frames only").click()
+    expect(page.locator("#clip video")).to_be_visible()
+    expect(page.locator("#length")).to_contain_text("frames of them from the clip")
+    page.get_by_label("Prompt", exact=True).fill("it comes back")
+    page.click("#generate")
+    expect(card(page, "it comes back").locator("video")).to_be_visible(timeout=120_000)
+    detail = open_result(page, "it comes back")
+    expect(detail.locator(".ways")).to_contain_text("Make it longer is seamless")
+    detail.get_by_role("button", name="Join to its source").click()
+    with page.expect_download() as download:
+        detail.get_by_role("link", name="-joined.mp4").click()
+    job = served.store.history("local", search="comes back")[0]
+    given = read_metadata(job.path)["given_frames"]
+    assert 1 <= given < job.settings.num_frames
+    source = len(list(read_frames(served.store.input_of(job))))
+    joined = len(list(read_frames(download.value.path())))
+    assert joined == source + job.settings.num_frames - given
+
+
 def test_a_clip_becomes_longer_from_its_own_latents(page, served):
     job = served.store.add(replace(served.start, prompt="a kite climbs", seed=3, num_frames=9), owner="local")
     expect(card(page, "a kite climbs").locator("video")).to_be_visible(timeout=120_000)

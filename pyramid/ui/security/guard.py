@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from pyramid.ui import App
 from pyramid.ui.addresses import FILE, uploads_folder
 from pyramid.ui.errors import Answers
+from pyramid.ui.opening import Opening
 from pyramid.ui.security.accounts import Accounts
 from pyramid.ui.security.bodies import (
     MAX_BODY,
@@ -66,6 +67,7 @@ HEADERS = [
 ]
 
 
+CLIP = re.compile(r"clip-\d{3,}\.mp4")  # that grows, see `media.growing`
 PIECE = re.compile(r"unit-\d{6}\.mp4")  # of a clip without an end, see `media.growing`
 SESSIONS = 500  # whose state Gradio keeps; the oldest go
 READS = ("GET", "HEAD", "OPTIONS")
@@ -83,7 +85,9 @@ def doors(app: App, accounts: Accounts | None, trusted_proxies: Sequence[str] = 
             str(app.store.private / name) for name in ("jobs.sqlite", "jobs.sqlite-wal", "units")
         ],
         "max_file_size": int(limit * 1e6) if limit is not None else None,
-        "app_kwargs": {"middleware": [(Guard, (), guard), (Answers, (), {"app_of_page": app})]},
+        "app_kwargs": {
+            "middleware": [(Guard, (), guard), (Answers, (), {"app_of_page": app}), (Opening, (), {})]
+        },
         "footer_links": ["api"],
         "run_history": False,
         "enable_monitoring": False,
@@ -258,12 +262,17 @@ class Guard:
         return path if inside and path.is_file() and not (set(parts[1:]) & {"..", "."}) else None
 
     def growing(self, parts: list[str]) -> Path | None:
-        """The clip of a running job's finished units, or a piece of one that has no end."""
-        live = self.page.worker.live
-        path = live.growing if live else None
-        if live and path and live.job.kind == "endless" and PIECE.fullmatch(parts[-1]):
-            path = path.with_name(parts[-1])
-        return path if live and path and parts == [live.job.id, path.name] and path.is_file() else None
+        """The clip of a job's finished units, or one before it, which a player may still read; or a piece of
+        one that has no end.
+        """
+        if len(parts) != 2 or not (CLIP.fullmatch(parts[1]) or PIECE.fullmatch(parts[1])):
+            return None
+        try:
+            job = self.page.store.get(parts[0])
+        except KeyError:
+            return None
+        path = self.page.store.private / "live" / job.id / parts[1]
+        return path if path.is_file() else None
 
     def may_leave(self, wanted: str) -> Path | None:
         """The file of a path, if it may be served: one that Gradio keeps for the page (uploads, copies), or,
