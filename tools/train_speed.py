@@ -1,6 +1,6 @@
 """Samples a second of our trainer beside the reference's, in turns, on the same cores:
 
-    python tools/train_speed.py FOLDER [--rounds 3] [--json FILE]
+    python tools/train_speed.py FOLDER [--rounds 3] [--units 8] [--json FILE]
 
 FOLDER is a checkout of https://github.com/jy0205/Pyramid-Flow; its trainer's own loop is run, no copy. Both
 train the same miniFLUX from the same weights, in float32, on the same latents and texts, in memory, with the
@@ -38,7 +38,7 @@ SIZES = {
     "pooled_projection_dim": 768,
     "axes_dims_rope": (16, 24, 24),
 }
-UNITS, HEIGHT, WIDTH = 8, 24, 40  # of a clip's latents: 57 frames at 320×192
+HEIGHT, WIDTH = 24, 40  # of a clip's latents: 320×192 pixels
 BATCH, TOKENS, ITEMS = 4, 128, 16
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "flash_attention", "scaled_dot_product")
 
@@ -74,17 +74,18 @@ class Absentees:
 class Memory:
     """Latents and texts as the cache gives them, in memory."""
 
-    def __init__(self):
+    def __init__(self, units: int):
+        self.units = units
         rng = torch.Generator().manual_seed(0)
         self.items = []
         for _ in range(ITEMS):
             length = int(torch.randint(20, TOKENS, (1,), generator=rng))
             text = Text(torch.randn(length, 1024, generator=rng), torch.randn(768, generator=rng))
-            latents = torch.randn(16, UNITS, HEIGHT, WIDTH, generator=rng)
+            latents = torch.randn(16, units, HEIGHT, WIDTH, generator=rng)
             self.items.append(Stored(latents, None, (text,)))
 
     def entries(self):
-        return [Entry(f"{i}", "", str(i), "video", (UNITS, HEIGHT, WIDTH), 1) for i in range(ITEMS)]
+        return [Entry(f"{i}", "", str(i), "video", (self.units, HEIGHT, WIDTH), 1) for i in range(ITEMS)]
 
     def read(self, entry):
         return self.items[int(entry.key)]
@@ -113,7 +114,7 @@ class Reference:
         from pyramid_dit.flux_modules import PyramidFluxTransformer as Network
         from trainer_misc import create_optimizer, train_one_epoch_with_fsdp
 
-        self.runner = self._runner(Runner, Network)
+        self.runner = self._runner(Runner, Network, memory.units)
         self.runner.dit.load_state_dict(weights)
         self.args = types.SimpleNamespace(
             opt="adamw",
@@ -130,7 +131,7 @@ class Reference:
         self.runner.dit, self.optimizer = self.accelerator.prepare(self.runner.dit, optimizer)
         self.epoch, self.memory, self.done = train_one_epoch_with_fsdp, memory, 0
 
-    def _runner(self, Runner, Network):
+    def _runner(self, Runner, Network, units: int):
         """The reference's model and what it trains it with, from a folder, which it needs."""
         with tempfile.TemporaryDirectory() as home:
             network = Network(in_channels=64, patch_size=1, use_flash_attn=False, **SIZES)
@@ -142,7 +143,7 @@ class Reference:
                 sample_ratios=[1, 2, 1],
                 load_text_encoder=False,
                 load_vae=False,
-                max_temporal_length=UNITS,
+                max_temporal_length=units,
                 video_sync_group=1,
             )
         runner.null_text_embeds = {
@@ -176,16 +177,16 @@ class Reference:
             start_steps=self.done,
             args=self.args,
             print_freq=1000,
-            iters_per_epoch=UNITS,
+            iters_per_epoch=self.memory.units,
         )
-        self.done += UNITS
+        self.done += self.memory.units
         return time.perf_counter() - began, told["loss"]
 
 
-def recipe_of(rounds: int) -> ClipRecipe:
+def recipe_of(rounds: int, units: int) -> ClipRecipe:
     """The same training as the reference's, in our words; one sweep more is profiled, one more warms up."""
     train = TrainRecipe(
-        steps=(rounds + 2) * UNITS + 1,
+        steps=(rounds + 2) * units + 1,
         batch=BATCH,
         learning_rate=1e-4,
         precision="no",
@@ -197,15 +198,15 @@ def recipe_of(rounds: int) -> ClipRecipe:
     return ClipRecipe("speed", data=DataRecipe(width=8 * WIDTH, height=8 * HEIGHT, images=0), train=train)
 
 
-def measure(folder: Path, rounds: int) -> dict:
+def measure(folder: Path, rounds: int, units: int) -> dict:
     """Sweeps of both in turns, the first of each not counted, then one of ours under the profiler."""
     torch.manual_seed(0)
     model = PyramidFluxTransformer(**SIZES)
     for weight in model.parameters():  # a fresh model's last layers are zero
         torch.nn.init.normal_(weight, std=0.02) if weight.ndim > 1 else None
-    memory = Memory()
+    memory = Memory(units)
     theirs = Reference(folder, model.state_dict(), memory)
-    recipe = recipe_of(rounds)
+    recipe = recipe_of(rounds, units)
     ours: list[float] = []
     reference: list[tuple[float, float]] = []
     began = 0.0
@@ -217,7 +218,7 @@ def measure(folder: Path, rounds: int) -> dict:
         def step(progress: float):
             """Ours; between two sweeps, which last from call to call, one of the reference's."""
             nonlocal began
-            sweep, first = divmod(loop.step, UNITS)
+            sweep, first = divmod(loop.step, units)
             if first == 0:
                 if sweep:
                     ours.append(time.perf_counter() - began)
@@ -231,12 +232,12 @@ def measure(folder: Path, rounds: int) -> dict:
             return stepper(progress)
 
         loop.run(step)
-    return table(ours[1 : rounds + 1], [seconds for seconds, _ in reference[1:]], profiler)
+    counted = [seconds for seconds, _ in reference[1:]]
+    return table(ours[1 : rounds + 1], counted, BATCH * units, profiler)
 
 
-def table(ours: list[float], theirs: list[float], profiler) -> dict:
+def table(ours: list[float], theirs: list[float], samples: int, profiler) -> dict:
     """What was measured, a row each."""
-    samples = BATCH * UNITS
     ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
     events = profiler.key_averages()
     whole = sum(event.self_cpu_time_total for event in events)
@@ -260,11 +261,13 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="a checkout of the reference")
     parser.add_argument("--rounds", type=int, default=3, help="sweeps of each that are counted")
+    text = "units of the longest prefix, and steps of a sweep (default: 8, which are 57 frames)"
+    parser.add_argument("--units", type=int, default=8, help=text)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
     if not (args.folder / "pyramid_dit").is_dir():
         parser.error(f"{args.folder} is no checkout of the reference: it has no folder pyramid_dit")
-    figures = measure(args.folder, args.rounds)
+    figures = measure(args.folder, args.rounds, args.units)
     for name, value in figures.items():
         print(f"{name:30} {value:.3g}")
     if args.json:

@@ -24,6 +24,14 @@ class FrameCache(dict):
     (with tiles: to one tile) and grows with the size of a frame, not with the length of the video.
     """
 
+    def past(self, conv: CausalConv3d, x: Tensor) -> Tensor | None:
+        """What a convolution looks back on before `x`, None at the start of a video."""
+        return self.get(conv)
+
+    def keep(self, conv: CausalConv3d, frames: Tensor) -> None:
+        """Remember what the convolution will look back on."""
+        self[conv] = frames
+
 
 class CausalConv3d(nn.Module):
     """A 3-D convolution whose output at frame t depends on frames ≤ t (zeros stand before the first
@@ -50,7 +58,7 @@ class CausalConv3d(nn.Module):
     def forward(self, x: Tensor, cache: FrameCache | None = None) -> Tensor:
         if self.look_back == 0:
             return self._convolve(x)
-        past = cache.get(self) if cache is not None else None
+        past = cache.past(self, x) if cache is not None else None
         if past is None and x.shape[2] == 1 and not self._hooked:
             y = self._first_frame(x)
         else:
@@ -58,7 +66,7 @@ class CausalConv3d(nn.Module):
                 past = x.new_zeros(x.shape[0], x.shape[1], self.look_back, *x.shape[3:])
             y = self._convolve(torch.cat([past, x], dim=2))
         if cache is not None:
-            cache[self] = self._remember(x, past)
+            cache.keep(self, self._remember(x, past))
         return y
 
     @property
@@ -71,6 +79,13 @@ class CausalConv3d(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         return self.conv(x) if self._hooked else convolve(self.conv, x, self.conv.weight)
 
+    @property
+    def remembered(self) -> int:
+        """Frames that the next piece looks back on: two, or one where time is halved (its windows step by
+        two).
+        """
+        return self.look_back + 1 - self.conv.stride[0]
+
     def _first_frame(self, x: Tensor) -> Tensor:
         """One frame with nothing before it meets only the last time tap: a third of the work, the same
         result. A stride in time does not matter to it.
@@ -78,10 +93,8 @@ class CausalConv3d(nn.Module):
         return convolve(self.conv, x, self.conv.weight[:, :, -1:])
 
     def _remember(self, x: Tensor, past: Tensor | None) -> Tensor:
-        """The frames the next piece looks back on: two, or one where time is halved (its windows step by
-        two).
-        """
-        keep = self.look_back + 1 - self.conv.stride[0]
+        """The frames the next piece looks back on."""
+        keep = self.remembered
         if x.shape[2] >= keep:
             return x[:, :, -keep:].clone()
         if past is None:

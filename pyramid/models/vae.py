@@ -286,11 +286,24 @@ class VideoVAENetwork(Network):
         """A decoder for one video that is fed unit by unit; see `DecoderStream`."""
         return DecoderStream(self)
 
-    def forward(self, video: Tensor, sample_posterior: bool = True, generator=None) -> tuple:
-        """Encode and decode; returns `(posterior, reconstruction)`, which is what training needs."""
-        posterior = self.encode(video).latent_dist
+    def forward(
+        self,
+        video: Tensor,
+        sample_posterior: bool = True,
+        generator=None,
+        caches: tuple[FrameCache, FrameCache] | None = None,
+    ) -> tuple:
+        """Encode and decode; returns `(posterior, reconstruction)`, which is what training needs. `caches`,
+        of the encoder and of the decoder: what `video` goes on from, then of any 8 frames a unit.
+        """
+        if caches is None:
+            posterior = self.encode(video).latent_dist
+        else:
+            posterior = Posterior(self.quant_conv(self.encoder(video, caches[0])))
         latents = posterior.sample(generator) if sample_posterior else posterior.mode()
-        return posterior, self.decode(latents).sample
+        if caches is None:
+            return posterior, self.decode(latents).sample
+        return posterior, self.decoder(self.post_quant_conv(latents), caches[1])
 
 
 class DecoderStream:

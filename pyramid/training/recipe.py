@@ -58,7 +58,8 @@ class VAERecipe:
     `perceptual`: files with the weights of LPIPS, none for the stand-in (`pyramid.training.perceptual`).
     `optimizer`: "muon" for matrices beside AdamW, or "adamw" alone with `weight_decay`. `warm_up`: steps to
     the full rate, after which a cosine leads to the share `final_rate` of it; None: as `constant_share` has
-    it. `decoder_layers`: of each of its blocks, 0 for as many as the encoder's.
+    it. `decoder_layers`: of each of its blocks, 0 for as many as the encoder's. `context`: so many processes
+    share the frames of each clip (`pyramid.training.context`), with the published losses.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 64)
@@ -84,6 +85,7 @@ class VAERecipe:
     weight_decay: float = 1e-3
     warm_up: int | None = None
     final_rate: float = 0.1
+    context: int = 1
     clips: int = 600
     photo_folders: tuple[str, ...] = ()
     phases: tuple[Phase, ...] = ()
@@ -196,6 +198,7 @@ def load_recipe(path: str | Path) -> Recipe:
     checks: list[tuple[bool, str, Any]] = [
         (vae.losses in LOSSES, f"losses: {' or '.join(LOSSES)}", vae.losses),
         (vae.optimizer in OPTIMIZERS, f"optimizer: {' or '.join(OPTIMIZERS)}", vae.optimizer),
+        (vae.context == 1 or vae.losses == "published", "context goes with losses = published", vae.context),
         (
             vae.losses == "own" or vae.adversarial_weight <= 0 or smallest >= CRITIC_SIZE,
             f"the published critic needs phases of {CRITIC_SIZE} pixels or more",

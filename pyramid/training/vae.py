@@ -37,6 +37,7 @@ from pyramid.models.causal import (
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.training.clips.lists import Listing
 from pyramid.training.clips.pool import ListPool
+from pyramid.training.context import Context
 from pyramid.training.critic import Adversary, Critic, PatchCritic
 from pyramid.training.data import ClipPool, psnr
 from pyramid.training.loop import Budget, Loop, begin_processes
@@ -97,7 +98,7 @@ def train_vae(
             inflated = True
         against = adversary if progress >= settings.adversary_from else None
         # Of a list, what a step draws follows from its number and the process: it goes on as if unbroken.
-        seeds = [recipe.seed, state.process_index, loop.step]
+        seeds = [recipe.seed, state.process_index // settings.context, loop.step]
         drawn = np.random.default_rng(seeds) if of_a_list else rng
         return losses(loop.model, draw(pool, phase, drawn).to(state.device), recipe, against)
 
@@ -193,9 +194,11 @@ def losses_of(recipe: Recipe, device: torch.device) -> Losses:
     if recipe.vae.losses == "own":
         return vae_losses
     perceptual = make_perceptual(recipe.vae.perceptual, device)
+    context = Context(recipe.vae.context)
 
     def losses(model: CausalVideoVAE, video: Tensor, _: Recipe, adversary: Adversary | None):
-        return published_losses(model, video, recipe, adversary, perceptual)
+        shared = context if context.processes > 1 and video.shape[2] > 1 else None
+        return published_losses(model, video, recipe, adversary, perceptual, shared)
 
     return losses
 
@@ -319,27 +322,36 @@ def published_losses(
     recipe: Recipe,
     adversary: Adversary | None,
     perceptual: nn.Module,
+    context: Context | None = None,
 ) -> dict[str, Tensor]:
     """As `vae_losses`, with the published terms and weights (arXiv 2410.05954, appendix B, and its trainer):
     squared error and perceptual distance of the frames, KL summed over a latent's places, and a critic's
-    judgement, as strong at the last layer as the rest.
+    judgement, as strong at the last layer as the rest. With a `context`, of this process's frames.
     """
     settings = recipe.vae
-    posterior, reconstruction = model(video)
+    caches = None if context is None else context.caches()
+    share = 1.0  # of its frames in the clip, times the processes that share it
+    if context is not None:
+        frames = video.shape[2]
+        video = context.share(video)
+        share = video.shape[2] / frames * context.processes
+    posterior, reconstruction = model(video, caches=caches)
     made = reconstruction.float()
     pixels = F.mse_loss(made, video)
     looks = perceptual(_frames(made), _frames(video)).mean()
     kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).sum((2, 3, 4)).mean()
     close = settings.pixel_weight * pixels + settings.perceptual_weight * looks
     parts = {"pixels": pixels, "perceptual": looks, "kl": kl}
-    loss = close + settings.kl_weight * kl
+    loss = share * close + settings.kl_weight * kl * (1 if context is None else context.processes)
+    if caches is not None:
+        loss = loss + caches.loss.to(loss)
     if adversary is not None:
         plain = getattr(model, "module", model)  # of processes that exchange their gradients
         # It learns before it judges: a backward through it needs its weights as they were.
         parts["critic"] = adversary.learn(made, video)
         judged = adversary.judge(made, video, pixels=close, last_layer=plain.decoder.conv_out.conv.weight)
         parts["adversarial"] = judged["adversarial"]
-        loss = loss + settings.adversarial_weight * judged["adversarial"]
+        loss = loss + share * settings.adversarial_weight * judged["adversarial"]
     return {"loss": loss} | parts
 
 

@@ -1,5 +1,8 @@
 """The published losses of the autoencoder: their terms, LPIPS by files, the stand-in, from raw clips."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from helpers import ROOT
 from pyramid.commands import cli
 from pyramid.media.video import VideoWriter
 from pyramid.models.vae import CausalVideoVAE
+from pyramid.training.context import Context
 from pyramid.training.critic import Adversary, PatchCritic
 from pyramid.training.perceptual import LAYERS, make_perceptual
 from pyramid.training.recipe import Recipe, VAERecipe, load_recipe
@@ -155,3 +159,46 @@ def test_a_critic_that_would_never_start_is_refused(tmp_path):
     (tmp_path / "r.toml").write_text(RECIPE.replace("size = 64", "size = 32"))
     with pytest.raises(ValueError, match="needs phases of 64 pixels or more, not 32"):
         load_recipe(tmp_path / "r.toml")
+
+
+TWO = """
+import torch, torch.distributed as dist
+from pyramid.training.context import Context
+from pyramid.training.perceptual import make_perceptual
+from pyramid.training.recipe import Recipe, VAERecipe
+from pyramid.training.vae import make_vae, published_losses
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+recipe = Recipe("tiny", vae=VAERecipe(channels=(4, 4, 4, 4), losses="published", kl_weight=1e-3))
+model, video = make_vae(recipe), torch.rand(1, 3, 33, 32, 32) * 2 - 1
+whole = model.forward
+model.forward = lambda video, caches=None: whole(video, False, None, caches)  # the mean of the posterior
+published_losses(model, video, recipe, None, make_perceptual(()))["loss"].backward()
+one = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+largest = max(gradient.abs().max() for gradient in one.values())
+model.zero_grad()
+published_losses(model, video, recipe, None, make_perceptual(()), Context(2))["loss"].backward()
+for name, weight in model.named_parameters():
+    dist.all_reduce(weight.grad)
+    apart = (weight.grad / 2 - one[name]).abs().max() / largest
+    assert apart < 1e-4, (name, apart)
+try:
+    Context(2).share(video[:, :, :9])
+except ValueError as error:
+    assert "too few" in str(error)
+else:
+    raise AssertionError("8 frames were shared by two")
+"""
+
+
+def test_two_processes_that_share_a_clip_have_the_gradients_of_one():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["--no_python", sys.executable, "-c", TWO]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_context_that_the_processes_do_not_have_is_refused():
+    with pytest.raises(ValueError, match="context = 2 does not divide the 1 processes"):
+        Context(2)
