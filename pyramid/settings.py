@@ -47,6 +47,7 @@ MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 SAMPLERS = ("reference", "even", "multistep")
+PHOTOS = "-photos"  # the end of the names of variants that were taught to move a camera over photographs
 FAST = "-fast"  # the end of the names of variants that were taught to take few steps
 SPEEDS = {  # what `presets.at_speed` makes of them, for people
     "quick": "the least work: the model's fast variant, where it has one, else half of the steps with the "
@@ -779,9 +780,11 @@ class Settings:
         if v and v.name.endswith(FAST):
             notes += self._unlike_taught(v)
         if v and not v.photographs and not drawn and self.num_frames > 1 and (self.image or self.video):
-            notes.append(
-                f"photographs: variant {v.name} knows drawn scenes. A photo is kept as the first frame only."
+            said = (
+                f"photographs: variant {v.name} knows drawn scenes. A photo is kept as the first frame only"
             )
+            mover = next((name for name in MODELS.get(self.model, ()) if name.endswith(PHOTOS)), None)
+            notes.append(f"{said}: {mover} moves it." if mover else f"{said}.")
         return notes
 
     def _unlike_taught(self, v: Variant) -> list[str]:

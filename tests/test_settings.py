@@ -174,6 +174,7 @@ def test_a_photo_is_an_experiment_for_a_model_of_drawn_scenes():
     moved = defaults_of("128p", Path("x"), {"trained_on": {"cameras": ["zoom in"]}})
     settings = Settings.for_model("embedded", "128p", prompt="x", image="photo.jpg")
     assert ["photographs" in note for note in settings.experimental(drawn)] == [True]
+    assert settings.experimental(drawn)[0].endswith("128p-photos moves it.")
     assert settings.experimental(moved) == settings.experimental(defaults_of("128p", Path("x"), {})) == []
     assert dataclasses.replace(settings, image=None).experimental(drawn) == []
 
