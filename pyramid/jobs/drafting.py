@@ -92,7 +92,7 @@ class DraftRun(Run):
         self._taken += 1
         self._all = max(self._all, self._taken)
         now = time.monotonic()
-        shown = {} if event.clean is None else self._estimate(event, event.clean)
+        shown = {} if event.clean is None else self._estimate(event)
         at = replace(event, clean=None, latents=None, done=self._taken, total=self._all)
         due = now + (now - began) * (self._all - self._taken) / self._taken
         phase = self.live.phase if self.stop.is_set() else ""
