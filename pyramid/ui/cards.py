@@ -123,6 +123,8 @@ def facts(job: Job) -> str:
     s = job.settings
     frames = made_frames(job)
     length = "still" if frames == 1 else f"{seconds_of(frames, s.fps):g} s"
+    if job.over and job.path is None:
+        length = "no video"
     return f"{length} · {s.width} × {s.height} · seed {s.seed}"
 
 

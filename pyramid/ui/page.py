@@ -221,7 +221,7 @@ class Left:
                 saved = self.app.store.edit(job_id, owner, settings, output=output, image_name=name, **given)
         except Exception as error:
             return [gr.skip(), gr.skip(), problem(self.app, error)]
-        say(f"{saved.settings.prompt[:60]} · {facts(saved)}", "The change was saved")
+        say(f"Saved: {saved.settings.prompt[:60]} · {facts(saved)}", "The change was saved")
         return ["", gr.update(visible=False), gr.skip()]
 
     def random(self, *fields) -> bool:

@@ -69,7 +69,7 @@ def test_an_edit_brings_back_the_random_seed_and_says_what_was_saved(left, app, 
     changed = list(typed(left, prompt="a blue star").values())[: len(left.form.fields)]
     left.change(job.id, "t", gr.Request(), *changed, *extras)
     saved = app.store.get(job.id)
-    assert told == [(f"a blue star · {facts(saved)}", "The change was saved")]
+    assert told == [(f"Saved: a blue star · {facts(saved)}", "The change was saved")]
     app.store.remove(job.id, "local")
 
 
@@ -92,6 +92,8 @@ def test_a_stopped_clip_states_the_length_that_it_has(app, tmp_path):
     app.store.claim()
     ended = app.store.finish(job.id, State.PARTIAL, path=tmp_path / "a.mp4", units_done=2)
     assert facts(ended).startswith("1 s · ") and facts(replace(ended, state=State.DONE)).startswith("2 s · ")
+    nothing = replace(ended, state=State.STOPPED, path=None, units_done=0)
+    assert facts(nothing).startswith("no video · ")
     app.store.delete(job.id, "local")
 
 
