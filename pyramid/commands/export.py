@@ -1,4 +1,7 @@
-"""A result in another form: `python -m pyramid export outputs/a-ball-7.mp4 --format gif`."""
+"""A result in another form: `python -m pyramid export outputs/a-ball-7.mp4 --format gif`.
+
+Larger, and with frames between: `--upscale 2 --smooth 2`; `--look` shows a second of that first.
+"""
 
 import argparse
 import sys
@@ -7,8 +10,10 @@ from pathlib import Path
 from pyramid.hub.checkpoints import fingerprint
 from pyramid.media.export import KINDS, export
 from pyramid.media.files import KEEPS
+from pyramid.media.finish import SMOOTHS, UPSCALES, Finish, finish, preview
 from pyramid.media.preview import load_estimates, stages_of
 from pyramid.media.result import metadata_of
+from pyramid.media.video import QUALITY
 from pyramid.settings import at_home
 
 
@@ -21,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--metadata", default="embed", choices=KEEPS, help="where the settings go (default: into the file)")
     add("--stages-from", type=at_home, metavar="FOLDER", help="for stages: where they are, if not beside it")
     add("--source", type=at_home, metavar="FILE", help="for joined: the clip that the result continues")
+    add("--upscale", type=int, default=1, choices=UPSCALES, help="so many times the size, by Lanczos")
+    add("--smooth", type=int, default=1, choices=SMOOTHS, help="so many times the frames, by ffmpeg's motion")
+    look = "with those two: only a second of it, as it is beside what it becomes"
+    add("--look", action="store_true", help=look)
     add("--output", type=at_home, metavar="FILE", help="the new file (default: beside the result)")
 
 
@@ -38,8 +47,25 @@ def not_the_source(result: Path, source: Path) -> str:
     return f"{result.name} was made from another file than {source.name}: they may not fit together"
 
 
+def finished(args: argparse.Namespace) -> Path:
+    """The clip larger or smoother, or a look at that. ValueError for a format that is no video's."""
+    asked = Finish(args.upscale, args.smooth)
+    ending, _ = KINDS[args.format]
+    if args.format not in ("mp4", "webm", "gif") or (args.look and args.format != "mp4"):
+        raise ValueError(f"--format {args.format} with --upscale or --smooth: use mp4, webm or gif")
+    name = f"{args.file.stem}-{asked.name}{'-look' * args.look}{ending}"
+    target = args.output or args.file.with_name(name)
+    if args.look:
+        return preview(args.file, target, upscale=args.upscale, smooth=args.smooth)
+    options = {"quality": QUALITY if args.quality is None else args.quality, "keep": args.metadata}
+    return finish(args.file, target, upscale=args.upscale, smooth=args.smooth, tell=note, **options)
+
+
 def run(args: argparse.Namespace) -> int:
     """Make the file; its path goes to stdout."""
+    if args.look or args.upscale * args.smooth > 1:
+        print(finished(args))
+        return 0
     estimates = load_estimates(args.stages_from or stages_of(args.file))
     options = {"quality": args.quality, "keep": args.metadata, "estimates": estimates, "before": args.source}
     if args.source and (strange := not_the_source(args.file, args.source)):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pyramid.media.pictures import fit_picture
 from pyramid.media.result import frames_of_result, metadata_of, pace_of, sound_for
+from pyramid.media.seam import Seams
 from pyramid.media.video import QUALITY, VideoWriter
 from pyramid.media.video_reader import sound_of
 
@@ -37,28 +38,42 @@ def join_clips(
 
     The whole has the size, the frames a second and the settings of `like`, by default of the first clip;
     others come to that size as `fit` says (`pictures.fit_picture`). `skip`: frames that are left out at each
-    clip's beginning, none by default. The first clip keeps its sound; `tell` hears of sound that is left out.
-    Raises ValueError for fewer than two clips, and for what cannot be read.
+    clip's beginning, none by default. The first clip keeps its sound; `tell` hears of sound that is left out,
+    and how the clips meet (`seam.Seam`), which the file says too. Raises ValueError for fewer than two clips,
+    and for what cannot be read.
     """
     paths = [Path(path) for path in paths]
     if len(paths) < 2:
         raise ValueError(f"{len(paths)} clips to join: give two or more")
     skip = [*skip] or [0] * len(paths)
-    assert len(skip) == len(paths), (skip, paths)
     like = Path(like) if like else paths[0]
     about = metadata_of(like)
     fps, info = pace_of(like, about)
     size = next(frames_of_result(like, fps, info)).size
     about |= {"export": "joined", "joined": [path.name for path in paths]}
     sound = None if skip[0] else sound_for(paths[0], Path(target).suffix.lower().lstrip("."), tell)
-    for path in paths[1:]:
-        if path.suffix.lower() != ".zip" and sound_of(path):
-            tell(f"the sound of {path.name} is left out: only the first clip's is kept")
+    _tell_sound(paths[1:], tell)
+    seams = Seams()
     with VideoWriter(target, fps, size, about, quality=quality, keep=keep, sound=sound) as writer:
         for path, first in zip(paths, skip, strict=True):
+            seams.cut()
             for picture in frames_after(path, first, fps):
-                writer.write(np.asarray(fit_picture(picture, *size, fit)))
+                writer.write(frame := np.asarray(fit_picture(picture, *size, fit)))
+                seams.add(frame)
+        writer.metadata["seams"] = [seam.table for seam in seams.end()]
+    _tell_seams(paths, seams, tell)
     return writer.path
+
+
+def _tell_sound(others: Sequence[Path], tell: Callable[[str], Any]) -> None:
+    for path in others:
+        if path.suffix.lower() != ".zip" and sound_of(path):
+            tell(f"the sound of {path.name} is left out: only the first clip's is kept")
+
+
+def _tell_seams(paths: Sequence[Path], seams: Seams, tell: Callable[[str], Any]) -> None:
+    for path, seam in zip(paths[1:], seams.found, strict=True):
+        tell(f"where {path.name} begins, {seam}")
 
 
 def frames_after(path: Path, first: int, fps: float) -> Iterator[Image.Image]:

@@ -34,6 +34,8 @@ STATES = {
     State.PAUSED: "paused",
 }
 HIDDEN = ("prompt", "model", "variant", *MACHINE)  # said elsewhere, or of no use here
+MAX_EXPORTS = 50  # of one result
+LOOK = "~look-"  # begins the name of a look at what could be made
 KEEP_WORDS = {"embed": "in the file", "sidecar": "in a .json file beside it", "none": "none (a clean copy)"}
 
 
@@ -132,15 +134,15 @@ def facts(job: Job) -> str:
 # The opened one
 
 
-def detail_html(app: App, job: Job, view: View) -> str:
-    """The result large, how it came about, what to do with it, its settings, and the export."""
+def detail_html(app: App, job: Job, view: View, more: str = "") -> str:
+    """The result large, how it came about, what to do with it, its settings, the export, and `more` forms."""
     file = job.path is not None and job.path.is_file()
     left = f"{_player(job)}{_name(job, file)}"
     right = (
         f"<header><h3>{escape(job.settings.prompt)}</h3>"
         f'<button type="button" data-action="close" autofocus>Close</button></header>'
         f"{_why(app, job)}{_actions(app, job, file)}{_longer(app, job, view)}{_settings(job)}"
-        f"{_export(app, job, view) if file else ''}"
+        f"{more}{_export(app, job, view) if file else ''}"
     )
     inside = f'<section class="detail"><div>{left}</div><div>{right}</div></section>'
     return f'<dialog aria-label="Result">{inside}</dialog>'
@@ -270,7 +272,7 @@ def _longer(app: App, job: Job, view: View) -> str:
         f'<option value="{units}"{" selected" * (units == 2)}>{words}</option>'
         for units, words in choices.items()
     )
-    wrong = _wrong(view, "longer")
+    wrong = wrong_html(view, "longer")
     return (
         f'<p class="ways">{differ}</p><details{" open" if wrong else ""} data-tries="{view.tries}">'
         "<summary>Make it longer: seamless</summary>"
@@ -282,7 +284,7 @@ def _longer(app: App, job: Job, view: View) -> str:
     )
 
 
-def _wrong(view: View, form: str) -> str:
+def wrong_html(view: View, form: str) -> str:
     """What was wrong when this form of the opened result was sent last."""
     if view.wrong_with != form:
         return ""
@@ -306,7 +308,7 @@ def _export(app: App, job: Job, view: View) -> str:
         f'download="{escape(path.name, quote=True)}">{escape(path.name)}</a> · {size_words(path)}</li>'
         for path in written(app, job)
     )
-    wrong = _wrong(view, "export")
+    wrong = wrong_html(view, "export")
     return (
         f'<details{" open" if wrong or files else ""} data-tries="{view.tries}"><summary>Export</summary>'
         f'<form data-kind="{kinds[0]}">'
@@ -341,8 +343,15 @@ def exports_of(app: App, job: Job) -> Path:
 def written(app: App, job: Job) -> list[Path]:
     """The exported files, the latest last."""
     folder = exports_of(app, job)
-    files = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    files = [path for path in files if not path.name.startswith((".", LOOK))]
     return sorted(files, key=lambda path: path.stat().st_mtime)
+
+
+def room_for(app: App, job: Job) -> None:
+    """ValueError where so many files were exported from a result that no more can be kept."""
+    if len(written(app, job)) >= MAX_EXPORTS:
+        raise ValueError(f"{MAX_EXPORTS} files were exported from this result already: no more can be kept.")
 
 
 def size_words(path: Path) -> str:

@@ -8,7 +8,6 @@ address that names the job, never a folder (`addresses.address_of`).
 """
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,20 +28,19 @@ from pyramid.ui.cards import (
     exports_of,
     grid_html,
     notes_html,
+    room_for,
     variations_html,
-    written,
 )
 from pyramid.ui.compare import ASSETS, CSS, STEP, comparable, compare_html
 from pyramid.ui.errors import shown_error, shown_words
+from pyramid.ui.finishing import FINISHES, finishing_html, one_at_a_time
 from pyramid.ui.form import Form
 from pyramid.ui.markup import failure, say, words_of
 from pyramid.ui.queue import kept_as
 from pyramid.ui.restore import STAYS, Restored, of_job, restore
 from pyramid.ui.view import SHOWN, View
 
-MAX_EXPORTS = 50  # of one result
 GONE = "This result no longer exists."
-one_at_a_time = threading.Lock()  # an encoder takes all processors, and the model needs some too
 RESTORABLE = [".mp4", ".webm", ".gif", ".png", ".zip", ".json", ".toml"]
 GRID_JS, GRID_CSS = ((ASSETS / name).read_text(encoding="utf-8") for name in ("results.js", "results.css"))
 
@@ -73,7 +71,9 @@ class Results:
         opened = self.find(view.opened, owner)
         pair = [job for job in (self.find(job_id, owner) for job_id in view.pair) if job and comparable(job)]
         grid = grid_html(jobs[: view.limit], view, more=len(jobs) > view.limit)
-        detail = detail_html(self.app, opened, view) if opened else ""
+        detail = ""
+        if opened:
+            detail = detail_html(self.app, opened, view, finishing_html(self.app, opened, view))
         return [
             detail,
             compare_html(*pair) if len(pair) == 2 else "",
@@ -171,6 +171,9 @@ class Results:
             elif action in ADDS:
                 with self.app.adding(request, owner):
                     view = ADDS[action](self, self.own(job_id, owner), view, str(event.value))
+            elif action in FINISHES:
+                with self.app.working(request):
+                    view = FINISHES[action](self.app, self.own(job_id, owner), view, str(event.value))
             elif action == "export":
                 with self.app.working(request):
                     view = write_export(self, self.own(job_id, owner), view, str(event.value))
@@ -327,8 +330,7 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
         raise SettingsError(
             "pattern", "this file goes to your downloads, so its name cannot contain folders: leave out /"
         )
-    if len(written(app, job)) >= MAX_EXPORTS:
-        raise ValueError(f"{MAX_EXPORTS} files were exported from this result already: no more can be kept.")
+    room_for(app, job)
     as_it_is = kind == "mp4" and job.result.suffix == ".mp4" and quality <= job.output.quality
     with one_at_a_time:
         return export(

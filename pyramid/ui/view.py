@@ -19,6 +19,9 @@ class View:
     tries: int = 0  # how often a form of the opened one was sent: what is shown after each is something new
     wrong: str = ""  # with the last try
     wrong_with: str = ""  # the form: export or longer
+    form: str = ""  # the form of a clip's finishing that was sent last
+    said: str = ""  # what came of it
+    finish: tuple[int, int] = (2, 2)  # what it asked for: times the size, times the frames
 
     def toggled(self, job_id: str) -> "View":
         """With a job put to those to compare, in place of the first of two, or taken away."""
@@ -26,7 +29,7 @@ class View:
         return replace(self, pair=others if job_id in self.pair else (*others, job_id)[-2:])
 
     def opening(self, job_id: str) -> "View":
-        return replace(self, opened=job_id, tries=0, wrong="", wrong_with="")
+        return replace(self, opened=job_id, tries=0, wrong="", wrong_with="", form="", said="")
 
     def tried(self, form: str, error: Exception | None = None) -> "View":
         """After a form was sent, and what was wrong with it."""
@@ -34,6 +37,14 @@ class View:
             return replace(self, tries=self.tries + 1, wrong="", wrong_with="")
         words = (isinstance(error, OSError) and error.strerror) or words_of(error)
         return replace(self, tries=self.tries + 1, wrong=words, wrong_with=form)
+
+    def told(self, form: str, said: str) -> "View":
+        """After a form was sent, and what came of it."""
+        return replace(self.tried(form), form=form, said=said)
+
+    def finishing(self, upscale: int, smooth: int, said: str = "") -> "View":
+        """After the form of finishing was sent."""
+        return replace(self.told("finish", said), finish=(upscale, smooth))
 
     def without(self, job_id: str) -> "View":
         pair = tuple(other for other in self.pair if other != job_id)

@@ -1,0 +1,138 @@
+"""A unit in the middle of a clip made anew, with both sides kept, and how it meets them measured.
+
+    python -m pyramid edit outputs/a-ball-7.mp4 --unit 2 --prompt "the ball is blue" --tries 4
+    python -m pyramid edit outputs/a-ball-7.mp4 --unit 2 --composition --units outputs/.pyramid/units/JOB
+
+The latents of the clip are made again from its settings, which takes as long as the clip did, or read from a
+folder of finished units, as the page keeps them.
+"""
+
+import argparse
+import sys
+import threading
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pyramid.settings import Settings, at_home
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `edit`."""
+    add = parser.add_argument
+    add("file", type=at_home, help="a video that this program made")
+    add(
+        "--unit", type=int, required=True, metavar="N", help="which unit: N is frames 8N-7 to 8N, 0 the first"
+    )
+    add("--prompt", help="other words for this unit (default: its own)")
+    add("--seed", type=int, help="of its noise (default: one that is drawn)")
+    add("--tries", type=int, default=1, metavar="N", help="seeds to try: the one that meets best stays")
+    add(
+        "--composition",
+        action="store_true",
+        help="keep where things are: only the finer stages are made anew",
+    )
+    add("--units", type=at_home, metavar="FOLDER", help="the clip's finished units, else they are made again")
+    add("--output", type=at_home, metavar="FILE", help="the new file (default: beside the clip)")
+    add("--memory", default="auto", metavar="PLAN", help="auto, max, balanced, low, tiny or cpu")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the file; its path goes to stdout. 130 after Ctrl-C."""
+    from pyramid.commands.interrupts import Halted, interruptible
+    from pyramid.generate.loaded import ModelHolder
+    from pyramid.jobs.editing import Edit, remade
+
+    settings, weights = told_by(args.file)
+    first = replace(settings, seed=args.seed).resolved().validate(skip=("image", "video")).seed or 0
+    edit = Edit(args.unit, args.prompt, tuple(range(first, first + args.tries)), args.composition)
+    edit.check(settings.units)
+    stop = threading.Event()
+    loaded = ModelHolder().bring(settings, args.memory, say)
+    try:
+        with interruptible(stop):
+            units = units_of(args, settings, loaded, weights, stop)
+            choice = watched(remade(loaded.stream, settings, units, edit, stop)) if units else None
+    except Halted:
+        choice = None
+    if choice is None:
+        say("Nothing was kept: it was stopped before the unit was made.")
+        return 130
+    print(written(args, settings, loaded, edit, choice))
+    return 0
+
+
+def told_by(path: Path) -> tuple[Settings, dict[str, Any]]:
+    """The settings of a clip that this program made, and its weights. ValueError for another clip."""
+    from pyramid.jobs.record import readable
+    from pyramid.media.files import read_metadata
+
+    told = read_metadata(path)
+    if told.get("export") or told.get("edit"):
+        raise ValueError(f"{path.name} was made of another clip: edit that one, whose latents are known")
+    settings, notes = readable(told.get("settings", {}))
+    for note in notes:
+        say(f"note: {note}")
+    if told.get("partial"):
+        raise ValueError(f"{path.name} is a part of a clip: finish it first")
+    return settings, told.get("model", {})
+
+
+def units_of(
+    args: argparse.Namespace, settings: Settings, loaded: Any, weights: dict[str, Any], stop: threading.Event
+) -> list[Any]:
+    """All units of the clip; none after a stop. ValueError where they cannot be those of the clip."""
+    from pyramid.events import Unit
+    from pyramid.generate.request import Inputs
+    from pyramid.jobs.recovery import UnitsFolder
+
+    if args.units:
+        before, units = UnitsFolder(args.units).load()
+        if len(units) < settings.units or before.seed != settings.seed:
+            raise ValueError(
+                f"--units {args.units}: these {len(units)} units are not those of {args.file.name}"
+            )
+        return units[: settings.units]
+    if weights != loaded.identity:
+        raise ValueError(f"{args.file.name} was made with other weights than {settings.model} has now")
+    say("Making the clip's latents again, from its settings")
+    inputs = Inputs(stop=stop, output_type="latent")
+    units = [event for event in loaded.stream(settings, inputs) if isinstance(event, Unit)]
+    return units if len(units) == settings.units else []
+
+
+def watched(making: "Generator[Any, None, Any]") -> Any:
+    """What a generator returns; what it tells on the way goes to stderr."""
+    from pyramid.events import Notice, Preview, Status
+
+    while True:
+        try:
+            event = next(making)
+        except StopIteration as end:
+            return end.value
+        match event:
+            case Status() | Notice():
+                say(event.message)
+            case Preview() if event.step + 1 == event.steps:
+                say(f"Unit {event.unit}: stage {event.stage + 1} of {event.stages}")
+
+
+def written(args: argparse.Namespace, settings: Settings, loaded: Any, edit: Any, choice: Any) -> Path:
+    """The clip with the unit in it, which says how it came there."""
+    from pyramid.generate.request import Inputs
+    from pyramid.jobs.recorder import Recorder, Recording
+
+    sides = [f"on the {side}, {seam}" for side, seam in choice.seams.items()]
+    note = f"Unit {edit.unit} was made anew with seed {choice.seed}: {'; '.join(sides)}."
+    say(note)
+    target = args.output or args.file.with_name(f"{args.file.stem}-unit{edit.unit}{args.file.suffix}")
+    marks = {"edit": choice.table(edit)}
+    recording = Recording(settings, target, loaded.identity, marks=marks)
+    plain = replace(settings, image=None, video=None)
+    recorder = Recorder(recording, notes=(note,))
+    return recorder.record(lambda _: loaded.stream(plain, Inputs(finished=choice.units)))
+
+
+def say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)

@@ -1,0 +1,167 @@
+"""A unit in the middle of a clip made anew, while both sides stay as they are.
+
+    edit = Edit(unit=2, prompt="the ball is blue", seeds=(1, 2, 3, 4))
+    choice = yield from remade(loaded.stream, settings, units, edit)       # a generator: it passes events on
+    choice.units, choice.seed, choice.seams           # the latents of the whole clip; how it meets both sides
+
+A unit is made from its past alone, so it goes on from the left side by itself, and knows nothing of the right
+side: what it runs into there is measured, and of several seeds the one that meets it best stays. With
+`composition`, the unit's coarsest stage is that of the old one, at the noise that this stage ends with
+(arXiv 2410.05954, section 3.2), and only the finer ones are made anew: where things are stays, what they look
+like changes, and both sides are met. The latents of all other units are kept bit for bit; the autoencoder is
+causal, so some frames after the unit may change a little.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyramid.events import Finished, Frames, Unit
+from pyramid.media.seam import Seam, seam
+from pyramid.settings import Settings, SettingsError, frames_of
+from pyramid.timeline import Cue, write_timeline
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyramid.generate.pipeline import Event
+    from pyramid.generate.request import Inputs
+
+Stream = Callable[[Settings, "Inputs"], "Iterator[Event]"]
+MOST = 16  # seeds that are tried
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is to be made anew. Raises SettingsError.
+
+    `prompt`: other words for this unit, None for its own. `seeds`: of its noise, each is tried.
+    """
+
+    unit: int
+    prompt: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    composition: bool = False
+
+    def __post_init__(self):
+        if not 1 <= len(self.seeds) <= MOST:
+            raise SettingsError("seeds", f"{len(self.seeds)} seeds: 1 to {MOST} can be tried")
+
+    def check(self, units: int) -> None:
+        """SettingsError for a clip that has no such unit, or where it is the first frame."""
+        if not 1 <= self.unit < units:
+            raise SettingsError(
+                "unit", f"unit {self.unit}: this clip has 1 to {units - 1} (0 is the first frame)"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What became of an edit."""
+
+    units: list[Unit]  # of the whole clip
+    seed: int
+    seams: dict[str, Seam]  # by side: left and, but for the last unit, right
+    tried: dict[int, float]  # by seed, the larger ratio of its seams
+
+    def table(self, edit: Edit) -> dict[str, Any]:
+        """For what the result says of itself."""
+        return {
+            "unit": edit.unit,
+            "prompt": edit.prompt,
+            "seed": self.seed,
+            "composition": edit.composition,
+            "seams": {side: each.table for side, each in self.seams.items()},
+            "tried": {str(seed): round(ratio, 3) for seed, ratio in self.tried.items()},
+        }
+
+
+def remade(
+    stream: Stream, settings: Settings, units: Sequence[Unit], edit: Edit, stop: Any = None
+) -> "Generator[Event, None, Choice | None]":
+    """Make the unit with each seed, passing the events on; the choice, None after a stop.
+
+    `stream`: that of a pipeline, or of a `Loaded`. `units`: all of the clip, which `settings` made; a unit of
+    it that was given is as good as another. Raises ValueError, as `stream` does.
+    """
+    edit.check(len(units))
+    found: Choice | None = None
+    tried: dict[int, float] = {}
+    for seed in edit.seeds:
+        made = yield from _made(stream, settings, units, edit, seed, stop)
+        if made is None:
+            return found and replace(found, tried=tried)
+        whole = [replace(unit, given=False) for unit in units]
+        whole[edit.unit] = made
+        seams = _measured(stream, settings, whole, edit.unit, stop)
+        if seams is None:
+            return found and replace(found, tried=tried)
+        tried[seed] = max(each.ratio for each in seams.values())
+        if found is None or tried[seed] < tried[found.seed]:
+            found = Choice(whole, seed, seams, tried)
+    return found
+
+
+def _made(
+    stream: Stream, settings: Settings, units: Sequence[Unit], edit: Edit, seed: int, stop: Any
+) -> "Generator[Event, None, Unit | None]":
+    """The unit with one seed."""
+    from pyramid.generate.request import Inputs
+
+    plan = settings.plan_of(edit.unit)
+    words = edit.prompt
+    if words is None and plan.words != ((None, 1.0),):
+        words = max(plan.words, key=lambda word: word[1])[0]  # of two that are crossfaded, the stronger
+    cue = Cue(edit.unit, prompt=words, guidance=tuple(plan.guidance), steps=tuple(plan.steps), seed=seed)
+    alone = replace(settings, num_frames=frames_of(edit.unit + 1), timeline=write_timeline([cue]))
+    alone = replace(alone, variation_seed=None, image=None, video=None)
+    # As if they were given, so that what is there of a unit's coarsest stage is this unit's.
+    before = [replace(unit, given=True) for unit in units[: edit.unit]]
+    draft = _coarsest(settings, units[edit.unit].latents, seed) if edit.composition else None
+    made: Unit | None = None
+    inputs = Inputs(finished=before, draft=draft, stop=stop, output_type="latent", preview_every=1)
+    for event in stream(alone, inputs):
+        match event:
+            case Unit(index=edit.unit):
+                made = event
+            case Unit() | Finished():
+                pass
+            case _:
+                yield event
+    return made
+
+
+def _coarsest(settings: Settings, latents: "Tensor", seed: int) -> "Tensor":
+    """A finished unit (b, c, 1, h, w) as it was at the end of its coarsest stage, with noise of `seed`."""
+    import torch
+
+    from pyramid.generate.latents import pyramid
+    from pyramid.generate.schedule import make_stages
+
+    stage = make_stages(settings.stages)[0]
+    clean = pyramid(latents.float().cpu(), settings.stages)[0]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+    return (1 - stage.end) * clean + stage.end * noise
+
+
+def _measured(
+    stream: Stream, settings: Settings, whole: Sequence[Unit], at: int, stop: Any
+) -> dict[str, Seam] | None:
+    """How a unit meets those beside it, once they are frames; None after a stop."""
+    from pyramid.generate.request import Inputs
+
+    shown = whole[: at + 2]
+    part = replace(settings, num_frames=frames_of(len(shown)), image=None, video=None, timeline="")
+    frames: dict[int, np.ndarray] = {}
+    for event in stream(part, Inputs(finished=shown, stop=stop)):
+        if isinstance(event, Frames):
+            frames[event.unit] = event.video
+            frames.pop(event.unit - 3, None)
+    if len(shown) - 1 not in frames:
+        return None
+    seams = {"left": seam(frames[at - 1], frames[at])}
+    if len(shown) == at + 2:
+        seams["right"] = seam(frames[at], frames[at + 1])
+    return seams

@@ -1,0 +1,256 @@
+"""A finished clip larger and smoother: Lanczos for the size, ffmpeg's motion compensation for frames between.
+
+    finish(Path("outputs/a-ball-7.mp4"), upscale=2, smooth=2)         # outputs/a-ball-7-x2-smooth2.mp4
+    preview(Path("outputs/a-ball-7.mp4"), Path("look.mp4"), upscale=4)    # a second of both, side by side
+
+Neither knows what the clip shows. Lanczos (a windowed sinc, the sharpest filter that invents nothing) makes
+no detail; `minterpolate` moves blocks of pixels along estimated motion, and blends where it finds none, so
+fast or occluded parts may smear. Frames of the clip itself stay as they are, and those between are new. The
+original file is never touched.
+"""
+
+import itertools
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pyramid.media.files import ffmpeg, no_interrupts, words_of
+from pyramid.media.result import FASTEST, frames_of_result, metadata_of, pace_of, sound_for
+from pyramid.media.video import QUALITY, VideoWriter
+from pyramid.settings import SettingsError
+
+UPSCALES = (1, 2, 4)  # times as wide and high
+SMOOTHS = (1, 2, 4)  # times as many frames a second
+LARGEST = 7680 * 4320  # pixels of a frame that is made: 8K
+METHOD = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:mb_size=8"  # overlapped blocks of 8 pixels or fewer
+AHEAD = 2  # frames that minterpolate looks ahead, and so withholds at the end
+BESIDE = 360  # pixels: the height of each half of a preview, at most
+SECOND = 1.0  # that a preview shows
+INK = (240, 236, 228)
+Own = queue.SimpleQueue[np.ndarray | Exception | None]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is to be done. Raises SettingsError for other factors, and where nothing is to be done."""
+
+    upscale: int = 1
+    smooth: int = 1
+
+    def __post_init__(self):
+        for name, choices in (("upscale", UPSCALES), ("smooth", SMOOTHS)):
+            if (value := getattr(self, name)) not in choices:
+                raise SettingsError(name, f"{name} = {value!r}: choose from {', '.join(map(str, choices))}")
+        if self.upscale == self.smooth == 1:
+            raise SettingsError("upscale", "neither larger nor smoother: choose 2 or 4 for one of them")
+
+    @property
+    def name(self) -> str:
+        """What a file's name says of it."""
+        parts = [f"x{self.upscale}"] * (self.upscale > 1) + [f"smooth{self.smooth}"] * (self.smooth > 1)
+        return "-".join(parts)
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """What a file says of it."""
+        told: dict[str, Any] = {}
+        if self.upscale > 1:
+            told["upscale"] = {"factor": self.upscale, "by": "Lanczos"}
+        if self.smooth > 1:
+            told["smooth"] = {"factor": self.smooth, "by": f"ffmpeg minterpolate {METHOD}"}
+        return told
+
+    def check(self, size: tuple[int, int], fps: float) -> None:
+        """SettingsError where what comes out is too large, or too fast."""
+        width, height = (side * self.upscale for side in size)
+        if width * height > LARGEST:
+            problem = f"{self.upscale} times as large is {width}×{height}: 8K is the most, so choose less"
+            raise SettingsError("upscale", problem)
+        if fps * self.smooth > FASTEST:
+            problem = f"{self.smooth} times {fps:g} frames a second: {FASTEST:g} is the most, so choose less"
+            raise SettingsError("smooth", problem)
+
+    def larger(self, frame: np.ndarray) -> np.ndarray:
+        """A frame, uint8 (h, w, 3), in its new size."""
+        if self.upscale == 1:
+            return frame
+        height, width, _ = frame.shape
+        size = (width * self.upscale, height * self.upscale)
+        return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+
+    def frames(self, frames: Iterator[np.ndarray], fps: float) -> Iterator[np.ndarray]:
+        """Frames, uint8 (h, w, 3) at `fps`, as they become: n of them are (n - 1) · smooth + 1."""
+        for frame in smoothed(frames, fps, self.smooth) if self.smooth > 1 else frames:
+            yield self.larger(frame)
+
+
+def finish(
+    source: Path,
+    target: Path | None = None,
+    *,
+    upscale: int = 1,
+    smooth: int = 1,
+    quality: int = QUALITY,
+    keep: str = "embed",
+    tell: Callable[[str], Any] = lambda sentence: None,
+) -> Path:
+    """Write `source` in `upscale` times its size, with `smooth` times its frames a second; its new path.
+
+    `target`: the wanted name (.mp4, .webm, .gif), by default beside `source`, as mp4. Sound goes along, and
+    how it was finished is in what the file says of itself. Raises ValueError for what cannot be read or made.
+    """
+    source = Path(source)
+    asked = Finish(upscale, smooth)
+    target = Path(target) if target else source.with_name(f"{source.stem}-{asked.name}.mp4")
+    metadata = metadata_of(source)
+    fps, first, frames = opened(source, metadata)
+    asked.check(first.size, fps)
+    sound = sound_for(source, target.suffix.lower().lstrip("."), tell)
+    size = (first.width * upscale, first.height * upscale)
+    told = metadata | {"export": "finished", "finish": asked.table, "source_file": source.name}
+    pictures = (np.asarray(picture) for picture in itertools.chain([first], frames))
+    with VideoWriter(target, fps * smooth, size, told, quality=quality, keep=keep, sound=sound) as writer:
+        for frame in asked.frames(pictures, fps):
+            writer.write(frame)
+    return writer.path
+
+
+def preview(source: Path, target: Path, *, upscale: int = 1, smooth: int = 1) -> Path:
+    """Write a second from the middle of `source` as an mp4: as it is on the left, finished on the right.
+
+    Both halves show the same part, pixel for pixel of the finished one where that is larger than BESIDE: the
+    left one with its pixels as squares, each frame as long as it is.
+    """
+    asked = Finish(upscale, smooth)
+    metadata = metadata_of(source)
+    fps, first, frames = opened(source, metadata)
+    asked.check(first.size, fps)
+    all_frames = [np.asarray(picture) for picture in itertools.chain([first], frames)]
+    count = min(len(all_frames), max(2, round(SECOND * fps) + 1))
+    at = (len(all_frames) - count) // 2
+    shown = all_frames[at : at + count]
+    if asked.smooth > 1 and len(shown) < 2:
+        raise ValueError(f"{source.name} is one picture: there is nothing between its frames")
+    after = list(asked.frames(iter(shown), fps))
+    pairs = [
+        _beside(shown[min(number // smooth, len(shown) - 1)], frame, asked, fps)
+        for number, frame in enumerate(after)
+    ]
+    size = (pairs[0].shape[1], pairs[0].shape[0])
+    with VideoWriter(target, fps * smooth, size, {"export": "preview"}, keep="none") as writer:
+        for pair in pairs:
+            writer.write(pair)
+    return writer.path
+
+
+def opened(source: Path, metadata: dict[str, Any]) -> tuple[float, Image.Image, Iterator[Image.Image]]:
+    """Frames a second, the first frame, and those after it. ValueError where there is none."""
+    if source.suffix.lower() == ".png":
+        raise ValueError(f"{source.name} is one picture: a clip can be finished")
+    fps, info = pace_of(source, metadata)
+    frames = frames_of_result(source, fps, info)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{source.name} has no pictures in it")
+    return fps, first, frames
+
+
+def _beside(before: np.ndarray, after: np.ndarray, asked: Finish, fps: float) -> np.ndarray:
+    """A frame as it is, its pixels as squares, beside the same part of the finished one, with a word each."""
+    height, width, _ = after.shape
+    side = (min(height, BESIDE), min(width, BESIDE * 16 // 9))
+    top, left = (height - side[0]) // 2, (width - side[1]) // 2
+    large = before.repeat(asked.upscale, 0).repeat(asked.upscale, 1)
+    parts = [part[top : top + side[0], left : left + side[1]] for part in (large, after)]
+    gap = np.zeros((side[0], 4, 3), np.uint8)
+    whole = Image.fromarray(np.concatenate([parts[0], gap, parts[1]], axis=1))
+    draw = ImageDraw.Draw(whole)
+    font = ImageFont.load_default(12)
+    original = before.shape
+    for at, words in (
+        (4, f"now · {original[1]} × {original[0]} · {fps:g} fps"),
+        (side[1] + 8, f"finished · {width} × {height} · {fps * asked.smooth:g} fps"),
+    ):
+        draw.text((at, side[0] - 18), words, fill=INK, font=font, stroke_width=2, stroke_fill=(0, 0, 0))
+    return np.asarray(whole)
+
+
+# -- frames between
+def smoothed(frames: Iterator[np.ndarray], fps: float, factor: int) -> Iterator[np.ndarray]:
+    """n frames, uint8 (h, w, 3), as (n - 1) · factor + 1: their own, and `factor` - 1 between each two.
+
+    OSError when ffmpeg fails; what `frames` raises.
+    """
+    first = next(frames, None)
+    if first is None:
+        return
+    own: Own = queue.SimpleQueue()  # frames that ffmpeg was given, then None, or what went wrong
+    with _interpolator(first.shape, fps, factor) as process:
+        threading.Thread(target=_feed, args=(process, first, frames, own), daemon=True).start()
+        yield first
+        _read(process, first.shape)  # like the first
+        while True:
+            made = [_read(process, first.shape) for _ in range(factor)]  # the last is like the next frame
+            after = own.get()
+            if isinstance(after, Exception):
+                raise after
+            if after is None:
+                return
+            if made[-1] is None:
+                said = words_of(process.stderr.read().decode(errors="replace"))
+                raise OSError(f"ffmpeg could not make the frames between: {said or 'it ended early'}")
+            yield from (frame for frame in made[:-1] if frame is not None)
+            yield after
+
+
+@contextmanager
+def _interpolator(shape: tuple[int, ...], fps: float, factor: int) -> Iterator[Any]:
+    """ffmpeg at work: raw frames in, raw frames out."""
+    height, width, _ = shape
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
+    filters = f"format=yuv444p,minterpolate=fps={fps * factor:.6f}:{METHOD}"
+    command = [ffmpeg(), "-v", "error", *raw, "-s", f"{width}x{height}", "-r", f"{fps:.6f}", "-i", "-"]
+    command += ["-vf", filters, *raw, "-"]
+    pipe = subprocess.PIPE
+    with no_interrupts():
+        process: Any = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def _feed(process: Any, first: np.ndarray, frames: Iterator[np.ndarray], own: Own) -> None:
+    """Give ffmpeg all frames, and the last AHEAD times more."""
+    end: Exception | None = None
+    frame = first
+    with suppress(OSError, ValueError):  # it has ended: who reads finds out
+        process.stdin.write(frame.tobytes())
+        try:
+            for frame in frames:
+                own.put(frame)
+                process.stdin.write(frame.tobytes())
+        except ValueError as error:  # of what was to be read
+            end = error
+        for _ in range(AHEAD):
+            process.stdin.write(frame.tobytes())
+    with suppress(OSError):
+        process.stdin.close()
+    own.put(end)
+
+
+def _read(process: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The next frame of ffmpeg's, uint8 as `shape`; None where there is none."""
+    content = process.stdout.read(int(np.prod(shape)))
+    return np.frombuffer(content, np.uint8).reshape(shape) if len(content) == np.prod(shape) else None

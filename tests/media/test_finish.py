@@ -1,0 +1,167 @@
+"""Finished clips: larger, with frames between, looked at first; joined with a measured seam; loops."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyramid.commands import cli
+from pyramid.media.files import read_metadata
+from pyramid.media.finish import Finish, finish, preview, smoothed
+from pyramid.media.join import join_clips
+from pyramid.media.loop import faded, loop, there_and_back
+from pyramid.media.seam import Seams, seam
+from pyramid.media.video import VideoWriter
+from pyramid.media.video_reader import inspect, read_frames
+from pyramid.settings import SettingsError
+
+
+def moving(count: int = 9, start: int = 0, side: tuple[int, int] = (96, 64), speed: int = 4) -> np.ndarray:
+    """A soft disc with a pattern that moves to the right over another: uint8 (f, h, w, 3)."""
+    y, x = np.mgrid[: side[1], : side[0]]
+    ground = 60 + 20 * np.sin(x / 9) + 20 * np.cos(y / 7)
+    frames = []
+    for number in range(start, start + count):
+        at = x - speed * number
+        light = np.clip((16 - np.hypot(at - 24, y - 32)) / 4, 0, 1)
+        disc = 150 + 60 * np.sin(at / 5) * np.cos(y / 6)
+        shades = ground * (1 - light) + disc * light
+        frames.append((shades[..., None] * np.array([1, 0.8, 0.6])).astype(np.uint8))
+    return np.stack(frames)
+
+
+def written(path: Path, frames: np.ndarray, fps: int = 8) -> Path:
+    about = {"program": "pyramid", "settings": {"fps": fps}}
+    with VideoWriter(path, fps, frames.shape[2:0:-1], about, quality=1) as writer:
+        writer.write(frames)
+    return writer.path
+
+
+def read(path: Path) -> np.ndarray:
+    return np.stack([np.asarray(frame) for frame in read_frames(path)])
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(float) - b.astype(float)).mean())
+
+
+# -- larger, smoother
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_clips_own_frames_stay_and_those_between_follow_the_motion(factor):
+    frames = moving(9)
+    made = list(smoothed(iter(frames), 8, factor))
+    assert len(made) == 8 * factor + 1
+    assert all((made[factor * index] == frames[index]).all() for index in range(9))
+    half = moving(1, start=1, speed=2)[0]  # as if it had been drawn half a step on
+    blend = (frames[0].astype(float) + frames[1]) / 2
+    assert apart(made[factor // 2], half) < 0.8 * apart(blend, half) < apart(frames[0], half)
+    assert [len(list(smoothed(iter(frames[:n]), 8, factor))) for n in (0, 1, 2)] == [0, 1, factor + 1]
+
+
+def test_what_goes_wrong_while_frames_are_read_is_raised():
+    def broken():
+        yield from moving(3)
+        raise ValueError("the clip is damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        list(smoothed(broken(), 8, 2))
+
+
+def test_a_finished_clip_is_larger_and_smoother_and_says_how(tmp_path):
+    source = written(tmp_path / "ball.mp4", moving(9))
+    before = source.read_bytes()
+    path = finish(source, upscale=2, smooth=2)
+    assert path == tmp_path / "ball-x2-smooth2.mp4" and source.read_bytes() == before
+    frames, info, told = read(path), inspect(path), read_metadata(path)
+    assert frames.shape == (17, 128, 192, 3) and info.fps == 16
+    assert told["export"] == "finished" and told["finish"]["upscale"] == {"factor": 2, "by": "Lanczos"}
+    assert "minterpolate" in told["finish"]["smooth"]["by"] and told["settings"] == {"fps": 8}
+    large = Image.fromarray(moving(1)[0]).resize((192, 128), Image.Resampling.LANCZOS)
+    assert apart(frames[0], np.asarray(large)) < 3
+    look = preview(source, tmp_path / "look.mp4", upscale=4, smooth=2)
+    shown = read(look)
+    assert shown.shape[1:] == (256, 2 * 384 + 4, 3) and len(shown) == 17
+
+
+def test_what_cannot_be_finished_is_told(tmp_path):
+    for asked, words in (((3, 1), "upscale = 3"), ((1, 8), "smooth = 8"), ((1, 1), "neither larger nor")):
+        with pytest.raises(SettingsError, match=words):
+            Finish(*asked)
+    with pytest.raises(SettingsError, match="8K is the most"):
+        Finish(4, 1).check((2560, 1440), 24)
+    with pytest.raises(SettingsError, match="120 is the most"):
+        Finish(1, 4).check((64, 64), 60)
+    Image.new("RGB", (8, 8)).save(tmp_path / "still.png")
+    with pytest.raises(ValueError, match="one picture"):
+        finish(tmp_path / "still.png", upscale=2)
+
+
+# -- seams
+def test_a_seam_is_measured_by_the_motion_around_it():
+    whole = moving(18)
+    same = seam(whole[:9], whole[9:])
+    assert 0.8 < same.ratio < 1.2 and abs(same.contrast) < 0.05 and "no more than what moves" in str(same)
+    other = seam(whole[:9], 255 - whole[9:])
+    assert other.ratio > 10 and other.color > 50 and "a jump that is seen" in str(other)
+    seams = Seams()
+    for part in (whole[:9], whole[9:12], whole[12:]):
+        seams.cut()
+        for frame in part:
+            seams.add(frame)
+    assert len(seams.end()) == 2 and seams.found[0].jump == pytest.approx(seam(whole[:9], whole[9:12]).jump)
+
+
+def test_joined_clips_say_how_they_meet(tmp_path):
+    first = written(tmp_path / "a.mp4", moving(9))
+    second = written(tmp_path / "b.mp4", moving(9, start=9))
+    told = []
+    path = join_clips([first, second], tmp_path / "ab.mp4", tell=told.append)
+    assert len(read(path)) == 18 and len(told) == 1 and told[0].startswith("where b.mp4 begins, from frame")
+    assert 0.5 < read_metadata(path)["seams"][0]["ratio"] < 1.5
+
+
+# -- loops
+def test_a_dissolve_closes_and_a_turn_comes_back():
+    frames = moving(25)
+    made = list(faded(iter(frames), 4))
+    assert len(made) == 21 and (made[0] == frames[4]).all() and (made[16] == frames[20]).all()
+    steps = [apart(a, b) for a, b in pairwise([*made, made[0]])]
+    assert max(steps) < 0.7 * apart(frames[-1], frames[0])
+    turned = list(there_and_back(iter(frames), frames[0].shape))
+    assert len(turned) == 48 and (turned[25] == frames[23]).all() and (turned[-1] == frames[1]).all()
+    with pytest.raises(ValueError, match="9 frames are too few for a dissolve of 5: it takes 11"):
+        list(faded(iter(frames[:9]), 5))
+
+
+def test_a_loop_says_how_it_was_made(tmp_path):
+    source = written(tmp_path / "ball.mp4", moving(25))
+    path, met = loop(source, "back")
+    assert path.name == "ball-loop.mp4" and met.ratio < 2
+    assert read_metadata(path)["loop"] == {"how": "back", "seam": met.table}
+    for wrong in (dict(how="sideways"), dict(frames=0), dict(frames=30)):
+        with pytest.raises(ValueError):
+            loop(source, **{"target": tmp_path / "x.mp4"} | wrong)
+    assert not (tmp_path / "x.mp4").exists()
+
+
+# -- the command line
+def test_the_commands(tmp_path, capsys):
+    first = written(tmp_path / "a.mp4", moving(9))
+    second = written(tmp_path / "b.mp4", moving(9, start=9))
+
+    def run(*arguments) -> tuple[int, str, str]:
+        return (cli.main([str(argument) for argument in arguments]), *capsys.readouterr())
+
+    code, out, _ = run("export", first, "--upscale", 2, "--smooth", 2, "--format", "gif")
+    assert code == 0 and out.strip() == str(tmp_path / "a-x2-smooth2.gif")
+    code, out, _ = run("export", first, "--upscale", 4, "--look")
+    assert code == 0 and out.strip() == str(tmp_path / "a-x4-look.mp4")
+    assert "neither larger nor" in run("export", first, "--look")[2]
+    assert "use mp4, webm or gif" in run("export", first, "--upscale", 2, "--format", "png")[2]
+    code, out, err = run("join", first, second, "--output", tmp_path / "ab.mp4")
+    assert code == 0 and out.strip() == str(tmp_path / "ab.mp4") and "where b.mp4 begins" in err
+    assert run("join", first, "--output", tmp_path / "x.mp4")[0] == 2
+    code, out, err = run("loop", tmp_path / "ab.mp4", "--frames", 4)
+    assert code == 0 and out.strip() == str(tmp_path / "ab-loop.mp4") and "meets the beginning" in err
