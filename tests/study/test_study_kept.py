@@ -1,6 +1,6 @@
 """A kept study: nothing that a rater gets tells a system, and twenty raters of known taste are found out.
 
-python -m pytest tests/study/test_kept.py
+python -m pytest tests/study/test_study_kept.py
 """
 
 import csv
