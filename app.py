@@ -82,6 +82,12 @@ def add_model_flags(add) -> None:
     add("--quantise", dest="quantize", choices=QUANTIZE, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
     add("--memory", default="auto", help=f"how the model is laid out in memory: {layouts}")
+    several = (
+        "several videos at once, each in a process of its own: cuda:0,cuda:1 or cpu,cpu; with --ray: how many"
+    )
+    add("--workers", metavar="DEVICES", help=several)
+    ray = "make the videos on a Ray cluster: its address, auto, or none for one on this machine"
+    add("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray)
 
 
 def add_server_flags(add) -> None:
@@ -253,6 +259,45 @@ def check_machine(options: argparse.Namespace) -> None:
         check_value("device", options.device)
     except SettingsError as error:
         raise ValueError(error.told(flag_of)) from error
+    check_workers(options)
+
+
+def check_workers(options: argparse.Namespace) -> None:
+    """Raises ValueError for devices of workers that are none, and where Ray is missing."""
+    asked = options.workers
+    if options.ray is not None:
+        from pyramid.jobs.cluster import need_ray
+
+        if asked is not None and not (asked.isdecimal() and int(asked) > 0):
+            raise ValueError(
+                f"--workers {asked}: with --ray it is how many videos are made at once, 1 or more"
+            )
+        return need_ray()
+    if asked is None:
+        return
+    if options.device != "auto":
+        raise ValueError(f"--device {options.device} with --workers {asked}: --workers names the devices")
+    for device in asked.split(","):
+        try:
+            check_value("device", device)
+        except SettingsError as error:
+            told = str(error)
+            raise ValueError(
+                f"--workers {asked}: {told}; give a device for each, such as cuda:0,cuda:1"
+            ) from error
+
+
+def holders_of(options: argparse.Namespace) -> list:
+    """What keeps the models of several workers; none for the one of this process."""
+    if options.ray is not None:
+        from pyramid.jobs.cluster import Cluster, actors
+
+        return actors(Cluster(options.ray, int(options.workers) if options.workers else None))
+    if options.workers is None:
+        return []
+    from pyramid.jobs.elsewhere import processes
+
+    return processes(options.workers.split(","))
 
 
 def check_listen(address: str) -> tuple[int, tuple]:
@@ -310,7 +355,10 @@ def make_app(options: argparse.Namespace, local: bool, begin: threading.Event):
         machine = {name: getattr(options, name) for name in (*MACHINE, "memory")}
         variant = options.variant or page_variant(options.model)
         keep_log(store.private / "log.txt")
-        worker = Worker(store, model=options.model, variant=variant, begin=begin, **machine)
+        holders = holders_of(options)
+        if options.workers and options.ray is None:
+            machine["device"] = options.workers.split(",")[0]
+        worker = Worker(store, model=options.model, variant=variant, begin=begin, holders=holders, **machine)
     except ValueError:
         store.close()
         raise

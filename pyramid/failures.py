@@ -52,6 +52,10 @@ OF_LIBRARIES = (  # what Python and its libraries say -> what it means
 )
 
 
+class Known(Exception):
+    """An error whose words are for people already, such as one that another process told of."""
+
+
 def sentence(error: BaseException, name_of: Callable[[str], str] = str) -> str:
     """What is told of `error`, with settings named by `name_of`. What nobody foresaw goes into the log."""
     words = known(error, name_of)
@@ -63,6 +67,8 @@ def known(error: BaseException, name_of: Callable[[str], str] = str) -> str | No
     match error:
         case SettingsError():
             return error.told(name_of)
+        case Known():
+            return str(error)
         case json.JSONDecodeError():
             return f"this is not JSON ({error.msg} at line {error.lineno}, column {error.colno}): correct it"
         case UnicodeEncodeError():

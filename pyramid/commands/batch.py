@@ -288,7 +288,7 @@ def check_flags(args: argparse.Namespace) -> None:
             f"--workers {args.workers}: only with --ray; without it one video is made after the other"
         )
     if args.ray is not None:
-        from pyramid.commands.cluster import need_ray
+        from pyramid.jobs.cluster import need_ray
 
         need_ray()
 

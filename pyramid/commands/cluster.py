@@ -8,7 +8,6 @@ and gives an item to one worker at a time, so nothing is done twice. A worker th
 counts as an attempt.
 """
 
-import importlib.util
 import os
 import tempfile
 import threading
@@ -18,48 +17,9 @@ from typing import Any
 
 from pyramid.commands.engine import Maker, Outcome, Stopped, failure, say
 from pyramid.commands.prompt_list import Item, result_path
-from pyramid.memory.threads import WAITING
+from pyramid.jobs.cluster import Cluster
 
-ROOT = Path(__file__).resolve().parents[2]
-STORE = 80 * 2**20  # bytes of a local object store: Ray's least; a video is a few million
 POLL = 0.5  # seconds between looks at Ctrl-C
-
-
-def need_ray() -> None:
-    """ValueError with the command that installs Ray, where it is missing."""
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError("--ray needs Ray, which is not installed: run `python -m pip install ray`")
-
-
-def connect(ray: Any, address: str, workers: int | None) -> None:
-    """Join the cluster at an address, or start one of `workers` here where that is "local".
-
-    Raises ValueError when it cannot be reached.
-    """
-    waiting = {name: os.environ[name] for name in WAITING if name in os.environ}
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    how = (
-        {"address": address}
-        if address != "local"
-        else {
-            "address": "local",
-            "num_cpus": workers or 1,
-            "object_store_memory": STORE,
-            "include_dashboard": False,
-        }
-    )
-    try:
-        ray.init(
-            log_to_driver=False,
-            logging_level="error",
-            configure_logging=False,
-            runtime_env={"env_vars": {"PYTHONPATH": path, **waiting}},
-            **how,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"--ray {address}: the cluster cannot be reached ({error}); start one with `ray start --head`"
-        ) from None
 
 
 class Worker:
@@ -87,24 +47,13 @@ class OnRay:
         *,
         memory: str = "auto",
     ):
-        import ray
-
-        self.ray = ray
+        self.cluster = Cluster(address, workers)
+        self.ray = self.cluster.ray
+        self.capacity = self.cluster.capacity
         self.memory = memory
         self.folder = folder
         self.stop = stop
-        connect(ray, address, workers)
-        cards = ray.cluster_resources().get("GPU", 0)
-        self.capacity = workers or int(cards) or len([node for node in ray.nodes() if node["Alive"]])
-        needs = {"num_gpus": 1, "num_cpus": 1} if cards else {"num_cpus": 1}
-        have = min(
-            ray.cluster_resources().get(kind, 0) / count
-            for kind, count in (("CPU", 1), *([("GPU", 1)] if cards else []))
-        )
-        if have < self.capacity:
-            raise ValueError(f"--workers {self.capacity}: this cluster has room for {int(have)}")
-        # Neither restarts nor retries of Ray's own: the batch counts attempts.
-        self.actor = ray.remote(max_restarts=0, max_task_retries=0, **needs)(Worker)
+        self.actor = self.cluster.actor(Worker)
         self.idle = [self.actor.remote(self.memory) for _ in range(self.capacity)]
         self.running: dict[Any, tuple[Any, Item, float]] = {}
         self.unread: list[Outcome] = []  # items whose picture or video is gone meanwhile
@@ -164,4 +113,4 @@ class OnRay:
 
     def close(self) -> None:
         """Let the workers go, and the cluster, if it was started here."""
-        self.ray.shutdown()
+        self.cluster.close()

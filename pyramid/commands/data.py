@@ -14,8 +14,8 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-from pyramid.commands.cluster import connect, need_ray
 from pyramid.commands.terminal import screen
+from pyramid.jobs.cluster import connect, need_ray
 from pyramid.settings import at_home
 
 

@@ -12,7 +12,7 @@ Importing this loads no torch: that comes with the first model.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,16 +22,18 @@ from PIL import Image
 from pyramid.events import Notice, Preview
 from pyramid.hub.checkpoints import Checkpoint, find, identity, verify
 from pyramid.memory import ladder
-from pyramid.memory.machine import keep_freed_memory
+from pyramid.memory.machine import in_use, keep_freed_memory
 from pyramid.memory.placement import dtype_name
 from pyramid.memory.plan import Plan, make_plan
 from pyramid.memory.threads import Threads
 from pyramid.settings import Settings, loras_of
 
 if TYPE_CHECKING:
+    from pyramid.generate.drafts import Drafting
     from pyramid.generate.for_diffusers import PyramidFlowPipeline
     from pyramid.generate.pipeline import Event, PyramidFlow
     from pyramid.generate.request import Inputs
+    from pyramid.hub.families import LatentScales
 
 
 def load_pipeline(checkpoint: Checkpoint, plan: Plan) -> "PyramidFlowPipeline":
@@ -107,6 +109,16 @@ class Loaded:
         dtype = dtype_name(self.pipeline.transformer.dtype)
         return f"{self.identity['identity']} {self.pipeline._execution_device} {dtype}"
 
+    @property
+    def scales(self) -> "LatentScales":
+        """What leads from the transformer's latents to the autoencoder's."""
+        return self.pipeline.scales
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that is in use now."""
+        return in_use()
+
     @cached_property
     def colors(self):
         """What turns latents into small pictures (`preview.LatentColors`); fitting it takes a moment."""
@@ -116,13 +128,7 @@ class Loaded:
 
     def picture(self, event: Preview) -> Image.Image:
         """What the clean estimate of a step looks like, of the first sample."""
-        from pyramid.generate.latents import denormalize
-        from pyramid.media.preview import latent_preview
-
-        assert event.clean is not None
-        first = event.unit == 0
-        vae_latents = denormalize(event.clean[:1], self.pipeline.scales, first=first)
-        return Image.fromarray(latent_preview(vae_latents, self.colors, first=first)[0, 0])
+        return picture_of(event, self.scales, self.colors)
 
     def cuts_otherwise(self, plan: Plan) -> bool:
         """Whether a plan has frames decoded in other pieces, or in another order."""
@@ -177,6 +183,12 @@ class Loaded:
         join(self.pipeline)
         self.joined = True
 
+    def drafting(self, wanted: Sequence[Settings], whole: bool, inputs: "Inputs") -> "Drafting":
+        """The making of drafts, see `drafts.Drafting`."""
+        from pyramid.generate.drafts import Drafting
+
+        return Drafting(self.pipeline, wanted, whole=whole, inputs=inputs)
+
     def stream(self, settings: Settings, inputs: "Inputs") -> "Iterator[Event]":
         """The events of a run, which steps down when memory runs out. Raises as `pipeline.stream` does.
 
@@ -193,11 +205,27 @@ class Loaded:
             yield event
 
 
+def picture_of(event: Preview, scales: "LatentScales", colors: Any) -> Image.Image:
+    """What the clean estimate of a step looks like, of the first sample."""
+    from pyramid.generate.latents import denormalize
+    from pyramid.media.preview import latent_preview
+
+    assert event.clean is not None
+    first = event.unit == 0
+    vae_latents = denormalize(event.clean[:1], scales, first=first)
+    return Image.fromarray(latent_preview(vae_latents, colors, first=first)[0, 0])
+
+
 class ModelHolder:
     """The one model in memory. Used by one thread; `loaded` may be read from any."""
 
     def __init__(self):
         self.loaded: Loaded | None = None
+
+    def has(self, settings: Settings, memory: str = "auto") -> bool:
+        """Whether `bring` would load nothing. Raises ValueError, as that does."""
+        plan = make_plan(find(settings.model, settings.variant), settings, wanted=memory)
+        return self.loaded is not None and self.loaded.serves(settings, plan)
 
     def bring(
         self, settings: Settings, memory: str = "auto", say: Callable[[str], Any] | None = None

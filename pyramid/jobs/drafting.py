@@ -13,7 +13,7 @@ from typing import Any
 from pyramid.events import Notice, Preview, Status
 from pyramid.jobs.queue import Job, JobStore
 from pyramid.jobs.recorder import Nothing
-from pyramid.jobs.run import Run, memory_in_use
+from pyramid.jobs.run import Run
 from pyramid.media.sheet import enlarged
 from pyramid.settings import Settings
 
@@ -49,7 +49,6 @@ class DraftRun(Run):
         return False
 
     def _record(self) -> None:
-        from pyramid.generate.drafts import Drafting
         from pyramid.generate.request import Inputs
 
         if self.stop.is_set():
@@ -59,7 +58,7 @@ class DraftRun(Run):
         inputs = Inputs(**self._given(), stop=self.stop, preview_every=int(job.output.previews))
         wanted = draft_settings(job)
         whole = job.directed.whole
-        drafting = Drafting(self._loaded.pipeline, wanted, whole=whole, inputs=inputs)
+        drafting = self._loaded.drafting(wanted, whole, inputs)
         self._all = self._steps()
         began = time.monotonic()
         for event in drafting:
@@ -96,7 +95,7 @@ class DraftRun(Run):
         at = replace(event, clean=None, latents=None, done=self._taken, total=self._all)
         due = now + (now - began) * (self._all - self._taken) / self._taken
         phase = self.live.phase if self.stop.is_set() else ""
-        self._show(memory_bytes=memory_in_use(), at=at, due=due, phase=phase, **shown)
+        self._show(memory_bytes=self._loaded.memory_bytes, at=at, due=due, phase=phase, **shown)
 
     def _keep(self, drafts: list[Any]) -> None:
         """The drafts as files, and their pictures; those of an earlier attempt go."""

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class EndlessRun(Run):
     """The work on a clip that ends when it is stopped, or at its last unit."""
 
-    def __init__(self, job: Job, store: JobStore, speeds: Speeds):
-        super().__init__(job, store, speeds)
+    def __init__(self, job: Job, store: JobStore, speeds: Speeds, notes: tuple[str, ...] = ()):
+        super().__init__(job, store, speeds, notes)
         self.drift = Drift()
         self.settings = job.settings  # with what it was told since it began
         self.told_last = ""

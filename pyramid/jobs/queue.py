@@ -41,6 +41,10 @@ PRIVATE = ".pyramid"  # folder inside the output folder: the store, inputs, fini
 WEEK = 7 * 86_400.0  # seconds
 MAX_WORDS = 100  # of a search
 MAX_MANY = 100  # jobs that one click may add
+TURN = (  # of a waiting job: how many of its owner's run, or wait before it
+    "(SELECT count(*) FROM jobs AS other WHERE other.owner = jobs.owner AND (other.state = 'running' OR "
+    "other.state = 'queued' AND other.position < jobs.position))"
+)
 SCHEMA = (  # one script a version: a file of version n gets those from n on
     """
     CREATE TABLE jobs (
@@ -78,6 +82,7 @@ class JobStore(Database):
         self.folder = Path(folder).resolve()
         self.limits = limits or Limits()
         self.private = self.folder / PRIVATE
+        self.fair = False  # whether owners take turns; else who asked first is served first
         self.space = Space(self.folder, self.limits.max_disk_mb)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -336,8 +341,15 @@ class JobStore(Database):
     def queue(self, owner: str | None = None) -> list[Job]:
         """What runs, then what waits, in order; all owners', or one's."""
         where = "state IN ('running', 'queued')" + " AND owner = ?" * (owner is not None)
-        order = "ORDER BY state = 'queued', position"
+        order = f"ORDER BY state = 'queued', {self._turn}, position"
         return self._jobs(where, [] if owner is None else [owner], order)
+
+    @property
+    def _turn(self) -> str:
+        """What waiting jobs are ordered by before their places: where owners take turns, how many of the same
+        owner run or come before.
+        """
+        return f"CASE state WHEN 'queued' THEN {TURN} ELSE 0 END" if self.fair else "position"
 
     def open_jobs(self) -> dict[str, int]:
         """How many jobs of each owner wait or run; owners with none are left out."""
@@ -422,19 +434,24 @@ class JobStore(Database):
 
     # -- what the worker does
 
-    def claim(self) -> Job | None:
+    def claim(self, but: Sequence[str] = ()) -> Job | None:
         """The first waiting job, which runs from now on; None when none waits.
-        No two callers get the same.
+        No two callers get the same. `but`: jobs that are not to be taken yet.
         """
-        if not self._jobs("state = 'queued'", order="LIMIT 1"):
+        waits = f"state = 'queued' AND id NOT IN ({', '.join('?' * len(but))})"
+        if not self._jobs(waits, but, "LIMIT 1"):
             return None  # nothing changes, and nobody is told so
         with self.change() as db:
             row = db.execute(
                 "UPDATE jobs SET state = 'running', started = ?, ended = NULL, error = '' WHERE id = ("
-                "SELECT id FROM jobs WHERE state = 'queued' ORDER BY position LIMIT 1) RETURNING *",
-                [time.time()],
+                f"SELECT id FROM jobs WHERE {waits} ORDER BY {self._turn}, position LIMIT 1) RETURNING *",
+                [time.time(), *but],
             ).fetchone()
         return self._job(row) if row else None
+
+    def give_back(self, job_id: str) -> None:
+        """A running job waits again where it was: whoever takes it goes on from its finished units."""
+        self._set(job_id, state=State.QUEUED, started=None)
 
     def progress(self, job_id: str, units_done: int) -> None:
         self._set(job_id, units_done=units_done)

@@ -1,7 +1,7 @@
 """One job of the page at work: its recorder keeps what is made, and here is what is to be seen of it.
 
-run = Run(job, store)
-run.work(bring)                     # on the device thread; `bring(job, say)` gives the loaded model
+run = Run(job, store, speeds)
+run.work(bring)                     # on a device thread; `bring(job, say)` gives the loaded model
 run.live                            # any thread, at any time: a snapshot that never changes
 run.end(keep=True)                  # any thread: it ends within a step, finished units become a video
 """
@@ -23,7 +23,7 @@ from PIL import Image
 
 from pyramid.events import Finished, Frames, Preview, Status, Unit
 from pyramid.failures import sentence
-from pyramid.generate.loaded import Loaded
+from pyramid.jobs.elsewhere import Died, Model
 from pyramid.jobs.place import ASKS_EVERY
 from pyramid.jobs.queue import Job, JobStore, State
 from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
@@ -33,10 +33,11 @@ from pyramid.media.export import KINDS
 from pyramid.media.files import ending_of
 from pyramid.media.preview import save_estimate
 from pyramid.media.video_reader import read_given
-from pyramid.memory.device import cards, device_of
+from pyramid.memory.device import device_of
 from pyramid.settings import Settings
 
 if TYPE_CHECKING:
+    from pyramid.generate.pipeline import Event
     from pyramid.generate.request import Inputs
 
 log = logging.getLogger(__name__)
@@ -93,13 +94,16 @@ class Live:
 class Run(Listener):
     """The work on one job. Its recorder's news become snapshots, and what the store remembers."""
 
-    _loaded: Loaded  # while it works
+    _loaded: Model  # while it works
     _progress: Progress
 
-    def __init__(self, job: Job, store: JobStore, speeds: Speeds):
+    def __init__(self, job: Job, store: JobStore, speeds: Speeds, notes: tuple[str, ...] = ()):
+        """`notes`: what the result has to say of earlier attempts."""
         self.job = job
         self.store = store
         self.speeds = speeds
+        self.notes = notes
+        self.died = False  # the process that made it
         self.stop = threading.Event()
         self.keep = True
         self.closing = False
@@ -121,8 +125,10 @@ class Run(Listener):
         self.pausing = after
         self._show(phase=f"Pausing after this {after}")
 
-    def work(self, bring: Callable[[Job, Callable[[str], None]], Loaded]) -> Job:
-        """To the end, to a stop or to an error; the job as it was stored then."""
+    def work(self, bring: Callable[[Job, Callable[[str], None]], Model]) -> Job:
+        """To the end, to a stop or to an error; the job as it was stored then. Raises Died where the process
+        that made it has ended: nothing is stored then.
+        """
         state = State.DONE
         error = ""
         try:
@@ -137,6 +143,11 @@ class Run(Listener):
             state = State.INTERRUPTED if self.closing else State.STOPPED
             state = State.PAUSED if self.paused else state
             error = "The program was closed while this was being made." if self.closing else ""
+        except Died as caught:
+            if not self.stop.is_set():
+                raise
+            state = State.INTERRUPTED if self.closing else State.STOPPED
+            error = self._sentence(caught)
         except Exception as caught:
             state = State.FAILED
             error = self._sentence(caught)
@@ -196,7 +207,8 @@ class Run(Listener):
         if job.decode_only:
             settings = replace(settings, **what_there_is(settings, units.load()[1]))
         self._progress = Progress(settings, partial(self.speeds.step_seconds, loaded.speed_key))
-        self._show(notes=loaded.notes)
+        notes = (*self.notes, *loaded.notes)
+        self._show(notes=notes)
         shutil.rmtree(self.store.private / "live" / job.id, ignore_errors=True)  # of before a pause
 
         def start(finished: list[Unit]) -> Iterator[Any]:
@@ -205,9 +217,17 @@ class Run(Listener):
             inputs = Inputs(**given, finished=finished, stop=self.stop, preview_every=previews)
             if stage := units.load_stage():
                 inputs = replace(inputs, begun=Begun(*stage))
-            return self._stream(settings, inputs)
+            return self._watched(self._stream(settings, inputs))
 
-        Recorder(self._recording(settings, units), self, loaded.notes).record(start)
+        Recorder(self._recording(settings, units), self, notes).record(start)
+
+    def _watched(self, events: "Iterator[Event]") -> "Iterator[Event]":
+        """What a dead process leaves is gone on from, and becomes no result."""
+        try:
+            yield from events
+        except Died:
+            self.died = True
+            raise
 
     def _stream(self, settings: Settings, inputs: "Inputs") -> Iterator[Any]:
         """The events of the run, which goes on from a draft where there is one."""
@@ -290,7 +310,7 @@ class Run(Listener):
         self._show(growing=path)
 
     def wants(self, early: bool) -> bool:
-        return self.keep or not self.stop.is_set()
+        return not self.died and (self.keep or not self.stop.is_set())
 
     def _unit(self, index: int) -> None:
         """A unit is finished: what its stages looked like is kept beside it."""
@@ -334,7 +354,7 @@ class Run(Listener):
             self._hold()
         phase = self.live.phase if self.stop.is_set() or self.pausing else ""
         shown |= {"phase": phase, "at": replace(event, clean=None, latents=None), "due": due}
-        self._show(memory_bytes=memory_in_use(), preview_share=share, **shown)
+        self._show(memory_bytes=self._loaded.memory_bytes, preview_share=share, **shown)
 
     def _estimate(self, event: Preview) -> dict[str, Any]:
         """The denoised estimate as a picture, unless previews took too much of the time already."""
@@ -362,11 +382,3 @@ def small(frame: np.ndarray) -> np.ndarray:
     picture = Image.fromarray(frame)
     picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), reducing_gap=2.0)
     return np.asarray(picture)
-
-
-def memory_in_use() -> int:
-    """Bytes: of the graphics cards where there is one in use, else of this process."""
-    import psutil  # accelerate brings it
-
-    on_cards = sum(card.allocated() for card in cards())
-    return on_cards or psutil.Process().memory_info().rss

@@ -12,6 +12,7 @@ token.
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,10 +86,11 @@ class Progress:
 
 
 class Speeds:
-    """What was measured, by model and device. Written by one thread, read by any."""
+    """What was measured, by model and device. Written and read by any thread."""
 
     def __init__(self, path: Path):
         self.path = path
+        self._lock = threading.Lock()  # of who writes
         try:
             self._known = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -109,13 +111,13 @@ class Speeds:
         self._note(key, "start", "run", seconds)
 
     def _note(self, key: str, kind: str, name: str, value: float) -> None:
-        table = {entry: list(pair) for entry, pair in self._known.get(key, {}).get(kind, {}).items()}
-        count, mean = table.get(name, (0, 0.0))
-        count = min(count + 1, REMEMBERED)
-        table[name] = [count, mean + (value - mean) / count]
-        self._known = self._known | {
-            key: self._known.get(key, {}) | {kind: table}
-        }  # readers see old or new, whole
+        with self._lock:
+            table = {entry: list(pair) for entry, pair in self._known.get(key, {}).get(kind, {}).items()}
+            count, mean = table.get(name, (0, 0.0))
+            count = min(count + 1, REMEMBERED)
+            table[name] = [count, mean + (value - mean) / count]
+            # Readers see old or new, whole.
+            self._known = self._known | {key: self._known.get(key, {}) | {kind: table}}
 
     def step_seconds(self, key: str, tokens: int) -> float | None:
         """Seconds of a step over so many tokens; None before any was measured."""
@@ -141,8 +143,9 @@ class Speeds:
 
     def save(self) -> None:
         part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self._known), encoding="utf-8")
-        os.replace(part, self.path)
+        with self._lock:
+            part.write_text(json.dumps(self._known), encoding="utf-8")
+            os.replace(part, self.path)
 
 
 def _line(table: dict[str, list]) -> tuple[float, float]:

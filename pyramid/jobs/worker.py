@@ -1,4 +1,5 @@
-"""The device thread: it loads the model and works through the queue, one job at a time, whoever is watching.
+"""The device threads: each keeps a model loaded and works through the queue, one job at a time, whoever is
+watching. Mostly there is one, whose model is in this process.
 
     worker = Worker(store, model="embedded")  # loads in the background; CheckpointError when it is not there
     job = store.add(replace(worker.start_from, prompt="a red ball moves to the right"), owner="local")
@@ -8,22 +9,28 @@
     thread worker.stop(job.id)                               # within a step; what is finished becomes a video
     worker.close()
 
+    Worker(store, holders=processes(["cuda:0", "cuda:1"]))      # several at once: `lives`, `live_of(job.id)`
+
 A job brings its own model: where that is another one than the last job's, the old one is freed and it is
-loaded.
+loaded. Several threads share one queue, in which the owners take turns. A process that dies gives its job
+back to the queue, and whoever takes it goes on from the last finished unit.
 """
 
 import logging
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
 
 from pyramid.failures import sentence
-from pyramid.generate.loaded import Loaded, ModelHolder
 from pyramid.hub.checkpoints import find
 from pyramid.hub.loras import named_lora
 from pyramid.jobs.drafting import DraftRun
+from pyramid.jobs.elsewhere import Died, Here, Holder, Model
 from pyramid.jobs.endless import EndlessRun
 from pyramid.jobs.queue import Job, JobStore, State
 from pyramid.jobs.run import Live, Run
@@ -35,18 +42,37 @@ from pyramid.settings import MACHINE, Settings, check_choice, frames_of, loras_o
 __all__ = ["Live", "Worker"]
 log = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds that closing waits for a step, or for a model that is being loaded
-RUNS: dict[str, Callable[[Job, JobStore, Speeds], Run]] = {
+RUNS: dict[str, Callable[..., Run]] = {
     "video": Run,
     "drafts": DraftRun,
     "endless": EndlessRun,
 }
 PARTS = ("stage", "unit")  # after which a clip can be paused
 PLAYED = 4  # jobs whose growing clips stay for a while: a slow page may ask for them
+OPTIONS = {"dtype": "auto", "quantize": "none", "device": "auto", "memory": "auto"}
 ASKED_EVERY = 1.0  # seconds: what another process put into the queue is found no later
 
 
+@dataclass(eq=False)
+class Hand:
+    """A device thread, and what it has in hand."""
+
+    holder: Holder
+    wanted: threading.Event = field(default_factory=threading.Event)  # another model than the last
+    run: Run | None = None
+    last: Live | None = None
+    error: str = ""  # of loading
+    thread: threading.Thread | None = None
+
+    @property
+    def live(self) -> Live | None:
+        """What is to be seen of the job that runs, or ran last."""
+        run = self.run
+        return run.live if run else self.last
+
+
 class Worker:
-    """One thread that owns the device.
+    """The threads that own the devices. `holders`: what keeps the model of each; else this process does.
 
     Raises CheckpointError (a ValueError) for a model that is not there, ValueError while another program
     works through the same queue.
@@ -58,30 +84,27 @@ class Worker:
         *,
         model: str = "embedded",
         variant: str | None = None,
-        dtype: str = "auto",
-        quantize: str = "none",
-        device: str = "auto",
-        memory: str = "auto",
         begin: threading.Event | None = None,
+        holders: Sequence[Holder] = (),
+        **options: str,
     ):
+        """`options`: dtype, quantize, device and memory, where they are not OPTIONS."""
         self.store = store
         self.speeds = Speeds(store.private / "speed.json")
-        self.loaded = threading.Event()
-        self.error = ""
+        self.loaded = threading.Event()  # whether a device is ready, or none will be
+        self.hands = [Hand(holder) for holder in holders or [Here()]]
+        store.fair = len(self.hands) > 1
         # Two workers would take each other's job for interrupted.
         self._lock_file = store.private / "worker.lock"
         self._lock = threading.RLock()
         self._closing = threading.Event()
-        self._wanted = threading.Event()
-        self._holder = ModelHolder()
         self._said = ""  # of what keeps the queue from being read
         self._played: list[str] = []  # the jobs that ended last, whose growing clips are still there
-        self._run: Run | None = None
-        self._last: Live | None = None
+        self._deaths: dict[str, tuple[int, tuple[str, ...]]] = {}  # by job: how far it was then, and notes
         self._begin = (
             begin  # until it is set nothing is loaded: importing torch would hold up the page's start
         )
-        self._aim(model, variant, {"dtype": dtype, "quantize": quantize, "device": device, "memory": memory})
+        self._aim(model, variant, OPTIONS | options)
         if not hold(self._lock_file):
             raise ValueError(
                 f"another program makes videos into {store.folder} already: use that one, or choose another "
@@ -90,16 +113,41 @@ class Worker:
         store.recover()
         store.take_up()
         sweep(store.folder)
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
-        self._thread.start()
+        for hand in self.hands:
+            hand.thread = threading.Thread(target=self._work, args=(hand,), name="device", daemon=True)
+            hand.thread.start()
 
     # -- from any thread
 
     @property
+    def lives(self) -> tuple[Live, ...]:
+        """What is to be seen of each device's job: of those that run, the first begun first, then of those
+        that ran last, the latest first.
+        """
+        lives = [live for hand in self.hands if (live := hand.live)]
+        return tuple(
+            sorted(lives, key=lambda live: (live.began, 0) if live.ended is None else (inf, -live.ended))
+        )
+
+    @property
     def live(self) -> Live | None:
-        """What is to be seen of the job that runs, or ran last."""
-        run = self._run
-        return run.live if run else self._last
+        """The first of `lives`: with one device, the job that runs, or ran last."""
+        return next(iter(self.lives), None)
+
+    def live_of(self, job_id: str) -> Live | None:
+        """What is to be seen of a job that runs, or was a device's last."""
+        return next((live for live in self.lives if live.job.id == job_id), None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs."""
+        return any(live.busy for live in self.lives)
+
+    @property
+    def error(self) -> str:
+        """Why no device has a model; "" while one has, or may come to have one."""
+        errors = [hand.error for hand in self.hands]
+        return errors[0] if all(errors) else ""
 
     @property
     def memory(self) -> str:
@@ -113,8 +161,9 @@ class Worker:
         """
         with self._lock:
             job = self.store.get(job_id, owner)
-            if self._run and self._run.job.id == job_id:
-                self._run.end(keep=keep)
+            run = self._run_of(job_id)
+            if run:
+                run.end(keep=keep)
             elif job.waiting:
                 self.store.finish(job_id, State.STOPPED)
 
@@ -125,9 +174,10 @@ class Worker:
         check_choice("after", after, PARTS)
         with self._lock:
             job = self.store.get(job_id, owner)
-            if not self._run or self._run.job.id != job_id or job.kind == "drafts":
+            run = self._run_of(job_id)
+            if not run or job.kind == "drafts":
                 raise ValueError(f"this job is {job.state}: only a clip that is being made can be paused")
-            self._run.pause(after)
+            run.pause(after)
 
     def tell(self, job_id: str, prompt: str, ease: int = 1, *, owner: str | None = None) -> None:
         """Other words from the next unit on, for a clip without an end that runs. SettingsError, and
@@ -135,21 +185,26 @@ class Worker:
         """
         with self._lock:
             job = self.store.get(job_id, owner)
-            if not isinstance(run := self._run, EndlessRun) or run.job.id != job_id:
+            if not isinstance(run := self._run_of(job_id), EndlessRun):
                 raise ValueError(f"this job is {job.state}: only a clip without an end can be told more")
             run.tell(prompt, ease)
 
     def drift_of(self, job_id: str) -> Drift | None:
         """How far a clip without an end that runs has drifted."""
-        run = self._run
-        return run.drift if isinstance(run, EndlessRun) and run.job.id == job_id else None
+        run = self._run_of(job_id)
+        return run.drift if isinstance(run, EndlessRun) else None
+
+    def _run_of(self, job_id: str) -> Run | None:
+        """The run of a job, while it is at work."""
+        return next((run for hand in self.hands if (run := hand.run) and run.job.id == job_id), None)
 
     def forget(self, job_id: str) -> None:
         """A job that was deleted is not shown any more."""
         with self._lock:
-            if self._last and self._last.job.id == job_id:
-                self._last = None
-                self.store.touch()
+            for hand in self.hands:
+                if hand.last and hand.last.job.id == job_id:
+                    hand.last = None
+                    self.store.touch()
 
     def resume(self, job_id: str, *, owner: str | None = None) -> Job:
         """Let a job that ended early go on from its finished units: see `JobStore.resume`."""
@@ -169,7 +224,7 @@ class Worker:
 
     def estimate(self, settings: Settings) -> float | None:
         """Seconds that a run would take on this machine; None before anything was measured."""
-        loaded = self._holder.loaded
+        loaded = self._model
         return self.speeds.estimate(loaded.speed_key, settings) if loaded else None
 
     @property
@@ -177,24 +232,35 @@ class Worker:
         """Seconds of one step of the present model for each token it reads;
         None before anything was measured.
         """
-        loaded = self._holder.loaded
+        loaded = self._model
         seconds = self.speeds.step_seconds(loaded.speed_key, 10_000) if loaded else None
         return None if seconds is None else seconds / 10_000
 
+    @property
+    def _model(self) -> Model | None:
+        """The model of the first device that has one."""
+        return next((loaded for hand in self.hands if (loaded := hand.holder.loaded)), None)
+
     def close(self, patience: float = PATIENCE) -> bool:
-        """End the running job within a step, as interrupted, and the thread. Whether that was done in time:
-        else it is found as interrupted at the next start.
+        """End the running jobs within a step, as interrupted, and the threads. Whether that was done in time:
+        else they are found as interrupted at the next start.
         """
         self._closing.set()
         with self._lock:
-            if self._run:
-                self._run.end(closing=True)
+            for hand in self.hands:
+                if hand.run:
+                    hand.run.end(closing=True)
         self.store.touch()
-        self._thread.join(patience)
+        until = time.monotonic() + patience
+        threads = [hand.thread for hand in self.hands if hand.thread]
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for hand in self.hands:
+            hand.holder.close()
         let_go(self._lock_file)
-        return not self._thread.is_alive()
+        return not any(thread.is_alive() for thread in threads)
 
-    # -- on the device thread
+    # -- on the device threads
 
     def _aim(self, model: str, variant: str | None, options: dict[str, str]) -> None:
         """What is to be loaded, and what a form starts from."""
@@ -206,80 +272,122 @@ class Worker:
             self.start_from = start
             self._options = options
             self.longest = frames_of(checkpoint.defaults.units)
-            self.error = ""
             self.loaded.clear()
-            self._wanted.set()
+            for hand in self.hands:
+                hand.error = ""
+                hand.wanted.set()
 
-    def _work(self) -> None:
+    def _work(self, hand: Hand) -> None:
         while self._begin and not self._begin.wait(0.1) and not self._closing.is_set():
             pass
         while not self._closing.is_set():
-            if self._wanted.is_set():
-                self._prepare()
             version = self.store.version
-            if run := self._next():
-                self._do(run)
+            ready = hand.holder.ready()
+            if ready and hand.wanted.is_set():
+                self._prepare(hand)
+            if ready and (run := self._next(hand)):
+                self._do(hand, run)
             else:
                 self.store.wait(version, ASKED_EVERY)
 
-    def _next(self) -> Run | None:
+    def _next(self, hand: Hand) -> Run | None:
         """The run of the first job in the queue, if one waits."""
         with self._lock:  # a stop finds the job waiting, or its run
+            others = [other.run.job.id for other in self.hands if other.run]  # whose folder is not left yet
             try:
-                job = None if self._closing.is_set() else self.store.claim()
+                job = None if self._closing.is_set() else self.store.claim(others)
             except (sqlite3.Error, OSError) as error:  # as on a full disk: it is tried again
                 if (words := sentence(error)) != self._said:
                     log.warning("the queue waits: %s", words)
                 self._said = words
                 return None
             self._said = ""
-            self._run = RUNS[job.kind](job, self.store, self.speeds) if job else None
-            return self._run
+            if job is None:
+                return None
+            notes = self._deaths.get(job.id, (0, ()))[1]
+            hand.run = RUNS[job.kind](job, self.store, self.speeds, notes)
+            return hand.run
 
-    def _do(self, run: Run) -> None:
+    def _do(self, hand: Hand, run: Run) -> None:
         """One job. Whatever happens, the thread lives on for the next."""
         clips = self.store.private / "live"
         shutil.rmtree(clips / run.job.id, ignore_errors=True)  # of an earlier attempt
+        death: Died | None = None
         try:
-            run.work(self._bring_for)
+            run.work(lambda job, say: self._bring_for(hand, job, say))
             with suppress(OSError):  # it is measured again
                 self.speeds.save()
+        except Died as error:
+            death = error
         except Exception:  # the program ends while the store cannot be written
             log.exception("what became of job %s could not be stored", run.job.id)
+        if death:
+            self._give_back(run, death)
+        else:
+            self._deaths.pop(run.job.id, None)
         with self._lock:
-            self._last = run.live
-            self._run = None
-        # A player may still read the clip that grew: it goes when some more have ended (no paused one).
+            hand.last = hand.last if death else run.live
+            hand.run = None
+            self._clean(run)
+        if death:
+            self.store.touch()  # only now it is taken up
+
+    def _clean(self, run: Run) -> None:
+        """A player may still read the clip that grew: it goes when some more have ended (no paused one)."""
         self._played = [job_id for job_id in self._played if job_id != run.job.id]
         self._played += [] if run.paused else [run.job.id]
+        at_work = [hand.run.job.id for hand in self.hands if hand.run]
         for job_id in self._played[:-PLAYED]:
-            shutil.rmtree(clips / job_id, ignore_errors=True)
+            if job_id not in at_work:
+                shutil.rmtree(self.store.private / "live" / job_id, ignore_errors=True)
         self._played = self._played[-PLAYED:]
 
-    def _prepare(self) -> None:
+    def _give_back(self, run: Run, death: Died) -> None:
+        """Let another device go on with a job; one that got no further since the last death has failed: it
+        may be what processes die of.
+        """
+        job_id = run.job.id
+        done = self.store.get(job_id).units_done
+        before, notes = self._deaths.get(job_id, (-1, ()))
+        log.warning("%s while it made unit %d of job %s", death, done + 1, job_id)
+        if done <= before:
+            self._deaths.pop(job_id)
+            again = f"{death}, twice at unit {done + 1}: memory may have run out. Resume tries again"
+            self.store.finish(job_id, State.FAILED, error=again, notes=notes, units_done=done)
+            return
+        note = f"{death} while it made unit {done + 1}; another one went on from what was finished."
+        self._deaths[job_id] = done, (*notes, note[0].upper() + note[1:])
+        self.store.give_back(job_id)
+
+    def _prepare(self, hand: Hand) -> None:
         """Load what was asked for; what goes wrong is kept in `error`,
         for the page and the jobs that need it.
         """
-        self._wanted.clear()
+        hand.wanted.clear()
         try:
-            self._bring(self.start_from, log.info)
+            self._bring(hand, self.start_from, log.info)
+            self.loaded.set()
         except ValueError as error:
-            self.error = str(error)
+            hand.error = str(error)
         except Exception as error:
             log.exception("the model could not be loaded")
-            self.error = f"The model could not be loaded: {error}"
+            hand.error = f"The model could not be loaded: {error}"
         finally:
-            self.loaded.set()
+            if self.error:
+                self.loaded.set()
             self.store.touch()
 
-    def _bring_for(self, job: Job, say: Callable[[str], None]) -> Loaded:
+    def _bring_for(self, hand: Hand, job: Job, say: Callable[[str], None]) -> Model:
         """The model of a job. Its LoRAs are named, not given as files: visitors may not open those."""
         for name, _ in loras_of(job.settings.lora):
             named_lora(name)
-        return self._bring(job.settings, say)
+        return self._bring(hand, job.settings, say)
 
-    def _bring(self, settings: Settings, say: Callable[[str], None]) -> Loaded:
+    def _bring(self, hand: Hand, settings: Settings, say: Callable[[str], None]) -> Model:
         """The model of `settings`, and the colors of its latents, before anything is made with it."""
-        loaded = self._holder.bring(settings, self.memory, say)
+        loaded = hand.holder.bring(settings, self.memory, say)
         _ = loaded.colors
+        start = self.start_from
+        if (settings.model, settings.variant) == (start.model, start.variant):
+            hand.error = ""  # it may have been mended
         return loaded

@@ -2,6 +2,7 @@
 
 machine = Machine.here()          # free, not total; limits of containers included
 peak_bytes()                      # most main memory that this process has had
+in_use()                          # memory that its models take now
 """
 
 import ctypes
@@ -9,7 +10,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pyramid.memory.device import MAIN, Device, device_of, find_device
+from pyramid.memory.device import MAIN, Device, cards, device_of, find_device
 from pyramid.memory.groups import control_groups
 
 GIB = 2**30
@@ -136,3 +137,11 @@ def peak_bytes() -> int:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
+
+
+def in_use() -> int:
+    """Bytes: of the graphics cards where there is one in use, else of this process."""
+    import psutil  # accelerate brings it
+
+    on_cards = sum(card.allocated() for card in cards())
+    return on_cards or psutil.Process().memory_info().rss

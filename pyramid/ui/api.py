@@ -274,7 +274,7 @@ class Endpoints:
     def describe(self, job: Job) -> dict[str, Any]:
         """A job for its owner: JSON's types only, no path of this machine."""
         store = self.app.store
-        live = self.app.worker.live
+        live = self.app.worker.live_of(job.id)
         s = job.settings
         settings = s.to_dict() | {"model": title_of(s.model)}
         told = {
@@ -296,7 +296,7 @@ class Endpoints:
             "result": result(job),
             "address": address_of(job) or None,
         }
-        if job.state is State.RUNNING and live and live.job.id == job.id:
+        if job.state is State.RUNNING and live:
             at = live.at
             told |= {
                 "phase": live.phase,

@@ -127,15 +127,11 @@ class Branching:
     def of(self, owner: str, job_id: str) -> Job | None:
         """The clip whose tree is shown: the chosen one, else the one that is being made, else the latest."""
         store = self.app.store
-        live = self.app.worker.live
-        if job_id:
+        own = [live.job for live in self.app.worker.lives if live.job.owner == owner]
+        made = [job.id for job in own if job.kind != "drafts"]
+        for wanted in [job_id, *made[:1]] if job_id else made[:1]:
             try:
-                return store.get(job_id, owner)
-            except KeyError:
-                pass
-        if live and live.job.owner == owner and live.job.kind != "drafts":
-            try:
-                return store.get(live.job.id, owner)
+                return store.get(wanted, owner)
             except KeyError:
                 pass
         return next(iter(store.history(owner, limit=1)), None)
@@ -156,9 +152,9 @@ class Branching:
 
     def holding(self, family: list[Job]) -> str:
         """The buttons that hold a clip of the family that runs, or let go on one that is held."""
-        live = self.app.worker.live
         running = next((job for job in family if job.state is State.RUNNING), None)
-        if running and live and live.job.id == running.id:
+        live = self.app.worker.live_of(running.id) if running else None
+        if running and live:
             off = " disabled" * live.phase.startswith("Pausing")
             buttons = "".join(
                 control(
@@ -291,8 +287,8 @@ def words_of_way(job: Job) -> str:
 
 
 def where_held(app: App, job: Job) -> str:
-    live = app.worker.live
-    at = live.at if live and live.job.id == job.id else None
+    live = app.worker.live_of(job.id)
+    at = live.at if live else None
     if at and at.unit >= job.units_done:
         return f" after stage {at.stage + 1} of unit {at.unit + 1}"
     return f" after unit {job.units_done}"

@@ -331,6 +331,7 @@ class LivePart:
 
     def __init__(self, app: App):
         self.app = app
+        self.watched: dict[str, str] = {}  # by owner: which of several jobs is to be seen
 
     @property
     def outputs(self) -> list:
@@ -340,11 +341,26 @@ class LivePart:
         """The run that an owner sees, and how many jobs come before the first of his that waits (0:
         none waits).
         """
-        live = self.app.worker.live
-        if live and live.job.owner == owner:
-            return live, 0
+        runs = [live for live in self.app.worker.lives if live.job.owner == owner]
+        runs = [live for live in runs if live.busy] or runs
+        if runs:
+            wanted = self.watched.get(owner)
+            return next((live for live in runs if live.job.id == wanted), runs[0]), 0
         own = self.app.store.queue(owner)
         return None, self.app.store.place(own[0].id) if own else 0
+
+    def watch(self, owner: str, job_id: str) -> None:
+        """Show this one of the owner's jobs, while it runs."""
+        self.app.store.get(job_id, owner)
+        worker = self.app.worker
+        still = {who: which for who, which in self.watched.items() if worker.live_of(which)}
+        self.watched = still | {owner: job_id}
+        self.app.store.touch()
+
+    def shown_id(self, owner: str) -> str:
+        """Which of the owner's jobs is to be seen."""
+        live, _ = self.of(owner)
+        return live.job.id if live else ""
 
     def show(self, owner: str) -> list[str]:
         """What `outputs` become. The style sheet shows Stop beside a line that is busy."""

@@ -83,6 +83,7 @@ def build(app: App) -> gr.Blocks:
                 left = build_left(app)
             with gr.Column(elem_id="show", min_width=0):
                 live = build_live(app)
+                left.queue.watch = live.watch
                 direct = build_direct(app, news)
                 four = build_variations()
             with gr.Column(elem_id="side", scale=0, min_width=0):

@@ -109,8 +109,7 @@ class PlanPart:
         except ValueError as error:
             warn(words_of(error), "The memory plan was not changed")
             return before
-        busy = app.worker.live is not None and app.worker.live.busy
-        say(f"The model reloads{' as soon as the running job has ended' * busy}.", "Memory")
+        say(f"The model reloads{' as soon as the running job has ended' * app.worker.busy}.", "Memory")
         return name, quantize
 
 

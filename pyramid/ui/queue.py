@@ -1,10 +1,11 @@
 """What runs and what waits: a list in which jobs are moved, changed, copied and taken out.
 
 queue = Queue(app); build_queue(queue)       # inside gr.Blocks
-queue.rows(owner)                            # the list as HTML, for one owner
+queue.rows(owner, shown)                     # the list as HTML, for one owner, who sees one that runs
 queue.wire(form, visitor)                    # its buttons; "Edit" brings a job's settings into the form
 """
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from html import escape
 
@@ -29,8 +30,8 @@ ICONS = {  # name: (label, path of a 16 × 16 picture)
 }
 
 
-def row(job: Job, place: int, count: int) -> str:
-    """One job: its prompt, what it is, and its buttons."""
+def row(job: Job, place: int, count: int, shown: bool = True) -> str:
+    """One job: its prompt, what it is, and its buttons. `shown`: it runs, and is what the page shows."""
     s = job.settings
     kind = "still" if s.num_frames == 1 else f"{s.seconds:g} s"
     source = ""
@@ -43,8 +44,13 @@ def row(job: Job, place: int, count: int) -> str:
     elif job.kind == "endless":
         kind = "endless"
     facts = f"{kind} · {s.width} × {s.height} · seed {s.seed}{source}"
-    if not job.waiting:
+    if not job.waiting and shown:
         buttons = '<span class="tag">now</span>'
+    elif not job.waiting:
+        buttons = (
+            f'<button type="button" class="tag" data-act="watch" data-job="{job.id}" '
+            f'aria-label="Watch: {escape(s.prompt[:60])}" title="Show this one">Watch</button>'
+        )
     else:
         off = {"up": place == 0, "down": place == count - 1}
         buttons = "".join(
@@ -71,15 +77,20 @@ class Queue:
     save: gr.Button
     cancel: gr.Button
 
+    watch: Callable[[str, str], None]  # (owner, id of a job that runs): show it
+
     def __init__(self, app: App):
         self.app = app
 
-    def rows(self, owner: str) -> str:
+    def rows(self, owner: str, shown: str = "") -> str:
+        """The list; empty where it would say no more than the page does. `shown`: the id of what it shows."""
         jobs = self.app.store.queue(owner)
         waiting = [job for job in jobs if job.waiting]
-        if not waiting:
+        if not waiting and len(jobs) < 2:
             return ""
-        items = [row(job, waiting.index(job) if job.waiting else -1, len(waiting)) for job in jobs]
+        items = [
+            row(job, waiting.index(job) if job.waiting else -1, len(waiting), job.id == shown) for job in jobs
+        ]
         title = f"<h2>Queue <span>{len(waiting)}</span></h2>"
         return f'<section class="queue">{title}<ol>{"".join(items)}</ol></section>'
 
@@ -93,7 +104,9 @@ class Queue:
             try:
                 if event.act == "edit":
                     return self.edit(form, job_id, owner)
-                if event.act == "copy":
+                if event.act == "watch":
+                    self.watch(owner, job_id)
+                elif event.act == "copy":
                     with self.app.working(request), self.app.adding(request, owner):
                         self.do(event.act, job_id, owner)
                 else:

@@ -39,16 +39,16 @@ class Moment:
 
     version: int  # of the store
     loaded: bool  # whether the model is
-    run: Live | None
+    runs: tuple[Live, ...]
 
     @property
     def busy(self) -> bool:
-        return self.run is not None and self.run.busy
+        return any(run.busy for run in self.runs)
 
     @property
     def begins(self) -> bool:
         """Whether there is nothing to be seen yet of a run at work."""
-        return self.run is not None and self.run.busy and not self.run.estimates and not self.run.frames
+        return any(run.busy and not run.estimates and not run.frames for run in self.runs)
 
     def same_lists(self, other: "Moment") -> bool:
         """Whether everything beside the run is as it was."""
@@ -70,7 +70,7 @@ class Drawn:
         if now.busy:
             every = FIRST_EVERY if self.moment.begins else PAGE_EVERY
             return time.monotonic() - self.at < every / 2
-        return self.moment.run is now.run
+        return self.moment.runs == now.runs
 
 
 class Watcher:
@@ -130,7 +130,7 @@ class Watcher:
 
     def moment(self) -> Moment:
         worker = self.app.worker
-        return Moment(self.app.store.version, worker.loaded.is_set(), worker.live)
+        return Moment(self.app.store.version, worker.loaded.is_set(), worker.lives)
 
     def parts(self, owner: str, now: Moment) -> list[str]:
         """What an owner's pages show: drawn once for all of them."""
@@ -155,7 +155,7 @@ class Watcher:
         model = hash((start.model, start.variant))  # the model may be a folder, which is not shown
         loaded = f"{worker.loaded.is_set()} {worker.memory} {start.quantize} {model} {worker.error}"
         return [
-            self.queue.rows(owner),
+            self.queue.rows(owner, self.live.shown_id(owner)),
             "Add to queue" if open_jobs else "Generate",
             head_words(self.app),
             f"{ended} {loaded}",

@@ -366,7 +366,7 @@ def test_a_worker_needs_no_picture_on_its_own_disk(listed, tmp_path):
 
 
 def test_without_ray_the_command_that_installs_it_is_named(listed, run, monkeypatch):
-    from pyramid.commands import cluster
+    from pyramid.jobs import cluster
 
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
     code, _, err = run(listed({"prompt": "x"}), "--ray")

@@ -237,6 +237,25 @@ def test_what_a_job_starts_from_is_read_once_and_while_others_go_on(store, pictu
     assert checks == [True, True] and len(store.queue("ana")) == 3
 
 
+def test_owners_take_turns_where_several_devices_work(store):
+    queue_of(store, "a1", "a2", "a3")
+    queue_of(store, "b1", "b2", owner="bob")
+    queue_of(store, "c1", owner="cid")
+    assert prompts(store.queue()) == ["a1", "a2", "a3", "b1", "b2", "c1"]  # one device: who asked first
+    store.fair = True
+    assert prompts(store.queue()) == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert prompts(store.queue("ana")) == ["a1", "a2", "a3"]
+    assert prompts([store.claim(), store.claim()]) == ["a1", "b1"]
+    late = queue_of(store, "d1", owner="dan")[0]
+    assert prompts(store.queue()) == ["a1", "b1", "c1", "d1", "a2", "b2", "a3"]
+    assert store.place(late.id) == 3
+    first = store.queue("ana")[0]
+    store.give_back(first.id)  # where it was, and as it was
+    again = store.claim(but=[first.id])
+    assert again.settings.prompt == "c1" and store.claim().id == first.id
+    assert store.get(first.id).state is State.RUNNING
+
+
 def test_every_job_is_claimed_once_in_order_by_whoever_asks(store):
     jobs = queue_of(store, *map(str, range(8)))
     other = JobStore(store.folder)  # another connection, as of another process

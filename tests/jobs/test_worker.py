@@ -114,7 +114,7 @@ def test_a_job_is_shown_while_it_is_made_and_leaves_a_file_that_says_how(worker)
     until(worker, lambda: not (clips / job.id).exists())
     assert worker.estimate(job.settings) > worker.estimate(replace(job.settings, num_frames=9)) > 0
     assert worker.step_seconds > 0 and Speeds(worker.speeds.path).estimate(
-        worker._holder.loaded.speed_key, job.settings
+        worker.hands[0].holder.loaded.speed_key, job.settings
     ) == pytest.approx(worker.estimate(job.settings))
 
 
@@ -254,7 +254,7 @@ def test_a_failing_job_says_so_and_the_others_are_made(worker, tmp_path):
 def test_an_error_in_the_middle_keeps_what_was_finished(worker, monkeypatch):
     job = add(worker, "an error in the middle", video_num_inference_steps=SLOW)
     begun(worker, job)
-    transformer = worker._holder.loaded.pipeline.transformer
+    transformer = worker.hands[0].holder.loaded.pipeline.transformer
     monkeypatch.setattr(transformer, "denoise", lambda *inputs: 1 / 0)
     done = finish(worker, job)
     monkeypatch.undo()
@@ -295,7 +295,7 @@ def other_checkpoint(tmp_path_factory) -> Path:
 def test_a_job_brings_its_model_and_the_old_one_is_freed(worker, other_checkpoint):
     assert worker.loaded.wait(120) and worker.error == ""
     finish(worker, add(worker, num_frames=9))
-    old, before = weakref.ref(worker._holder.loaded.pipeline.transformer), worker.start_from
+    old, before = weakref.ref(worker.hands[0].holder.loaded.pipeline.transformer), worker.start_from
     with pytest.raises(ValueError, match="neither a folder nor a model"):
         worker.switch("nothing/at/all")
     assert worker.start_from == before

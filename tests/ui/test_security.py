@@ -375,7 +375,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
 
 def test_who_left_is_not_remembered():
     """Made-up tokens that look at the page once would fill the memory with what they saw."""
-    moment = SimpleNamespace(version=1, live=None, loaded=threading.Event())
+    moment = SimpleNamespace(version=1, lives=(), loaded=threading.Event())
     app = SimpleNamespace(owner=lambda request, token: token, store=moment, worker=moment)
     watcher = Watcher(app, SimpleNamespace(outputs=[], show=lambda owner: []), None)
     watcher.beside = lambda owner: [owner]
