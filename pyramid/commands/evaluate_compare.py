@@ -9,6 +9,7 @@ The report is one HTML file with pictures and plots, which needs nothing beside 
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_flags(add) -> None:
     """The flags of models that judge."""
     kinds = "Fréchet distance in its features: judge (our own), a folder of transformers, a TorchScript file"
-    add("--features", action="append", default=[], metavar="WHAT", help=f"{kinds}; may be repeated")
+    more = f"{kinds}; may be repeated"
+    add("--features", type=os.path.expanduser, action="append", default=[], metavar="WHAT", help=more)
     add("--reference", type=at_home, metavar="FOLDER", help="videos that the distance is measured to")
     add("--clip", type=at_home, metavar="FOLDER", help="a CLIP model, for the similarity with the prompt")
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from pyramid.commands.terminal import screen
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "weights of VGG-16 and of LPIPS, one file or two; without them a stand-in is used"
     add("--lpips", type=at_home, nargs="+", default=(), metavar="FILE", help=text)
     text = "a video model (folder of transformers, TorchScript file) for the Fréchet distance"
-    add("--features", metavar="PATH", help=text)
+    add("--features", type=os.path.expanduser, metavar="PATH", help=text)
     add("--json", type=at_home, metavar="FILE", help="write the figures to it")
     parser.set_defaults(run=run)
 

@@ -366,7 +366,8 @@ class Worker:
         hand.wanted.clear()
         try:
             self._bring(hand, self.start_from, log.info)
-            self.loaded.set()
+            if not hand.wanted.is_set():  # else another one has been asked for meanwhile
+                self.loaded.set()
         except ValueError as error:
             hand.error = str(error)
         except Exception as error:

@@ -47,7 +47,7 @@ class Branching:
     def wire(self, page: gr.Blocks, visitor: gr.BrowserState, news: gr.Textbox) -> None:
         state = [visitor, self.place]
         outputs = [self.place, self.tree, self.form]
-        self.tree.click(self.act, state, outputs, **QUIET)
+        self.tree.click(self.act_on_tree, state, outputs, **QUIET)
         self.form.click(self.begin, state, outputs, **QUIET)
         gr.on(
             [page.load, visitor.change, news.change],
@@ -60,7 +60,7 @@ class Branching:
 
     # -- what buttons do
 
-    def act(self, token: str | None, place: Place, request: gr.Request, event: gr.EventData) -> list:
+    def act_on_tree(self, token: str | None, place: Place, request: gr.Request, event: gr.EventData) -> list:
         """Of the tree: choose a unit; hold the clip, let it go on, or drop it."""
         app = self.app
         owner = self.app.owner(request, token)

@@ -69,7 +69,7 @@ class Explore:
             [self.verdict, self.shown, self.wall],
             **AS_SENT,
         )
-        self.wall.click(self.act, [visitor, self.shown], [self.shown, self.wall], **QUIET)
+        self.wall.click(self.act_on_wall, [visitor, self.shown], [self.shown, self.wall], **QUIET)
         gr.on(
             [page.load, visitor.change, pulse.change],
             self.look,
@@ -100,7 +100,7 @@ class Explore:
             return [problem(self.app, error), gr.skip(), gr.skip()]
         return ["", "", self.wall_html(owner, "")]
 
-    def act(self, token: str | None, shown: str, request: gr.Request, event: gr.EventData) -> list:
+    def act_on_wall(self, token: str | None, shown: str, request: gr.Request, event: gr.EventData) -> list:
         """Of the wall: make a draft's clip, vary it, show another wall, delete this one."""
         owner = self.app.owner(request, token)
         job_id = str(event.job)

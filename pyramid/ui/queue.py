@@ -98,7 +98,7 @@ class Queue:
         """`editing` holds the id of the job that is changed in the form; `banner` says so."""
         nothing = [gr.skip() for _ in form.components + form.extras]
 
-        def act(token: str | None, editing: str, request: gr.Request, event: gr.EventData) -> list:
+        def act_on_queue(token: str | None, editing: str, request: gr.Request, event: gr.EventData) -> list:
             owner = self.app.owner(request, token)
             job_id = str(event.job)
             try:
@@ -118,7 +118,7 @@ class Queue:
             return [gr.skip(), gr.skip(), gr.skip(), *nothing]
 
         outputs = [self.editing, self.banner, self.words, *form.components, *form.extras]
-        self.list.click(act, [visitor, self.editing], outputs, **QUIET)
+        self.list.click(act_on_queue, [visitor, self.editing], outputs, **QUIET)
         self.cancel.click(lambda: ("", gr.update(visible=False)), None, [self.editing, self.banner], **QUIET)
 
     def do(self, act: str, job_id: str, owner: str) -> None:

@@ -123,7 +123,7 @@ class Results:
         )
         gr.on(
             [part.click for part in (self.grid, self.detail, self.compare, self.notes, self.four)],
-            self.act,
+            self.act_on_result,
             state,
             [*shown, self.notes, *form.components, *form.extras],
             **QUIET,
@@ -149,7 +149,9 @@ class Results:
             view = replace(view, search=search, favorites=favorites, limit=SHOWN)
         return self.updates(self.app.owner(request, token), view, sent)
 
-    def act(self, token: str | None, view: View, sent, request: gr.Request, event: gr.EventData) -> list:
+    def act_on_result(
+        self, token: str | None, view: View, sent, request: gr.Request, event: gr.EventData
+    ) -> list:
         """What a button of a result does: to the view, to the form, or to the result."""
         owner = self.app.owner(request, token)
         action = event.action

@@ -234,7 +234,7 @@ def file_html(cues: Sequence[Cue]) -> str:
         return ""
     told = "\n\n".join(toml_of(cue) for cue in cues)
     return (
-        "<details><summary>As a file for the command line: --timeline clip.toml</summary>"
+        "<details><summary>As a file for the command line: generate --timeline clip.toml</summary>"
         f"<pre>{escape(told)}</pre></details>"
     )
 

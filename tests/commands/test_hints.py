@@ -11,9 +11,19 @@ import app
 from pyramid.commands import cli
 
 ROOT = Path(__file__).parent.parent.parent
-FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
+FLAG = re.compile(r"(?<![\w(-])--[a-z][a-z0-9_-]+")
 # Of ray, pip and torchrun, which are named too, and of the style sheet.
-OF_OTHERS = {"--head", "--force-reinstall", "--nproc-per-node", "--ratio"}
+OF_OTHERS = {
+    "--head",
+    "--force-reinstall",
+    "--nproc-per-node",
+    "--nproc_per_node",
+    "--num_processes",
+    "--ratio",
+    "--line",
+    "--columns",
+    "--ramp",
+}
 OF_THE_PAGE = {"ui", "app.py"}
 SHARED = {"jobs", "memory", "generate", "media", "hub", "text", "models"}  # what both programs print
 

@@ -54,10 +54,10 @@ def contents(cache: Cache) -> dict[str, torch.Tensor]:
 
 
 def in_threads(monkeypatch) -> None:
-    """Workers as threads: a process that loads all of torch takes seconds."""
-    monkeypatch.setattr(
-        workers, "ProcessPoolExecutor", lambda count, mp_context, **_: ThreadPoolExecutor(count)
-    )
+    """Workers as one thread: a process that loads all of torch takes seconds, and two threads cannot load
+    models of transformers at once, which changes torch's modules meanwhile.
+    """
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda count, mp_context, **_: ThreadPoolExecutor(1))
 
 
 def test_several_workers_make_what_one_makes(home, tmp_path, monkeypatch):

@@ -394,9 +394,9 @@ def test_who_left_is_not_remembered():
 
 def test_what_begins_is_looked_for_more_often_than_what_goes_on():
     watcher = Watcher(SimpleNamespace(store=None), SimpleNamespace(outputs=[]), None)
-    idle = Moment(1, True, None)
-    begins = Moment(1, True, SimpleNamespace(busy=True, estimates={}, frames=()))
-    goes_on = Moment(1, True, SimpleNamespace(busy=True, estimates={(0, 0): "a picture"}, frames=()))
+    idle = Moment(1, True, ())
+    begins = Moment(1, True, (SimpleNamespace(busy=True, estimates={}, frames=()),))
+    goes_on = Moment(1, True, (SimpleNamespace(busy=True, estimates={(0, 0): "a picture"}, frames=()),))
     watcher.pages = {1: "ana"}
     assert watcher.every(idle) == watcher.every(begins) < watcher.every(goes_on)
     watcher.pages = dict.fromkeys(range(600), "ana")  # looks cost something, drawings more

@@ -209,9 +209,9 @@ def test_a_video_of_60_large_frames_takes_little_more_than_a_small_one(public):
 def test_a_wide_pattern_and_one_that_leads_away_are_refused(public):
     ana = public.visitor()
     job = ana.ended(ana.generate())
-    ana.event("act_1", {"action": "open", "job": job["id"], "value": ""})
+    ana.event("act_on_result", {"action": "open", "job": job["id"], "value": ""})
     for pattern in ("{index:>300000000}", "../../x", "/etc/x", "a\0b", "x" * 100_000):
         asked = json.dumps({"kind": "png", "keep": "none", "pattern": pattern})
-        shown = json.dumps(ana.event("act_1", {"action": "export", "job": job["id"], "value": asked}))
+        shown = json.dumps(ana.event("act_on_result", {"action": "export", "job": job["id"], "value": asked}))
         assert 'role=\\"alert\\"' in shown, pattern
     assert not (public.folder / ".pyramid" / "exports" / job["id"]).exists()

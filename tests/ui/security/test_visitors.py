@@ -140,13 +140,13 @@ def test_nobody_touches_the_job_of_another(public):
     ):
         value = json.dumps({"kind": "png", "keep": "none", "pattern": "x", "units": 2, "prompt": "x"})
         with pytest.raises(Told, match=r"no longer"):
-            eve.event("act_1", {"action": action, "job": job["id"], "value": value})
+            eve.event("act_on_result", {"action": action, "job": job["id"], "value": value})
     for action in ("open", "compare"):
-        shown = eve.event("act_1", {"action": action, "job": job["id"], "value": ""})
+        shown = eve.event("act_on_result", {"action": action, "job": job["id"], "value": ""})
         assert "the secret of ana" not in json.dumps(shown)
     for action in ("up", "down", "edit", "copy", "remove"):
         with pytest.raises(Told, match=r"no longer"):
-            eve.event("act", {"act": action, "job": waiting["id"]})
+            eve.event("act_on_queue", {"act": action, "job": waiting["id"]})
     assert json.dumps(ana.call("history")) == before and public.jobs_of(eve) == 0
     stop_all(ana)
 
@@ -160,7 +160,7 @@ def test_what_a_button_cannot_send_is_told_and_changes_nothing(public):
         {"action": [1], "job": {}},
     ):
         with pytest.raises(Told) as told:
-            eve.event("act_1", sent)
+            eve.event("act_on_result", sent)
         assert "Traceback" not in str(told.value) and str(public.folder) not in str(told.value)
 
 
