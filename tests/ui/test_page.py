@@ -107,7 +107,7 @@ def outlasting(page: Page) -> None:
     page.locator("#seconds input[type=number]").fill("6")
     choose(page, "#size", "Another size …")
     for side in ("Width", "Height"):
-        page.get_by_label(side).fill("192")
+        page.get_by_label(side).fill("320")
 
 
 def status(page: Page):
