@@ -29,8 +29,8 @@ TORCH = "2.13.0"
 OLDEST_TORCH = (2, 8)  # an older one that is already there is replaced
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 CUDA_BUILDS = ((13, 0), (12, 8), (12, 6))  # newest first; one that torch's index lacks is passed over
-# pytest's, where it runs all: two processes share the files, as the groups of tests/conftest.py say.
-TWO_AT_ONCE = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+# pytest's, where it runs all: two processes share the files, in the order of tests/conftest.py.
+TWO_AT_ONCE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 COMMANDS = (
     "generate",
     "drafts",

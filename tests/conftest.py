@@ -45,14 +45,12 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Two processes share the files: one has those that drive a browser, which come first, as they wait for
-    each other's servers; the other begins with the rest. Skip what needs a card where there is none.
+    """The files that drive a browser come first, as they take longest; skip what needs a card where is none.
+
+    Two processes share the files between them, in this order: a long one at the end would run alone.
     """
     browsing = {item.path for item in items if item.get_closest_marker("browser")}
     items.sort(key=lambda item: item.path not in browsing)
-    for item in items:
-        group = "browser" if item.path in browsing else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
     if torch.cuda.is_available():
         return
     for item in items:

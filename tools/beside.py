@@ -90,7 +90,8 @@ def show(name: str, made: list[dict], quiet: float, goal: float | None) -> None:
     worst = max(made, key=lambda clip: clip["total"])
     ratio = worst["total"] / quiet
     told = f"{name:24}{worst['dtype']:10}{worst['total']:7.2f} s{worst['sample']:9.2f}{worst['decode']:9.2f}"
-    aim = "" if goal is None else f"   at most {goal:.2f}: {'yes' if ratio <= goal else 'NO'}"
+    kept = "yes" if goal is not None and ratio <= goal else "NO"
+    aim = "" if goal is None else f"   at most {goal:.2f}: {kept}"
     print(f"{told}{ratio:8.2f}{aim}", flush=True)
 
 

@@ -45,7 +45,9 @@ def test_as_many_threads_as_there_are_cores_to_be_had(now, most, free, then):
 
 
 def test_others_are_all_that_is_busy_but_this_process(monkeypatch):
-    clock, busy, own = [100.0], [50.0], [7.0]
+    clock = [100.0]
+    busy = [50.0]
+    own = [7.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     load = Load(lambda: busy[0], lambda: own[0])
     assert load.age == float("inf") and load.others() is None

@@ -71,7 +71,9 @@ def test_a_preset_makes_its_videos_once_beside_a_folder(folders, tiny_checkpoint
         "num_inference_steps = [1, 1, 1]\n"
     )
     (tmp_path / "prompts.txt").write_text(f"{PROMPTS[2]}\n\n{PROMPTS[0]}\n")
-    out, work, few = tmp_path / "r.html", tmp_path / "work", f"few={tmp_path / 'few.toml'}"
+    out = tmp_path / "r.html"
+    work = tmp_path / "work"
+    few = f"few={tmp_path / 'few.toml'}"
     made = ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(out), "--work", str(work)]
     run = ["evaluate", "compare", str(folders / "still"), few, *made]
     assert cli.main(run) == 0 and "few" in out.read_text()

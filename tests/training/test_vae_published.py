@@ -51,12 +51,15 @@ def fresh_accelerator():
 def lpips_weights() -> tuple[dict, dict]:
     """As torchvision and the package lpips name them, with small values."""
     torch.manual_seed(0)
-    vgg, before, place = {}, 3, 0
+    vgg = {}
+    before = 3
+    place = 0
     for widths in LAYERS:
         for width in widths:
             vgg[f"features.{place}.weight"] = torch.randn(width, before, 3, 3) / (3 * before**0.5)
             vgg[f"features.{place}.bias"] = torch.zeros(width)
-            before, place = width, place + 2
+            before = width
+            place += 2
         place += 1
     return vgg, {f"lin{i}.model.1.weight": torch.rand(1, w[0], 1, 1) for i, w in enumerate(LAYERS)}
 

@@ -78,7 +78,8 @@ def rate(page: Page, place: int) -> None:
     for _ in range(2):
         page.keyboard.press("ArrowLeft" if likes_a else "ArrowRight")
     ruined = abs(green_a - green_b) <= 20
-    page.keyboard.press("ArrowDown" if not ruined else "ArrowLeft" if likes_a else "ArrowRight")
+    better = "ArrowLeft" if likes_a else "ArrowRight"
+    page.keyboard.press(better if ruined else "ArrowDown")
     expect(page.locator("#next")).to_be_enabled()
     page.keyboard.press("Enter")
 
