@@ -34,8 +34,9 @@ ROOMS = {  # room -> what it may import from other rooms
     "study": {"settings", "media", "jobs"},
     "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media"},
 }
+ROOMS["evaluation"] = ROOMS["training"] | {"training"}
 ROOMS["ui"] = ROOMS["jobs"] | {"presets", "jobs", "study"}
-ROOMS["commands"] = ROOMS["ui"] | {"training"}
+ROOMS["commands"] = ROOMS["ui"] | {"training", "evaluation"}
 PURE = {  # room or module -> the only packages from elsewhere it may import
     "timeline": set(),
     "settings": set(),

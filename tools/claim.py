@@ -20,11 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pyramid.training.claim.arms import ARMS, MAIN, ArmRun  # noqa: E402
-from pyramid.training.claim.bench import Bench, Parts, make_clips  # noqa: E402
-from pyramid.training.claim.measure import Ruler, measure  # noqa: E402
-from pyramid.training.claim.pictures import draw_curves, draw_frames  # noqa: E402
-from pyramid.training.claim.report import read_points, summarize  # noqa: E402
+from pyramid.evaluation.claim.arms import ARMS, MAIN, ArmRun  # noqa: E402
+from pyramid.evaluation.claim.bench import Bench, Parts, make_clips  # noqa: E402
+from pyramid.evaluation.claim.measure import Ruler, measure  # noqa: E402
+from pyramid.evaluation.claim.pictures import draw_curves, draw_frames  # noqa: E402
+from pyramid.evaluation.claim.report import read_points, summarize  # noqa: E402
 
 SAVE = 60  # seconds between two saved states
 

@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     if args.videos < 1 or args.pictures < 1:
         raise ValueError(f"--videos {args.videos} and --pictures {args.pictures}: at least 1 of each")
 
+    from pyramid.evaluation import evaluate
     from pyramid.hub.checkpoints import find
     from pyramid.memory.placement import dtype_name
-    from pyramid.training import evaluate
 
     checkpoint = find(args.model, args.variant)
     pipe = load(args, checkpoint.variant)
@@ -102,7 +102,7 @@ def load(args: argparse.Namespace, variant: str) -> "PyramidFlowPipeline":
 
 def moves(args: argparse.Namespace, pipe: "PyramidFlowPipeline") -> dict[str, Any]:
     """How well photographs are moved by a camera, as the words say."""
-    from pyramid.training.moves import PANS_AND_ZOOMS, measure_moves
+    from pyramid.evaluation.moves import PANS_AND_ZOOMS, measure_moves
     from pyramid.training.photos import photographs, photographs_in
 
     photos = photographs("held_out")
@@ -113,7 +113,7 @@ def moves(args: argparse.Namespace, pipe: "PyramidFlowPipeline") -> dict[str, An
 def compare(args: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str, Any]]:
     """Print the table of samplers, steps and fast variants; its rows as JSON holds them."""
 
-    from pyramid.training import few_steps
+    from pyramid.evaluation import few_steps
 
     asked = few_steps.Asked(args.videos, args.seed)
     rows = few_steps.measure(lambda variant: load(args, variant), few_steps.ways_of(checkpoint), asked)

@@ -20,7 +20,7 @@ from pyramid.commands.terminal import screen
 from pyramid.settings import at_home
 
 if TYPE_CHECKING:
-    from pyramid.training.compare import Tools, Truth
+    from pyramid.evaluation.compare import Tools, Truth
 
 WORK = Path("outputs") / "compare"  # where videos are made
 
@@ -51,7 +51,7 @@ def add_model_flags(add) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find or make the videos, measure them, write the report; returns the exit code."""
     from pyramid.commands.evaluate_report import report, table_of
-    from pyramid.training.compare import compare
+    from pyramid.evaluation.compare import compare
 
     if args.out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {args.out}: use a name that ends in .html")
@@ -74,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
 
 def tools_of(args: argparse.Namespace, truth: "Truth | None") -> "Tools":
     """What is measured. ValueError for a model or a folder that is none."""
+    from pyramid.evaluation.compare import Tools
+    from pyramid.evaluation.frechet import JUDGE, Clip, load_features
     from pyramid.media.files import videos_in
-    from pyramid.training.compare import Tools
-    from pyramid.training.frechet import JUDGE, Clip, load_features
 
     kinds = [JUDGE] if truth and JUDGE not in args.features else []
     world = truth.world if truth else None
@@ -96,8 +96,8 @@ def truth_of(systems: Sequence[System], args: argparse.Namespace) -> "Truth | No
         return None
     if args.videos < 2:
         raise ValueError(f"--videos {args.videos}: 2 or more")
-    from pyramid.training.compare import Truth
-    from pyramid.training.evaluate import choose_scenes
+    from pyramid.evaluation.compare import Truth
+    from pyramid.evaluation.evaluate import choose_scenes
     from pyramid.training.world import canonical_caption
 
     worlds = [world_of(system, args) for system in systems]
@@ -109,8 +109,8 @@ def truth_of(systems: Sequence[System], args: argparse.Namespace) -> "Truth | No
 
 def world_of(system: System, args: argparse.Namespace) -> Any:
     """The world that a system's model was trained on."""
+    from pyramid.evaluation.evaluate import world_in
     from pyramid.hub.checkpoints import find
-    from pyramid.training.evaluate import world_in
 
     settings = system.settings("any words", 0, {"dtype": args.dtype, "device": args.device})
     checkpoint = find(settings.model, settings.variant)

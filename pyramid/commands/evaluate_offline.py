@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from pyramid.training.offline import NAMES, mean_of, measure_folder
+    from pyramid.evaluation.offline import NAMES, mean_of, measure_folder
 
     if bool(args.features) != bool(args.reference):
         raise ValueError("a Fréchet distance needs both: --features WHAT and --reference FOLDER")
@@ -61,10 +61,10 @@ def similarities(args: argparse.Namespace) -> dict[str, float]:
     """Of each video, by name, with its own prompt; {} where no CLIP is given."""
     if not args.clip:
         return {}
+    from pyramid.evaluation.frechet import Clip
+    from pyramid.evaluation.offline import read_clip
     from pyramid.media.files import videos_in
     from pyramid.study.clips import prompt_of
-    from pyramid.training.frechet import Clip
-    from pyramid.training.offline import read_clip
 
     clip = Clip(args.clip)
     return {path.name: clip.similarity(read_clip(path), prompt_of(path)) for path in videos_in(args.folder)}
@@ -72,9 +72,9 @@ def similarities(args: argparse.Namespace) -> dict[str, float]:
 
 def distances(args: argparse.Namespace) -> dict[str, Any]:
     """The Fréchet distance of the folder to the reference, by the features that were asked for."""
+    from pyramid.evaluation.frechet import distance, load_features
+    from pyramid.evaluation.offline import read_clip
     from pyramid.media.files import videos_in
-    from pyramid.training.frechet import distance, load_features
-    from pyramid.training.offline import read_clip
 
     told = {}
     for kind in args.features:

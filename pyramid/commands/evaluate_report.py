@@ -2,7 +2,7 @@
 
     Path("compare.html").write_text(report(found, videos, asked))
 
-`found` is what `pyramid.training.compare.compare` tells. Pictures are in the file itself, plots are SVG.
+`found` is what `pyramid.evaluation.compare.compare` tells. Pictures are in the file itself, plots are SVG.
 """
 
 import base64
@@ -197,7 +197,7 @@ def _pictures(found: Mapping[str, Any], videos: Mapping[str, Mapping[str, Path]]
 
 def strip_of(path: Path) -> str:
     """Evenly spaced frames of a video in a row, as a JPEG in base64."""
-    from pyramid.training.offline import read_clip
+    from pyramid.evaluation.offline import read_clip
 
     clip = read_clip(path)
     frames = clip[np.linspace(0, len(clip) - 1, COLUMNS).round().astype(int)]

@@ -36,12 +36,12 @@ def run(args: argparse.Namespace) -> int:
         )
     from rich.table import Table
 
+    from pyramid.evaluation.frechet import load_features
+    from pyramid.evaluation.reconstruction import clips_of, measure
     from pyramid.models.vae import CausalVideoVAE
     from pyramid.training.clips.lists import open_list
     from pyramid.training.clips.reading import Wanted
-    from pyramid.training.frechet import load_features
     from pyramid.training.perceptual import make_perceptual
-    from pyramid.training.reconstruction import clips_of, measure
     from pyramid.training.vae import vae_of
 
     wanted = Wanted(args.fps, args.frames, ((args.size, args.size),), least=1)

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def dimensions_of(text: str | None) -> list[str]:
     """The dimensions that are asked for. ValueError for an unknown one."""
-    from pyramid.training.vbench import RANGES
+    from pyramid.evaluation.vbench import RANGES
 
     asked = [name.strip() for name in text.split(",")] if text else list(RANGES)
     if unknown := [name for name in asked if name not in RANGES]:
@@ -94,7 +94,7 @@ def dimensions_of(text: str | None) -> list[str]:
 # -- the videos
 def make(args: argparse.Namespace, dimensions: Sequence[str]) -> None:
     """Make all videos that are not there, and give them VBench's names: `PROMPT-0.mp4`, …"""
-    from pyramid.training.vbench import read_suite
+    from pyramid.evaluation.vbench import read_suite
 
     if not (place := args.suite or args.vbench):
         raise ValueError("the prompts are VBench's: say where they are, by --suite PLACE or --vbench VENV")
@@ -194,7 +194,7 @@ def judge(venv: Path, folder: Path, dimensions: Sequence[str], suite: Path | Non
 
 def info_of(venv: Path, suite: Path | None) -> Path:
     """VBench's file of prompts, which its command line wants to be told. ValueError where there is none."""
-    from pyramid.training.vbench import INFO
+    from pyramid.evaluation.vbench import INFO
 
     places = [suite, suite / INFO, suite / "vbench" / INFO] if suite else []
     found = [path for path in (*places, *sorted(venv.glob(f"**/vbench/{INFO}"))) if path.is_file()]
@@ -234,7 +234,7 @@ def called(program: Path, *words: str) -> str:
 # -- the figures
 def tell(folder: Path, target: Path | None) -> None:
     """Print the figures beside published ones, and write them."""
-    from pyramid.training.vbench import PUBLISHED, aggregate, read_results
+    from pyramid.evaluation.vbench import PUBLISHED, aggregate, read_results
 
     figures = aggregate(read_results(folder))
     rows = {str(folder): tuple(figures[name] for name in ("total", "quality", "semantic"))}

@@ -1,1 +1,1 @@
-"""Training: the embedded model's synthetic world, its judge, the two trainers. Inference never imports it."""
+"""Training: the synthetic world, photographs, clips to train on, the trainers. Inference never imports it."""

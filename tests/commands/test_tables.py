@@ -8,8 +8,8 @@ import pytest
 
 from pyramid.commands import cli
 from pyramid.commands.terminal import screen
-from pyramid.training.evaluate import Share
-from pyramid.training.few_steps import JUDGED, as_table
+from pyramid.evaluation.evaluate import Share
+from pyramid.evaluation.few_steps import JUDGED, as_table
 
 
 @pytest.fixture

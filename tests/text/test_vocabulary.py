@@ -1,10 +1,10 @@
 """Words that a model was not trained with are told, once each, and by whichever way it is asked."""
 
+from pyramid.evaluation.evaluate import world_of
 from pyramid.events import Notice
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.checkpoints import find
 from pyramid.text.vocabulary import Vocabulary
-from pyramid.training.evaluate import world_of
 from pyramid.training.prompts import all_words
 
 KNOWN = Vocabulary(frozenset(["a", "red", "ball", "moves"]))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pyramid.evaluation.registration import register
 from pyramid.training.photos import (
     DEBIAN,
     HELD_OUT,
@@ -18,7 +19,6 @@ from pyramid.training.photos import (
     recolored,
     varied_clip,
 )
-from pyramid.training.registration import register
 from pyramid.training.textures import clouds, dead_leaves, draw_texture
 from pyramid.training.world import CAMERAS
 

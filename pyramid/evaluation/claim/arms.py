@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from pyramid.evaluation.claim.bench import Bench, Clips
+from pyramid.evaluation.claim.flops import count_operations
 from pyramid.events import Unit
 from pyramid.generate.guidance import GuidedModel, Prompt
 from pyramid.generate.latents import normalize
@@ -29,8 +31,6 @@ from pyramid.generate.schedule import make_stages
 from pyramid.hub.families import FAMILIES
 from pyramid.models import transformer_class
 from pyramid.settings import units_of
-from pyramid.training.claim.bench import Bench, Clips
-from pyramid.training.claim.flops import count_operations
 from pyramid.training.clip_dit import Row, make_optimizer, sample_of, together
 from pyramid.training.clip_plan import stage_tokens
 from pyramid.training.clips.batches import Order, Step, generator_for

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyramid.evaluation.claim.arms import ArmRun
+from pyramid.evaluation.claim.bench import Bench, Clips, Item, Parts, answers_of, labels_of
+from pyramid.evaluation.claim.features import Classifier, answers_right, train_classifier
+from pyramid.evaluation.frechet import frechet
+from pyramid.evaluation.judge import Verdict, judge
 from pyramid.generate.latents import denormalize
-from pyramid.training.claim.arms import ArmRun
-from pyramid.training.claim.bench import Bench, Clips, Item, Parts, answers_of, labels_of
-from pyramid.training.claim.features import Classifier, answers_right, train_classifier
 from pyramid.training.clips.cache import Text
-from pyramid.training.frechet import frechet
-from pyramid.training.judge import Verdict, judge
 from pyramid.training.world import CAMERAS, Scene
 
 SEED = 1000  # of the first clip that is made; the others follow

@@ -1,7 +1,7 @@
 """Our own classifier of latents, whose features a Fréchet distance is measured on.
 
     net = train_classifier(latents, labels, answers, seed=0)
-    distance = frechet(net.features(made), net.features(real))               # of pyramid.training.frechet
+    distance = frechet(net.features(made), net.features(real))               # of pyramid.evaluation.frechet
 
 The features that FID and FVD are measured on come from networks of the world outside; those of a small
 classifier of the toy world's shapes, colors, backgrounds and motions see what matters there.

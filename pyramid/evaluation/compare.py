@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from pyramid.evaluation.evaluate import as_plain, score
+from pyramid.evaluation.frechet import Clip, Features, distance
+from pyramid.evaluation.judge import judge
+from pyramid.evaluation.offline import NAMES, Measures, read_clip
 from pyramid.media.files import read_metadata
-from pyramid.training.evaluate import as_plain, score
-from pyramid.training.frechet import Clip, Features, distance
-from pyramid.training.judge import judge
-from pyramid.training.offline import NAMES, Measures, read_clip
 from pyramid.training.world import Scene, World
 
 DRAWS = 2000

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pyramid.training.moves import compare
+from pyramid.evaluation.moves import compare
+from pyramid.evaluation.registration import register
 from pyramid.training.photos import camera_clip, photographs
-from pyramid.training.registration import register
 from pyramid.training.world import CAMERAS
 
 

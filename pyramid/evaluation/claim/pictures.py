@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pyramid.training.claim.report import METRICS
+from pyramid.evaluation.claim.report import METRICS
 
 COLORS = ("#1f6feb", "#d97706", "#9333ea", "#16803c", "#c02b3c", "#52606d")
 PANEL = (520, 400)

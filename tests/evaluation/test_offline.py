@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pyramid.commands import cli
+from pyramid.evaluation.offline import Measures, flow, measure_folder
 from pyramid.media.video import VideoWriter
-from pyramid.training.offline import Measures, flow, measure_folder
 
 
 @pytest.fixture(scope="module")

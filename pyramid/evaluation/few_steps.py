@@ -24,13 +24,13 @@ from rich.table import Table
 from scipy import ndimage
 from torch import Tensor
 
+from pyramid.evaluation.evaluate import Share, choose_scenes, score, world_of
+from pyramid.evaluation.judge import judge
 from pyramid.events import Finished, Frames
 from pyramid.generate.guidance import Guidance
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.checkpoints import Checkpoint, find, list_variants
 from pyramid.settings import FAST, Settings
-from pyramid.training.evaluate import Share, choose_scenes, score, world_of
-from pyramid.training.judge import judge
 from pyramid.training.world import caption
 
 JUDGED = {  # a column, and what `evaluate.score` calls it

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyramid.training.judge import Verdict, judge
+from pyramid.evaluation.judge import Verdict, judge
 from pyramid.training.world import CPU_WORLD, Scene, World
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pyramid.commands import cli
+from pyramid.evaluation.compare import Tools, compare, difference
 from pyramid.media.video import VideoWriter
-from pyramid.training.compare import Tools, compare, difference
 
 PROMPTS = [f"words {number}" for number in range(4)]
 

@@ -1,6 +1,6 @@
 """A model of the synthetic world, measured on what it has never seen.
 
-Videos of held-out combinations of words with fixed seeds are judged by `pyramid.training.judge`; the VAE is
+Videos of held-out combinations of words with fixed seeds are judged by `pyramid.evaluation.judge`; the VAE is
 measured on held-out clips and photographs, image-to-video on how well it keeps its first frame. Shares come
 with 95 % intervals (Wilson).
 """
@@ -17,11 +17,11 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
+from pyramid.evaluation.judge import Verdict, judge
+from pyramid.evaluation.registration import register
 from pyramid.settings import frames_of
 from pyramid.training.data import psnr, to_video
-from pyramid.training.judge import Verdict, judge
 from pyramid.training.photos import camera_clip, photographs
-from pyramid.training.registration import register
 from pyramid.training.world import Scene, World, camera_caption, canonical_caption, caption
 
 STILL = ("stay", "spin")  # the motions that leave an object where it is

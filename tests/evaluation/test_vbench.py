@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from pyramid.commands import cli
+from pyramid.evaluation.vbench import RANGES, aggregate, read_results, read_suite
 from pyramid.media.files import read_metadata
-from pyramid.training.vbench import RANGES, aggregate, read_results, read_suite
 
 PAPER = "96.95 98.06 99.49 99.12 64.63 63.26 65.01 86.67 50.71 85.6 82.87 59.53 43.20 20.91 23.09 26.23"
 COGVIDEOX = "96.78 96.63 98.89 97.73 59.86 60.82 61.68 83.37 62.63 98.0 79.41 69.90 51.14 24.80 24.36 26.66"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pyramid.commands.cli import main
+from pyramid.evaluation.evaluate import Share, choose_scenes, contact_sheet, psnr, score, world_of
+from pyramid.evaluation.few_steps import sharpness
+from pyramid.evaluation.judge import Verdict
 from pyramid.generate.pipeline import PyramidFlowPipeline
-from pyramid.training.evaluate import Share, choose_scenes, contact_sheet, psnr, score, world_of
-from pyramid.training.few_steps import sharpness
-from pyramid.training.judge import Verdict
 from pyramid.training.world import CPU_WORLD, Scene, World
 
 TRAINED_ON = {

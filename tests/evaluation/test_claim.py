@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pyramid.evaluation.claim.arms import ARMS, MAIN, ArmRun, sample_whole
+from pyramid.evaluation.claim.bench import Bench, Clips, Item, answers_of, items_of, labels_of
+from pyramid.evaluation.claim.features import answers_right, train_classifier
+from pyramid.evaluation.claim.flops import count_operations
+from pyramid.evaluation.claim.measure import asked_of, judged
+from pyramid.evaluation.claim.report import factor, factor_with_interval, flops_to, rising, summarize
+from pyramid.evaluation.judge import Verdict
 from pyramid.generate.sampler import derive
 from pyramid.hub.families import FAMILIES
-from pyramid.training.claim.arms import ARMS, MAIN, ArmRun, sample_whole
-from pyramid.training.claim.bench import Bench, Clips, Item, answers_of, items_of, labels_of
-from pyramid.training.claim.features import answers_right, train_classifier
-from pyramid.training.claim.flops import count_operations
-from pyramid.training.claim.measure import asked_of, judged
-from pyramid.training.claim.report import factor, factor_with_interval, flops_to, rising, summarize
 from pyramid.training.clip_plan import stage_tokens
 from pyramid.training.clips.cache import Entry, Stored, Text
-from pyramid.training.judge import Verdict
 from pyramid.training.world import CAMERAS, Scene
 
 SMALL = Bench(layers=1, single_layers=1, heads=1, head_dim=16, tokens=160, copies=1, photo_clips=2, toys=2)

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyramid.evaluation.frechet import Distance, Features, distance
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.training.clips.lists import Listing
 from pyramid.training.clips.reading import Wanted, read_clip
 from pyramid.training.clips.sample import BrokenItem, Sample
 from pyramid.training.data import psnr, to_video
-from pyramid.training.frechet import Distance, Features, distance
 from pyramid.training.perceptual import StandIn
 
 FRAMES_AT_ONCE = 8  # that the perceptual distance looks at

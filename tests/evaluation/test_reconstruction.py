@@ -7,10 +7,10 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from pyramid.commands import cli
+from pyramid.evaluation.reconstruction import clip_features, clips_of, ssim
 from pyramid.media.video import VideoWriter
 from pyramid.training.clips.lists import open_list
 from pyramid.training.clips.reading import Wanted
-from pyramid.training.reconstruction import clip_features, clips_of, ssim
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pyramid.training.judge import features as judge_features
+from pyramid.evaluation.judge import features as judge_features
 from pyramid.training.world import World
 
 Features = Callable[[np.ndarray], np.ndarray]

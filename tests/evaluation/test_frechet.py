@@ -11,9 +11,9 @@ import torch
 from transformers import CLIPConfig, CLIPModel, VideoMAEConfig, VideoMAEModel
 
 from pyramid.commands import cli
+from pyramid.evaluation.frechet import JUDGE, Clip, distance, frechet, load_features
+from pyramid.evaluation.judge import features, judge
 from pyramid.media.video import VideoWriter
-from pyramid.training.frechet import JUDGE, Clip, distance, frechet, load_features
-from pyramid.training.judge import features, judge
 from pyramid.training.text import build_clip_tokenizer
 from pyramid.training.world import World
 

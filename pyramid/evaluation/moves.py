@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from pyramid.evaluation.evaluate import Share
+from pyramid.evaluation.few_steps import sharpness
+from pyramid.evaluation.registration import register
 from pyramid.training.data import psnr
-from pyramid.training.evaluate import Share
-from pyramid.training.few_steps import sharpness
 from pyramid.training.photos import Photo, camera_clip
-from pyramid.training.registration import register
 from pyramid.training.world import camera_caption
 
 PANS_AND_ZOOMS = ("zoom in", "zoom out", "pan left", "pan right")
