@@ -71,7 +71,7 @@ def test_every_command_is_understood(page, command):
     if check:
         check(arguments)
     else:
-        assert program in ("curl", "git", "pre-commit"), f"{program} is nothing that a test knows"
+        assert program in ("curl", "git", "pre-commit", "ray"), f"{program} is nothing that a test knows"
 
 
 def python_command(words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
     python -m pyramid edit outputs/a-ball-7.mp4 --unit 2 --prompt "the ball is blue" --tries 4
     python -m pyramid edit outputs/a-ball-7.mp4 --unit 2 --composition --units outputs/.pyramid/units/JOB
+    python -m pyramid edit outputs/*.mp4 --unit 2 --prompt "the ball is blue"      # one after the other
 
 The latents of the clip are made again from its settings, which takes as long as the clip did, or read from a
 folder of finished units, as the page keeps them.
@@ -21,7 +22,7 @@ from pyramid.settings import Settings, at_home
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `edit`."""
     add = parser.add_argument
-    add("file", type=at_home, help="a video that this program made")
+    add("files", type=at_home, nargs="+", metavar="FILE", help="videos that this program made")
     add(
         "--unit", type=int, required=True, metavar="N", help="which unit: N is frames 8N-7 to 8N, 0 the first"
     )
@@ -39,28 +40,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the file; its path goes to stdout. 130 after Ctrl-C."""
+    """Make the files; their paths go to stdout. Of several, one that cannot be edited is told of, and the
+    exit code is 1; 130 after Ctrl-C.
+    """
     from pyramid.commands.interrupts import Halted, interruptible
     from pyramid.generate.loaded import ModelHolder
-    from pyramid.jobs.editing import Edit, remade
 
-    settings, weights = told_by(args.file)
-    first = replace(settings, seed=args.seed).resolved().validate(skip=("image", "video")).seed or 0
-    edit = Edit(args.unit, args.prompt, tuple(range(first, first + args.tries)), args.composition)
-    edit.check(settings.units)
+    if len(args.files) > 1 and (args.units or args.output):
+        raise ValueError(f"{len(args.files)} files with --units or --output, which are of one: edit it alone")
     stop = threading.Event()
-    loaded = ModelHolder().bring(settings, args.memory, say)
+    holder = ModelHolder()
+    failed = 0
     try:
         with interruptible(stop):
-            units = units_of(args, settings, loaded, weights, stop)
-            choice = watched(remade(loaded.stream, settings, units, edit, stop)) if units else None
+            for file in args.files:
+                try:
+                    made = edited(args, file, holder, stop)
+                except ValueError as error:
+                    if len(args.files) == 1:
+                        raise
+                    words = str(error)
+                    say(f"error: {words if file.name in words else f'{file.name}: {words}'}")
+                    failed += 1
+                    continue
+                if made is None:
+                    raise Halted
+                print(made, flush=True)
     except Halted:
-        choice = None
-    if choice is None:
-        say("Nothing was kept: it was stopped before the unit was made.")
+        say("Nothing was kept of what was being made: it was stopped before the unit was there.")
         return 130
-    print(written(args, settings, loaded, edit, choice))
-    return 0
+    return 1 if failed else 0
+
+
+def edited(args: argparse.Namespace, file: Path, holder: Any, stop: threading.Event) -> Path | None:
+    """The clip with its unit made anew; None after a stop that came before. ValueError."""
+    from pyramid.jobs.editing import Edit, remade, seeds_from
+
+    settings, weights = told_by(file)
+    edit = Edit(args.unit, args.prompt, seeds_from(settings, args.seed, args.tries), args.composition)
+    edit.check(settings.units)
+    loaded = holder.bring(settings, args.memory, say)
+    units = units_of(args, file, settings, loaded, weights, stop)
+    choice = watched(remade(loaded.stream, settings, units, edit, stop)) if units else None
+    if choice is None:
+        return None
+    target = args.output or file.with_name(f"{file.stem}-unit{edit.unit}{file.suffix}")
+    return written(target, settings, loaded, edit, choice)
 
 
 def told_by(path: Path) -> tuple[Settings, dict[str, Any]]:
@@ -79,8 +104,13 @@ def told_by(path: Path) -> tuple[Settings, dict[str, Any]]:
     return settings, told.get("model", {})
 
 
-def units_of(
-    args: argparse.Namespace, settings: Settings, loaded: Any, weights: dict[str, Any], stop: threading.Event
+def units_of(  # noqa: PLR0913 - all that decides which units they are
+    args: argparse.Namespace,
+    file: Path,
+    settings: Settings,
+    loaded: Any,
+    weights: dict[str, Any],
+    stop: threading.Event,
 ) -> list[Any]:
     """All units of the clip; none after a stop. ValueError where they cannot be those of the clip."""
     from pyramid.events import Unit
@@ -90,12 +120,10 @@ def units_of(
     if args.units:
         before, units = UnitsFolder(args.units).load()
         if len(units) < settings.units or before.seed != settings.seed:
-            raise ValueError(
-                f"--units {args.units}: these {len(units)} units are not those of {args.file.name}"
-            )
+            raise ValueError(f"--units {args.units}: these {len(units)} units are not those of {file.name}")
         return units[: settings.units]
     if weights != loaded.identity:
-        raise ValueError(f"{args.file.name} was made with other weights than {settings.model} has now")
+        raise ValueError(f"{file.name} was made with other weights than {settings.model} has now")
     say("Making the clip's latents again, from its settings")
     inputs = Inputs(stop=stop, output_type="latent")
     units = [event for event in loaded.stream(settings, inputs) if isinstance(event, Unit)]
@@ -118,15 +146,14 @@ def watched(making: "Generator[Any, None, Any]") -> Any:
                 say(f"Unit {event.unit}: stage {event.stage + 1} of {event.stages}")
 
 
-def written(args: argparse.Namespace, settings: Settings, loaded: Any, edit: Any, choice: Any) -> Path:
+def written(target: Path, settings: Settings, loaded: Any, edit: Any, choice: Any) -> Path:
     """The clip with the unit in it, which says how it came there."""
     from pyramid.generate.request import Inputs
+    from pyramid.jobs.editing import sentence_of
     from pyramid.jobs.recorder import Recorder, Recording
 
-    sides = [f"on the {side}, {seam}" for side, seam in choice.seams.items()]
-    note = f"Unit {edit.unit} was made anew with seed {choice.seed}: {'; '.join(sides)}."
+    note = sentence_of(edit, choice)
     say(note)
-    target = args.output or args.file.with_name(f"{args.file.stem}-unit{edit.unit}{args.file.suffix}")
     marks = {"edit": choice.table(edit)}
     recording = Recording(settings, target, loaded.identity, marks=marks)
     plain = replace(settings, image=None, video=None)

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pyramid.commands.engine import say
 from pyramid.commands.evaluate_compare import add_model_flags
 from pyramid.commands.terminal import screen
 from pyramid.settings import at_home
@@ -23,62 +24,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row for each video and their means, and write them; returns the exit code."""
+    """Print a row for each video and their means, and write them; returns the exit code: 1 where some could
+    not be read, which are named.
+    """
     from rich.markup import escape
-    from rich.table import Table
 
-    from pyramid.evaluation.offline import NAMES, mean_of, measure_folder
+    from pyramid.evaluation.offline import mean_of, measure_folder
 
     if bool(args.features) != bool(args.reference):
         raise ValueError("a Fréchet distance needs both: --features WHAT and --reference FOLDER")
-    rows = measure_folder(args.folder)
-    similar = similarities(args)
-    table = Table(title=f"{len(rows)} videos")
-    for name in ("video", *NAMES, *(["clip similarity"] if similar else [])):
-        table.add_column(name, justify="left" if name == "video" else "right", overflow="fold")
+    unread: dict[str, str] = {}
+    rows = measure_folder(args.folder, unread)
+    for name, words in unread.items():
+        say(f"left out: {words if name in words else f'{name}: {words}'}")
     figures: dict[str, Any] = {"videos": {name: row.told() for name, row in rows.items()}}
     figures["mean"] = mean_of(list(rows.values())).told()
-    for name, value in similar.items():
-        figures["videos"][name]["clip similarity"] = value
-    if similar:
+    if similar := similarities(args, list(rows)):
+        for name, value in similar.items():
+            figures["videos"][name]["clip similarity"] = value
         figures["mean"]["clip similarity"] = sum(similar.values()) / len(similar)
-    for name, told in {**figures["videos"], "mean": figures["mean"]}.items():
-        table.add_row(escape(name), *(f"{value:.3g}" for value in told.values()))
-    screen().print(table)
+    if unread:
+        figures["unread"] = unread
+    show(figures)
     if args.features:
-        figures["frechet"] = distances(args)
+        figures["frechet"] = distances(args, list(rows))
         for kind, told in figures["frechet"].items():
-            screen().print(
-                f"Fréchet distance in {escape(kind)}: {told['distance']:.4g} {told.get('note', '')}"
-            )
+            words = f"{told['distance']:.4g} {told.get('note', '')}"
+            screen().print(f"Fréchet distance in {escape(kind)}: {words}")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return 1 if unread else 0
 
 
-def similarities(args: argparse.Namespace) -> dict[str, float]:
-    """Of each video, by name, with its own prompt; {} where no CLIP is given."""
+def show(figures: dict[str, Any]) -> None:
+    """A table of all videos and their means."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"{len(figures['videos'])} videos")
+    for name in ("video", *figures["mean"]):
+        table.add_column(name, justify="left" if name == "video" else "right", overflow="fold")
+    for name, told in {**figures["videos"], "mean": figures["mean"]}.items():
+        table.add_row(escape(name), *(f"{value:.3g}" for value in told.values()))
+    screen().print(table)
+
+
+def similarities(args: argparse.Namespace, names: list[str]) -> dict[str, float]:
+    """Of each of the videos, by name, with its own prompt; {} where no CLIP is given."""
     if not args.clip:
         return {}
     from pyramid.evaluation.frechet import Clip
     from pyramid.evaluation.offline import read_clip
-    from pyramid.media.files import videos_in
     from pyramid.study.clips import prompt_of
 
     clip = Clip(args.clip)
-    return {path.name: clip.similarity(read_clip(path), prompt_of(path)) for path in videos_in(args.folder)}
+    paths = [args.folder / name for name in names]
+    return {path.name: clip.similarity(read_clip(path), prompt_of(path)) for path in paths}
 
 
-def distances(args: argparse.Namespace) -> dict[str, Any]:
-    """The Fréchet distance of the folder to the reference, by the features that were asked for."""
+def distances(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:
+    """The Fréchet distance of the folder's videos to the reference, by the features that were asked for."""
     from pyramid.evaluation.frechet import distance, load_features
     from pyramid.evaluation.offline import read_clip
     from pyramid.media.files import videos_in
 
     told = {}
+    videos = ([args.folder / name for name in names], videos_in(args.reference))
     for kind in args.features:
         features = load_features(kind)
-        sets = [[features(read_clip(p)) for p in videos_in(each)] for each in (args.folder, args.reference)]
+        sets = [[features(read_clip(path)) for path in each] for each in videos]
         told[Path(kind).name] = distance(*sets).told()
     return told

@@ -154,6 +154,15 @@ def notes_of(report: dict[str, Any]) -> list[str]:
     out = [row["name"] for row in report.get("rated", ()) if row["pairs"] and not row["counted"]]
     if out:
         notes.append(f"left out, as more attention checks failed than not: {', '.join(out)}")
+    hasty = [
+        row["name"]
+        for row in report.get("rated", ())
+        if 2 * row["answered before the clips ended"] > row["pairs"] > 0
+    ]
+    if hasty:
+        notes.append(
+            f"answered most pairs before the clips ended, and counted all the same: {', '.join(hasty)}"
+        )
     notes += [
         f"not wholly blind: {words}"
         for words in report.get("blind", {}).get("differences that can be seen", ())

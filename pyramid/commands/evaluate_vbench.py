@@ -236,7 +236,7 @@ def tell(folder: Path, target: Path | None) -> None:
     """Print the figures beside published ones, and write them."""
     from pyramid.evaluation.vbench import PUBLISHED, aggregate, read_results
 
-    figures = aggregate(read_results(folder))
+    figures = aggregate(read_results(folder, lambda words: print(f"note: {words}", file=sys.stderr)))
     rows = {str(folder): tuple(figures[name] for name in ("total", "quality", "semantic"))}
     screen().print(table_of(rows | PUBLISHED, figures))
     if figures["missing"]:

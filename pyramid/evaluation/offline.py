@@ -8,8 +8,9 @@ motion is taken out. Motion is the mean length of the flow from frame to frame, 
 least squares in windows of WINDOW pixels at a quarter, half and the whole of the size, from the coarsest on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from pyramid.media.video_reader import read_frames
 
 WINDOW = 9
 LEVELS = 3
+SMALLEST = 3  # pixels of a side
 MOST = 400  # frames of a video that are looked at, from its beginning
 
 
@@ -35,21 +37,34 @@ class Measures:
     contrast: float  # levels: the standard deviation of light
 
     @classmethod
-    def of(cls, frames: np.ndarray) -> "Measures":
-        """Of frames, uint8 (f, h, w, 3). Without a second frame there is no motion, and no flicker."""
-        light = frames.astype(np.float32) @ LUMA.astype(np.float32)
-        look = Look.of(frames)
+    def of(cls, frames: Iterable[np.ndarray]) -> "Measures":
+        """Of frames, uint8 (h, w, 3), of which two are held at a time. Without a second frame there is no
+        motion, and no flicker. ValueError for frames below SMALLEST pixels.
+        """
+        looks: list[Look] = []
+        lights: list[float] = []
         motion = [0.0]
         rest = [0.0]
-        for before, after in zip(light, light[1:], strict=False):
-            move = flow(before, after)
-            motion.append(float(_inside(np.hypot(*move)).mean()))
-            rest.append(float(_inside(np.abs(moved(after, move) - before)).mean()))
-        count = max(len(frames) - 1, 1)
-        jumps = np.abs(np.diff(light.mean((1, 2)), n=2))
+        before: np.ndarray | None = None
+        for frame in frames:
+            if min(frame.shape[:2]) < SMALLEST:
+                raise ValueError(f"{frame.shape[1]} × {frame.shape[0]} pixels are too few to be measured")
+            light = frame.astype(np.float32) @ LUMA.astype(np.float32)
+            looks.append(Look.of(frame[None]))
+            lights.append(float(light.mean()))
+            if before is not None:
+                move = flow(before, light)
+                motion.append(float(_inside(np.hypot(*move)).mean()))
+                rest.append(float(_inside(np.abs(moved(light, move) - before)).mean()))
+            before = light
+        if not looks:
+            raise ValueError("there are no frames")
+        count = max(len(looks) - 1, 1)
+        look = Look.mean(looks)
+        jumps = np.abs(np.diff(lights, n=2))
         consistency = 1 - sum(rest) / count / max(look.contrast, 1e-6)
         flicker = float(jumps.mean()) if len(jumps) else 0.0
-        return cls(len(frames), sum(motion) / count, consistency, flicker, look.sharpness, look.contrast)
+        return cls(len(looks), sum(motion) / count, consistency, flicker, look.sharpness, look.contrast)
 
     def told(self) -> dict[str, float]:
         return {name: round(value, 4) for name, value in asdict(self).items()}
@@ -60,14 +75,39 @@ def mean_of(rows: Sequence[Measures]) -> Measures:
     return Measures(*(float(value) for value in np.mean([astuple(row) for row in rows], axis=0)))
 
 
-def measure_folder(folder: Path) -> dict[str, Measures]:
-    """Of every video in a folder, by name. ValueError where there is none, or one cannot be read."""
-    return {path.name: Measures.of(read_clip(path)) for path in videos_in(folder)}
+def measure_folder(folder: Path, unread: dict[str, str] | None = None) -> dict[str, Measures]:
+    """Of every video in a folder, by name. ValueError where there is none.
+
+    What cannot be read is put into `unread`, name and reason, where that is given; else it is a ValueError,
+    as it is where nothing can be read.
+    """
+    rows: dict[str, Measures] = {}
+    lost: dict[str, str] = {}
+    for path in videos_in(folder):
+        try:
+            rows[path.name] = Measures.of(frames_of_clip(path))
+        except ValueError as error:
+            lost[path.name] = str(error)
+        except OSError as error:
+            lost[path.name] = error.strerror or str(error)
+    if lost and (unread is None or not rows):
+        raise ValueError(
+            "; ".join(words if name in words else f"{name}: {words}" for name, words in lost.items())
+        )
+    if unread is not None:
+        unread |= lost
+    return rows
+
+
+def frames_of_clip(path: Path) -> Iterator[np.ndarray]:
+    """The first MOST frames of a video, uint8 (h, w, 3). ValueError where it cannot be read."""
+    for frame in islice(read_frames(path), MOST):
+        yield np.asarray(frame)
 
 
 def read_clip(path: Path) -> np.ndarray:
-    """The first MOST frames of a video, uint8 (f, h, w, 3). ValueError where there is none."""
-    frames = [np.asarray(frame) for frame, _ in zip(read_frames(path), range(MOST), strict=False)]
+    """The same as one array, (f, h, w, 3). ValueError where there is none."""
+    frames = list(frames_of_clip(path))
     if not frames:
         raise ValueError(f"{path.name} has no frames")
     return np.stack(frames)

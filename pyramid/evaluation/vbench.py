@@ -6,15 +6,17 @@
     read_suite(Path("venv-vbench"))["a person is riding a bike"]   # the dimensions that are judged on it
 
 A result file of VBench is JSON: `{"subject_consistency": [0.97, [{"video_path": …}, …]], …}`, one dimension
-or several a file. Each score is brought to 0 … 1 by the lowest and highest value of its dimension; quality
-and semantic are weighted means of those; total is (4 · quality + semantic) / 5. VBench itself needs CUDA and
-the weights of its judges, and is run by its own command line in an environment of its own.
+or several a file; names may have spaces or capitals, as on its leaderboard. Each score is brought to 0 … 1 by
+the lowest and highest value of its dimension; quality and semantic are weighted means of those; total is
+(4 · quality + semantic) / 5. VBench itself needs CUDA and the weights of its judges, and is run by its own
+command line in an environment of its own.
 
 Source: Huang et al., arXiv 2311.17982; bounds, weights and published rows as on its leaderboard (0.1.5).
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,8 @@ OF_SUITES = {  # dimensions that are judged on the prompts of another
     "imaging_quality": "overall_consistency",
 }
 INFO = "VBench_full_info.json"
+ROUNDING = 1e-4  # a share may be so much above 1
+SAME = 1e-6  # two files that have a dimension may differ by so much
 UNFIT = set('/\\:*?"<>|')  # in the name of a file
 
 
@@ -111,39 +115,90 @@ def _checked(suite: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
     return suite
 
 
-def read_results(folder: Path) -> dict[str, float]:
-    """The score of each dimension in the result files of a folder, as VBench wrote it.
+def read_results(place: Path, tell: Callable[[str], Any] = lambda sentence: None) -> dict[str, float]:
+    """The score of each dimension, as a share, in the result files of a folder, or in one file.
 
-    ValueError where there is none, where a file is something else, and where two disagree.
+    A dimension that VBench wrote without a number (NaN, null, an empty list) is none; `tell` hears of it, and
+    of scores above 1, which are taken as percent. ValueError where there is no result, where a file is
+    something else, and where two disagree.
     """
-    files = sorted(folder.glob("**/*.json")) if folder.is_dir() else []
     scores: dict[str, float] = {}
-    for path in files:
-        for name, score in _scores_of(path).items():
-            if scores.setdefault(name, score) != score:
+    for path in _files(place):
+        for name, score in _scores_of(path, tell).items():
+            if abs(scores.setdefault(name, score) - score) > SAME:
                 raise ValueError(
-                    f"{folder}: two files have {name}, {scores[name]:g} and {score:g}: keep one of them"
+                    f"{place}: two files have {name}, {scores[name]} and {score}: keep one of them"
                 )
     if not scores:
-        raise ValueError(f"{folder} has no result files of VBench (…_eval_results.json with its dimensions)")
+        raise ValueError(f"{place} has no result files of VBench (…_eval_results.json with its dimensions)")
     return scores
 
 
-def _scores_of(path: Path) -> dict[str, float]:
+def _files(place: Path) -> list[Path]:
+    """What may be results. Hidden files are none: some systems leave those beside others."""
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise ValueError(f"{place} is not there: name the folder that holds VBench's result files")
+    found = (path for path in place.rglob("*") if path.suffix.lower() == ".json" and path.is_file())
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _scores_of(path: Path, tell: Callable[[str], Any]) -> dict[str, float]:
     """The dimensions in one file; {} in one that is no result, such as VBench's list of prompts."""
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} cannot be read as JSON: {error}") from None
-    entries = found if isinstance(found, dict) else {}
-    scores = {}
-    for name, entry in entries.items():
-        if (key := name.strip().lower().replace(" ", "_")) in RANGES:
-            score = entry[0] if isinstance(entry, list) and entry else entry
-            if isinstance(score, bool) or not isinstance(score, int | float) or not -1 <= score <= 100:
-                raise ValueError(f"{path.name}: {name} = {score!r} is no score of VBench")
-            scores[key] = float(score)
-    return scores
+    written: dict[str, float] = {}
+    for name, entry in found.items() if isinstance(found, dict) else ():
+        if (key := "_".join(name.strip().lower().replace("-", " ").replace("_", " ").split())) in RANGES:
+            score = _number(entry, f"{path.name}: {name}")
+            if score is None:
+                tell(f"{path.name} has no number for {key}: it counts as missing")
+            else:
+                written[key] = score
+    return _as_shares(written, path.name, tell)
+
+
+def _number(entry: Any, where: str) -> float | None:
+    """The score of an entry: a number, or first in a list, or in a list within it. None for no number yet;
+    ValueError for what is no score.
+    """
+    score = entry
+    while isinstance(score, list):
+        if not score:
+            return None
+        score = score[0]
+    if score is None:
+        return None
+    try:
+        number = math.nan if isinstance(score, bool | dict) else float(score)
+    except (TypeError, ValueError, OverflowError):
+        number = math.inf
+    if isinstance(score, float | str) and math.isnan(number):
+        return None
+    if not -1 <= number <= 100:
+        raise ValueError(f"{where} = {score!r} is no score of VBench")
+    return number
+
+
+def _as_shares(written: Mapping[str, float], where: str, tell: Callable[[str], Any]) -> dict[str, float]:
+    """Scores of 0 to 1. VBench writes those; tables are often in percent, and so is a score above 1.
+
+    ValueError for a file in percent with a score of which that cannot be told.
+    """
+    written = {name: 1.0 if 1 < score < 1 + ROUNDING else score for name, score in written.items()}
+    percent = [name for name, score in written.items() if score > 1]
+    unsure = [name for name, score in written.items() if 0 < score <= 1]
+    if percent and len(percent) > len(unsure) > 0:
+        raise ValueError(
+            f"{where}: most scores are in percent, and {unsure[0]} = {written[unsure[0]]:g} may be either: "
+            "write all of them as shares of 1"
+        )
+    if percent:
+        tell(f"{where}: taken as percent: {', '.join(percent)}")
+    return {name: score / 100 if name in percent else score for name, score in written.items()}
 
 
 def aggregate(scores: Mapping[str, float]) -> dict[str, Any]:

@@ -7,21 +7,28 @@ Machines of a cluster need this project at the same path, and the models in plac
 restarts nor retries are Ray's: who gives the work counts attempts.
 """
 
+import hashlib
 import importlib.util
+import logging
 import os
 import queue
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyramid.jobs.elsewhere import Died, Message, Remote, Station
+from pyramid.jobs.elsewhere import BEAT, Died, Message, Remote, Station
 from pyramid.memory.threads import WAITING
 
+log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 STORE = 80 * 2**20  # bytes of a local object store: Ray's least; a video is a few million
 AHEAD = 8  # messages that may wait to be fetched: a run does not go on without its reader
 ASKS = 2.0  # seconds that an idle actor has to say that it is there
+REACHES = 5.0  # seconds that the head of a cluster has to answer
 
 
 def need_ray() -> None:
@@ -30,11 +37,29 @@ def need_ray() -> None:
         raise ValueError("--ray needs Ray, which is not installed: run `python -m pip install ray`")
 
 
+def check_address(address: str) -> None:
+    """ValueError for an address that is none, or where nobody answers: Ray itself would try for minutes."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"--ray {address}: give HOST:PORT of a cluster's head, auto, or local for one here")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACHES).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ValueError(
+            f"--ray {address}: nobody answers there ({why}); start a cluster with `ray start --head`, which "
+            "tells its address"
+        ) from None
+
+
 def connect(ray: Any, address: str, workers: int | None) -> None:
     """Join the cluster at an address, or start one of `workers` here where that is "local".
 
     Raises ValueError when it cannot be reached.
     """
+    check_address(address)
     waiting = {name: os.environ[name] for name in WAITING if name in os.environ}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     how = (
@@ -55,7 +80,7 @@ def connect(ray: Any, address: str, workers: int | None) -> None:
             runtime_env={"env_vars": {"PYTHONPATH": path, **waiting}},
             **how,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ValueError(
             f"--ray {address}: the cluster cannot be reached ({error}); start one with `ray start --head`"
         ) from None
@@ -99,11 +124,11 @@ class Answering:
         self.station = Station(ask=self._ask)
         self.stops: dict[int, threading.Event] = {}
 
-    def place(self) -> str:
-        """The id of its machine: that it answers says that it is there."""
+    def place(self) -> tuple[str, str]:
+        """The id of its machine, and which code it has: that it answers says that it is there."""
         import ray
 
-        return ray.get_runtime_context().get_node_id()
+        return ray.get_runtime_context().get_node_id(), code()
 
     def answer(self, number: int, name: str, *values: Any) -> Iterator[Message]:
         stop = self.stops.setdefault(number, threading.Event())
@@ -115,7 +140,10 @@ class Answering:
         threading.Thread(target=work, daemon=True).start()
         kind = ""
         while kind not in ("end", "wrong"):
-            kind, value = self.messages.get()
+            try:
+                kind, value = self.messages.get(timeout=BEAT)
+            except queue.Empty:
+                kind, value = "alive", None
             yield kind, value
         self.stops = {}
 
@@ -128,6 +156,15 @@ class Answering:
 
     def halt(self, number: int) -> None:
         self.stops.setdefault(number, threading.Event()).set()
+
+
+@cache
+def code() -> str:
+    """What tells one version of this program from another: all its sources, as one number."""
+    found = hashlib.sha256()
+    for path in sorted((ROOT / "pyramid").rglob("*.py")):
+        found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 class Actor(Remote):
@@ -149,11 +186,20 @@ class Actor(Remote):
         if not answered:
             return False
         try:
-            self.ray.get(self._asked)
+            where, theirs = self.ray.get(self._asked)
         except self.ray.exceptions.RayActorError:
             self._again()
             return False
         self._asked = None
+        if theirs != code():
+            told = (
+                f"machine {where[:8]} of the cluster has another version of this program: bring it up to date"
+            )
+            if told != self.trouble:
+                log.warning("%s", told)
+            self.trouble = told
+            return False
+        self.trouble = ""
         return True
 
     def _again(self) -> None:
@@ -173,7 +219,16 @@ class Actor(Remote):
             return "end", None
         except self.ray.exceptions.RayError as error:
             self._again()
-            raise Died("a worker of the cluster has ended") from error
+            log.warning("a worker of the cluster has ended: %s: %s", type(error).__name__, str(error).strip())
+            full = isinstance(error, self.ray.exceptions.OutOfMemoryError)
+            why = ", as the memory of its machine ran out" if full else ""
+            raise Died(f"a worker of the cluster has ended{why}") from error
+
+    def _give_up(self, why: str) -> Died:
+        with suppress(self.ray.exceptions.RayError):
+            self.ray.kill(self._actor)
+        self._again()
+        return Died(f"a worker of the cluster {why} and was ended")
 
     def _tell(self, number: int, value: Any) -> None:
         self._actor.tell.options(concurrency_group="beside").remote(value)

@@ -4,6 +4,7 @@ job = explore(store, settings, owner="local", count=9)                # a wall o
 clip = refine(store, job.id, "local", index=4)                        # bit for bit the clip of that seed
 wall = vary(store, job.id, "local", index=4, strength=0.3)            # nine relatives of it
 other = branch(store, clip.id, "local", 3, Cue(3, "it grows"))        # units 0 to 2 are the clip's own
+again = edit(store, clip.id, "local", Edit(2, "it is blue"))          # unit 2 made anew, all others kept
 
 Each puts a job into the queue and raises as `JobStore.add` does; ValueError for what is not there any more.
 """
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pyramid.jobs.drafting import draft_file, draft_settings
+from pyramid.jobs.editing import Edit
 from pyramid.jobs.queue import Beginning, Job, JobStore, Output
 from pyramid.jobs.record import Directed
 from pyramid.jobs.recovery import UnitsFolder
@@ -87,6 +89,43 @@ def branch(
     settings = replace(settings, timeline=timeline)
     begin = Beginning(Directed(at_unit=at_unit), store.units_of(job), at_unit)
     return store.direct(settings, owner=owner, begin=begin, output=job.output, parent=job.id)
+
+
+def edit(store: JobStore, job_id: str, owner: str, asked: Edit) -> Job:
+    """Another clip that has all units of this one but the one that is made anew. This one stays as it is.
+
+    Raises SettingsError for a unit that it does not have, ValueError where its units are not kept any more.
+    """
+    job = store.get(job_id, owner)
+    units = check_editable(store, job)
+    asked.check(units)
+    settings = replace(job.settings, num_frames=frames_of(units))
+    directed = Directed(
+        "edit", seeds=asked.seeds, unit=asked.unit, prompt=asked.prompt, composition=asked.composition
+    )
+    begin = Beginning(directed, store.units_of(job))
+    return store.direct(settings, owner=owner, begin=begin, output=job.output, parent=job.id)
+
+
+def editable_units(store: JobStore, job: Job) -> int:
+    """How many units of a clip can be made anew or stay: those that it has, if all are kept; else 0."""
+    folder = UnitsFolder(store.units_of(job))
+    if not job.over or job.kind == "drafts" or job.path is None or not (folder.path / "run.json").is_file():
+        return 0
+    made = min(job.units_done, job.settings.units)
+    return made if folder.count() >= made else 0
+
+
+def check_editable(store: JobStore, job: Job) -> int:
+    """How many units a clip has that can be edited. ValueError."""
+    if not job.over:
+        raise ValueError(f"this job is {job.state}: wait for its end, then edit what it made")
+    units = editable_units(store, job)
+    if not units:
+        raise ValueError("the units of this clip are not kept any more: make it anew, then edit it")
+    if units == 1:
+        raise ValueError("this has one unit, its first frame: there is no other one to be made anew")
+    return units
 
 
 def endless(

@@ -3,6 +3,7 @@
     edit = Edit(unit=2, prompt="the ball is blue", seeds=(1, 2, 3, 4))
     choice = yield from remade(loaded.stream, settings, units, edit)       # a generator: it passes events on
     choice.units, choice.seed, choice.seams           # the latents of the whole clip; how it meets both sides
+    choice.pictures["right"]                          # what is to be seen where it meets the right one
 
 A unit is made from its past alone, so it goes on from the left side by itself, and knows nothing of the right
 side: what it runs into there is measured, and of several seeds the one that meets it best stays. With
@@ -17,10 +18,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from pyramid.events import Finished, Frames, Unit
-from pyramid.media.seam import Seam, seam
-from pyramid.settings import Settings, SettingsError, frames_of
+from pyramid.events import Finished, Frames, Status, Unit
+from pyramid.media.seam import Seam, seam, strip
+from pyramid.settings import MAX_SEED, Settings, SettingsError, check_value, frames_of
 from pyramid.timeline import Cue, write_timeline
 
 if TYPE_CHECKING:
@@ -46,8 +48,11 @@ class Edit:
     composition: bool = False
 
     def __post_init__(self):
-        if not 1 <= len(self.seeds) <= MOST:
-            raise SettingsError("seeds", f"{len(self.seeds)} seeds: 1 to {MOST} can be tried")
+        _check_tries(len(self.seeds))
+        for seed in self.seeds:
+            check_value("seed", seed)
+        if self.prompt is not None:
+            check_value("prompt", self.prompt)
 
     def check(self, units: int) -> None:
         """SettingsError for a clip that has no such unit, or where it is the first frame."""
@@ -57,6 +62,36 @@ class Edit:
             )
 
 
+def seeds_from(settings: Settings, seed: int | None, tries: int) -> tuple[int, ...]:
+    """Seeds to try: the given one, or one that is drawn, and those that follow it. SettingsError."""
+    _check_tries(tries)
+    first = check_value("seed", replace(settings, seed=seed).resolved().seed)
+    if seed is None:  # drawn: so it may as well be low enough for those after it
+        first = min(first, MAX_SEED - tries)
+    return tuple(range(first, first + tries))
+
+
+def _check_tries(count: int) -> None:
+    if not 1 <= count <= MOST:
+        raise SettingsError("seeds", f"{count} seeds: 1 to {MOST} can be tried")
+
+
+def sentence_of(edit: Edit, choice: "Choice") -> str:
+    """What a result has to say of its edit."""
+    sides = [f"on the {side}, {seam}" for side, seam in choice.seams.items()]
+    unit = edit.unit
+    made = f"Frames {8 * unit - 7} to {8 * unit} (unit {unit}) were made anew with seed {choice.seed}"
+    return f"{made}: {'; '.join(sides)}."
+
+
+def told_of(edits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a result says of the edits that were made of its units, the last one first of all."""
+    if not edits:
+        return {}
+    *before, last = edits
+    return {"edit": last | ({"before": before} if before else {})}
+
+
 @dataclass(frozen=True, eq=False)
 class Choice:
     """What became of an edit."""
@@ -64,6 +99,7 @@ class Choice:
     units: list[Unit]  # of the whole clip
     seed: int
     seams: dict[str, Seam]  # by side: left and, but for the last unit, right
+    pictures: dict[str, Image.Image]  # of the seams, see `seam.strip`
     tried: dict[int, float]  # by seed, the larger ratio of its seams
 
     def table(self, edit: Edit) -> dict[str, Any]:
@@ -89,18 +125,19 @@ def remade(
     edit.check(len(units))
     found: Choice | None = None
     tried: dict[int, float] = {}
-    for seed in edit.seeds:
+    for number, seed in enumerate(edit.seeds, 1):
+        yield Status("edit", f"Unit {edit.unit}, seed {seed} ({number} of {len(edit.seeds)})")
         made = yield from _made(stream, settings, units, edit, seed, stop)
         if made is None:
             return found and replace(found, tried=tried)
         whole = [replace(unit, given=False) for unit in units]
         whole[edit.unit] = made
-        seams = _measured(stream, settings, whole, edit.unit, stop)
-        if seams is None:
+        seams, pictures = _measured(stream, settings, whole, edit.unit, stop)
+        if not seams:
             return found and replace(found, tried=tried)
         tried[seed] = max(each.ratio for each in seams.values())
         if found is None or tried[seed] < tried[found.seed]:
-            found = Choice(whole, seed, seams, tried)
+            found = Choice(whole, seed, seams, pictures, tried)
     return found
 
 
@@ -148,8 +185,8 @@ def _coarsest(settings: Settings, latents: "Tensor", seed: int) -> "Tensor":
 
 def _measured(
     stream: Stream, settings: Settings, whole: Sequence[Unit], at: int, stop: Any
-) -> dict[str, Seam] | None:
-    """How a unit meets those beside it, once they are frames; None after a stop."""
+) -> tuple[dict[str, Seam], dict[str, Image.Image]]:
+    """How a unit meets those beside it, once they are frames, and how that looks; nothing after a stop."""
     from pyramid.generate.request import Inputs
 
     shown = whole[: at + 2]
@@ -160,8 +197,11 @@ def _measured(
             frames[event.unit] = event.video
             frames.pop(event.unit - 3, None)
     if len(shown) - 1 not in frames:
-        return None
-    seams = {"left": seam(frames[at - 1], frames[at])}
+        return {}, {}
+    sides = {"left": (frames[at - 1], frames[at])}
     if len(shown) == at + 2:
-        seams["right"] = seam(frames[at], frames[at + 1])
-    return seams
+        sides["right"] = (frames[at], frames[at + 1])
+    return (
+        {side: seam(*both) for side, both in sides.items()},
+        {side: strip(*both) for side, both in sides.items()},
+    )

@@ -8,7 +8,8 @@
 The far side has the model and makes the events. Whoever asked has the queue, the files and the recorder: so a
 run elsewhere is recorded, shown and stopped as one in this process, and what it has finished lies here when
 it dies. Both sides talk in pickled messages, of a kind and a value; each call has a number, so that a stop
-that comes late stops nothing else.
+that comes late stops nothing else. The far side says every few seconds that it is alive: one that hangs, and
+says nothing any more, is ended and has died, too.
 """
 
 import multiprocessing
@@ -42,10 +43,15 @@ if TYPE_CHECKING:
     from pyramid.hub.families import LatentScales
 
 Say = Callable[[str], Any]
-Message = tuple[str, Any]  # say, loaded, event, memory, wrong, end
+Message = tuple[str, Any]  # say, loaded, event, memory, wrong, end; alive
 POLL = 0.05  # seconds between two looks at whether a run is to stop
 MEMORY_EVERY = 1.0  # seconds between two messages of how much memory is in use
 ENDS_WITHIN = 2.0  # seconds that a process has to end once it was told
+BEAT = 5.0  # seconds between two signs of life
+SILENT = 120.0  # seconds without one after which a process is taken for dead
+STARTS_WITHIN = 900.0  # seconds until the first one
+STOPS_WITHIN = 300.0  # seconds that a run has to end once it was stopped, or SLOWER times its longest step
+SLOWER = 5
 
 
 class Died(Exception):
@@ -79,6 +85,11 @@ class Holder(Protocol):
 
     @property
     def loaded(self) -> Model | None: ...
+    @property
+    def trouble(self) -> str:
+        """Why it cannot be given a job, where that does not pass by itself; else ""."""
+        ...
+
     def bring(self, settings: Settings, memory: str = "auto", say: Say | None = None) -> Model: ...
     def ready(self) -> bool:
         """Whether a job can be given to it now."""
@@ -89,6 +100,8 @@ class Holder(Protocol):
 
 class Here(ModelHolder):
     """The holder of this process."""
+
+    trouble = ""
 
     def ready(self) -> bool:
         return True
@@ -255,14 +268,46 @@ class FarDrafting:
                 self.drafts = value
 
 
+@dataclass
+class Patience:
+    """How long one waits for the other side. Only waiting counts: who is slow to ask has lost no patience."""
+
+    most: float  # seconds without a sign of life
+    silent: float = 0.0  # seconds that were waited since the last sign of life
+    idle: float = 0.0  # since the last message
+    longest: float = 0.0  # between two messages, so far
+    halted: bool = False  # whether the call was told to end
+
+    def waited(self, seconds: float, message: Message | None) -> None:
+        """So long was waited, and this came."""
+        self.silent = 0.0 if message else self.silent + seconds
+        if message and message[0] != "alive":
+            self.longest = max(self.longest, self.idle)
+            self.idle = 0.0
+        else:
+            self.idle += seconds
+
+    @property
+    def ended(self) -> str:
+        """Why nothing more is waited for; "" while it is."""
+        if self.silent > self.most:
+            return f"said nothing for {self.most:g} s"
+        if self.halted and self.idle > max(STOPS_WITHIN, SLOWER * self.longest):
+            return "did not stop when it was told to"
+        return ""
+
+
 class Remote(ABC):
     """A holder whose model is elsewhere. How the messages go is for its subclasses to say."""
 
     def __init__(self) -> None:
         self.loaded: Far | None = None
+        self.trouble = ""
         self.memory_bytes = 0
         self._number = 0  # of the last call
         self._open = False  # whether that has not ended
+        self._heard = False  # whether the other side was ever heard
+        self._patience = Patience(STARTS_WITHIN)  # with that
 
     @abstractmethod
     def ready(self) -> bool: ...
@@ -285,6 +330,10 @@ class Remote(ABC):
     @abstractmethod
     def _tell(self, number: int, value: Any) -> None:
         """The answer to what a call asked."""
+
+    @abstractmethod
+    def _give_up(self, why: str) -> Died:
+        """End the other side, which does not answer any more: what is to be raised."""
 
     def bring(self, settings: Settings, memory: str = "auto", say: Say | None = None) -> Far:
         """As `ModelHolder.bring`. Raises Died, too."""
@@ -311,6 +360,7 @@ class Remote(ABC):
         number = self._number
         self._ask(number, name, *values)
         self._open = True
+        self._patience = Patience(SILENT if self._heard else STARTS_WITHIN)
         try:
             yield from self._messages(number, stop, words)
         except GeneratorExit:
@@ -321,10 +371,9 @@ class Remote(ABC):
     def _messages(
         self, number: int, stop: threading.Event | None, words: Callable[[int], Any] | None
     ) -> Iterator[Message]:
-        halted = False
         while number == self._number:
-            if stop is not None and stop.is_set() and not halted:
-                halted = True
+            if stop is not None and stop.is_set() and not self._patience.halted:
+                self._patience.halted = True
                 self._halt(number)
             match self._next():
                 case "end", _:
@@ -339,16 +388,26 @@ class Remote(ABC):
                     yield message
 
     def _next(self) -> Message | None:
-        """The next message, if there is one."""
+        """The next message, if there is one; None for a sign of life. Raises Died where there are none for
+        too long.
+        """
         self._open = False  # unless it was not the last
+        began = time.monotonic()
         message = self._message(POLL)
         self._open = message is None or message[0] not in ("end", "wrong")
-        return message
+        self._patience.waited(time.monotonic() - began, message)
+        if message and not self._heard:
+            self._heard = True
+            self._patience.most = SILENT
+        if why := self._patience.ended:
+            raise self._give_up(why)
+        return None if message and message[0] == "alive" else message
 
     def _drain(self) -> None:
         """Let a call that nobody listens to any more come to its end."""
         with suppress(Died):
             if self._open:
+                self._patience.halted = True
                 self._halt(self._number)
             while self._open:
                 self._next()
@@ -358,6 +417,7 @@ class Remote(ABC):
         self.loaded = None
         self.memory_bytes = 0
         self._open = False
+        self._heard = False
 
 
 class Process(Remote):
@@ -426,6 +486,12 @@ class Process(Remote):
             raise Died(f"the process on {self.device} has ended")
         return self._line
 
+    def _give_up(self, why: str) -> Died:
+        if self._process is not None:
+            self._process.kill()
+        self.close()
+        return Died(f"the process on {self.device} {why} and was ended")
+
     def _died(self) -> Died:
         process = self._process
         how = ""
@@ -468,21 +534,34 @@ def serve(line: "Connection", device: str, threads: int) -> None:
 
         torch.set_num_threads(threads)
     told = queue.SimpleQueue[Any]()
+    turn = threading.Lock()  # of who sends
+
+    def send(*message: Any) -> None:
+        try:
+            with turn:
+                line.send_bytes(pickle.dumps(message))
+        except OSError:
+            os._exit(0)
 
     def ask(value: Any) -> Any:
-        line.send_bytes(pickle.dumps(("ask", value)))
+        send("ask", value)
         return told.get()
 
+    threading.Thread(target=beat, args=(send,), daemon=True).start()
     station = Station(device, ask)
     calls = queue.SimpleQueue[tuple[threading.Event, tuple[Any, ...]]]()
     threading.Thread(target=listen, args=(line, calls, told), daemon=True).start()
     while True:
         stop, call = calls.get()
         for message in station.answer(stop, *call):
-            try:
-                line.send_bytes(pickle.dumps(message))
-            except OSError:
-                os._exit(0)
+            send(*message)
+
+
+def beat(send: Callable[..., None]) -> None:
+    """Say that the process is alive, as long as it is."""
+    while True:
+        time.sleep(BEAT)
+        send("alive", None)
 
 
 def listen(

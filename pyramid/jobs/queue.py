@@ -264,7 +264,8 @@ class JobStore(Database):
         job = self.get(job_id, owner)
         settings = replace(job.settings, **changes)
         source = self._source(settings, owner, None, "", None, job_id)
-        begin = Beginning(replace(job.directed, at_unit=job.units_done), self.units_of(job))
+        directed = Directed() if job.kind == "edit" else job.directed  # an edit is done with
+        begin = Beginning(replace(directed, at_unit=job.units_done), self.units_of(job))
         return self._add_all([settings], [source], owner, job.output, job_id, begin)[0]
 
     def direct(

@@ -62,16 +62,17 @@ class Output:
         check_pattern(self.pattern)
 
 
-KINDS = ("video", "drafts", "endless")  # what a job makes
+KINDS = ("video", "drafts", "endless", "edit")  # what a job makes
 
 
 @dataclass(frozen=True)
 class Directed:
     """What is directed beside the settings. Raises SettingsError.
 
-    `kind`: a video; a wall of drafts of `seeds`, or of `variations` of the settings' own seed; or a clip that
-    goes on until it is stopped. `whole`: drafts show all units. `at_unit`: the first unit that is not its
-    parent's, of a clip that branches off.
+    `kind`: a video; a wall of drafts of `seeds`, or of `variations` of the settings' own seed; a clip that
+    goes on until it is stopped; or a clip of which one `unit` is made anew, with `prompt` and the best of
+    `seeds`, and perhaps the old one's `composition`. `whole`: drafts show all units. `at_unit`: the first
+    unit that is not its parent's, of a clip that branches off.
     """
 
     kind: str = "video"
@@ -79,6 +80,9 @@ class Directed:
     variations: tuple[int, ...] = ()
     whole: bool = False
     at_unit: int | None = None
+    unit: int | None = None
+    prompt: str | None = None
+    composition: bool = False
 
     def __post_init__(self):
         check_choice("kind", self.kind, KINDS)

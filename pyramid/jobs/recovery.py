@@ -177,6 +177,19 @@ class UnitsFolder:
         about = self.about() | {"settings": settings.to_dict()}
         _write(self._about, json.dumps(about, indent=2).encode())
 
+    @property
+    def edits(self) -> list[dict[str, Any]]:
+        """What was edited of the units that are here, the first edit first: see `pyramid.jobs.editing`.
+        None of it is in the settings.
+        """
+        return self.about()["inputs"].get("edits", []) if self._about.is_file() else []
+
+    def edited(self, edits: list[dict[str, Any]]) -> None:
+        """Have it say so. OSError when it cannot be written."""
+        about = self.about()
+        about["inputs"] |= {"edits": edits}
+        _write(self._about, json.dumps(about, indent=2).encode())
+
     def about(self) -> dict[str, Any]:
         """What `begin` was told: settings, model, inputs. ValueError when this is no such folder."""
         try:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from pyramid.events import Finished, Frames, Preview, Status, Unit
 from pyramid.failures import sentence
+from pyramid.jobs.editing import told_of
 from pyramid.jobs.elsewhere import Died, Model
 from pyramid.jobs.place import ASKS_EVERY
 from pyramid.jobs.queue import Job, JobStore, State
@@ -254,7 +255,7 @@ class Run(Listener):
             target.with_name(f"{target.name}{ending}"),
             self._loaded.identity,
             asked=asked,
-            marks={"run": job.id} | (source(asked, path) if path else {}),
+            marks={"run": job.id} | (source(asked, path) if path else {}) | self._edited(units),
             output=job.output,
             units=units,
             more_units=not job.decode_only,
@@ -262,6 +263,11 @@ class Run(Listener):
             growing=self.store.private / "live" / job.id,
             root=self.store.folder,
         )
+
+    def _edited(self, units: UnitsFolder) -> dict[str, Any]:
+        """What the result says of units that were edited in the clip that it goes on from."""
+        shared = self.job.directed.at_unit
+        return told_of([edit for edit in units.edits if shared is None or edit["unit"] < shared])
 
     def _given(self) -> dict[str, Any]:
         """The picture, or the end of the video, that the job starts from."""

@@ -33,6 +33,7 @@ from pyramid.jobs.drafting import DraftRun
 from pyramid.jobs.elsewhere import Died, Here, Holder, Model
 from pyramid.jobs.endless import EndlessRun
 from pyramid.jobs.queue import Job, JobStore, State
+from pyramid.jobs.remaking import EditRun
 from pyramid.jobs.run import Live, Run
 from pyramid.jobs.speed import Speeds
 from pyramid.media.files import hold, let_go, sweep
@@ -46,10 +47,13 @@ RUNS: dict[str, Callable[..., Run]] = {
     "video": Run,
     "drafts": DraftRun,
     "endless": EndlessRun,
+    "edit": EditRun,
 }
 PARTS = ("stage", "unit")  # after which a clip can be paused
 PLAYED = 4  # jobs whose growing clips stay for a while: a slow page may ask for them
 OPTIONS = {"dtype": "auto", "quantize": "none", "device": "auto", "memory": "auto"}
+RESTS = 2.0  # seconds that a device rests after its process died, twice as long each time
+RESTS_MOST = 60.0
 ASKED_EVERY = 1.0  # seconds: what another process put into the queue is found no later
 
 
@@ -62,6 +66,8 @@ class Hand:
     run: Run | None = None
     last: Live | None = None
     error: str = ""  # of loading
+    deaths: int = 0  # of its process, since it made anything
+    rests: float = 0.0  # time.monotonic() until which it is given nothing
     thread: threading.Thread | None = None
 
     @property
@@ -69,6 +75,27 @@ class Hand:
         """What is to be seen of the job that runs, or ran last."""
         run = self.run
         return run.live if run else self.last
+
+    @property
+    def able(self) -> bool:
+        """Whether it is to be given work, where others could do it: its model could be loaded, and it did
+        not die just now.
+        """
+        return not self.error and time.monotonic() >= self.rests
+
+    def died(self) -> None:
+        """Let it rest, longer each time: what it dies of may be its machine."""
+        self.deaths += 1
+        self.rests = time.monotonic() + min(RESTS_MOST, RESTS * 2 ** (self.deaths - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Death:
+    """Processes died while they made a job, and it got no further meanwhile."""
+
+    units: int  # that were finished then
+    notes: tuple[str, ...]  # what the result has to say of it, and of those before
+    hands: tuple[Hand, ...]  # whose processes they were, one for each death
 
 
 class Worker:
@@ -100,7 +127,7 @@ class Worker:
         self._closing = threading.Event()
         self._said = ""  # of what keeps the queue from being read
         self._played: list[str] = []  # the jobs that ended last, whose growing clips are still there
-        self._deaths: dict[str, tuple[int, tuple[str, ...]]] = {}  # by job: how far it was then, and notes
+        self._deaths: dict[str, Death] = {}  # by job, the last one
         self._begin = (
             begin  # until it is set nothing is loaded: importing torch would hold up the page's start
         )
@@ -175,7 +202,7 @@ class Worker:
         with self._lock:
             job = self.store.get(job_id, owner)
             run = self._run_of(job_id)
-            if not run or job.kind == "drafts":
+            if not run or job.kind in ("drafts", "edit"):
                 raise ValueError(f"this job is {job.state}: only a clip that is being made can be paused")
             run.pause(after)
 
@@ -283,7 +310,9 @@ class Worker:
         while not self._closing.is_set():
             version = self.store.version
             ready = hand.holder.ready()
-            if ready and hand.wanted.is_set():
+            if not ready and hand.holder.trouble not in ("", hand.error):
+                self._told(hand, hand.holder.trouble)
+            if ready and hand.wanted.is_set() and time.monotonic() >= hand.rests:
                 self._prepare(hand)
             if ready and (run := self._next(hand)):
                 self._do(hand, run)
@@ -293,9 +322,10 @@ class Worker:
     def _next(self, hand: Hand) -> Run | None:
         """The run of the first job in the queue, if one waits."""
         with self._lock:  # a stop finds the job waiting, or its run
-            others = [other.run.job.id for other in self.hands if other.run]  # whose folder is not left yet
+            if self._closing.is_set() or (not hand.able and self._others(hand)):
+                return None
             try:
-                job = None if self._closing.is_set() else self.store.claim(others)
+                job = self.store.claim(self._not_for(hand))
             except (sqlite3.Error, OSError) as error:  # as on a full disk: it is tried again
                 if (words := sentence(error)) != self._said:
                     log.warning("the queue waits: %s", words)
@@ -304,9 +334,23 @@ class Worker:
             self._said = ""
             if job is None:
                 return None
-            notes = self._deaths.get(job.id, (0, ()))[1]
+            death = self._deaths.get(job.id)
+            notes = death.notes if death else ()
             hand.run = RUNS[job.kind](job, self.store, self.speeds, notes)
             return hand.run
+
+    def _others(self, hand: Hand) -> list[Hand]:
+        """The other devices that could do what this one does not."""
+        return [other for other in self.hands if other is not hand and other.able]
+
+    def _not_for(self, hand: Hand) -> list[str]:
+        """Jobs that a device is not to take: whose folder another one has not left yet, and those that its
+        process died of twice, where there is another one.
+        """
+        found = [other.run.job.id for other in self.hands if other.run]
+        if self._others(hand):
+            found += [job_id for job_id, death in self._deaths.items() if death.hands.count(hand) > 1]
+        return found
 
     def _do(self, hand: Hand, run: Run) -> None:
         """One job. Whatever happens, the thread lives on for the next."""
@@ -322,8 +366,10 @@ class Worker:
         except Exception:  # the program ends while the store cannot be written
             log.exception("what became of job %s could not be stored", run.job.id)
         if death:
-            self._give_back(run, death)
+            hand.died()
+            self._give_back(hand, run, death)
         else:
+            hand.deaths = 0
             self._deaths.pop(run.job.id, None)
         with self._lock:
             hand.last = hand.last if death else run.live
@@ -342,21 +388,25 @@ class Worker:
                 shutil.rmtree(self.store.private / "live" / job_id, ignore_errors=True)
         self._played = self._played[-PLAYED:]
 
-    def _give_back(self, run: Run, death: Died) -> None:
-        """Let another device go on with a job; one that got no further since the last death has failed: it
-        may be what processes die of.
+    def _give_back(self, hand: Hand, run: Run, death: Died) -> None:
+        """Let another device go on with a job. One that got no further has failed when two devices died of
+        it, or one of them twice, where there is no other: it may be what processes die of.
         """
         job_id = run.job.id
         done = self.store.get(job_id).units_done
-        before, notes = self._deaths.get(job_id, (-1, ()))
+        last = self._deaths.get(job_id)
+        further = last is None or done > last.units
+        notes = last.notes if last else ()
+        hands = (hand,) if last is None or further else (*last.hands, hand)
         log.warning("%s while it made unit %d of job %s", death, done + 1, job_id)
-        if done <= before:
+        if len(set(hands)) > 1 or (len(hands) > 1 and not self._others(hand)):
             self._deaths.pop(job_id)
-            again = f"{death}, twice at unit {done + 1}: memory may have run out. Resume tries again"
+            times = "twice" if len(hands) == 2 else f"{len(hands)} times"
+            again = f"{death}, {times} at unit {done + 1}: memory may have run out. Resume tries again"
             self.store.finish(job_id, State.FAILED, error=again, notes=notes, units_done=done)
             return
         note = f"{death} while it made unit {done + 1}; another one went on from what was finished."
-        self._deaths[job_id] = done, (*notes, note[0].upper() + note[1:])
+        self._deaths[job_id] = Death(done, (*notes, note[0].upper() + note[1:]), hands)
         self.store.give_back(job_id)
 
     def _prepare(self, hand: Hand) -> None:
@@ -369,14 +419,27 @@ class Worker:
             if not hand.wanted.is_set():  # else another one has been asked for meanwhile
                 self.loaded.set()
         except ValueError as error:
-            hand.error = str(error)
+            self._told(hand, str(error))
+        except Died as error:
+            hand.died()
+            self._told(hand, f"The model could not be loaded: {error}")
+            hand.wanted.set()  # once more, after a rest
         except Exception as error:
             log.exception("the model could not be loaded")
-            hand.error = f"The model could not be loaded: {error}"
+            self._told(hand, f"The model could not be loaded: {error}")
         finally:
-            if self.error:
-                self.loaded.set()
             self.store.touch()
+
+    def _told(self, hand: Hand, error: str) -> None:
+        """Why a device makes nothing now, or that it does again ("")."""
+        if error and error != hand.error and len(self.hands) > 1:
+            log.warning(
+                "worker %d of %d makes no videos: %s", self.hands.index(hand) + 1, len(self.hands), error
+            )
+        hand.error = error
+        if self.error:
+            self.loaded.set()
+        self.store.touch()
 
     def _bring_for(self, hand: Hand, job: Job, say: Callable[[str], None]) -> Model:
         """The model of a job. Its LoRAs are named, not given as files: visitors may not open those."""

@@ -2,12 +2,15 @@
 
     join_clips([Path("morning.mp4"), Path("evening.mp4")], Path("day.mp4"))
 
+    meeting(Path("morning.mp4"), Path("evening.mp4"))   # how they would meet, and what that looks like
+
     join_to_source(Path("ball-2.mp4"), Path("ball.mp4"), Path("both.mp4"))  # one, and what continues it
 
 A clip that continues another begins with that one's last frames, as the model saw them: they are left out, so
 that each moment is there once.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,7 +21,7 @@ from PIL import Image
 
 from pyramid.media.pictures import fit_picture
 from pyramid.media.result import frames_of_result, metadata_of, pace_of, sound_for
-from pyramid.media.seam import Seams
+from pyramid.media.seam import SIDE, Seam, Seams, seam, strip
 from pyramid.media.video import QUALITY, VideoWriter
 from pyramid.media.video_reader import sound_of
 
@@ -60,9 +63,27 @@ def join_clips(
             for picture in frames_after(path, first, fps):
                 writer.write(frame := np.asarray(fit_picture(picture, *size, fit)))
                 seams.add(frame)
-        writer.metadata["seams"] = [seam.table for seam in seams.end()]
+        writer.metadata["seams"] = [each.table for each in seams.end()]
     _tell_seams(paths, seams, tell)
     return writer.path
+
+
+def meeting(
+    first: Path, second: Path, *, like: Path | None = None, fit: str = "crop"
+) -> tuple[Seam, Image.Image]:
+    """How two clips would meet if they were joined, and a picture of it, see `seam.strip`: no file is made.
+
+    Size and frames a second are those of `like`, by default of the first. Raises as `join_clips` does.
+    """
+    like = like or first
+    fps, info = pace_of(like, metadata_of(like))
+    size = next(frames_of_result(like, fps, info)).size
+    sides = (
+        deque(frames_after(first, 0, fps), maxlen=SIDE),
+        islice(frames_after(second, 0, fps), SIDE),
+    )
+    before, after = (np.stack([np.asarray(fit_picture(each, *size, fit)) for each in side]) for side in sides)
+    return seam(before, after), strip(before, after)
 
 
 def _tell_sound(others: Sequence[Path], tell: Callable[[str], Any]) -> None:
@@ -72,8 +93,8 @@ def _tell_sound(others: Sequence[Path], tell: Callable[[str], Any]) -> None:
 
 
 def _tell_seams(paths: Sequence[Path], seams: Seams, tell: Callable[[str], Any]) -> None:
-    for path, seam in zip(paths[1:], seams.found, strict=True):
-        tell(f"where {path.name} begins, {seam}")
+    for path, met in zip(paths[1:], seams.found, strict=True):
+        tell(f"where {path.name} begins, {met}")
 
 
 def frames_after(path: Path, first: int, fps: float) -> Iterator[Image.Image]:

@@ -2,6 +2,7 @@
 
     path, seam = loop(Path("outputs/a-ball-7.mp4"), "fade", frames=8)
     print(seam)                                        # how its end meets its beginning now
+    meeting(Path("outputs/a-ball-7.mp4"), "back")      # how it would, and what that looks like
 
 "fade": the last frames dissolve into the first ones, which then are shown there only: two pictures lie over
 each other for that long. "back": forwards, then backwards, so it turns round at both ends. A model that makes
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pyramid.media.finish import opened
 from pyramid.media.result import metadata_of
-from pyramid.media.seam import SIDE, Seam, seam
+from pyramid.media.seam import SIDE, Seam, seam, strip
 from pyramid.media.video import QUALITY, VideoWriter
 from pyramid.media.video_reader import sound_of
 from pyramid.settings import SettingsError
@@ -52,11 +54,8 @@ def loop(
     metadata = metadata_of(source)
     fps, opening, rest = opened(source, metadata)
     first = np.asarray(opening)
-    pictures = (np.asarray(picture) for picture in rest)
-    whole = chain([first], pictures)
-    made = faded(whole, frames) if how == "fade" else there_and_back(whole, first.shape)
-    start: list[np.ndarray] = []
-    end: deque[np.ndarray] = deque(maxlen=SIDE)
+    made = _made(first, rest, how, frames)
+    ends = Ends()
     told = metadata | {"export": "loop", "loop": {"how": how} | ({"frames": frames} if how == "fade" else {})}
     if source.suffix.lower() != ".zip" and sound_of(source):
         tell(f"the sound of {source.name} is left out: it would not meet its beginning")
@@ -65,12 +64,46 @@ def loop(
     ) as writer:
         for frame in made:
             writer.write(frame)
-            end.append(frame)
-            if len(start) < SIDE:
-                start.append(frame)
-        met = seam(np.stack(end), np.stack(start))
+            ends.add(frame)
+        met = seam(*ends.both)
         writer.metadata["loop"] |= {"seam": met.table}
     return writer.path, met
+
+
+def meeting(source: Path, how: str = "fade", frames: int = FRAMES) -> tuple[Seam, Image.Image]:
+    """How the end of a loop would meet its beginning, and a picture of it: see `seam.strip`. Nothing is
+    written. Raises as `loop` does.
+    """
+    _check(how, frames)
+    _, opening, rest = opened(source, metadata_of(source))
+    ends = Ends()
+    for frame in _made(np.asarray(opening), rest, how, frames):
+        ends.add(frame)
+    return seam(*ends.both), strip(*ends.both)
+
+
+class Ends:
+    """The first and the last SIDE frames of what goes by."""
+
+    def __init__(self) -> None:
+        self.first: list[np.ndarray] = []
+        self.last: deque[np.ndarray] = deque(maxlen=SIDE)
+
+    def add(self, frame: np.ndarray) -> None:
+        self.last.append(frame)
+        if len(self.first) < SIDE:
+            self.first.append(frame)
+
+    @property
+    def both(self) -> tuple[np.ndarray, np.ndarray]:
+        """The last ones, and the first that follow them in a loop: (f, h, w, 3) each."""
+        return np.stack(self.last), np.stack(self.first)
+
+
+def _made(first: np.ndarray, rest: Iterator[Image.Image], how: str, frames: int) -> Iterator[np.ndarray]:
+    """The frames of the loop of a clip that begins with `first`."""
+    whole = chain([first], (np.asarray(picture) for picture in rest))
+    return faded(whole, frames) if how == "fade" else there_and_back(whole, first.shape)
 
 
 def _check(how: str, frames: int) -> None:

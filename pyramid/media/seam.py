@@ -5,6 +5,7 @@
     seams.cut()
     for frame in second: seams.add(frame)
     print(seams.end()[0])  # from frame to frame 9.1 levels, around it 3.0 (3.0 times): a jump that is seen
+    strip(first, second).save("seam.webp")              # the last and the first pictures, a bar between them
 
 A jump as large as the motion around it is not seen; one of several times that is a cut.
 """
@@ -14,12 +15,16 @@ from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pyramid.media.measure import Look
 
 SIDE = 9  # frames on each side that are compared: a unit, and one more for its steps
 STILL = 0.5  # levels: below it nothing moves, and a jump is compared with that
 SEEN = 2.0  # times the motion around it: a jump above that is seen
+SHOWN = 3  # frames of each side in a picture of a seam
+TALL = 120  # pixels: how high they are there, at most
+BAR = (235, 120, 40)  # color of what stands between the two sides
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,28 @@ def seam(before: np.ndarray, after: np.ndarray) -> Seam:
         looks[1].contrast / max(looks[0].contrast, 1e-6) - 1,
         looks[1].sharpness / max(looks[0].sharpness, 1e-6) - 1,
     )
+
+
+def strip(before: np.ndarray, after: np.ndarray) -> Image.Image:
+    """The last SHOWN frames of one side and the first of the other, in a row with a bar between the sides.
+
+    uint8 (f, h, w, 3) each, of one size; fewer frames where a side has fewer.
+    """
+    sides = [[Image.fromarray(frame) for frame in frames] for frames in (before[-SHOWN:], after[:SHOWN])]
+    for picture in (*sides[0], *sides[1]):
+        picture.thumbnail((4 * TALL, TALL))
+    width, height = sides[0][0].size
+    gap = max(2, width // 24)
+    whole = Image.new("RGB", (width * (len(sides[0]) + len(sides[1])) + 4 * gap, height))
+    left = 0
+    for pictures in sides:
+        for picture in pictures:
+            whole.paste(picture, (left, 0))
+            left += width
+        if pictures is sides[0]:
+            whole.paste(BAR, (left + gap, 0, left + 3 * gap, height))
+            left += 4 * gap
+    return whole
 
 
 class Seams:

@@ -35,6 +35,7 @@ QUESTIONS = {
 }
 CHOICES = {"a": "left", "b": "right", "tie": "tie"}  # the first is shown on the left, or on top
 MOST_RATERS = 1000
+SOONER = 0.9  # of a clip's length: who answers before that has not seen its end
 SCHEMA = [
     """
     CREATE TABLE study (told TEXT NOT NULL);
@@ -54,7 +55,13 @@ SCHEMA = [
         rater INTEGER NOT NULL, place INTEGER NOT NULL, question TEXT NOT NULL, choice TEXT NOT NULL,
         seconds REAL NOT NULL, at REAL NOT NULL, PRIMARY KEY (rater, place, question)
     );
+    """,
     """
+    CREATE TABLE sent (
+        rater INTEGER NOT NULL, place INTEGER NOT NULL, side TEXT NOT NULL, at REAL NOT NULL,
+        PRIMARY KEY (rater, place, side)
+    );
+    """,
 ]
 
 
@@ -222,8 +229,27 @@ class Study:
         """The file of a side, "a" or "b". KeyError where there is none."""
         return self.folder / "clips" / f"{self._row(token, place)[side]}.mp4"
 
+    def sent(self, token: str, place: int, side: str) -> Path:
+        """The same, of a clip that is sent now, which is remembered."""
+        path = self.clip(token, place, side)
+        with self.db.change() as connection:
+            values = [self._number(token), place, side, time.time()]
+            connection.execute("INSERT OR IGNORE INTO sent VALUES (?, ?, ?, ?)", values)
+        return path
+
+    def check_sent(self, token: str, place: int, seconds: float) -> float:
+        """So many seconds, and no more than have passed since both clips of a pair were there.
+
+        ValueError where they were never sent: an answer to what nobody has seen is none.
+        """
+        query = "SELECT at FROM sent WHERE rater = ? AND place = ?"
+        times = [row["at"] for row in self.db.rows(query, [self._row(token, place)["rater"], place])]
+        if len(times) < 2:
+            raise ValueError("an answer comes after both clips: they were not fetched yet")
+        return min(seconds, max(0.0, time.time() - max(times)))
+
     def answer(self, token: str, place: int, choices: Mapping[str, Any], seconds: float = 0.0) -> None:
-        """Keep what a rater chose. A later answer for a place replaces an earlier one.
+        """Keep what a rater chose. A later answer for a place replaces an earlier one; seconds add up.
 
         ValueError for anything but one choice of CHOICES a question.
         """
@@ -233,6 +259,8 @@ class Study:
         ):
             raise ValueError(f"an answer to each of {', '.join(QUESTIONS)} is expected: {', '.join(CHOICES)}")
         took = min(max(seconds, 0.0), 86400.0) if math.isfinite(seconds) else 0.0
+        before = "SELECT max(seconds) AS s FROM answers WHERE rater = ? AND place = ?"
+        took += self.db.rows(before, [row["rater"], place])[0]["s"] or 0.0
         rows = [(row["rater"], place, q, choices[q], took, time.time()) for q in QUESTIONS]
         with self.db.change() as connection:
             connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", rows)
@@ -270,6 +298,7 @@ class Study:
                     "of": sum(not item["is_check"] for item in places),
                     "checks passed": sum(seen),
                     "checks seen": len(seen),
+                    "answered before the clips ended": self._hasty(row["number"]),
                     "counted": counts and bool(answers),
                 }
             )
@@ -280,6 +309,17 @@ class Study:
         for row in self.db.rows("SELECT * FROM answers WHERE rater = ?", [number]):
             found.setdefault(row["place"], {})[row["question"]] = row["choice"]
         return found
+
+    def _hasty(self, number: int) -> int:
+        """How many pairs a rater answered sooner than their clips take to be seen."""
+        rows = self.db.rows(
+            "SELECT max(w.seconds) AS took, a.looks AS a, b.looks AS b FROM answers w"
+            " JOIN items i ON i.rater = w.rater AND i.place = w.place"
+            " JOIN clips a ON a.id = i.a JOIN clips b ON b.id = i.b WHERE w.rater = ? GROUP BY w.place",
+            [number],
+        )
+        looks = [(row["took"], [Clip(**json.loads(row[side])) for side in ("a", "b")]) for row in rows]
+        return sum(took < SOONER * max(each.frames / each.fps for each in both) for took, both in looks)
 
     def _passed(self, item: Any, given: Mapping[str, str]) -> bool:
         """Whether the clip was preferred to its ruins: in its looks, and nowhere the other way round."""

@@ -1,15 +1,14 @@
-"""The page's interface for programs: seven named endpoints, over HTTP, through `gradio_client`,
-and as MCP tools.
+"""The page's interface for programs: named endpoints, over HTTP, through `gradio_client`, and as MCP tools.
 
     from gradio_client import Client, handle_file
     client = Client("http://127.0.0.1:7860")  # auth=("ana", "a password") where there are accounts
     job = client.predict("a red ball moves to the right", api_name="/generate")
     client.predict(job["id"], api_name="/status")["result"]     # the file, fetched, once state is "done"
 
-`generate`, `status`, `stop`, `resume`, `history`, `presets`, `models`. A picture or video to begin with is
-uploaded (`handle_file`); a path on the server is never taken. Everybody sees their own jobs only: by their
-login, or, on a page without accounts, by `token`, a secret of at least 16 characters that a program makes up
-and sends each time.
+`generate`, `edit`, `status`, `stop`, `resume`, `finish`, `join`, `loop`, `history`, `presets`, `models`. A
+picture or video to begin with is uploaded (`handle_file`); a path on the server is never taken. Everybody
+sees their own jobs only: by their login, or, on a page without accounts, by `token`, a secret of at least 16
+characters that a program makes up and sends each time.
 """
 
 import dataclasses
@@ -20,15 +19,26 @@ from typing import Any, Literal, TypedDict
 
 import gradio as gr
 
+from pyramid.failures import sentence
+from pyramid.jobs.directing import edit
+from pyramid.jobs.editing import Edit, seeds_from
 from pyramid.jobs.queue import Job, State
+from pyramid.media.finish import Finish
 from pyramid.presets import find_preset, preset_names, resolve
 from pyramid.settings import MACHINE, STEPS, TABLE, Settings, SettingsError, Spec, values_of
 from pyramid.ui import App
-from pyramid.ui.addresses import address_of, uploads_folder
+from pyramid.ui.addresses import address_of, address_of_export, uploads_folder
+from pyramid.ui.compare import PLAYABLE
 from pyramid.ui.errors import shown_words, told
+from pyramid.ui.finishing import finished_file, joined_file, looped_file
 from pyramid.ui.models import entries, title_of
 
 SHORTEST_TOKEN = 16
+ENDPOINTS = (
+    *("generate", "edit", "status", "stop", "resume"),
+    *("finish", "join", "loop"),
+    *("history", "presets", "models"),
+)
 MOST = 2**53 - 1  # jobs that may be left out: what JSON can count to
 OURS_ALONE = ("model", "variant", *MACHINE)  # settings that only the machine's owner may choose
 UPLOADS = ("image", "video")  # settings that are files
@@ -61,7 +71,7 @@ def documented(endpoint: Callable) -> Callable:
 def register_api(app: App) -> None:
     """Add the endpoints to the page that is being built."""
     endpoints = Endpoints(app)
-    for name in ("generate", "status", "stop", "resume", "history", "presets", "models"):
+    for name in ENDPOINTS:
         endpoint = told(app, getattr(endpoints, name), program=True)
         gr.api(endpoint, api_name=name, concurrency_limit=None)
 
@@ -116,6 +126,91 @@ class Endpoints:
         except ValueError as error:
             raise self.told(error) from error
         return self.describe(job)
+
+    def edit(  # noqa: PLR0913 - the arguments of the endpoint
+        self,
+        job_id: str,
+        unit: int,
+        prompt: str | None = None,
+        seed: int | None = None,
+        tries: int = 1,
+        composition: bool = False,
+        token: str = "",
+        request: gr.Request = None,
+    ) -> dict:
+        """Make one unit of a finished clip anew and keep the others, as another clip. Returns its job.
+        Its notes tell how the unit meets both sides. The clip itself stays as it is.
+
+        Args:
+            job_id: the "id" that `generate` returned.
+            unit: which one: 1 is the first eight frames after frame 0, 2 the next eight.
+            prompt: other words for this unit; its own when left out.
+            seed: of its noise; random when left out.
+            tries: so many seeds are tried, 1 to 16, and the one that meets both sides best stays.
+            composition: keep where things are: only the finer stages are made anew.
+            token: your secret, where there are no accounts.
+        """
+        job = self.job(job_id, token, request)
+        try:
+            for name, value in (("unit", unit), ("tries", tries)):
+                if type(value) is not int:
+                    raise ValueError(f"{name} = {value!r}: a whole number is expected")
+            wanted = Edit(unit, prompt or None, seeds_from(job.settings, seed, tries), bool(composition))
+            with self.app.adding(request, job.owner):
+                made = edit(self.app.store, job.id, job.owner, wanted)
+        except ValueError as error:
+            raise self.told(error) from error
+        return self.describe(made)
+
+    def finish(
+        self, job_id: str, upscale: int = 2, smooth: int = 1, token: str = "", request: gr.Request = None
+    ) -> dict:
+        """Make a larger and smoother file of a clip, by Lanczos and frames between; the clip stays as it is.
+
+        Args:
+            job_id: the "id" that `generate` returned.
+            upscale: times the width and height: 1, 2 or 4.
+            smooth: times the frames a second: 1, 2 or 4.
+            token: your secret, where there are no accounts.
+        """
+
+        def make(job: Job) -> tuple[Path, list[str]]:
+            return finished_file(self.app, job, Finish(upscale, smooth)), []
+
+        return self.file_of(self.job(job_id, token, request), request, make)
+
+    def join(self, job_id: str, other_id: str, token: str = "", request: gr.Request = None) -> dict:
+        """Make one file of two of your clips, the second after the first, in the first one's size. Its notes
+        tell how they meet.
+
+        Args:
+            job_id: the "id" of the first.
+            other_id: the "id" of what follows.
+            token: your secret, where there are no accounts.
+        """
+        other = self.job(other_id, token, request)
+        return self.file_of(
+            self.job(job_id, token, request),
+            request,
+            lambda job: joined_file(self.app, job, [clip_of(job), clip_of(other)]),
+        )
+
+    def loop(
+        self,
+        job_id: str,
+        how: Literal["fade", "back"] = "fade",
+        token: str = "",
+        request: gr.Request = None,
+    ) -> dict:
+        """Make a file of a clip whose end meets its beginning. Its notes tell how they meet.
+
+        Args:
+            job_id: the "id" that `generate` returned.
+            how: fade (the end dissolves into the beginning) or back (forwards, then backwards).
+            token: your secret, where there are no accounts.
+        """
+        job = self.job(job_id, token, request)
+        return self.file_of(job, request, lambda job: looped_file(self.app, job, how))
 
     def status(self, job_id: str, token: str = "", request: gr.Request = None) -> dict:
         """How far a job is, and its result once it is there.
@@ -209,6 +304,24 @@ class Endpoints:
         ]
 
     # -- inside
+
+    def file_of(
+        self, job: Job, request: gr.Request | None, make: Callable[[Job], tuple[Path, list[str]]]
+    ) -> dict[str, Any]:
+        """A file that is made of a job's clip, and what is to be said of it. gr.Error."""
+        try:
+            clip_of(job)
+            with self.app.working(request):
+                path, notes = make(job)
+        except (ValueError, OSError) as error:
+            told = error if isinstance(error, ValueError) else ValueError(sentence(error))
+            raise self.told(told) from error
+        return {
+            "id": job.id,
+            "notes": [self.app.shown(note) for note in notes],
+            "file": file_data(path),
+            "address": address_of_export(job, path),
+        }
 
     def preset_names(self) -> list[str]:
         return sorted({*preset_names(), *preset_names(self.app.presets_folder)})
@@ -313,6 +426,13 @@ class Endpoints:
 
     def told(self, error: ValueError) -> gr.Error:
         return gr.Error(shown_words(self.app, error, str), print_exception=False)
+
+
+def clip_of(job: Job) -> Path:
+    """The clip that a job made. ValueError where there is none."""
+    if job.path is None or job.path.suffix.lower() not in PLAYABLE or not job.path.is_file():
+        raise ValueError(f"the job {job.id!r} is {job.state} and has no clip that could be used")
+    return job.path
 
 
 def result(job: Job) -> Any:

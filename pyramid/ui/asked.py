@@ -38,8 +38,13 @@ class Asking(Protocol):
 
 def asked_of(event: gr.EventData) -> dict[str, str]:
     """The fields by name. ValueError for what is no table of texts."""
+    return table_of(str(event.value))
+
+
+def table_of(value: str) -> dict[str, str]:
+    """The same of a value as the page sends it."""
     try:
-        table = json.loads(str(event.value))
+        table = json.loads(value)
     except (ValueError, RecursionError):
         table = None
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):

@@ -154,7 +154,7 @@ class Branching:
         """The buttons that hold a clip of the family that runs, or let go on one that is held."""
         running = next((job for job in family if job.state is State.RUNNING), None)
         live = self.app.worker.live_of(running.id) if running else None
-        if running and live:
+        if running and live and running.kind != "edit":  # which is made in one go
             off = " disabled" * live.phase.startswith("Pausing")
             buttons = "".join(
                 control(

@@ -2,28 +2,36 @@
 
     finishing_html(app, job, view)                     # three forms; a look at it first, side by side
     FINISHES["finish"](app, job, view, value)          # what their buttons do
+    finished_file(app, job, Finish(2, 1))               # the same for programs: see `pyramid.ui.api`
 
 The files are listed under "Export"; the original stays as it is.
 """
 
-import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from pyramid.jobs.queue import Job
 from pyramid.media.finish import Finish, finish, preview
 from pyramid.media.join import join_clips
+from pyramid.media.join import meeting as meeting_of_clips
 from pyramid.media.loop import HOWS, loop
+from pyramid.media.loop import meeting as meeting_of_ends
+from pyramid.media.seam import Seam
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of_export
+from pyramid.ui.asked import table_of
 from pyramid.ui.cards import LOOK, exports_of, room_for, wrong_html
 from pyramid.ui.compare import PLAYABLE
 from pyramid.ui.view import View
 
 OTHERS = 50  # results that can be joined to one
+ORDERS = {"after": "the other one follows", "before": "the other one comes first"}
 LARGER = {1: "as it is", 2: "twice as wide and high", 4: "four times"}
 SMOOTHER = {1: "as they are", 2: "twice as many", 4: "four times"}
 PICTURES = {  # of 40 × 16, what a form does
@@ -44,7 +52,7 @@ def finishing_html(app: App, job: Job, view: View) -> str:
     """The forms of a clip; nothing for a picture."""
     if job.path is None or job.path.suffix.lower() not in PLAYABLE or not job.path.is_file():
         return ""
-    return _finish(app, job, view) + _join(app, job, view) + _loop(job, view)
+    return _finish(app, job, view) + _join(app, job, view) + _loop(app, job, view)
 
 
 def _form(job: Job, view: View, name: str, words: tuple[str, str], inside: str) -> str:
@@ -101,20 +109,31 @@ def _join(app: App, job: Job, view: View) -> str:
         "Join it to another clip",
         "Both become one file in this one’s size; how far the pictures jump at the seam is measured.",
     )
-    inside = _choice(
-        "order", "Where", {"after": "the other one follows", "before": "the other one comes first"}
-    )
-    inside += _choice("other", "The other clip", others) + _button(job, "join", "Join")
-    return _form(job, view, "join", words, inside)
+    asked = view.asked if view.form == "join" else {}
+    inside = _choice("order", "Where", ORDERS, asked.get("order"))
+    inside += _choice("other", "The other clip", others, asked.get("other"))
+    inside += _button(job, "look-join", "Look at the seam first") + _button(job, "join", "Join")
+    return _form(job, view, "join", words, inside + _seam(app, job, view, "join"))
 
 
-def _loop(job: Job, view: View) -> str:
+def _loop(app: App, job: Job, view: View) -> str:
     words = (
         "Loop: the end meets the beginning",
         "Made of the frames that are there: a model that sees only the past cannot plan its way back.",
     )
-    inside = _choice("how", "How", HOWS) + _button(job, "loop", "Make the loop")
-    return _form(job, view, "loop", words, inside)
+    asked = view.asked if view.form == "loop" else {}
+    inside = _choice("how", "How", HOWS, asked.get("how"))
+    inside += _button(job, "look-loop", "Look at the seam first") + _button(job, "loop", "Make the loop")
+    return _form(job, view, "loop", words, inside + _seam(app, job, view, "loop"))
+
+
+def _seam(app: App, job: Job, view: View, form: str) -> str:
+    """The last frames and the first ones of a seam that was looked at, side by side."""
+    path = exports_of(app, job) / view.looked
+    if view.form != form or not view.looked or not path.is_file():
+        return ""
+    source = escape(address_of_export(job, path), quote=True)
+    return f'<img class="look wide" src="{source}" alt="The frames before the seam, and those after it">'
 
 
 def _title(job: Job) -> str:
@@ -143,16 +162,15 @@ def look_of(app: App, job: Job, asked: Finish) -> Path:
     return exports_of(app, job) / f"{LOOK}{asked.name}.mp4"
 
 
-def asked_of(value: str) -> Finish:
+def asked_of(view: View) -> Finish:
     """What the form of finishing asks for. ValueError."""
-    asked = json.loads(value)
-    upscale, smooth = (asked.get(name, "1") for name in ("upscale", "smooth"))
-    return Finish(*(int(factor) if str(factor).isdecimal() else factor for factor in (upscale, smooth)))
+    upscale, smooth = (view.asked.get(name, "1") for name in ("upscale", "smooth"))
+    return Finish(*(int(factor) if factor.isdecimal() else factor for factor in (upscale, smooth)))
 
 
-def look(app: App, job: Job, view: View, value: str) -> View:
+def look(app: App, job: Job, view: View) -> View:
     """A second of the clip, as it is beside what it becomes."""
-    asked = asked_of(value)
+    asked = asked_of(view)
     path = look_of(app, job, asked)
     if not path.is_file():
         with one_at_a_time:
@@ -160,55 +178,101 @@ def look(app: App, job: Job, view: View, value: str) -> View:
     return view.finishing(asked.upscale, asked.smooth)
 
 
-def make_finished(app: App, job: Job, view: View, value: str) -> View:
-    asked = asked_of(value)
+def finished_file(app: App, job: Job, asked: Finish) -> Path:
+    """The clip larger and smoother, among its exports. ValueError."""
     target = exports_of(app, job) / f"{job.result.stem}-{asked.name}.mp4"
     room_for(app, job)
     with one_at_a_time:
-        made = finish(job.result, target, upscale=asked.upscale, smooth=asked.smooth)
+        return finish(job.result, target, upscale=asked.upscale, smooth=asked.smooth)
+
+
+def make_finished(app: App, job: Job, view: View) -> View:
+    asked = asked_of(view)
+    made = finished_file(app, job, asked)
     return view.finishing(asked.upscale, asked.smooth, f"{made.name} is under Export.")
 
 
-def make_joined(app: App, job: Job, view: View, value: str) -> View:
-    asked = json.loads(value)
-    other = next((each for each in joinable(app, job) if each.id == asked.get("other")), None)
+def both(app: App, job: Job, view: View) -> list[Path]:
+    """The clips that the form of joining names, in their order. ValueError."""
+    other = next((each for each in joinable(app, job) if each.id == view.asked.get("other")), None)
     if other is None:
         raise ValueError("The other clip no longer exists.")
     paths = [job.result, other.result]
-    if asked.get("order") == "before":
-        paths.reverse()
+    return paths[::-1] if view.asked.get("order") == "before" else paths
+
+
+def joined_file(app: App, job: Job, paths: list[Path]) -> tuple[Path, list[str]]:
+    """The clips as one in the size of `job`, among its exports, and what is to be said of it. ValueError."""
     told: list[str] = []
     room_for(app, job)
     target = exports_of(app, job) / f"{job.result.stem}-joined.mp4"
     with one_at_a_time:
         made = join_clips(paths, target, like=job.result, tell=told.append)
-    return view.told("join", " ".join([f"{made.name} is under Export.", *map(_sentence, told)]))
+    return made, [_sentence(words) for words in told]
 
 
-def make_loop(app: App, job: Job, view: View, value: str) -> View:
+def make_joined(app: App, job: Job, view: View) -> View:
+    made, told = joined_file(app, job, both(app, job, view))
+    return view.told("join", " ".join([f"{made.name} is under Export.", *told]))
+
+
+def look_at_joined(app: App, job: Job, view: View) -> View:
+    """Where the clips would meet."""
+    paths = both(app, job, view)
+    with one_at_a_time:
+        met, picture = meeting_of_clips(*paths, like=job.result)
+    return seen(app, job, view, "join", met, picture)
+
+
+def looped_file(app: App, job: Job, how: str) -> tuple[Path, list[str]]:
+    """The clip as a loop, among its exports, and what is to be said of it. ValueError."""
     told: list[str] = []
     room_for(app, job)
     target = exports_of(app, job) / f"{job.result.stem}-loop.mp4"
     with one_at_a_time:
-        made, met = loop(job.result, str(json.loads(value).get("how")), target, tell=told.append)
-    words = [f"{made.name} is under Export. Where the end meets the beginning: {met}.", *map(_sentence, told)]
-    return view.told("loop", " ".join(words))
+        made, met = loop(job.result, how, target, tell=told.append)
+    return made, [f"Where the end meets the beginning: {met}.", *map(_sentence, told)]
+
+
+def make_loop(app: App, job: Job, view: View) -> View:
+    made, told = looped_file(app, job, str(view.asked.get("how")))
+    return view.told("loop", " ".join([f"{made.name} is under Export.", *told]))
+
+
+def look_at_loop(app: App, job: Job, view: View) -> View:
+    """Where the end of the loop would meet its beginning."""
+    with one_at_a_time:
+        met, picture = meeting_of_ends(job.result, str(view.asked.get("how")))
+    return seen(app, job, view, "loop", met, picture)
+
+
+def seen(app: App, job: Job, view: View, form: str, met: Seam, picture: Image.Image) -> View:
+    """With the picture of a seam, whose name is new each time, as browsers keep what they have."""
+    folder = exports_of(app, job)
+    folder.mkdir(parents=True, exist_ok=True)
+    for before in folder.glob(f"{LOOK}{form}-*.webp"):
+        before.unlink(missing_ok=True)
+    name = f"{LOOK}{form}-{view.tries}.webp"
+    picture.save(folder / name, "WEBP", quality=88)
+    return replace(view.told(form, f"{_sentence(str(met))} The bar stands where they meet."), looked=name)
 
 
 def _sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}."
 
 
-def tried(form: str, make: Callable[[App, Job, View, str], View]) -> Callable[[App, Job, View, str], View]:
-    """The same, with what went wrong shown in its form."""
+def tried(form: str, make: Callable[[App, Job, View], View]) -> Callable[[App, Job, View, str], View]:
+    """The same from what a form sends, with what went wrong shown in it."""
 
     def safely(app: App, job: Job, view: View, value: str) -> View:
+        view = replace(view.told(form, ""), looked="")
         try:
+            view = replace(view, asked=table_of(value))
             if job.path is None or not job.path.is_file():
                 raise ValueError("This result has no file.")
-            return make(app, job, view.told(form, ""), value)
+            return make(app, job, view)
         except (ValueError, TypeError, OSError) as error:
-            return view.told(form, "").tried(form, error)
+            return view.tried(form, error)
 
     return safely
 
@@ -216,6 +280,8 @@ def tried(form: str, make: Callable[[App, Job, View, str], View]) -> Callable[[A
 FINISHES = {
     "look": tried("finish", look),
     "finish": tried("finish", make_finished),
+    "look-join": tried("join", look_at_joined),
     "join": tried("join", make_joined),
+    "look-loop": tried("loop", look_at_loop),
     "loop": tried("loop", make_loop),
 }

@@ -43,6 +43,8 @@ def row(job: Job, place: int, count: int, shown: bool = True) -> str:
         kind = f"{len(job.directed.seeds or job.directed.variations)} drafts"
     elif job.kind == "endless":
         kind = "endless"
+    elif job.kind == "edit":
+        kind = f"unit {(job.directed.unit or 0) + 1} of {s.units} anew"
     facts = f"{kind} · {s.width} × {s.height} · seed {s.seed}{source}"
     if not job.waiting and shown:
         buttons = '<span class="tag">now</span>'

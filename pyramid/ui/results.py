@@ -22,6 +22,7 @@ from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
 from pyramid.settings import SettingsError, frames_of
 from pyramid.ui import AS_SENT, QUIET, App
+from pyramid.ui.asked import table_of
 from pyramid.ui.cards import (
     can_grow,
     detail_html,
@@ -32,6 +33,7 @@ from pyramid.ui.cards import (
     variations_html,
 )
 from pyramid.ui.compare import ASSETS, CSS, STEP, comparable, compare_html
+from pyramid.ui.edit import edit_html, make_edit, seams_html
 from pyramid.ui.errors import shown_error, shown_words
 from pyramid.ui.finishing import FINISHES, finishing_html, one_at_a_time
 from pyramid.ui.form import Form
@@ -73,7 +75,7 @@ class Results:
         grid = grid_html(jobs[: view.limit], view, more=len(jobs) > view.limit)
         detail = ""
         if opened:
-            detail = detail_html(self.app, opened, view, finishing_html(self.app, opened, view))
+            detail = detail_html(self.app, opened, view, forms_html(self.app, opened, view))
         return [
             detail,
             compare_html(*pair) if len(pair) == 2 else "",
@@ -212,6 +214,11 @@ def words_for_people(app: App, title: str) -> Iterator[None]:
         raise failure(GONE, title) from error
     except Exception as error:
         raise error if isinstance(error, gr.Error) else shown_error(app, error, title) from error
+
+
+def forms_html(app: App, job: Job, view: View) -> str:
+    """The forms of an opened clip, and what is to be seen of the seams of one that was edited."""
+    return seams_html(app, job) + edit_html(app, job, view) + finishing_html(app, job, view)
 
 
 def has_file(job: Job) -> bool:
@@ -363,6 +370,17 @@ def longer(results: Results, job: Job, view: View, value: str) -> View:
     return view.opening("")
 
 
+def edited(results: Results, job: Job, view: View, value: str) -> View:
+    """Another clip of which one unit is made anew, as a new job."""
+    try:
+        view = replace(view, asked=table_of(value))
+        make_edit(results.app, job, dict(view.asked))
+    except (ValueError, OSError) as error:
+        return view.tried("edit", error)
+    say("It is made when its turn comes. This clip stays as it is.", "Added to the queue")
+    return view.opening("")
+
+
 LOOKS = {
     "open": lambda view, job_id: view.opening("" if view.opened == job_id else job_id),
     "close": lambda view, job_id: view.opening(""),
@@ -377,7 +395,12 @@ SAID = {
     "animate": "The form starts from this image: describe what moves.",
 }
 FORM = {"reuse": reuse, "seed": reuse_seed, "continue": go_on, "animate": animate}
-ADDS = {"resume": resume, "decode": decode, "longer": longer}  # each puts a job into the queue
+ADDS = {
+    "resume": resume,
+    "decode": decode,
+    "longer": longer,
+    "edit": edited,
+}  # each puts a job into the queue
 DEEDS = {"keep": keep, "favorite": favorite, "delete": delete}
 
 

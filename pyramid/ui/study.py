@@ -90,7 +90,8 @@ class Rating:
             kind = b"text/css" if what.endswith(".css") else b"text/javascript"
             await self._file(send, what, kind + b"; charset=utf-8")
         elif what.startswith("clip"):
-            await self._clip(send, self.study.clip(token, int(found["clip"]), found["side"]))
+            path = await asyncio.to_thread(self.study.sent, token, int(found["clip"]), found["side"])
+            await self._clip(send, path)
         elif what.startswith("answer"):
             await asyncio.to_thread(self._keep, token, int(found["place"]), await body_of(receive))
             await self._json(send, await asyncio.to_thread(self.study.state, token))
@@ -103,13 +104,14 @@ class Rating:
         """An answer as it came. ValueError for what is none."""
         try:
             given = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             given = None
         if not isinstance(given, dict):
             raise ValueError("an answer is a JSON object")
         seconds = given.pop("seconds", 0.0)
-        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        self.study.answer(token, place, given, float(seconds) if number else 0.0)
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < 1e6
+        took = self.study.check_sent(token, place, float(seconds) if number else 0.0)
+        self.study.answer(token, place, given, took)
 
     async def _json(self, send, told: dict[str, Any]) -> None:
         await respond(send, json.dumps(told).encode(), b"application/json")

@@ -1,10 +1,12 @@
 """What one page shows of the history: a value that each action replaces by another."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from pyramid.ui.markup import words_of
 
 SHOWN = 24  # cards at first, and with each click on "Show more"
+OF_OPENED = ("tries", "wrong", "wrong_with", "form", "said", "asked", "looked")  # what the next one has anew
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class View:
     form: str = ""  # the form of a clip's finishing that was sent last
     said: str = ""  # what came of it
     finish: tuple[int, int] = (2, 2)  # what it asked for: times the size, times the frames
+    asked: Mapping[str, str] = field(default_factory=dict)  # the fields of the form that was sent last
+    looked: str = ""  # the file of the seam that is shown with it
 
     def toggled(self, job_id: str) -> "View":
         """With a job put to those to compare, in place of the first of two, or taken away."""
@@ -29,7 +33,8 @@ class View:
         return replace(self, pair=others if job_id in self.pair else (*others, job_id)[-2:])
 
     def opening(self, job_id: str) -> "View":
-        return replace(self, opened=job_id, tries=0, wrong="", wrong_with="", form="", said="")
+        fresh = {name: getattr(View(), name) for name in OF_OPENED}
+        return replace(self, opened=job_id, **fresh)
 
     def tried(self, form: str, error: Exception | None = None) -> "View":
         """After a form was sent, and what was wrong with it."""

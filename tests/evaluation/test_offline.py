@@ -1,6 +1,6 @@
 """Measures without a model, on clips of which they are known.
 
-python -m pytest tests/training/test_offline.py
+python -m pytest tests/evaluation/test_offline.py
 """
 
 import json
@@ -48,6 +48,33 @@ def test_flicker_noise_and_blur_are_told(texture):
     assert Measures.of(noise).consistency < Measures.of(still).consistency
     assert Measures.of(noise).sharpness > Measures.of(still).sharpness
     assert Measures.of(still[:1]).motion == 0
+
+
+def test_any_folder_is_measured_and_what_is_broken_is_named(texture, tmp_path, capfd):
+    sizes = {
+        "odd.mp4": (33, 17, 8),
+        "tall.webm": (16, 64, 59.94),
+        "one.mp4": (80, 80, 8),
+        "small.gif": (9, 8, 10),
+    }
+    for name, (width, height, fps) in sizes.items():
+        with VideoWriter(tmp_path / name, fps, (width, height)) as writer:
+            writer.write(clip(texture, 0, 1, 1 if "one" in name else 4)[:, :height, :width])
+    whole = (tmp_path / "odd.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    (tmp_path / "empty.webm").touch()
+    (tmp_path / "page.mp4").write_text("<html>not here</html>")
+    out = tmp_path / "figures.json"
+    assert cli.main(["evaluate", "offline", str(tmp_path), "--json", str(out)]) == 1
+    figures = json.loads(out.read_text(), parse_constant=pytest.fail)
+    assert set(figures["videos"]) == set(sizes) and figures["videos"]["one.mp4"]["frames"] == 1
+    assert set(figures["unread"]) == {"cut.mp4", "empty.webm", "page.mp4"}
+    told = capfd.readouterr().err
+    assert told.count("left out: ") == 3 and all(name in told for name in figures["unread"]), told
+    for name in sizes:
+        (tmp_path / name).unlink()
+    assert cli.main(["evaluate", "offline", str(tmp_path)]) == 2
+    assert "page.mp4" in capfd.readouterr().err
 
 
 def test_a_folder_becomes_a_table_and_a_file(texture, tmp_path, capfd):

@@ -56,12 +56,57 @@ def test_a_missing_dimension_is_named_and_never_counted_as_nothing(tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    "text, words", [("{", "JSON"), ('{"scene": ["no"]}', "no score"), ('{"a": 1}', "no result")]
+    "text, words",
+    [
+        ("{", "JSON"),
+        ("[" * 100_000, "JSON"),
+        ('{"scene": ["no"]}', "no score"),
+        ('{"scene": [true, []]}', "no score"),
+        ('{"scene": {"score": 0.4}}', "no score"),
+        ('{"scene": [Infinity, []]}', "no score"),
+        ('{"scene": [430, []]}', "no score"),
+        ('{"a": 1}', "no result"),
+        ('{"scene": 43.2, "color": 82.9, "dynamic_degree": 0.5}', "dynamic_degree = 0.5 may be either"),
+    ],
 )
 def test_what_is_no_result_is_told(tmp_path, text, words):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=words):
         read_results(tmp_path)
+
+
+@pytest.mark.parametrize("empty", ["NaN", "null", "[]", '"nan"', "[NaN, []]", "[null]", "[[]]"])
+def test_a_dimension_without_a_number_is_missing_and_told(tmp_path, capfd, empty):
+    others = json.dumps({name: [score, []] for name, score in scores(PAPER).items() if name != "scene"})
+    (tmp_path / "a.json").write_text(f'{others[:-1]}, "scene": {empty}}}')
+    out = tmp_path / "figures.txt"
+    assert cli.main(["evaluate", "vbench", "--aggregate", str(tmp_path), "--json", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert figures["missing"] == ["scene"] and figures["semantic"] is figures["total"] is None
+    assert figures["quality"] == pytest.approx(84.74, abs=0.01)
+    assert "a.json has no number for scene" in capfd.readouterr().err
+
+
+def test_odd_names_nested_lists_and_percent_come_to_the_same(tmp_path):
+    share, files = scores(PAPER), {}
+    files["Ergebnisse (1).JSON"] = {
+        n.replace("_", " ").title(): [[s, []]] for n, s in list(share.items())[:5]
+    }
+    files["deep/er/b.json"] = {n.replace("_", "-"): str(s) for n, s in list(share.items())[5:8]}
+    files["percent.json"] = {n: [100 * s, []] for n, s in list(share.items())[8:]}
+    files["imaging.json"] = {"scene": share["scene"], "imaging_quality": 100 * share["imaging_quality"]}
+    for name, table in files.items():
+        (path := tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\xef\xbb\xbf" + json.dumps(table).encode())
+    (tmp_path / "._percent.json").write_bytes(b"\x00\x05\x16\x07")
+    told = []
+    found = read_results(tmp_path, told.append)
+    assert found == pytest.approx(share, abs=1e-9)
+    assert aggregate(found)["total"] == pytest.approx(81.72, abs=0.01)
+    assert any("taken as percent" in words for words in told)
+    assert read_results(tmp_path / "percent.json").keys() == set(list(share)[8:])
+    with pytest.raises(ValueError, match="is not there"):
+        read_results(tmp_path / "gone")
 
 
 def test_two_files_that_disagree_are_told(tmp_path):

@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from pyramid.jobs.directing import branch, endless, explore, refine, vary
+from pyramid.jobs.directing import branch, edit, endless, explore, refine, vary
 from pyramid.jobs.drafting import draft_picture
+from pyramid.jobs.editing import Edit
 from pyramid.jobs.queue import JobStore, State
 from pyramid.jobs.recovery import UnitsFolder
+from pyramid.jobs.remaking import seam_picture
 from pyramid.jobs.worker import Worker
 from pyramid.media.files import read_metadata
 from pyramid.media.video_reader import read_frames
@@ -201,6 +203,80 @@ def test_what_does_not_run_cannot_be_paused(worker, clip):
         worker.pause(clip.id, "unit")
     with pytest.raises(SettingsError, match="choose from stage, unit"):
         worker.pause(clip.id, "step")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# A unit in the middle made anew
+
+
+@pytest.fixture(scope="module")
+def edited(worker, clip):
+    """The clip with its unit 1 made anew: the best of two seeds."""
+    return ended(worker, edit(worker.store, clip.id, "local", Edit(1, "a blue star", (5, 6), True)))
+
+
+def test_an_edit_is_another_clip_and_the_one_that_was_edited_stays(worker, clip, edited):
+    before, after = units(worker, clip), units(worker, edited)
+    assert (edited.state, edited.kind, edited.units_done, edited.parent) == (State.DONE, "edit", 4, clip.id)
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True, True]
+    assert before == units(worker, made(worker, clip.settings)) and clip.path.is_file()
+    told = read_metadata(edited.path)
+    assert told["settings"] == clip.settings.to_dict() and told["run"] == edited.id
+    assert told["edit"]["unit"] == 1 and told["edit"]["seams"].keys() == {"left", "right"}
+    assert set(told["edit"]["tried"]) == {"5", "6"} and "before" not in told["edit"]
+    assert edited.notes[-1].startswith("Frames 1 to 8 (unit 1) were made anew with seed ")
+    assert len(frames(edited.path)) == 25 and edited.path.name.endswith("-unit1.mp4")
+    for side in ("left", "right"):
+        with Image.open(seam_picture(worker.store, edited, side)) as picture:
+            assert picture.height <= 120 and picture.width > 4 * picture.height
+
+
+def test_an_edited_clip_is_edited_again_branched_and_made_longer_and_says_so(worker, clip, edited):
+    again = ended(worker, edit(worker.store, edited.id, "local", Edit(2, seeds=(8,))))
+    after = units(worker, again)
+    assert after[:2] == units(worker, edited)[:2] and after[2] != units(worker, edited)[2]
+    told = read_metadata(again.path)["edit"]
+    assert told["unit"] == 2 and [each["unit"] for each in told["before"]] == [1]
+    longer = ended(worker, worker.store.extend(edited.id, "local", num_frames=33))
+    assert (longer.kind, units(worker, longer)[:4]) == ("video", units(worker, edited))
+    assert read_metadata(longer.path)["edit"]["unit"] == 1
+    other = ended(worker, branch(worker.store, edited.id, "local", 1, Cue(1, seed=9)))
+    assert "edit" not in read_metadata(other.path)  # it shares none of what was edited
+    assert units(worker, other)[0] == units(worker, clip)[0]
+
+
+def test_a_stop_before_anything_was_made_leaves_the_clip_and_goes_on_to_the_same(worker, clip, edited):
+    slow = made(worker, replace(clip.settings, video_num_inference_steps=(60, 60, 60)))
+    job = edit(worker.store, slow.id, "local", Edit(1, seeds=(5,)))
+    until(worker, lambda: (live := worker.live) and live.job.id == job.id and live.at)
+    with pytest.raises(ValueError, match="can be paused"):
+        worker.pause(job.id, "unit", owner="local")
+    assert worker.live.at.unit == 1 and worker.live.at.total == 180
+    worker.stop(job.id)
+    held = ended(worker, job)
+    assert (held.state, held.path, held.units_done) == (State.STOPPED, None, 0)
+    worker.resume(job.id)
+    done = ended(worker, job)
+    assert done.state is State.DONE and units(worker, done)[2] == units(worker, slow)[2]
+
+
+def test_only_whole_clips_of_ones_own_can_be_edited(worker, clip, asked):
+    store = worker.store
+    with pytest.raises(KeyError):
+        edit(store, clip.id, "user:ana", Edit(1))
+    for unit in (0, 4, -1):
+        with pytest.raises(SettingsError, match="this clip has 1 to 3"):
+            edit(store, clip.id, "local", Edit(unit))
+    for wrong in ({"seeds": ()}, {"seeds": (-1,)}, {"prompt": ""}, {"seeds": tuple(range(17))}):
+        with pytest.raises(SettingsError):
+            Edit(1, **wrong)
+    still = made(worker, replace(asked, num_frames=1, seed=4))
+    with pytest.raises(ValueError, match="one unit, its first frame"):
+        edit(store, still.id, "local", Edit(1))
+    for path in store.units_of(still).glob("*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="not kept any more"):
+        edit(store, still.id, "local", Edit(1))
 
 
 # ------------------------------------------------------------------------------------------------------------

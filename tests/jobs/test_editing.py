@@ -99,8 +99,18 @@ def test_the_command(tiny_checkpoint, tmp_path, capsys):
     assert out.strip() == str(tmp_path / "ball-unit1.mp4") and "on the left, from frame to frame" in err
     told = read_metadata(tmp_path / "ball-unit1.mp4")
     assert told["edit"]["seed"] == 5 and told["edit"]["seams"].keys() == {"left", "right"}
-    assert told["settings"] == read_metadata(clip)["settings"] and "Unit 1 was made anew" in told["notes"][0]
+    assert (
+        told["settings"] == read_metadata(clip)["settings"]
+        and "Frames 1 to 8 (unit 1) were made anew" in told["notes"][0]
+    )
     assert cli.main(["edit", out.strip(), "--unit", "1"]) == 2
     assert "was made of another clip" in capsys.readouterr()[1]
     assert cli.main([*edit, "--units", str(tmp_path)]) == 2
+    capsys.readouterr()
+    assert cli.main(["edit", out.strip(), str(clip), "--unit", "2", "--seed", "7"]) == 1  # the others go on
+    out, err = capsys.readouterr()
+    assert out.strip() == str(tmp_path / "ball-unit2.mp4") and "was made of another clip" in err
+    assert cli.main(["edit", str(clip), str(clip), "--unit", "1", "--output", str(clip)]) == 2
+    assert cli.main(["edit", str(clip), "--unit", "1", "--tries", "1000000000"]) == 2
+    assert "1 to 16 can be tried" in capsys.readouterr()[1]
     assert replace(s, num_frames=17).units == 3

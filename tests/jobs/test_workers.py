@@ -16,7 +16,10 @@ from helpers import ROOT
 from pyramid.events import Preview
 from pyramid.failures import sentence
 from pyramid.generate.request import Inputs
-from pyramid.jobs.elsewhere import Died, Process, error_of, processes, wrong
+from pyramid.jobs.cluster import check_address
+from pyramid.jobs.directing import branch, edit, endless, explore, refine, vary
+from pyramid.jobs.editing import Edit
+from pyramid.jobs.elsewhere import Died, Here, Patience, Process, error_of, processes, wrong
 from pyramid.jobs.queue import Job, JobStore, State
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.run import Live
@@ -24,6 +27,7 @@ from pyramid.jobs.worker import Worker
 from pyramid.media.files import read_metadata
 from pyramid.media.video_reader import read_frames
 from pyramid.settings import Settings, SettingsError
+from pyramid.timeline import Cue
 from pyramid.ui import App
 from pyramid.ui.live import LivePart
 from pyramid.ui.queue import Queue
@@ -110,10 +114,41 @@ def test_a_killed_workers_job_goes_on_elsewhere_from_its_last_finished_unit(work
     until(worker, lambda: hand.holder.pid not in (None, before))  # and there is another process
 
 
+def test_a_process_that_hangs_is_ended_and_its_job_goes_on_elsewhere(worker, monkeypatch):
+    job = add(worker, seed=5, video_num_inference_steps=SOME)
+    begun(worker, job, 2)
+    hand = hand_of(worker, job)
+    before = hand.holder.pid
+    monkeypatch.setattr(hand.holder._patience, "most", 0.5)
+    os.kill(before, signal.SIGSTOP)
+    done = finish(worker, job)
+    assert done.state is State.DONE and done.units_done == 3
+    assert "said nothing for 0.5 s and was ended while it made unit 3" in done.notes[0]
+    until(worker, lambda: hand.holder.pid not in (None, before))
+
+
+def test_patience_is_lost_with_who_is_silent_and_with_who_does_not_stop():
+    patience = Patience(10.0)
+    patience.waited(9, None)
+    assert not patience.ended
+    patience.waited(2, ("alive", None))
+    patience.waited(9, None)
+    assert not patience.ended  # and what alone is alive has not stopped
+    patience.halted = True
+    for _ in range(100):
+        patience.waited(5, ("alive", None))
+    assert "did not stop" in patience.ended
+    patience.waited(0, ("event", None))
+    assert not patience.ended and patience.longest > 500  # seconds of a step: so long one waits for the next
+    patience.waited(11, None)
+    assert patience.ended == "said nothing for 10 s"
+
+
 class Dying:
     """A holder whose process dies of each job but that of a still."""
 
     loaded = None
+    trouble = ""
 
     def bring(self, settings, memory="auto", say=None):
         raise Died("the process on cpu has ended by signal 9")
@@ -136,6 +171,67 @@ def test_a_job_that_workers_die_of_has_failed(tiny_checkpoint, tmp_path):
     assert "signal 9" in worker.error and worker.lives == ()
     worker.close()
     store.close()
+
+
+class Wrong(Dying):
+    """A holder of a device that is not there."""
+
+    def bring(self, settings, memory="auto", say=None):
+        raise ValueError("device cuda:7 is not there")
+
+
+@pytest.mark.parametrize("bad", [Dying, Wrong])
+def test_a_worker_that_never_works_costs_no_job_where_another_one_does(
+    bad, tiny_checkpoint, tmp_path, caplog
+):
+    store = JobStore(tmp_path)
+    worker = Worker(store, model=str(tiny_checkpoint), holders=[bad(), Here()])
+    jobs = [add(worker, seed=n, num_frames=9, video_num_inference_steps=SOME) for n in range(3)]
+    assert [finish(worker, job).state for job in jobs] == [State.DONE] * 3
+    assert not worker.error and worker.hands[0].error and not worker.hands[1].error
+    assert "worker 1 of 2 makes no videos: " in caplog.text
+    worker.close()
+    store.close()
+
+
+def test_what_is_directed_is_the_same_on_workers(worker):
+    store = worker.store
+    asked = replace(worker.start_from, prompt="a red ball", seed=11, video_num_inference_steps=(4, 4, 4))
+    plain = finish(worker, store.add(asked, owner="local"))
+    wall = finish(worker, explore(store, asked, owner="local"))
+    clip = finish(worker, refine(store, wall.id, "local", 0))
+    assert (frames_of(clip.path) == frames_of(plain.path)).all()
+    kin = finish(worker, vary(store, wall.id, "local", 1, strength=0.3))
+    assert (wall.state, kin.state) == (State.DONE, State.DONE)
+    other = finish(worker, branch(store, plain.id, "local", 2, Cue(2, "a blue star", seed=3)))
+    assert (
+        frames_of(other.path) == frames_of(finish(worker, store.add(other.settings, owner="a")).path)
+    ).all()
+    anew = finish(worker, edit(store, plain.id, "local", Edit(1, seeds=(11,))))
+    assert (frames_of(anew.path) == frames_of(plain.path)).all()  # with its own seed it is what it was
+
+
+def test_a_clip_on_a_worker_is_held_goes_on_and_one_without_an_end_is_told_and_stopped(worker):
+    store = worker.store
+    asked = replace(worker.start_from, prompt="a red ball", seed=12, video_num_inference_steps=SOME)
+    job = store.add(asked, owner="local")
+    begun(worker, job)
+    worker.pause(job.id, "stage", owner="local")
+    assert finish(worker, job).state is State.PAUSED
+    worker.resume(job.id)
+    held = finish(worker, job)
+    whole = finish(worker, store.add(asked, owner="local"))
+    assert held.state is State.DONE and (frames_of(held.path) == frames_of(whole.path)).all()
+    long = endless(store, asked, owner="local", units=50, trained=3)
+    begun(worker, long, 2)
+    worker.tell(long.id, "a blue star falls")
+    until(worker, lambda: store.get(long.id).settings.cues)
+    told = store.get(long.id).settings.cues[0]
+    begun(worker, long, told.start + 1)
+    worker.stop(long.id)
+    done = finish(worker, long)
+    assert done.state is State.DONE and done.settings.cues[0].prompt == "a blue star falls"
+    assert done.units_done < 50 and done.settings.units == done.units_done
 
 
 def test_errors_keep_their_words_on_the_way():
@@ -196,6 +292,21 @@ def test_of_several_jobs_of_one_owner_the_page_shows_the_first_or_the_chosen_one
         finish(worker, job)
 
 
+@pytest.mark.parametrize(
+    "address, words",
+    [
+        ("nonsense", "give HOST:PORT"),
+        ("host:port", "give HOST:PORT"),
+        ("127.0.0.1:99999", "give HOST:PORT"),
+        ("127.0.0.1:1", "nobody answers there"),
+        ("host.invalid:6379", "nobody answers there"),
+    ],
+)
+def test_an_address_where_no_cluster_is_is_told_at_once(address, words):
+    with pytest.raises(ValueError, match=f"--ray {address}: {words}"):
+        check_address(address)
+
+
 RAY = """
 import os, sys, time
 from dataclasses import replace
@@ -230,7 +341,7 @@ for job in jobs:
     until(lambda: (live := worker.live_of(job.id)) and live.units_done >= 1 and live.estimates)
 hand = next(hand for hand in worker.hands if hand.run.job.id == jobs[1].id)
 import ray
-where = ray.get(hand.holder._actor.place.options(concurrency_group="beside").remote())
+where, _ = ray.get(hand.holder._actor.place.options(concurrency_group="beside").remote())
 lost = next(node for node in both if node.node_id == where)
 nodes.remove_node(lost, allow_graceful=False)
 done = [until(lambda: (found := store.get(job.id)).over and found) for job in jobs]
@@ -256,5 +367,6 @@ def test_a_lost_node_of_a_ray_cluster_gives_its_job_back(tiny_checkpoint, tmp_pa
     pytest.importorskip("ray")
     program = [sys.executable, "-c", RAY, str(tiny_checkpoint), str(tmp_path / "outputs")]
     values = os.environ | {"PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
+    values |= {"RAY_memory_monitor_refresh_ms": "0"}  # other programs' memory is no reason to end this one's
     done = subprocess.run(program, env=values, capture_output=True, text=True, timeout=400)
     assert "as it would have been" in done.stdout, done.stdout + done.stderr

@@ -91,6 +91,20 @@ def test_sides_and_order_are_drawn_for_each_rater_and_balanced(study):
     assert len(orders) > 15
 
 
+def test_an_answer_needs_both_clips_and_takes_no_longer_than_there_was_time(study, made):
+    token = study.links()["rater 19"]
+    with pytest.raises(ValueError, match="after both clips"):
+        study.check_sent(token, 0, 60)
+    for side in ("a", "b", "a"):
+        assert study.sent(token, 0, side) == study.clip(token, 0, side)
+    assert study.check_sent(token, 0, 60) < 5  # whatever the browser says
+    for name in ("nobody", token + "x"):
+        with pytest.raises(KeyError):
+            study.sent(name, 0, "a")
+    with pytest.raises(KeyError):
+        study.check_sent(token, 999, 1)
+
+
 def test_answers_are_kept_replaced_and_resumed(study, made):
     token = study.links()["rater 20"]
     study.answer(token, 0, dict.fromkeys(QUESTIONS, "a"), 3.5)

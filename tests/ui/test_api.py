@@ -18,9 +18,10 @@ from PIL import Image
 from pyramid.jobs.queue import JobStore, Limits
 from pyramid.jobs.worker import Worker
 from pyramid.media.files import read_metadata
+from pyramid.media.video_reader import inspect, read_frames
 from pyramid.settings import SettingsError
 from pyramid.ui import App
-from pyramid.ui.api import register_api
+from pyramid.ui.api import ENDPOINTS, register_api
 from pyramid.ui.guards import check
 from pyramid.ui.security.accounts import Accounts, hashed_line
 from pyramid.ui.security.guard import doors
@@ -78,9 +79,9 @@ def wait(client: Client, job: dict, until=lambda job: job["ended"], **token) -> 
     return job
 
 
-def test_the_seven_endpoints_are_all_there_is_and_are_described(home, client):
+def test_the_endpoints_are_all_there_is_and_are_described(home, client):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/generate", "/status", "/stop", "/resume", "/history", "/presets", "/models"}
+    assert set(named) == {f"/{name}" for name in ENDPOINTS} and len(ENDPOINTS) == 11
     assert {p["parameter_name"] for p in named["/status"]["parameters"]} == {"job_id", "token"}
 
 
@@ -94,6 +95,35 @@ def test_a_sentence_becomes_a_file_on_the_clients_side(client):
     listed = client.predict(search="red", api_name="/history")
     assert [job["id"] for job in listed] == [done["id"]]
     assert client.predict(search="green", api_name="/history") == []
+
+
+def test_a_clip_is_edited_finished_joined_and_looped_and_stays_as_it_is(client):
+    job = client.predict("a red ball", seed=8, settings=QUICK, api_name="/generate")
+    done = wait(client, job)
+    before = Path(done["result"]).read_bytes()
+    other = wait(client, client.predict(done["id"], 1, "a blue star", 5, 2, True, api_name="/edit"))
+    assert other["id"] != done["id"] and other["state"] == "done"
+    assert "Frames 1 to 8 (unit 1) were made anew" in other["notes"][-1]
+    assert read_metadata(Path(other["result"]))["edit"]["prompt"] == "a blue star"
+    large = client.predict(done["id"], 2, 2, api_name="/finish")
+    assert inspect(Path(large["file"])).width == 2 * done["settings"]["width"] and large["notes"] == []
+    both = client.predict(done["id"], other["id"], api_name="/join")
+    assert "from frame to frame" in both["notes"][0] and len(list(read_frames(Path(both["file"])))) == 18
+    turned = client.predict(done["id"], "back", api_name="/loop")
+    assert turned["notes"][0].startswith("Where the end meets the beginning: from frame to frame")
+    again = client.predict(done["id"], api_name="/status")
+    assert Path(again["result"]).read_bytes() == before
+    for name, asked, words in (
+        ("/edit", [done["id"], 2], "this clip has 1 to 1"),
+        ("/edit", [done["id"], 1, None, None, 10**9], "1 to 16 can be tried"),
+        ("/edit", [done["id"], 1, None, -3], "seed"),
+        ("/edit", [done["id"], 1.5], "a whole number"),
+        ("/finish", [done["id"], 3, 1], "choose from 1, 2, 4"),
+        ("/loop", [done["id"], "fade"], "too few for a dissolve"),
+        ("/join", [done["id"], "nowhere"], "there is no job"),
+    ):
+        with pytest.raises(AppError, match=words):
+            client.predict(*asked, api_name=name)
 
 
 def test_progress_is_told_and_a_stop_keeps_what_is_finished(client):
@@ -226,7 +256,7 @@ def test_language_models_use_the_same_as_tools(tiny_checkpoint, tmp_path):
 
     try:
         names, job = asyncio.run(use())
-        assert names == {"generate", "status", "stop", "history", "presets", "models"}
+        assert names == set(ENDPOINTS) - {"resume"}
         kept = app.store.get(job["id"]).settings
         assert (kept.prompt, kept.seed, kept.num_frames) == ("a red ball", 7, QUICK["num_frames"])
     finally:
@@ -245,6 +275,11 @@ def test_visitors_see_and_stop_their_own_jobs_only(open_house):
             client.predict(job["id"], token=other, api_name=name)
         with pytest.raises(AppError, match="token: give a secret"):
             client.predict(job["id"], token="short", api_name=name)
+    for name, more in (("/edit", [1]), ("/finish", []), ("/loop", []), ("/join", [job["id"]])):
+        with pytest.raises(AppError, match="there is no job"):
+            client.predict(job["id"], *more, token=other, api_name=name)
+        with pytest.raises(AppError, match="has no clip|wait for its end"):
+            client.predict(job["id"], *more, token=mine, api_name=name)
     assert client.predict(job["id"], token=mine, api_name="/stop")["id"] == job["id"]
     over = wait(client, job, token=mine)
     assert over["state"] in ("stopped", "partial")

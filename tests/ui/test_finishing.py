@@ -69,6 +69,23 @@ def test_only_the_owners_clips_can_be_joined_and_the_seam_is_told(app, jobs):
     )
 
 
+def test_a_seam_is_looked_at_before_anything_is_made_and_the_choice_stays(app, jobs):
+    view = press(app, jobs[0], "look-join", other=jobs[1].id, order="before")
+    html = finishing_html(app, jobs[0], view)
+    assert view.said.startswith("From frame to frame") and view.looked in html
+    assert '<option value="before" selected>' in html and f'<option value="{jobs[1].id}" selected>' in html
+    assert view.looked not in [path.name for path in written(app, jobs[0])]
+    first = exports_of(app, jobs[0]) / view.looked
+    view = press(app, jobs[0], "look-join", view, other=jobs[1].id, order="after")
+    assert not first.exists() and (exports_of(app, jobs[0]) / view.looked).is_file()
+    view = press(app, jobs[0], "look-loop", view, how="back")
+    assert '<option value="back" selected>' in finishing_html(app, jobs[0], view)
+    view = press(app, jobs[0], "look-loop", view, how="fade")
+    assert "too few" in view.wrong and view.looked == ""
+    view = press(app, jobs[0], "look-join", other=jobs[2].id)
+    assert view.wrong == "The other clip no longer exists."
+
+
 def test_a_loop_and_what_cannot_be_made(app, jobs):
     assert "one-loop.mp4 is under Export" in press(app, jobs[0], "loop", how="back").said
     for action, asked, words in (

@@ -174,8 +174,32 @@ def test_a_raters_link_opens_nothing_else(server):
         ):
             assert http.get(path).status_code == 404, path
         assert http.post(f"study/{token}/state", json={}).status_code == 404
-        assert http.post(f"study/{token}/answer/0", json={"motion": "a"}).status_code == 400
         assert http.post(f"study/{token}/answer/0", content=b"{" * 2_000_000).status_code == 413
+        assert http.get(f"study/{token}/state").json()["done"] == 0
+
+
+def test_answers_that_are_forged_or_come_before_the_clips_are_refused(server):
+    address, _, links = server
+    token = links["cem"].rstrip("/").rsplit("/", 1)[1]
+    with httpx.Client(base_url=address) as http:
+        every = {"aesthetics": "a", "motion": "tie", "prompt": "b"}
+        unseen = http.post(f"study/{token}/answer/0", json=every)
+        assert unseen.status_code == 400 and http.get(f"study/{token}/clip/0/a").status_code == 200
+        assert http.post(f"study/{token}/answer/0", json=every).status_code == 400  # of one clip alone
+        assert http.get(f"study/{token}/clip/0/b").status_code == 200
+        for forged in (
+            {"motion": "a"},
+            every | {"motion": "emerald"},
+            every | {"rater": "ben"},
+            every | {"motion": ["a"]},
+            [every],
+        ):
+            assert http.post(f"study/{token}/answer/0", json=forged).status_code == 400, forged
+        assert http.post(f"study/{token}/answer/0", content=b"[" * 90_000).status_code == 400
+        huge = json.dumps(every)[:-1] + f', "seconds": {"9" * 400}}}'
+        assert (
+            http.post(f"study/{token}/answer/4", content=huge.encode()).status_code == 400
+        )  # not seen either
         assert http.get(f"study/{token}/state").json()["done"] == 0
 
 
