@@ -59,6 +59,8 @@ VISITORS: dict[str, float | None] = {
     "max_uploads_mb": 2000.0,
     "max_disk_mb": 20_000.0,
 }
+# Seconds that a running job keeps Python to itself while an answer waits for it, which takes several turns.
+TURN = 0.001
 OPEN_ANSWERS = 0.5  # seconds that answers under way are given when the program ends: pages keep some open
 LAST_STEP = 1.5  # seconds that a running job is given then; what it has finished is on the disk already
 
@@ -148,6 +150,7 @@ def run(arguments: list[str] | None) -> int:
     for name in ("httpx", "bitsandbytes"):  # of no use to who wants a video: which optional kernels there are
         logging.getLogger(name).setLevel(logging.ERROR)
     wait_briefly()
+    sys.setswitchinterval(TURN)
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     # Gradio makes a table of its last 10,000 events after each one, for a page of figures that is not served.

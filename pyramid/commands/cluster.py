@@ -17,7 +17,8 @@ from typing import Any
 
 from pyramid.commands.engine import Maker, Outcome, Stopped, failure, say
 from pyramid.commands.prompt_list import Item, result_path
-from pyramid.jobs.cluster import Cluster
+from pyramid.jobs.cluster import Cluster, threads_wanted
+from pyramid.memory.threads import take_cores
 
 POLL = 0.5  # seconds between looks at Ctrl-C
 
@@ -25,7 +26,9 @@ POLL = 0.5  # seconds between looks at Ctrl-C
 class Worker:
     """What an actor does: makes items into files, and returns their bytes, and lines to be told."""
 
-    def __init__(self, memory: str):
+    def __init__(self, memory: str, threads: str = ""):
+        """`threads`: as many as the user says, see `threads_wanted`."""
+        take_cores(threads)
         self.told: list[str] = []
         self.maker = Maker(memory=memory, tell=self.told.append)
 
@@ -54,7 +57,7 @@ class OnRay:
         self.folder = folder
         self.stop = stop
         self.actor = self.cluster.actor(Worker)
-        self.idle = [self.actor.remote(self.memory) for _ in range(self.capacity)]
+        self.idle = [self.actor.remote(self.memory, threads_wanted()) for _ in range(self.capacity)]
         self.running: dict[Any, tuple[Any, Item, float]] = {}
         self.unread: list[Outcome] = []  # items whose picture or video is gone meanwhile
 
@@ -84,7 +87,7 @@ class OnRay:
         try:
             content, told = self.ray.get(ended[0])
         except self.ray.exceptions.RayActorError:
-            self.idle.append(self.actor.remote(self.memory))
+            self.idle.append(self.actor.remote(self.memory, threads_wanted()))
             return Outcome(item, error="its worker died (out of memory, or its machine is gone)")
         except self.ray.exceptions.RayTaskError as error:
             self.idle.append(actor)

@@ -23,6 +23,7 @@ from pyramid.commands.interrupts import Halted, interruptible
 from pyramid.commands.terminal import screen
 from pyramid.events import Frames, Notice, Preview, Status, Unit
 from pyramid.generate.loaded import Loaded, ModelHolder
+from pyramid.hub.checkpoints import read_ahead
 from pyramid.jobs.recorder import Listener, Nothing, Recorder, Recording, source
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.speed import Progress as Steps
@@ -76,6 +77,7 @@ class Generation:
         """The exit code: 0, or 130 after a stop. Raises KeyboardInterrupt when that left nothing to keep."""
         from pyramid.memory.plan import compare, make_plan
 
+        read_ahead(self.checkpoint)
         make_plan(self.checkpoint, self.settings, wanted=self.memory)  # a refusal comes before all else
         with self.display() as display:
             loaded = self.load(display)  # Ctrl-C ends this at once: nothing is made yet

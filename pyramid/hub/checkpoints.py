@@ -24,9 +24,12 @@ fetches.
 import dataclasses
 import hashlib
 import json
+import os
 import struct
+import threading
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -40,6 +43,7 @@ EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
 WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
+AHEAD = 0.5  # of the free memory that weights may take before they are used
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of them is enough
 COUNTS = (
     "num_attention_heads",
@@ -308,6 +312,31 @@ def verify(checkpoint: Checkpoint, *, text: bool = True) -> None:
             problems += check_tokenizer(checkpoint.folder / encoder.tokenizer)
     if problems:
         raise CheckpointError(f"the checkpoint {checkpoint.folder} cannot be used", problems)
+
+
+def read_ahead(checkpoint: Checkpoint) -> None:
+    """Have the system read the weights from the disk while something else goes on, as libraries load.
+
+    Nothing waits for it, and nothing is kept here: the files lie in the system's own memory when they are
+    opened. Left out are those that would not fit there, and systems that cannot be asked for it.
+    """
+    if hasattr(os, "posix_fadvise"):
+        threading.Thread(target=_read_ahead, args=(checkpoint,), daemon=True).start()
+
+
+def _read_ahead(checkpoint: Checkpoint) -> None:
+    import psutil
+
+    room = psutil.virtual_memory().available * AHEAD
+    text = [checkpoint.folder / encoder.folder for encoder in checkpoint.family.text]
+    for folder in (checkpoint.transformer, checkpoint.vae, *text):
+        with suppress(OSError, CheckpointError):  # whoever loads it says what is wrong
+            for path in weight_files(folder):
+                room -= path.stat().st_size
+                if room < 0:
+                    return
+                with path.open("rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def check_model(folder: Path, expected: tuple[str | None, ...], key: str = "_class_name") -> list[str]:

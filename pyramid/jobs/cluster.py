@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.jobs.elsewhere import BEAT, Died, Message, Remote, Station
-from pyramid.memory.threads import WAITING
+from pyramid.memory.threads import WAITING, take_cores
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +86,13 @@ def connect(ray: Any, address: str, workers: int | None) -> None:
         ) from None
 
 
+def threads_wanted() -> str:
+    """How many threads the user gives a worker, for `take_cores`, as Ray gives one to each: a run takes as
+    many as there are cores that no other worker and no other program uses.
+    """
+    return os.environ.get("OMP_NUM_THREADS", "")
+
+
 class Cluster:
     """A connection to a cluster, with room for so many workers; by default one a card, or a machine.
     Raises ValueError when it cannot be reached, or has no room for them.
@@ -118,7 +125,9 @@ class Cluster:
 class Answering:
     """What an actor of the page does: a `Station` whose messages are asked for by number."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: str = "") -> None:
+        """`threads`: as many as the user says, see `threads_wanted`."""
+        take_cores(threads)
         self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.told: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.station = Station(ask=self._ask)
@@ -177,7 +186,7 @@ class Actor(Remote):
         self._kind = cluster.actor(Answering, concurrency_groups={"beside": 1})
         self._answers: Any = None
         self._asked: Any = None  # whether it is there
-        self._actor = self._kind.remote()
+        self._actor = self._kind.remote(threads_wanted())
 
     def ready(self) -> bool:
         if self._asked is None:
@@ -205,7 +214,7 @@ class Actor(Remote):
     def _again(self) -> None:
         self._lost()
         self._asked = None
-        self._actor = self._kind.remote()
+        self._actor = self._kind.remote(threads_wanted())
 
     def _ask(self, number: int, name: str, *values: Any) -> None:
         how = {"num_returns": "streaming", "_generator_backpressure_num_objects": AHEAD}

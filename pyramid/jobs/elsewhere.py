@@ -31,7 +31,6 @@ from PIL import Image
 from pyramid.events import Preview
 from pyramid.failures import Known, known
 from pyramid.generate.loaded import Loaded, ModelHolder, picture_of
-from pyramid.memory.device import MAIN, device_of
 from pyramid.memory.machine import in_use
 from pyramid.settings import Settings
 
@@ -423,13 +422,10 @@ class Remote(ABC):
 class Process(Remote):
     """A process of this machine, with a device of its own. It ends with this one."""
 
-    def __init__(self, device: str, threads: int = 0, turn: "threading.Lock | None" = None):
-        """`threads` of a processor that it may use, 0: as torch does. `turn`: of loading, one process after
-        the other, as each looks at how much memory is free.
-        """
+    def __init__(self, device: str, turn: "threading.Lock | None" = None):
+        """`turn`: of loading, one process after the other, as each looks at how much memory is free."""
         super().__init__()
         self.device = device
-        self.threads = threads
         self._turn = turn or threading.Lock()
         self._process: Any = None
         self._line: Connection | None = None
@@ -448,7 +444,7 @@ class Process(Remote):
         self.close()
         context = multiprocessing.get_context("spawn")
         self._line, there = context.Pipe()
-        values = (there, self.device, self.threads)
+        values = (there, self.device)
         self._process = context.Process(target=serve, args=values, name=f"worker {self.device}", daemon=True)
         self._process.start()
         there.close()
@@ -518,21 +514,14 @@ class Process(Remote):
 
 
 def processes(devices: Sequence[str]) -> list[Process]:
-    """A holder for each device. Those on the processor share its cores."""
+    """A holder for each device. Those on the processor share its cores, as each follows the load."""
     turn = threading.Lock()
-    on_processor = sum(device_of(device).kind == MAIN for device in devices)
-    share = max(1, (os.cpu_count() or 1) // max(1, on_processor))
-    threads = 0 if "OMP_NUM_THREADS" in os.environ else share
-    return [Process(device, threads if device_of(device).kind == MAIN else 0, turn) for device in devices]
+    return [Process(device, turn) for device in devices]
 
 
-def serve(line: "Connection", device: str, threads: int) -> None:
+def serve(line: "Connection", device: str) -> None:
     """The main function of a `Process`: answer until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks: a run ends in order then
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
     told = queue.SimpleQueue[Any]()
     turn = threading.Lock()  # of who sends
 

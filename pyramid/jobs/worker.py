@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from pyramid.failures import sentence
-from pyramid.hub.checkpoints import find
+from pyramid.hub.checkpoints import find, read_ahead
 from pyramid.hub.loras import named_lora
 from pyramid.jobs.drafting import DraftRun
 from pyramid.jobs.elsewhere import Died, Here, Holder, Model
@@ -292,6 +292,7 @@ class Worker:
     def _aim(self, model: str, variant: str | None, options: dict[str, str]) -> None:
         """What is to be loaded, and what a form starts from."""
         checkpoint = find(model, variant)
+        read_ahead(checkpoint)
         machine = {name: options[name] for name in MACHINE}
         start = Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults, **machine)
         with self._lock:

@@ -20,6 +20,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pyramid.memory.groups import control_groups
@@ -46,6 +47,15 @@ def wait_asleep() -> None:
     """Let them sleep: for work that does not look at the load, as training, whose steps are long."""
     if not any(name in os.environ for name in WAITING):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def take_cores(most: str = "") -> None:
+    """Let torch use all cores of this process, or as many as `most` says, in the words of OMP_NUM_THREADS:
+    for a process that Ray has given one thread, as it does where nobody says more. Comes before torch is
+    loaded.
+    """
+    if most or os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        os.environ["OMP_NUM_THREADS"] = most or str(max(1, int(usable_cores())))
 
 
 # -- cores
@@ -98,6 +108,7 @@ class Load:
         self._busy = busy or busy_seconds
         self._own = own
         self._last: tuple[float, float] | None = None  # when, and others' seconds until then
+        self.known: float | None = None  # the last answer
 
     @property
     def age(self) -> float:
@@ -112,9 +123,10 @@ class Load:
             return None
         before = self._last
         self._last = now
-        if before is None or now[0] <= before[0]:
-            return None
-        return max(0.0, (now[1] - before[1]) / (now[0] - before[0]))
+        self.known = None
+        if before is not None and now[0] > before[0]:
+            self.known = max(0.0, (now[1] - before[1]) / (now[0] - before[0]))
+        return self.known
 
 
 def busy_seconds() -> float:
@@ -128,6 +140,15 @@ def busy_seconds() -> float:
             idle = ("idle", "iowait", "guest", "guest_nice")  # guests' are in the others' already
             total += sum(seconds for name, seconds in all_of_it.items() if name not in idle)
     return total
+
+
+def runnable(path: Path = Path("/proc/loadavg")) -> float:
+    """How many threads of others want to compute at this moment: for who begins, and has not looked before.
+    0 where the system does not say.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        return max(0.0, float(path.read_text().split()[3].partition("/")[0]) - 1)  # this one is counted too
+    return 0.0
 
 
 # -- threads of a run
@@ -153,6 +174,7 @@ class Threads:
         with cls._lock:
             if cls._load.age > STALE:
                 cls._load.others()
+                cls._load.known = None  # of a time that is long past
 
     def adapt(self) -> None:
         """Between two steps: as many threads as there are cores to be had, if it is time to look."""
@@ -163,8 +185,10 @@ class Threads:
             begins = self not in self._active
             self._active[self] = time.monotonic()
             others = self._load.others() if self._load.age >= EVERY else None
-            if others is not None or begins:
-                free = usable_cores(others or 0.0) / self._sharing()
+            if others is None and begins:  # two threads beside a busy program lose more than one without
+                others = runnable() if self._load.known is None else self._load.known
+            if others is not None:
+                free = usable_cores(others) / self._sharing()
                 self._set(wanted(self._now(), self._most_here(), free))
 
     def restore(self) -> None:

@@ -30,7 +30,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyramid.memory.device import device_of
 from pyramid.memory.machine import keep_freed_memory
+from pyramid.memory.threads import Threads
 from pyramid.training.sharding import FOLDER as SHARDS
 from pyramid.training.sharding import Shards, gathered, local, shard
 from pyramid.training.trackers import Trackers
@@ -250,8 +252,25 @@ class Loop:
     ):
         """Train until the budget is used; afterwards the model holds the averaged (EMA) weights.
 
-        Raises TrainingFailed after BAD_STEPS bad steps in a row.
+        On a processor a step has as many threads as there are cores that no other program uses. Raises
+        TrainingFailed after BAD_STEPS bad steps in a row.
         """
+        threads = device_of(self.accelerator.device).threads()
+        try:
+            self._run(threads, step_fn, sample_fn)
+        finally:
+            threads.restore()
+        self.save()
+        self.watched.finish()
+        self.ema.copy_to(local(self.trained))
+
+    def _run(
+        self,
+        threads: Threads,
+        step_fn: Callable[[float], Losses | Sequence[Callable[[], Losses]]],
+        sample_fn: Callable[[Path], None] | None,
+    ) -> None:
+        """The steps that are left, with their log, checkpoints and samples."""
         told: dict[str, list[float]] = {}
         self._saved = self._sampled = (self.step, self.spent)
         main = self.accelerator.is_main_process
@@ -262,6 +281,7 @@ class Loop:
         with (self.folder / "log.jsonl").open("a") if main else nullcontext() as log:
             while self.progress < 1:
                 began = time.perf_counter()
+                threads.adapt()
                 rate = self._set_rates()
                 losses = self._take(step_fn(self.progress))
                 self.step += 1
@@ -274,9 +294,6 @@ class Loop:
                     self._log(log, bar, rate, means)
                 self._save_and_sample(sample_fn)
         bar.close()
-        self.save()
-        self.watched.finish()
-        self.ema.copy_to(local(self.trained))
 
     def _log(self, log, bar: tqdm, rate: float, means: dict[str, float]) -> None:
         """A line of the log, and what the bar shows."""

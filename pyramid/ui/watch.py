@@ -23,7 +23,8 @@ from pyramid.ui.live import GLYPH, LivePart
 from pyramid.ui.queue import Queue
 
 PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
-FIRST_EVERY = 0.1  # seconds between two looks for what has begun, and for its first picture
+IDLE_EVERY = 0.1  # seconds between two looks for what has begun
+FIRST_EVERY = 0.04  # and for its first picture
 LOOKS = 60  # a second, over all open pages, where a look mostly shows nothing new
 UPDATES = 6  # a second, over all open pages: many who watch see a job less often, and do not slow it
 BESIDE = 6  # words that `Watcher.beside` gives
@@ -124,9 +125,11 @@ class Watcher:
 
     def every(self, now: Moment) -> float:
         """Seconds until the next look: what has begun is to be seen at once, what goes on can wait."""
-        if now.busy and not now.begins:
+        if now.begins:
+            return max(FIRST_EVERY, len(self.pages) / LOOKS)
+        if now.busy:
             return max(PAGE_EVERY, len(self.pages) / UPDATES)
-        return max(FIRST_EVERY, len(self.pages) / LOOKS)
+        return max(IDLE_EVERY, len(self.pages) / LOOKS)
 
     def moment(self) -> Moment:
         worker = self.app.worker

@@ -360,7 +360,7 @@ def test_a_worker_needs_no_picture_on_its_own_disk(listed, tmp_path):
     made = read_list(listed({"prompt": "a", "image": "red.png", "seed": 1}))[0]
     given, source = read_given(made.settings), source_of(made.settings)
     picture.unlink()
-    content, told = Worker("auto").make(made, given, source)
+    content, told = Worker("auto", threads="1").make(made, given, source)
     (tmp_path / "made.mp4").write_bytes(content)
     assert told == [] and read_metadata(tmp_path / "made.mp4")["source"] == source["source"]
 

@@ -10,7 +10,17 @@ from pyramid.generate.loaded import load_quickly
 from pyramid.hub.checkpoints import find
 from pyramid.memory import threads as module
 from pyramid.memory.device import device_of
-from pyramid.memory.threads import Load, Threads, quotas, usable_cores, wait_asleep, wait_briefly, wanted
+from pyramid.memory.threads import (
+    Load,
+    Threads,
+    quotas,
+    runnable,
+    take_cores,
+    usable_cores,
+    wait_asleep,
+    wait_briefly,
+    wanted,
+)
 from pyramid.settings import Settings
 
 
@@ -52,7 +62,7 @@ def test_others_are_all_that_is_busy_but_this_process(monkeypatch):
     load = Load(lambda: busy[0], lambda: own[0])
     assert load.age == float("inf") and load.others() is None
     clock[0], busy[0], own[0] = 100.5, 51.0, 7.5
-    assert load.age == 0.5 and load.others() == pytest.approx(1.0)
+    assert load.age == 0.5 and load.others() == pytest.approx(1.0) == load.known
     clock[0], own[0] = 101.0, 7.52  # hundredths are counted late
     assert load.others() == 0.0
 
@@ -60,6 +70,27 @@ def test_others_are_all_that_is_busy_but_this_process(monkeypatch):
         raise PermissionError("as in some containers")
 
     assert Load(hidden).others() is None
+
+
+def test_a_worker_of_ray_has_the_cores_of_its_machine(monkeypatch):
+    monkeypatch.setattr(module, "usable_cores", lambda: 6.5)
+    for before, most, then in (
+        (None, "", "6"),
+        ("1", "", "6"),  # as Ray says where nobody does
+        ("4", "", "4"),  # by who started the cluster
+        ("1", "3", "3"),  # by who uses it
+    ):
+        monkeypatch.setattr(module.os, "environ", {} if before is None else {"OMP_NUM_THREADS": before})
+        take_cores(most)
+        assert module.os.environ == {"OMP_NUM_THREADS": then}
+
+
+def test_who_wants_to_compute_now_is_counted(tmp_path):
+    said = tmp_path / "loadavg"
+    said.write_text("0.20 0.18 0.12 5/80 11206\n")
+    assert runnable(said) == 4.0
+    said.write_text("none of it")
+    assert runnable(said) == 0.0 and runnable(tmp_path / "missing") == 0.0
 
 
 def test_cores_are_those_of_this_process_under_its_limit(tmp_path, monkeypatch):
@@ -90,6 +121,7 @@ class Made:
 
     def __init__(self):
         self.age, self.busy = 1.0, 0.0
+        self.known: float | None = None
 
     def others(self):
         return self.busy
@@ -102,6 +134,7 @@ def load(monkeypatch):
     monkeypatch.setattr(Threads, "_load", made)
     monkeypatch.setattr(Threads, "_active", {})
     monkeypatch.setattr(module, "usable_cores", lambda others=0.0: 2.0 - others)
+    monkeypatch.setattr(module, "runnable", lambda: 0.0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield made
@@ -126,6 +159,18 @@ def test_threads_follow_the_load_and_are_given_back(load):
     run.restore()
     run.restore()
     assert torch.get_num_threads() == 2
+
+
+def test_a_run_begins_by_what_is_known_of_the_load(load, monkeypatch):
+    """Before the first look of its own: what the last one said, or who wants to compute now."""
+    load.age = 0.1
+    for load.known, now, threads in ((None, 0.0, 2), (None, 3.0, 1), (0.1, 3.0, 2), (1.9, 0.0, 1)):
+        monkeypatch.setattr(module, "runnable", lambda now=now: now)
+        run = Threads()
+        run.adapt()
+        assert torch.get_num_threads() == threads
+        run.restore()
+        assert torch.get_num_threads() == 2
 
 
 def test_runs_of_one_process_share_its_cores(load):

@@ -7,6 +7,8 @@ from torch import nn
 
 from pyramid.generate.latents import denoised_estimate, down, jump, noise_pyramid, pyramid
 from pyramid.generate.schedule import make_stages
+from pyramid.memory.device import device_of
+from pyramid.memory.threads import Threads
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.training.build import describe, with_steps
 from pyramid.training.critic import Adversary, Critic, balance, hinge
@@ -135,6 +137,24 @@ def test_a_run_resumes_from_its_checkpoint(tmp_path):
     assert loop.step == 4
     loop.run(stepper(again))
     assert torch.allclose(again.weight, model.weight, atol=1e-6)
+
+
+def test_each_step_has_the_threads_that_the_load_allows(tmp_path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(Threads, "adapt", lambda self: told.append(f"adapt {self.adapts}"))
+    monkeypatch.setattr(Threads, "restore", lambda self: told.append("restore"))
+    model, loop = _loop(tmp_path, 2)
+
+    def step(progress):
+        told.append("step")
+        if progress:
+            raise RuntimeError("out of memory, say")
+        return {"loss": model.weight.square().mean()}
+
+    with pytest.raises(RuntimeError):
+        loop.run(step)
+    adapts = not device_of(loop.accelerator.device).is_card
+    assert told == [f"adapt {adapts}", "step"] * 2 + ["restore"]
 
 
 def test_a_budget_is_minutes_or_steps():

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pyramid.memory.threads import usable_cores
 from pyramid.training.clip_dit import Run, fill_share, load_parts, read_recipe, source_checkpoint
 from pyramid.training.clips.cache import Cache, check_broken
 
@@ -35,7 +36,7 @@ def fill_by_processes(run: Run, folder: Path, count: int, say=print) -> Cache:
     if count == 1:
         return _whole(run, folder, fill_part(run, folder, (0, 1)), say)
     context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // count)
+    threads = max(1, min(torch.get_num_threads(), int(usable_cores())) // count)
     with ProcessPoolExecutor(
         count, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
