@@ -13,7 +13,8 @@ Importing this loads no torch: that comes with the first model.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from pyramid.memory.placement import dtype_name
 from pyramid.memory.plan import Plan, make_plan
 from pyramid.memory.threads import Threads
 from pyramid.settings import Settings, loras_of
+
+SMALL = 256 * 2**20  # bytes of a transformer that takes a step in a moment, wherever it is
 
 if TYPE_CHECKING:
     from pyramid.generate.drafts import Drafting
@@ -129,6 +132,24 @@ class Loaded:
     def picture(self, event: Preview) -> Image.Image:
         """What the clean estimate of a step looks like, of the first sample."""
         return picture_of(event, self.scales, self.colors)
+
+    def warm_up(self, settings: Settings) -> None:
+        """Take a step of a small model, which nobody sees: what comes with the first one, such as modules and
+        text encoders, is there then before somebody waits for it.
+        """
+        from pyramid.generate.request import Inputs
+
+        pipe = self.pipeline
+        weights = sum(weight.nbytes for weight in pipe.transformer.parameters())
+        if pipe.text is None or not pipe.text.small or weights > SMALL:
+            return
+        pipe.text.load_small()
+        events = pipe.stream(replace(settings, prompt="a", seed=0), Inputs(preview_every=1))
+        with closing(events):
+            for event in events:
+                if isinstance(event, Preview):
+                    self.picture(event)
+                    break
 
     def cuts_otherwise(self, plan: Plan) -> bool:
         """Whether a plan has frames decoded in other pieces, or in another order."""

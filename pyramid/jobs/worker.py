@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from pyramid.failures import sentence
+from pyramid.generate.loaded import Loaded
 from pyramid.hub.checkpoints import find, read_ahead
 from pyramid.hub.loras import named_lora
 from pyramid.jobs.drafting import DraftRun
@@ -417,6 +418,7 @@ class Worker:
         hand.wanted.clear()
         try:
             self._bring(hand, self.start_from, log.info)
+            self._warm_up(hand)
             if not hand.wanted.is_set():  # else another one has been asked for meanwhile
                 self.loaded.set()
         except ValueError as error:
@@ -441,6 +443,15 @@ class Worker:
         if self.error:
             self.loaded.set()
         self.store.touch()
+
+    def _warm_up(self, hand: Hand) -> None:
+        """What the first clip would wait for comes with the model, where that is in this process."""
+        loaded = hand.holder.loaded
+        if isinstance(loaded, Loaded):
+            try:
+                loaded.warm_up(self.start_from)
+            except Exception as error:  # it is told to who asks for a clip
+                log.info("the model could not take a step yet: %s", error)
 
     def _bring_for(self, hand: Hand, job: Job, say: Callable[[str], None]) -> Model:
         """The model of a job. Its LoRAs are named, not given as files: visitors may not open those."""

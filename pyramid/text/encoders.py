@@ -162,7 +162,7 @@ class TextEncoders:
             raise ValueError("prompts is empty: give at least one text, which may be empty itself")
         with self._lock:
             encoded = {prompt: self._cached(prompt, max_sequence_length) for prompt in dict.fromkeys(prompts)}
-            if self._models and not (self._size < KEEP_BELOW if self.keep is None else self.keep):
+            if self._models and not (self.small if self.keep is None else self.keep):
                 self.free()
         rows = [encoded[prompt] for prompt in prompts]
         cuts: dict[str, list[str]] = {}
@@ -175,6 +175,13 @@ class TextEncoders:
             torch.cat([row.pooled for row in rows]),  # b p
             {label: " | ".join(texts) for label, texts in cuts.items()},
         )
+
+    def load_small(self) -> None:
+        """Load encoders that stay in memory, and are loaded in a moment, before a prompt needs them."""
+        with self._lock:
+            for part in self.parts if self.small and self.keep is not False else ():
+                self._tokenizer(part)
+                self._model(part)
 
     def count_tokens(self, prompt: str) -> dict[str, int]:
         """Tokens of a prompt by encoder, special ones included; loads tokenizers only."""
@@ -235,6 +242,11 @@ class TextEncoders:
     @cached_property
     def _size(self) -> int:
         return sum(path.stat().st_size for part in self.parts for path in part.weights)
+
+    @property
+    def small(self) -> bool:
+        """Whether the weights of all encoders are few."""
+        return self._size < KEEP_BELOW
 
     @torch.no_grad()
     def _encode(self, prompt: str, length: int) -> PromptEmbeds:

@@ -1,8 +1,10 @@
 """Checkpoints are found by name or folder, and what is wrong with one is said before anything is loaded."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tiny import make_checkpoint
 
 from pyramid.hub.checkpoints import (
     CheckpointError,
+    _read_ahead,
     detect_family,
     find,
     list_variants,
@@ -37,6 +40,22 @@ def test_a_whole_checkpoint_is_found_and_verified(tiny_checkpoint):
     assert checkpoint.transformer_class == "PyramidFluxTransformer" and checkpoint.transformer.is_dir()
     assert checkpoint.defaults.sizes == ((64, 64),) and checkpoint.defaults.steps == (2, 2, 2)
     assert checkpoint.defaults.units == 4 and checkpoint.defaults.guidance_scale == 4.0
+
+
+def test_weights_are_read_ahead_as_far_as_there_is_room(tiny_checkpoint, monkeypatch):
+    checkpoint = find(str(tiny_checkpoint))
+    room = SimpleNamespace(available=10**10)
+    asked: list[int] = []
+    monkeypatch.setattr("psutil.virtual_memory", lambda: room)
+    monkeypatch.setattr("os.posix_fadvise", lambda number, *_: asked.append(os.fstat(number).st_size), False)
+    monkeypatch.setattr("os.POSIX_FADV_WILLNEED", 3, raising=False)
+    _read_ahead(checkpoint)
+    folders = [checkpoint.transformer, checkpoint.vae, *sorted(checkpoint.folder.glob("text_encoder*"))]
+    assert sorted(asked) == sorted(weight_files(folder)[0].stat().st_size for folder in folders)
+    room.available = asked[0]  # of which half may be taken
+    asked.clear()
+    _read_ahead(checkpoint)
+    assert asked == []
 
 
 def test_sd3_is_told_by_its_transformer(tmp_path):

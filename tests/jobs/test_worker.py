@@ -81,6 +81,13 @@ def frames_in(path: Path) -> int:
 # A run
 
 
+def test_a_small_model_has_taken_a_step_before_a_clip_is_asked_for(worker):
+    until(worker, worker.loaded.is_set)
+    loaded = worker.hands[0].holder.loaded
+    assert loaded is not None and len(loaded.pipeline.text.loaded) == 2 and not worker.error
+    assert loaded.pipeline.num_timesteps > 0 and loaded.pipeline._runs == []
+
+
 def test_a_job_is_shown_while_it_is_made_and_leaves_a_file_that_says_how(worker):
     job = add(worker, seed=3, video_num_inference_steps=(12, 12, 12))
     live = until(worker, lambda: worker.live and worker.live.job.id == job.id and worker.live.growing)

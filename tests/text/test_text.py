@@ -164,6 +164,14 @@ def test_encoders_leave_memory_when_told_and_when_not_kept(tiny_checkpoint, tmp_
     assert text.loaded == ()
 
 
+def test_small_encoders_can_be_there_before_a_prompt(tiny_checkpoint, tmp_path, monkeypatch):
+    for keep, small, there in ((None, True, 2), (True, True, 2), (False, True, 0), (True, False, 0)):
+        monkeypatch.setattr("pyramid.text.encoders.KEEP_BELOW", 2**40 if small else 0)
+        text = encoders(tiny_checkpoint, tmp_path, keep=keep)
+        text.load_small()
+        assert len(text.loaded) == there
+
+
 def test_no_prompts_is_an_error_an_empty_one_is_not(tiny_checkpoint, tmp_path):
     with pytest.raises(ValueError, match="prompts is empty"):
         encoders(tiny_checkpoint, tmp_path).encode([])
