@@ -47,7 +47,11 @@ def test_weights_are_read_ahead_as_far_as_there_is_room(tiny_checkpoint, monkeyp
     room = SimpleNamespace(available=10**10)
     asked: list[int] = []
     monkeypatch.setattr("psutil.virtual_memory", lambda: room)
-    monkeypatch.setattr("os.posix_fadvise", lambda number, *_: asked.append(os.fstat(number).st_size), False)
+
+    def advise(number, *_) -> None:
+        asked.append(os.fstat(number).st_size)
+
+    monkeypatch.setattr("os.posix_fadvise", advise, raising=False)
     monkeypatch.setattr("os.POSIX_FADV_WILLNEED", 3, raising=False)
     _read_ahead(checkpoint)
     folders = [checkpoint.transformer, checkpoint.vae, *sorted(checkpoint.folder.glob("text_encoder*"))]
