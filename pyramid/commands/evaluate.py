@@ -22,6 +22,7 @@ from pyramid.settings import DTYPES, Settings
 if TYPE_CHECKING:
     from pyramid.generate.pipeline import PyramidFlowPipeline
     from pyramid.hub.checkpoints import Checkpoint
+    from pyramid.training.photos import Photo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--compare",
         action="store_true",
-        help="a table of samplers and steps, and of the model's fast variants",
+        help="a table of samplers and steps, and of the model's other variants",
     )
     add("--photographs", type=int, default=0, metavar="N", help="held-out photographs to move by each camera")
     add("--photo-folder", type=expanduser, metavar="DIR", help="more of them: all pictures of a folder")
@@ -103,11 +104,19 @@ def load(args: argparse.Namespace, variant: str) -> "PyramidFlowPipeline":
 def moves(args: argparse.Namespace, pipe: "PyramidFlowPipeline") -> dict[str, Any]:
     """How well photographs are moved by a camera, as the words say."""
     from pyramid.evaluation.moves import PANS_AND_ZOOMS, measure_moves
+
+    return measure_moves(pipe, photos_of(args), PANS_AND_ZOOMS, args.seed)
+
+
+def photos_of(args: argparse.Namespace) -> "list[Photo]":
+    """The photographs that are asked for; none where none are."""
     from pyramid.training.photos import photographs, photographs_in
 
+    if not (args.photographs or args.photo_folder):
+        return []
     photos = photographs("held_out")
     photos += photographs_in(args.photo_folder) if args.photo_folder else []
-    return measure_moves(pipe, photos[: args.photographs or None], PANS_AND_ZOOMS, args.seed)
+    return photos[: args.photographs or None]
 
 
 def compare(args: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str, Any]]:
@@ -115,7 +124,7 @@ def compare(args: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str
 
     from pyramid.evaluation import few_steps
 
-    asked = few_steps.Asked(args.videos, args.seed)
+    asked = few_steps.Asked(args.videos, args.seed, photos=photos_of(args))
     rows = few_steps.measure(lambda variant: load(args, variant), few_steps.ways_of(checkpoint), asked)
     title = f"{args.model}: {args.videos} videos each, seeds from {args.seed}"
     screen().print(few_steps.as_table(rows, title))

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 from rich.table import Table
+from scipy import ndimage
 
 from pyramid.evaluation.judge import Verdict, judge
 from pyramid.evaluation.registration import register
@@ -200,6 +201,12 @@ def _size(world: World) -> dict:
 
 def _bytes(frames: np.ndarray) -> np.ndarray:
     return (frames * 255).round().astype(np.uint8)
+
+
+def sharpness(clip: np.ndarray) -> float:
+    """How much detail a clip (f, h, w, 3) has: the root mean square of the Laplacian of its brightness."""
+    gray = clip.astype(np.float32).mean(axis=-1)
+    return float(np.sqrt(np.mean([ndimage.laplace(frame).astype(np.float64) ** 2 for frame in gray])))
 
 
 def contact_sheet(clips: np.ndarray, columns: int = 7) -> Image.Image:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,18 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.progress import track
 from rich.table import Table
-from scipy import ndimage
 from torch import Tensor
 
-from pyramid.evaluation.evaluate import Share, choose_scenes, score, world_of
+from pyramid.evaluation.evaluate import Share, as_plain, choose_scenes, score, sharpness, world_of
 from pyramid.evaluation.judge import judge
+from pyramid.evaluation.moves import NAMES as MOVES
+from pyramid.evaluation.moves import PANS_AND_ZOOMS, measure_moves
 from pyramid.events import Finished, Frames
 from pyramid.generate.guidance import Guidance
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.checkpoints import Checkpoint, find, list_variants
-from pyramid.settings import FAST, Settings
+from pyramid.settings import FAST, PHOTOS, Settings
+from pyramid.training.photos import Photo
 from pyramid.training.world import caption
 
 JUDGED = {  # a column, and what `evaluate.score` calls it
@@ -66,6 +68,7 @@ class Asked:
     seed: int = 1000
     compared: int = 8
     prompts: int = 2  # of which `SEEDS` seeds each are compared
+    photos: Sequence[Photo] = ()  # that are moved by each of four cameras
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,21 @@ class Row:
     error: float  # of the latents, ‖a − b‖ / ‖b‖
     sharpness: float
     diversity: float
+    moves: dict[str, Share | float] = field(default_factory=dict)  # over photographs, see `measure_moves`
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
         shares = {name: [s.right, s.total, *s.interval] for name, s in self.scores.items()}
         values = {name: getattr(self, name) for name in ("sampler", "evaluations", "forwards", "seconds")}
         values |= {name: getattr(self, name) for name in ("error", "sharpness", "diversity")}
+        if self.moves:
+            values["photographs"] = {name: as_plain(self.moves[told]) for name, told in MOVES.items()}
         return {"variant": self.way.variant, "steps": list(self.steps), **values, "scores": shares}
 
 
 def ways_of(checkpoint: Checkpoint) -> list[Way]:
-    """What is compared: the first variant as it is used and with fewer steps, and its fast variants.
+    """What is compared: the first variant as it is used and with fewer steps, its fast variants, and that
+    for photographs.
 
     The undistilled model with a student's steps is among them, so that one sees what distillation brings.
     """
@@ -108,6 +115,8 @@ def ways_of(checkpoint: Checkpoint) -> list[Way]:
     for variant in list_variants(checkpoint.folder):
         if variant == first + FAST:
             ways += [Way(variant), Way(variant, "even", (1, 1, 1))]
+        elif variant == first + PHOTOS:
+            ways.append(Way(variant))
     return ways
 
 
@@ -149,7 +158,15 @@ def _row(pipe: PyramidFlowPipeline, way: Way, asked: Asked, exact: Tensor) -> Ro
         error=float((_latents(pipe, way, asked) - exact).norm() / exact.norm()),
         sharpness=float(np.mean([sharpness(clip) for clip in clips])),
         diversity=_diversity(pipe, way, asked),
+        moves=_moves(pipe, way, asked),
     )
+
+
+def _moves(pipe: PyramidFlowPipeline, way: Way, asked: Asked) -> dict[str, Share | float]:
+    """What becomes of photographs, where some are asked for."""
+    if not asked.photos:
+        return {}
+    return measure_moves(pipe, asked.photos, PANS_AND_ZOOMS, asked.seed, **way.settings())
 
 
 def _texts(pipe: PyramidFlowPipeline, asked: Asked, count: int) -> list[str]:
@@ -196,18 +213,13 @@ def _diversity(pipe: PyramidFlowPipeline, way: Way, asked: Asked) -> float:
     return float(np.mean(distances))
 
 
-def sharpness(clip: np.ndarray) -> float:
-    """How much detail a clip (f, h, w, 3) has: the root mean square of the Laplacian of its brightness."""
-    gray = clip.astype(np.float32).mean(axis=-1)
-    return float(np.sqrt(np.mean([ndimage.laplace(frame).astype(np.float64) ** 2 for frame in gray])))
-
-
 def as_table(rows: Sequence[Row], title: str) -> Group:
-    """The rows as two tables of 80 columns, what they cost and what they make; sharpness and diversity are
-    shares of the first row's.
+    """The rows as tables of 80 columns: what they cost, what they make, and what becomes of photographs where
+    that was measured; sharpness and diversity are shares of the first row's.
     """
     cost = _table(title, ("evaluations", "sample s", "decode s", "latent error"))
     made = _table("what they make", (*JUDGED, "sharp", "diverse"))
+    moved = _table("over photographs", ("direction", "speed", "gain dB", "detail"))
     for row in rows:
         twice = " ×2" if row.forwards > row.evaluations else ""
         way = row.way.variant, row.sampler, "-".join(map(str, row.steps))
@@ -219,7 +231,11 @@ def as_table(rows: Sequence[Row], title: str) -> Group:
             f"{row.sharpness / rows[0].sharpness:.0%}",
             f"{row.diversity / rows[0].diversity:.0%}",
         )
-    return Group(cost, made)
+        if row.moves:
+            direction, speed, gain, detail = (row.moves[name] for name in MOVES.values())
+            assert isinstance(direction, Share) and isinstance(speed, Share)
+            moved.add_row(*way, _short(direction), _short(speed), f"{gain:+.1f}", f"{detail:.0%}")
+    return Group(cost, made, *[moved] * any(row.moves for row in rows))
 
 
 def _table(title: str, names: Sequence[str]) -> Table:

@@ -11,13 +11,13 @@ first, says whether the picture dissolves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from pyramid.evaluation.evaluate import Share
-from pyramid.evaluation.few_steps import sharpness
+from pyramid.evaluation.evaluate import Share, sharpness
 from pyramid.evaluation.registration import register
 from pyramid.training.data import psnr
 from pyramid.training.photos import Photo, camera_clip
@@ -25,12 +25,20 @@ from pyramid.training.world import camera_caption
 
 PANS_AND_ZOOMS = ("zoom in", "zoom out", "pan left", "pan right")
 SPEED = 0.3  # how far from the true speed is right
+NAMES = {  # a figure of `compare`, and what it is called over many clips
+    "direction": "photographs: direction right",
+    "speed": f"photographs: speed within {SPEED:.0%}",
+    "gain": "photographs: last frame nearer to the true one than the photo (dB)",
+    "detail": "photographs: detail of the last frame, of the first's",
+}
 
 
 def measure_moves(
-    pipe, photos: Sequence[Photo], cameras: Sequence[str], seed: int
+    pipe, photos: Sequence[Photo], cameras: Sequence[str], seed: int, **settings: Any
 ) -> dict[str, Share | float]:
-    """Figures over all photographs and cameras, for the size and length that the model was trained for."""
+    """Figures over all photographs and cameras, for the size and length that the model was trained for;
+    `settings` go to the pipeline.
+    """
     v = pipe.defaults
     rng = np.random.default_rng(seed)
     rows = []
@@ -39,13 +47,13 @@ def measure_moves(
             truth = camera_clip(photo, camera, rng, size=v.width, frames=v.num_frames)
             text = camera_caption(camera, rng)
             start = Image.fromarray(truth[0])
-            frames = pipe(text, image=start, seed=seed + index, output_type="np").frames[0]
+            frames = pipe(text, image=start, seed=seed + index, output_type="np", **settings).frames[0]
             rows.append(compare((frames * 255).round().astype(np.uint8), truth, camera))
     return {
-        "photographs: direction right": Share(sum(row["direction"] == 1 for row in rows), len(rows)),
-        f"photographs: speed within {SPEED:.0%}": Share(sum(row["speed"] == 1 for row in rows), len(rows)),
-        "photographs: last frame nearer to the true one than the photo (dB)": _mean(rows, "gain"),
-        "photographs: detail of the last frame, of the first's": _mean(rows, "detail"),
+        NAMES["direction"]: Share(sum(row["direction"] == 1 for row in rows), len(rows)),
+        NAMES["speed"]: Share(sum(row["speed"] == 1 for row in rows), len(rows)),
+        NAMES["gain"]: _mean(rows, "gain"),
+        NAMES["detail"]: _mean(rows, "detail"),
     }
 
 

@@ -99,6 +99,8 @@ def join(pipe):
     All of them must then be asked for the same, with the same seed; those that are not rank 0 best with
     `output_type="latent"`. ValueError where the heads cannot be shared by so many.
     """
+    if pipe.transformer.fixed_past:
+        raise ValueError("several processes cannot share a transformer that keeps its past: use one process")
     share_transformer(pipe.transformer)
     pipe.executor = Joined()
     return pipe

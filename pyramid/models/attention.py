@@ -8,7 +8,7 @@ Source: arXiv 2410.05954, section 3.3 (temporal pyramid, blockwise causal attent
 interleaved pairs, arXiv 2104.09864.   Run: `python -m pytest tests/models/test_attention.py`
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -36,6 +36,12 @@ class Layout:
     text_rows: torch.Tensor  # for each packed text token its row, (T,)
     groups: tuple[tuple[int, int], ...]  # queries start…stop of a group, which sees text and units up to stop
     history: int  # tokens before the current clip
+
+    @property
+    def past(self):
+        """The layout of text and history alone."""
+        groups = tuple((start, stop) for start, stop in self.groups if stop <= self.history)
+        return replace(self, groups=groups, history=0)
 
     @property
     def last_groups(self):
@@ -159,6 +165,16 @@ class Backend:
     _parallel_config = None
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Keys and values of a block's text, packed (T, heads, d), and of its image tokens (b, n, heads, d)."""
+
+    text_key: torch.Tensor
+    key: torch.Tensor
+    text_value: torch.Tensor
+    value: torch.Tensor
+
+
 class Attention(nn.Module):
     """Queries, keys and values of text and image tokens, and the attention between them.
 
@@ -194,11 +210,14 @@ class Attention(nn.Module):
         """One group of queries, (b, n, heads, d), sees all of the keys; of the query's shape."""
         return sdpa(query, key, value)
 
-    def forward(self, text, image, table, layout, *, current_only=False):
+    def forward(self, text, image, table, layout, *, current_only=False, past=None, keep=None):
         """text (T, dim), image (b, n, dim), table (n, 1, head_dim/2) -> attention outputs of the same shapes.
 
-        current_only: only the current clip's tokens ask; -> (None, theirs).
+        current_only: only the current clip's tokens ask; -> (None, theirs). keep: a list that gets the keys
+        and values, a `Kept`. past: those of text and history, where `image` is the current clip alone.
         """
+        if past is not None:
+            return self._after(past, image, table, layout)
         to_q, to_k, to_v, norm_q, norm_k = self.text_layers()
         first = layout.history if current_only else 0
 
@@ -210,6 +229,8 @@ class Attention(nn.Module):
         text_query = None if current_only else norm_q(heads(to_q(text)))
         text_key = norm_k(heads(to_k(text)))
         value = (heads(to_v(text)), heads(self.to_v(image)))
+        if keep is not None:
+            keep.append(Kept(text_key, key, *value))
         text_out, image_out = prefix_attention(
             (text_query, query),
             (text_key, key),
@@ -218,3 +239,16 @@ class Attention(nn.Module):
             self.attend,
         )
         return None if current_only else text_out.flatten(-2), image_out.flatten(-2)
+
+    def _after(self, past, image, table, layout):
+        """What the current clip's tokens (b, n, dim) get of themselves and of what is kept of the past."""
+
+        def heads(x):
+            return x.unflatten(-1, (self.heads, -1))  # … heads d
+
+        query = rotate(self.norm_q(heads(self.to_q(image))), table[layout.history :])
+        key = rotate(self.norm_k(heads(self.to_k(image))), table[layout.history :])
+        keys = past.text_key, torch.cat([past.key, key], dim=1)
+        values = past.text_value, torch.cat([past.value, heads(self.to_v(image))], dim=1)
+        _, out = prefix_attention((None, query), keys, values, layout, self.attend)
+        return None, out.flatten(-2)

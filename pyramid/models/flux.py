@@ -10,14 +10,14 @@ Run: `python -m pytest tests/models/test_flux.py`
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from pyramid.models.attention import Attention, Layout, join, rotary_table, sequence_layout
+from pyramid.models.attention import Attention, Kept, Layout, join, rotary_table, sequence_layout
 from pyramid.models.layers import (
     FeedForward,
     Linear,
@@ -41,6 +41,7 @@ class StageContext:
     history: torch.Tensor | None  # (b, m, dim) embedded patches of the clean past
     table: torch.Tensor  # (m + n, 1, head_dim/2) complex rotations
     layout: Layout
+    kept: list[Kept] = field(default_factory=list)  # of each block, where a network keeps them for a stage
 
 
 def check_clips(shape, clips, channels, batch):
@@ -107,17 +108,24 @@ class DoubleBlock(nn.Module):
         if not text_ends:
             self.ff_context = FeedForward(dim)
 
-    def forward(self, text, image, condition, table, layout, current_only=False):
+    def forward(self, text, image, condition, table, layout, current_only=False, past=None, keep=None):  # noqa: PLR0913
         """text (T, dim), image (b, n, dim), condition (b, dim) -> text and image of the same shapes.
 
         current_only: -> (None, the current clip's tokens); text and history lend keys and values, and end.
+        past, keep: as in `Attention.forward`; with a past, text is passed on as it is.
         """
         vectors = [v[:, None] for v in self.norm1(condition)]  # b 1 dim
+        if past is not None:
+            _, attended = self.attn(None, modulate(image, *vectors[:2]), table, layout, past=past)
+            image = torch.addcmul(image, vectors[2], self.attn.to_out[0](attended))
+            return text, self.ff.residual(image, *vectors[3:])
         text_vectors = [v[layout.text_rows] for v in self.norm1_context(condition)]  # T dim
         shift, scale = text_vectors[::-1] if self.text_ends else text_vectors[:2]  # sic: scale first
         text_normed = modulate(text, shift, scale)
         normed = modulate(image, *vectors[:2])
-        text_out, image_out = self.attn(text_normed, normed, table, layout, current_only=current_only)
+        text_out, image_out = self.attn(
+            text_normed, normed, table, layout, current_only=current_only, keep=keep
+        )
         image = image[:, layout.history :] if current_only else image
         image = torch.addcmul(image, vectors[2], self.attn.to_out[0](image_out))
         image = self.ff.residual(image, *vectors[3:])
@@ -138,13 +146,19 @@ class SingleBlock(nn.Module):
         self.proj_out = Linear(5 * dim, dim)
         self.attn = attention(heads, head_dim)
 
-    def forward(self, text, image, condition, table, layout, current_only=False):
+    def forward(self, text, image, condition, table, layout, current_only=False, past=None, keep=None):  # noqa: PLR0913
         """As DoubleBlock."""
         vectors = [v[:, None] for v in self.norm(condition)]  # b 1 dim
+        if past is not None:
+            normed = modulate(image, *vectors[:2])
+            _, attended = self.attn(None, normed, table, layout, past=past)
+            return text, self.residual(image, normed, attended, vectors[2])
         text_vectors = [v[layout.text_rows, 0] for v in vectors]  # T dim
         text_normed = modulate(text, *text_vectors[:2])
         normed = modulate(image, *vectors[:2])
-        text_out, image_out = self.attn(text_normed, normed, table, layout, current_only=current_only)
+        text_out, image_out = self.attn(
+            text_normed, normed, table, layout, current_only=current_only, keep=keep
+        )
         if current_only:
             image = image[:, layout.history :]
             normed = normed[:, layout.history :]
@@ -170,6 +184,7 @@ class StageNetwork(Network):
     """
 
     gradient_checkpointing = False
+    fixed_past = False  # whether text and history are the same for all steps of a stage
     attention = Attention
 
     time_text_embed: nn.Module
@@ -228,9 +243,12 @@ class StageNetwork(Network):
         pooled_projections = layout.sort(pooled_projections)
         condition = F.silu(self.time_text_embed(timestep, pooled_projections))  # b dim
         image = self.embed(layout.sort(current), grid)  # b n dim
-        if context.history is not None:
+        past = None
+        if context.history is not None and self.fixed_past:
+            past = self._past(context, pooled_projections)
+        elif context.history is not None:
             image = torch.cat([context.history, image], dim=1)  # b m+n dim
-        image = self._through_blocks(context.text, image, condition, context, cache)
+        image = self._through_blocks(image, condition, context, cache, past)
         scale, shift = self.norm_out(condition)
         velocity = self.proj_out(modulate(image, shift[:, None], scale[:, None]))  # b n c·4
         return layout.unsort(
@@ -245,19 +263,32 @@ class StageNetwork(Network):
             )
         )
 
-    def _through_blocks(self, text, image, condition, context, cache):
+    def _past(self, context, pooled):
+        """Keys and values of text and history in each block, at timestep 0: made at a stage's first step."""
+        if not context.kept:
+            layout = context.layout.past
+            condition = F.silu(
+                self.time_text_embed(pooled.new_zeros(len(pooled), dtype=torch.float32), pooled)
+            )
+            text, image, table = context.text, context.history, context.table[: context.layout.history]
+            for block in self.blocks:
+                text, image = block(text, image, condition, table, layout, False, None, context.kept)
+        return context.kept
+
+    def _through_blocks(self, image, condition, context, cache, past):
         """The current clip's tokens behind all blocks, or behind those that the cache does not stand for."""
-        layout, last = context.layout, len(self.blocks) - 1
-        start = first = image[:, layout.history :]
+        text, layout, last = context.text, context.layout, len(self.blocks) - 1
+        history = 0 if past else layout.history
+        start = first = image[:, history:]
         cache = cache if last > 0 else None
         for index, block in enumerate(self.blocks):
-            inputs = text, image, condition, context.table, layout, index == last
+            inputs = text, image, condition, context.table, layout, index == last, past and past[index]
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 text, image = self.checkpointed(block, *inputs)
             else:
                 text, image = block(*inputs)
             if cache is not None and index == 0:
-                first = image[:, layout.history :]
+                first = image[:, history:]
                 others = cache.recall(first - start)
                 if others is not None:
                     return first + others
@@ -288,11 +319,31 @@ class StageNetwork(Network):
         return self.denoise(clips[-1], timestep, pooled_projections, context, cache)
 
 
+def check_config(config):
+    """ValueError for a configuration of miniFLUX that cannot be."""
+    axes = config.axes_dims_rope
+    if sum(axes) != config.attention_head_dim or any(dim % 2 for dim in axes):
+        raise ValueError(
+            f"axes_dims_rope {list(axes)} must be even numbers that add up to "
+            f"attention_head_dim ({config.attention_head_dim})"
+        )
+    if config.in_channels % PATCH**2 or config.num_layers + config.num_single_layers < 1:
+        raise ValueError(
+            f"in_channels ({config.in_channels}) must be a multiple of {PATCH**2} (the patch), the "
+            f"layers ({config.num_layers} + {config.num_single_layers}) at least one"
+        )
+    if config.fixed_past and not config.use_temporal_causal:
+        raise ValueError(
+            "fixed_past: the past must not depend on the present, so use_temporal_causal is needed"
+        )
+
+
 class FluxNetwork(StageNetwork):
     """Double blocks, then single blocks; 3-axis rotary positions.
 
     use_temporal_causal: a unit sees the text and units up to itself (False: everything sees everything, for
-    training on whole clips at once).
+    training on whole clips at once). fixed_past: text and history are modulated at timestep 0 wherever there
+    is a history, so their keys and values are made once a stage; such a model is trained so.
     """
 
     published = "PyramidFluxTransformer"
@@ -316,18 +367,11 @@ class FluxNetwork(StageNetwork):
         pooled_projection_dim: int = 768,
         axes_dims_rope: tuple[int, ...] = (16, 24, 24),
         use_temporal_causal: bool = True,
+        fixed_past: bool = False,
     ):
         super().__init__()
-        if sum(axes_dims_rope) != attention_head_dim or any(dim % 2 for dim in axes_dims_rope):
-            raise ValueError(
-                f"axes_dims_rope {list(axes_dims_rope)} must be even numbers that add up to "
-                f"attention_head_dim ({attention_head_dim})"
-            )
-        if in_channels % PATCH**2 or num_layers + num_single_layers < 1:
-            raise ValueError(
-                f"in_channels ({in_channels}) must be a multiple of {PATCH**2} (the patch), the "
-                f"layers ({num_layers} + {num_single_layers}) at least one"
-            )
+        check_config(self.config)
+        self.fixed_past = fixed_past
         dim = num_attention_heads * attention_head_dim
         self.latent_channels = in_channels // PATCH**2
         self.rotary_axes = tuple(axes_dims_rope)

@@ -63,7 +63,8 @@ def _vae(recipe: Recipe, folder: Path, parts: Path) -> None:
     from pyramid.training.vae import train_vae
 
     if not (parts / "causal_video_vae").exists():
-        finished = train_vae(recipe, folder / "vae")
+        start = recipe.decoder.start
+        finished = find(start).vae if start else train_vae(recipe, folder / "vae")
         if recipe.decoder.minutes or recipe.decoder.steps:
             finished = train_decoder(recipe, folder / "decoder", finished)
         shutil.copytree(finished, parts / "causal_video_vae")

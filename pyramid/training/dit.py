@@ -169,6 +169,7 @@ def make_transformer(recipe: Recipe, text_dim: int, pooled_dim: int) -> PyramidF
         axes_dims_rope=(time, space, space),
         joint_attention_dim=text_dim,
         pooled_projection_dim=pooled_dim,
+        fixed_past=settings.fixed_past,
     ).train()
 
 
@@ -202,11 +203,21 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
         model.set_attention_backend(backend)
     # Whoever goes on from a finished model looks at its checkpoints with `evaluate`.
     samples = None if settings.start else partial(save_samples, model, vae, encoder, recipe)
-    loop.run(_stepper(loop, data, moving, recipe), samples)
+    loop.run(_stepper(loop, data, moving, recipe, _kept(recipe, loop)), samples)
     model.eval().reset_attention_backend()
     model.to(torch.bfloat16).save_pretrained(folder / "diffusion_transformer")
     save_samples(model, vae, encoder, recipe, folder / "samples" / "final.png")
     return folder / "diffusion_transformer"
+
+
+def _kept(recipe: Recipe, loop: Loop) -> PyramidFluxTransformer | None:
+    """The transformer whose velocities on the world are learned too, where the recipe wants one."""
+    settings = recipe.dit
+    if settings.keep <= 0:
+        return None
+    path = find(settings.start, settings.keep_variant or None).transformer
+    model = PyramidFluxTransformer.from_pretrained(path, dtype=torch.bfloat16)
+    return model.to(loop.accelerator.device).eval().requires_grad_(False)
 
 
 def world_clips(recipe: Recipe, path: Path, vae: CausalVideoVAE, scales: LatentScales) -> Tensor:
@@ -240,10 +251,15 @@ def _clips_of(
 
 
 def _stepper(
-    loop: Loop, data: LatentClips, moving: LatentClips | None, recipe: Recipe
+    loop: Loop,
+    data: LatentClips,
+    moving: LatentClips | None,
+    recipe: Recipe,
+    kept: PyramidFluxTransformer | None = None,
 ) -> Callable[[float], dict[str, Tensor]]:
     """What `Loop.run` calls for each step: the losses of all stages, and their mean. A share of the steps is
-    on photographs, whose first unit is given and not learned.
+    on photographs, whose first unit is given and not learned; on the others `kept` is the model that is not
+    to be forgotten.
     """
     stages = make_stages(TRAINED_STAGES)
     generator = torch.Generator().manual_seed(recipe.seed + loop.step)
@@ -257,17 +273,28 @@ def _stepper(
             longest = clips.latents.shape[2] - first
             length = first + prefix_length(loop.step, longest, finest=stage == TRAINED_STAGES - 1)
             latents, text = clips.batch(recipe.dit.batch[stage], recipe.dit.text_dropout)
-            loss = stage_loss(loop, latents[:, :, :length], text, stages, stage, recipe, generator)
+            loss = stage_loss(
+                loop,
+                latents[:, :, :length],
+                text,
+                stages,
+                stage,
+                recipe,
+                generator,
+                kept=None if photos else kept,
+            )
             losses[f"{'photo' if photos else 'stage'}{stage}"] = loss
         return {"loss": sum(losses.values(), start=torch.zeros(())) / TRAINED_STAGES} | losses
 
     return step
 
 
-def stage_loss(
-    loop: Loop, clips: Tensor, text: dict, stages, stage: int, recipe: Recipe, generator
+def stage_loss(  # noqa: PLR0913 - what is drawn, from what, at which stage
+    loop: Loop, clips: Tensor, text: dict, stages, stage: int, recipe: Recipe, generator, *, kept=None
 ) -> Tensor:
-    """Mean squared error of the velocity of the last unit of `clips (b, c, units, h, w)` at one stage."""
+    """Mean squared error of the velocity of the last unit of `clips (b, c, units, h, w)` at one stage, a
+    share `keep` of what is to be learned being that of the model `kept`, where there is one.
+    """
     device = loop.accelerator.device
     *past, clean = clips.split(1, dim=2)
     noise = torch.randn(clean.shape, generator=generator)
@@ -276,12 +303,13 @@ def stage_loss(
     past = corrupted_history(
         past, stage, len(stages), strongest=recipe.dit.history_noise, generator=generator
     )
-    velocity = loop.model(
-        [clip.to(device) for clip in (*past, noisy)],
-        timestep=timestep.to(device),
-        **{name: value.to(device) for name, value in text.items()},
-    )
-    return F.mse_loss(velocity.float(), target.to(device))
+    given = [clip.to(device) for clip in (*past, noisy)]
+    told = {"timestep": timestep.to(device)} | {name: value.to(device) for name, value in text.items()}
+    target = target.to(device)
+    if kept is not None:
+        with torch.no_grad(), loop.accelerator.autocast():
+            target = torch.lerp(target, kept(given, **told).float(), recipe.dit.keep)
+    return F.mse_loss(loop.model(given, **told).float(), target)
 
 
 def save_samples(model, vae, encoder: CaptionEncoder, recipe: Recipe, path: Path, count: int = 8) -> None:

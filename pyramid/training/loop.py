@@ -17,9 +17,10 @@ import json
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ class TrainingFailed(ValueError):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run is: `minutes` of training time, or `steps`. Exactly one is given."""
+    """How long a run is: `minutes` of training time (not while it is stopped), or `steps`. Exactly one is
+    given.
+    """
 
     minutes: float | None = None
     steps: int | None = None
@@ -57,6 +60,38 @@ class Budget:
             raise ValueError(
                 f"Give either minutes or steps, not both: minutes={self.minutes}, steps={self.steps}."
             )
+
+
+class Clock:
+    """Seconds that this process has been at work. A thread of it beats; where two beats are far apart the
+    process was stopped, or the machine asleep, and the time between does not count.
+    """
+
+    beat = 0.5  # seconds
+    gap = 5.0  # at least, of a stop; a busy machine holds a thread up for less
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = time.perf_counter()
+        self._stopped = 0.0
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="clock", daemon=True).start()
+
+    def now(self) -> float:
+        """Seconds from some moment on, without the stops. Whoever asks first behind a stop finds it."""
+        with self._lock:
+            now = time.perf_counter()
+            if now - self._last > self.gap:
+                self._stopped += now - self._last
+            self._last = now
+            return now - self._stopped
+
+    def close(self) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self.beat):
+            self.now()
 
 
 def learning_rate_factor(progress: float, *, constant_share: float, warm_up_share: float = 0.01) -> float:
@@ -278,14 +313,15 @@ class Loop:
             self.watched = Trackers.start(self.trackers, self.run_name, self.folder, self.about)
         form = "{desc} {bar} {n:.1f}% [{elapsed}<{remaining}] {postfix}"
         bar = tqdm(total=100, unit="%", bar_format=form, disable=not main)
-        with (self.folder / "log.jsonl").open("a") if main else nullcontext() as log:
+        write = (self.folder / "log.jsonl").open("a") if main else nullcontext()
+        with closing(Clock()) as clock, write as log:
             while self.progress < 1:
-                began = time.perf_counter()
+                began = clock.now()
                 threads.adapt()
                 rate = self._set_rates()
                 losses = self._take(step_fn(self.progress))
                 self.step += 1
-                self.spent += time.perf_counter() - began
+                self.spent += clock.now() - began
                 for name, value in (losses or {}).items():
                     told.setdefault(name, []).append(value)
                 if self.step % self.log_every == 0:

@@ -29,6 +29,16 @@ from pyramid.training.world import CAMERA_WORDS
 SHARD = 60  # clips
 AT_ONCE = 4  # clips that the autoencoder takes
 STILL_WORDS = ("a photograph", "a photo", "a beautiful photo", "a nice photograph", "a high quality photo")
+OTHER_WORDS = (  # what people write of their photos: not understood, and moved as without words
+    "waves on the beach",
+    "a dog runs through the garden",
+    "my cat sleeps",
+    "people in a street of Venice",
+    "mountains behind a lake at dawn",
+    "she smiles and turns her head",
+    "leaves move in the wind",
+    "a portrait of an old man",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +56,7 @@ def moves_of(recipe: Recipe) -> tuple[str, ...]:
 
 def phrases_of(move: str) -> tuple[str, ...]:
     """What is said of such a clip."""
-    return STILL_WORDS if move == STILL else CAMERA_WORDS[move]
+    return STILL_WORDS + OTHER_WORDS if move == STILL else CAMERA_WORDS[move]
 
 
 def photo_clips(recipe: Recipe, folder: Path, vae: CausalVideoVAE, scales: LatentScales) -> PhotoClips:

@@ -95,9 +95,11 @@ class VAERecipe:
 class DecoderRecipe:
     """How the decoder of the finished VAE is trained on, its latents as they are; without a budget it is not.
 
+    `start` is a checkpoint whose autoencoder is trained on, in place of the recipe's own, and
     `latent_noise` is the strongest noise on the latents, which have unit variance.
     """
 
+    start: str = ""
     minutes: float | None = None
     steps: int | None = None
     learning_rate: float = 1e-3
@@ -115,11 +117,17 @@ class DiTRecipe:
     `start` is a checkpoint to go on from, and `start_variant` one of its transformers, its first where that
     is not said; the recipe must have its sizes, and takes its text encoders and autoencoder over too. With
     `photo_clips`, a share `photo_share` of the steps is on photographs moved by a camera, and a share
-    `texture_share` of these clips on pictures that nobody took.
+    `texture_share` of these clips on pictures that nobody took. On the world's steps, a share `keep` of what
+    is learned is the velocity that the variant `keep_variant` of `start` has there (learning without
+    forgetting, arXiv 1606.09282): it has less noise than that of a clip, so what that variant knows of the
+    world costs few steps to keep. `fixed_past`: see `models.flux.FluxNetwork`.
     """
 
     start: str = ""
     start_variant: str = ""
+    keep: float = 0.0
+    keep_variant: str = ""
+    fixed_past: bool = False
 
     layers: int = 2
     single_layers: int = 6

@@ -32,6 +32,7 @@ from pyramid.ui.compare import PLAYABLE
 from pyramid.ui.errors import shown_words, told
 from pyramid.ui.finishing import finished_file, joined_file, looped_file
 from pyramid.ui.models import entries, title_of
+from pyramid.ui.photographs import for_photograph
 
 SHORTEST_TOKEN = 16
 ENDPOINTS = (
@@ -117,7 +118,7 @@ class Endpoints:
             asked = dataclasses.replace(asked, image=picture and picture[1], video=clip and clip[1])
             with self.app.working(request), self.app.adding(request, owner):
                 job = self.app.store.add(
-                    asked,
+                    for_photograph(self.app, asked, (picture or clip or (None,))[0]),
                     owner=owner,
                     image=picture and picture[0],
                     image_name=picture[1] if picture else "",

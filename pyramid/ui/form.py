@@ -39,6 +39,7 @@ from pyramid.settings import (
 from pyramid.ui import AS_SENT, App
 from pyramid.ui.addresses import uploads_folder
 from pyramid.ui.markup import failure, html
+from pyramid.ui.photographs import for_photograph
 
 MODES = {"Text": "text", "Picture": "image", "Continue": "video", "Still": "still"}
 OTHER = "other"  # the choice of a size that is in no list
@@ -144,6 +145,7 @@ class Form:
             "seed": None if v["random"] else whole(v["seed"], "seed"),
         }
         settings = resolve(self.app.worker.start_from, None, asked)
+        settings = for_photograph(self.app, settings, picture or clip)
         return settings if not v["preset"] else self._named(settings, v["preset"])
 
     def _named(self, settings: Settings, preset: str) -> Settings:

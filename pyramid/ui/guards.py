@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from pyramid.hub.checkpoints import Checkpoint
 from pyramid.media.looks import is_drawn_file
 from pyramid.presets import speed_of, speeds_of
 from pyramid.settings import MAX_PROMPT, MAX_STAGES, Settings, SettingsError, most_given
@@ -22,6 +23,7 @@ from pyramid.text.vocabulary import Vocabulary
 from pyramid.ui import App
 from pyramid.ui.errors import problem
 from pyramid.ui.form import OTHER, Form
+from pyramid.ui.photographs import checkpoint_of, photograph_words
 from pyramid.ui.pyramid_view import clock, drawing
 
 MOST_UNKNOWN = 6  # words that are listed
@@ -75,11 +77,11 @@ class Counter:
         return said + "".join(f'<p class="cut">{words}</p>' for words in cuts)
 
 
-def unknown_words(app: App, prompt: str) -> str:
-    """The words of a prompt that the loaded model was not trained with, each with the nearest it knows, which
+def unknown_words(checkpoint: Checkpoint, prompt: str) -> str:
+    """The words of a prompt that a model was not trained with, each with the nearest it knows, which
     a click puts in its place. Nothing where the model says nothing of its words.
     """
-    vocabulary = Vocabulary.of(app.worker.checkpoint.details)
+    vocabulary = Vocabulary.of(checkpoint.details)
     if vocabulary is None or len(prompt) > MAX_PROMPT:
         return ""
     items = []
@@ -97,8 +99,10 @@ def unknown_words(app: App, prompt: str) -> str:
 
 
 def in_place(prompt: str, word: str, known: str) -> str:
-    """A prompt with a known word in place of an unknown one, wherever it stands."""
-    return re.sub(rf"\b{re.escape(word)}\b", known, prompt, flags=re.IGNORECASE)
+    """A prompt with a known word in place of an unknown one, wherever it stands; in place of all of it where
+    no word is named.
+    """
+    return known if not word else re.sub(rf"\b{re.escape(word)}\b", known, prompt, flags=re.IGNORECASE)
 
 
 def short(text: str, most: int = 90) -> str:
@@ -146,7 +150,7 @@ class Look:
         settings, verdict = self.judge(*values)
         shown = [gr.update(visible=n < int(v["stages"])) for _ in range(2) for n in range(MAX_STAGES)]
         return [
-            self.counter.html(v["prompt"] + suffix) + unknown_words(self.app, v["prompt"]),
+            self.words(settings, v["prompt"], suffix),
             self.counter.html(v["negative_prompt"]),
             length_words(settings) if settings else gr.skip(),
             self.draw(settings) if settings else gr.skip(),
@@ -160,9 +164,20 @@ class Look:
             *shown,
         ]
 
+    def words(self, settings: Settings | None, prompt: str, suffix: str) -> str:
+        """What is to be said of the prompt, as HTML: its length, its words, and those for a photograph."""
+        app = self.app
+        unknown = unknown_words(checkpoint_of(app, settings), prompt)
+        camera = photograph_words(app, settings) if settings else ""
+        return self.counter.html(prompt + suffix) + unknown + camera
+
     def speed(self, settings: Settings | None) -> dict:
-        """The speeds of the loaded model, and which of them these settings have."""
+        """The speeds of the loaded model, and which of them these settings have. A variant that stands in
+        for it has but its own.
+        """
         start = self.app.worker.start_from
+        if settings and settings.variant != start.variant:
+            return gr.skip()
         choices = [(name.capitalize(), name) for name in speeds_of(start)]
         return gr.update(choices=choices, value=settings and speed_of(settings, start))
 
@@ -241,6 +256,6 @@ def ready_words(app: App, settings: Settings, source: str | None = None) -> str:
         )
     marks = "".join(
         f'<p class="mark">Not trained: {escape(note)}</p>'
-        for note in settings.experimental(app.worker.checkpoint.defaults, drawn=drawn)
+        for note in settings.experimental(checkpoint_of(app, settings).defaults, drawn=drawn)
     )
     return f'<p class="ready">{words}</p>{marks}'

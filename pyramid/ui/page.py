@@ -191,7 +191,8 @@ class Left:
             given = self.given(*fields)
             pictures = [given["image"], *map(Path, more)] if given["image"] else []
             owner = self.owner(request, token)
-            settings = self.form.read(*fields)
+            with self.app.working(request):  # it looks at what is to be moved
+                settings = self.form.read(*fields)
             total = many * max(1, len(pictures))
             with self.app.working(request), self.app.adding(request, owner, total):
                 jobs = self.app.store.add_many(
@@ -217,7 +218,8 @@ class Left:
             output = replace(output, random=self.random(*fields))
             name = given["image"].name if given["image"] else ""
             owner = self.owner(request, token)
-            settings = self.form.read(*fields)
+            with self.app.working(request):  # it looks at what is to be moved
+                settings = self.form.read(*fields)
             with self.app.working(request):
                 saved = self.app.store.edit(job_id, owner, settings, output=output, image_name=name, **given)
         except Exception as error:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from pyramid.commands.cli import main
-from pyramid.evaluation.evaluate import Share, choose_scenes, contact_sheet, psnr, score, world_of
-from pyramid.evaluation.few_steps import sharpness
+from pyramid.evaluation.evaluate import Share, choose_scenes, contact_sheet, psnr, score, sharpness, world_of
 from pyramid.evaluation.judge import Verdict
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.training.world import CPU_WORLD, Scene, World
@@ -108,8 +107,9 @@ def test_ways_to_run_a_model_are_one_table(trained_checkpoint, tmp_path, capsys)
     (folder / "pyramid.json").write_text(json.dumps(details))
     out = tmp_path / "results.json"
     words = f"evaluate --model {folder} --variant 128p-fast --videos 2 --pictures 1 --out {out} --compare"
-    assert main(words.split()) == 0
-    assert "128p-fast" in capsys.readouterr().out
+    assert main([*words.split(), "--photographs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "128p-fast" in said and "over photographs" in said
     written = json.loads(out.read_text())
     assert written["asked"]["variant"] == "128p-fast"
     rows = {(row["variant"], row["sampler"], *row["steps"]): row for row in written["compared"]}
@@ -117,6 +117,8 @@ def test_ways_to_run_a_model_are_one_table(trained_checkpoint, tmp_path, capsys)
     assert undistilled["evaluations"] == student["evaluations"] == 10  # of two units
     assert (undistilled["forwards"], student["forwards"]) == (20, 10)  # a student has no guidance
     assert set(student["scores"]) == {"color", "shape", "present", "motion"}
+    moved = student["photographs"]["direction"]
+    assert moved["total"] == 4 and moved["interval"][1] <= 1
     assert student["error"] > 0 and student["sharpness"] > 0 and student["diversity"] > 0
 
 

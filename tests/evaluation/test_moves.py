@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from pyramid.evaluation.moves import compare
 from pyramid.evaluation.registration import register
+from pyramid.generate.loaded import load_for
+from pyramid.hub.checkpoints import find
+from pyramid.settings import Settings
 from pyramid.training.photos import camera_clip, photographs
 from pyramid.training.world import CAMERAS
 
@@ -30,3 +34,18 @@ def test_half_the_speed_is_not_the_speed_and_blur_is_not_detail():
     blurred = truth.copy()
     blurred[-1] = ndimage.uniform_filter(truth[-1], (5, 5, 1))
     assert compare(blurred, truth, "pan right")["detail"] < 0.6
+
+
+@pytest.mark.parametrize("words", ["a photograph", "waves on the beach"])
+def test_a_photo_without_camera_words_moves_gently_rather_than_dissolving(words):
+    """On photographs that nobody trained on, with words that say nothing of a camera, known or not."""
+    expects = find("embedded", "128p-photos").defaults
+    pipe = load_for(Settings.for_model("embedded", "128p-photos", expects))
+    for photo in [photo for photo in photographs("held_out") if photo.name in ("coffee.png", "china.jpg")]:
+        picture = Image.fromarray(photo.image).resize((128, 128), Image.Resampling.BOX)
+        steps = {"num_inference_steps": [4, 4, 4], "video_num_inference_steps": [4, 4, 4]}
+        frames = pipe(words, image=picture, seed=1, output_type="np", **steps).frames[0]
+        first, last = (255 * frames[at].mean(-1) for at in (0, -1))
+        move = register(*((255 * frames[at]).astype(np.uint8) for at in (0, -1)))
+        assert 0.85 < move.zoom < 1.3 and max(abs(move.right), abs(move.down)) < 0.1, (photo.name, move)
+        assert np.corrcoef(first.ravel(), last.ravel())[0, 1] > 0.6, photo.name

@@ -294,3 +294,67 @@ def test_weights_that_do_not_fit_are_listed(family, model, tmp_path, kind, name)
     torch.save(state, tmp_path / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match=f"{kind}: {name}"):
         CLASSES[family].from_pretrained(tmp_path)
+
+
+# -- a past that is the same for all steps of a stage
+
+
+def sizes(model):
+    """The arguments that a transformer was made with."""
+    return {name: value for name, value in model.config.items() if not name.startswith("_")}
+
+
+@pytest.fixture
+def fixed():
+    """miniFLUX's golden weights, as a network whose past is fixed."""
+    folder = DATA / "goldens" / "miniflux" / "diffusion_transformer_384p"
+    plain = PyramidFluxTransformer.from_pretrained(folder)
+    kept = PyramidFluxTransformer(**sizes(plain) | {"fixed_past": True})
+    kept.load_state_dict(plain.state_dict())
+    return plain.eval(), kept.eval()
+
+
+@pytest.fixture
+def past_inputs():
+    values = load_file(DATA / "goldens" / "golden.safetensors")
+    given = {name.removeprefix("miniflux."): v for name, v in values.items() if name.startswith("miniflux")}
+    return [given[f"clip{i}"] for i in range(4)], given["timestep"], {name: given[name] for name in PROMPT}
+
+
+@torch.no_grad()
+def test_a_fixed_past_is_that_of_timestep_0(fixed, past_inputs):
+    """There both networks compute the same, whatever the lengths of the prompts; elsewhere they do not."""
+    plain, kept = fixed
+    clips, timestep, text = past_inputs
+    clean = torch.zeros_like(timestep)
+    assert error(kept(clips, timestep=clean, **text), plain(clips, timestep=clean, **text)) < 1e-5
+    assert error(kept(clips, timestep=timestep, **text), plain(clips, timestep=timestep, **text)) > 1e-3
+    alone = [clips[-1]]  # a first unit has no past
+    assert torch.equal(kept(alone, timestep=timestep, **text), plain(alone, timestep=timestep, **text))
+
+
+@torch.no_grad()
+def test_keys_and_values_of_a_fixed_past_are_reused_exactly(fixed, past_inputs):
+    kept = fixed[1]
+    clips, timestep, text = past_inputs
+    pooled = text["pooled_projections"]
+    given = text["encoder_hidden_states"], text["encoder_attention_mask"]
+    context = kept.prepare(clips[:-1], clips[-1].shape[2:], *given)
+    kept.denoise(clips[-1], timestep, pooled, context)
+    before = [block.key for block in context.kept]
+    assert len(before) == len(kept.blocks)
+    for step in (0.5, 0.1):
+        reused = kept.denoise(clips[-1], step * timestep, pooled, context)
+        assert torch.equal(reused, kept(clips, timestep=step * timestep, **text))
+    assert all(now.key is then for now, then in zip(context.kept, before, strict=True))
+
+
+def test_a_fixed_past_is_learned_and_written_down(fixed, past_inputs, tmp_path):
+    kept = fixed[1].train()
+    clips, timestep, text = past_inputs
+    kept(clips, timestep=timestep, **text).square().mean().backward()
+    assert all(weight.grad is not None for weight in kept.transformer_blocks[0].parameters())
+    kept.save_pretrained(tmp_path)
+    assert PyramidFluxTransformer.from_pretrained(tmp_path).fixed_past
+    with pytest.raises(ValueError, match="use_temporal_causal"):
+        PyramidFluxTransformer(**sizes(kept) | {"use_temporal_causal": False})

@@ -1,21 +1,24 @@
 """Photographs as latents, and a transformer that goes on from a finished one to learn to move them."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from pyramid.generate.schedule import make_stages
 from pyramid.hub.checkpoints import find
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.training import photo_clips as shards
 from pyramid.training.build import build
 from pyramid.training.data import encode, to_video
-from pyramid.training.dit import scales_of
+from pyramid.training.dit import scales_of, stage_loss
 from pyramid.training.photo_clips import moves_of, photo_clips, phrases_of
 from pyramid.training.photos import STILL
-from pyramid.training.recipe import load_recipe
+from pyramid.training.recipe import DiTRecipe, Recipe, load_recipe
 
 RECIPE = """
 name = "tiny"
@@ -32,6 +35,8 @@ start_variant = "128p-photos"
 clips_per_scene = 1
 photo_clips = 4
 photo_share = 0.6
+keep = 0.5
+keep_variant = "128p"
 learning_rate = 1e-4
 batch = [2, 2, 1]
 steps = 2
@@ -68,6 +73,25 @@ def test_a_transformer_goes_on_from_a_finished_one(recipe_file, tmp_path):
         "00000.safetensors",
         "00001.safetensors",
     ]
+
+
+def test_what_another_variant_knows_of_the_world_is_learned_as_far_as_it_is_to_be_kept():
+    def velocity(value):
+        return lambda clips, **text: torch.full_like(clips[-1], value)
+
+    own, other = velocity(0.0), velocity(1.0)
+    accelerator = SimpleNamespace(device="cpu", autocast=nullcontext)
+    loop = SimpleNamespace(accelerator=accelerator, model=own)
+    clips = torch.randn(2, 16, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def loss(keep, kept):
+        recipe = Recipe("tiny", dit=DiTRecipe(keep=keep))
+        drawn = torch.Generator().manual_seed(1)
+        return float(stage_loss(loop, clips, {}, make_stages(3), 2, recipe, drawn, kept=kept))
+
+    assert loss(1.0, other) == 1.0
+    assert loss(0.0, other) == loss(0.0, None) == loss(1.0, None) > 0
+    assert loss(0.5, other) < max(loss(1.0, other), loss(0.0, None))
 
 
 def test_shards_depend_on_their_number_alone_and_are_made_once(recipe_file, tmp_path):

@@ -7,13 +7,14 @@ from torch import nn
 
 from pyramid.generate.latents import denoised_estimate, down, jump, noise_pyramid, pyramid
 from pyramid.generate.schedule import make_stages
+from pyramid.hub.checkpoints import find
 from pyramid.memory.device import device_of
 from pyramid.memory.threads import Threads
 from pyramid.models.vae import CausalVideoVAE
-from pyramid.training.build import describe, with_steps
+from pyramid.training.build import build, describe, with_steps
 from pyramid.training.critic import Adversary, Critic, balance, hinge
 from pyramid.training.decoder import noisy_latents, train_decoder
-from pyramid.training.loop import Budget, Loop, learning_rate_factor
+from pyramid.training.loop import Budget, Clock, Loop, learning_rate_factor
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length, stage_ends
 from pyramid.training.optim import make_optimizers
 from pyramid.training.recipe import DecoderRecipe, Phase, Recipe, VAERecipe, load_recipe
@@ -157,6 +158,21 @@ def test_each_step_has_the_threads_that_the_load_allows(tmp_path, monkeypatch):
     assert told == [f"adapt {adapts}", "step"] * 2 + ["restore"]
 
 
+def test_time_in_which_a_run_was_stopped_does_not_count(monkeypatch):
+    time = 100.0
+    monkeypatch.setattr("pyramid.training.loop.time.perf_counter", lambda: time)
+    monkeypatch.setattr(Clock, "beat", 3600.0)  # asked here alone
+    clock = Clock()
+    began = clock.now()
+    time += 3.0
+    assert clock.now() - began == 3.0
+    time += 60.0
+    assert clock.now() - began == 3.0
+    time += 2.0
+    assert clock.now() - began == 5.0
+    clock.close()
+
+
 def test_a_budget_is_minutes_or_steps():
     with pytest.raises(ValueError, match="not both"):
         Budget(minutes=1, steps=1)
@@ -188,10 +204,11 @@ def test_steps_take_the_place_of_a_recipes_minutes():
     assert with_steps(recipe, "text", 7).text.steps == 7
 
 
-@pytest.mark.parametrize("path", ["embedded-cpu.toml", "embedded-gpu.toml"])
+@pytest.mark.parametrize("path", ["embedded-cpu.toml", "embedded-gpu.toml", "decoder-photos.toml"])
 def test_shipped_recipes_load(path):
     recipe = load_recipe(f"presets/training/{path}")
-    assert recipe.vae.phases and recipe.decoder.phases and recipe.world.scenes()
+    assert recipe.vae.phases or recipe.decoder.start
+    assert recipe.decoder.phases and recipe.world.scenes()
 
 
 def test_vae_losses_train_every_weight():
@@ -300,6 +317,20 @@ def test_a_decoder_that_is_trained_on_keeps_the_latents(tmp_path):
     same = {name for name, weight in before.items() if torch.equal(weight, after[name])}
     latents = {name for name in before if name.startswith(("encoder.", "quant_conv."))}
     assert latents <= same and all("to_k.bias" in name for name in same - latents)
+
+
+def test_a_decoder_can_be_that_of_another_checkpoint(tmp_path, monkeypatch):
+    seen = []
+
+    def train(recipe, folder, finished):
+        seen.append(finished)
+        return finished
+
+    monkeypatch.setattr("pyramid.training.decoder.train_decoder", train)
+    path = tmp_path / "decoder.toml"
+    path.write_text('name = "decoder"\n[decoder]\nstart = "embedded"\nsteps = 1\n')
+    made = build("vae", str(path), str(tmp_path / "run"))
+    assert seen == [find("embedded").vae] and (made / "causal_video_vae" / "config.json").is_file()
 
 
 def test_the_noise_on_latents_has_a_strength_a_sample():

@@ -98,11 +98,12 @@ def test_a_stopped_clip_states_the_length_that_it_has(app, tmp_path):
 
 
 def test_unknown_words_are_offered_the_nearest_known_ones(app, monkeypatch):
-    assert unknown_words(app, "a cat") == ""  # a model that says nothing of its words
+    assert unknown_words(app.worker.checkpoint, "a cat") == ""  # a model that says nothing of its words
     known = replace(
         app.worker.checkpoint, details=app.worker.checkpoint.details | {"words": ["a", "ball", "red"]}
     )
     monkeypatch.setattr(app.worker, "checkpoint", known)
-    said = unknown_words(app, "a red cat <b>")
+    said = unknown_words(app.worker.checkpoint, "a red cat <b>")
     assert "<s>cat</s>" in said and 'data-known="ball"' in said and "<s>red</s>" not in said
     assert in_place("A Cat, a cat; a catalog", "cat", "ball") == "A ball, a ball; a catalog"
+    assert in_place("A cat", "", "zoom out") == "zoom out"
