@@ -9,7 +9,7 @@ import pytest
 from pyramid.commands import cli
 from pyramid.commands.terminal import screen
 from pyramid.evaluation.evaluate import Share
-from pyramid.evaluation.few_steps import JUDGED, as_table
+from pyramid.evaluation.few_steps import JUDGED, MOVES, as_table
 
 
 @pytest.fixture
@@ -49,9 +49,13 @@ def test_the_comparison_of_samplers_and_steps_fits():
         error=0.1234,
         sharpness=1.0,
         diversity=1.0,
+        moves=dict(zip(MOVES.values(), (Share(31, 40), Share(25, 40), -12.34, 0.512), strict=True)),
     )
     out = io.StringIO()
     screen(file=out, width=80).print(as_table([row], "embedded: 100 videos each, seeds from 0"))
     said = out.getvalue()
     assert "…" not in said and max(map(len, said.splitlines())) <= 80
-    assert all(word in said for word in ("128p-fast", "multistep", "20-20-20", "1234 ×2", "0.123"))
+    assert all(
+        word in said
+        for word in ("128p-fast", "multistep", "20-20-20", "1234 ×2", "0.123", "31/40", "-12.3", "51%")
+    )
