@@ -1,5 +1,5 @@
 // A clip without an end: pieces are fetched as they come and put together by the browser. See pyramid/ui/live.py.
-const KIND = 'video/mp4; codecs="avc1.640028"', BEHIND = 20;  // seconds that stay behind the present one
+const KIND = 'video/mp4; codecs="avc1.640028"', BEHIND = 20, AHEAD = 60;  // seconds that are held around the present one
 let streamed = null;
 const latest = () => Number(document.querySelector("#status [data-last]")?.dataset.last ?? -1);
 const settled = (buffer) => new Promise((done) => buffer.addEventListener("updateend", done, {once: true}));
@@ -12,8 +12,9 @@ const follow = async (video) => {
   buffer.mode = "sequence";
   let next = Math.max(0, latest() - 1);
   while (mine.isConnected && streamed === mine) {
-    const last = latest();
-    if (next > last) { await new Promise((done) => setTimeout(done, 200)); continue; }
+    const last = latest(), held = buffer.buffered;
+    const ahead = held.length ? held.end(held.length - 1) - video.currentTime : 0;
+    if (next > last || ahead > AHEAD) { await new Promise((done) => setTimeout(done, 200)); continue; }
     const answer = await fetch(`${video.dataset.stream}unit-${String(next).padStart(6, "0")}.mp4`).catch(() => null);
     if (!answer?.ok) { next = Math.max(next + 1, last - 1); await new Promise((done) => setTimeout(done, 200)); continue; }
     buffer.appendBuffer(await answer.arrayBuffer());

@@ -27,6 +27,8 @@ KEYS = ("from", "prompt", "guidance", "steps", "seed", "ease")
 TOLD = ("prompt", "guidance", "steps", "seed")  # what a table may change
 MOST = 256  # tables
 LONGEST_EASE = 64
+LARGEST = 1_000_000  # bytes of a file
+SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Cue:
         """How far words and guidance have come at a unit: from 0 to 1, slowly at both ends."""
         share = min(1.0, (unit - self.start + 1) / self.ease)
         return share * share * (3 - 2 * share) if share < 1 else 1.0
+
+    @property
+    def says(self) -> bool:
+        """Whether it changes anything."""
+        return any(getattr(self, name) not in (None, ()) for name in TOLD)
 
     def table(self) -> dict[str, Any]:
         """As it is written."""
@@ -104,7 +111,7 @@ def branched(cues: Sequence[Cue], new: Cue) -> tuple[Cue, ...]:
     gone = {name: nothing[name] for name in changes}
     later = [replace(cue, **gone) for cue in cues if cue.start > new.start]
     found = [*kept, replace(here, **changes, **eased), *later]
-    return tuple(cue for cue in found if any(getattr(cue, name) not in (None, ()) for name in TOLD))
+    return tuple(cue for cue in found if cue.says)
 
 
 def _each(values: tuple, stages: int) -> tuple:
@@ -121,17 +128,34 @@ def _short(values: tuple) -> Any:
 def load_timeline(path: Path) -> str:
     """The timeline in a .toml or .json file, as JSON text. ValueError for what cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _text_of(path)
         tables = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ValueError(f"the timeline {path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ValueError(f"the timeline {path.name} cannot be read: it is nested too deeply") from None
     except ValueError as error:  # neither text nor TOML nor JSON
         raise ValueError(f"the timeline {path.name} cannot be read: {error}") from None
-    if isinstance(tables, dict):
-        if unknown := sorted(set(tables) - {"unit"}):
-            raise ValueError(f"{path.name}: {unknown[0]!r} is unknown; a timeline has [[unit]] tables only")
-        tables = tables.get("unit", [])
-    return write_timeline(_cues(tables))
+    try:
+        if isinstance(tables, dict):
+            if unknown := sorted(set(tables) - {"unit"}):
+                raise ValueError(f"{_brief(unknown[0])} is unknown; a timeline has [[unit]] tables only")
+            tables = tables.get("unit", [])
+        return write_timeline(_cues(tables))
+    except ValueError as error:
+        raise ValueError(f"the timeline {path.name}: {error}") from None
+
+
+def _text_of(path: Path) -> str:
+    """The text of a file. OSError, and ValueError for what is no timeline by its size or its bytes."""
+    with path.open("rb") as file:
+        read = file.read(LARGEST + 1)
+    if len(read) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST:,} bytes")
+    try:
+        return read.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("it is no text in UTF-8") from None
 
 
 def write_timeline(cues: Sequence[Cue]) -> str:
@@ -170,12 +194,12 @@ def _cue(table: dict[str, Any], number: int) -> Cue:
     """A table as it was written. Limits of the values are the settings'."""
     which = f"table {number}"
     if unknown := sorted(str(name) for name in set(table) - set(KEYS)):
-        raise ValueError(f"{which}: {unknown[0]!r} is unknown; known are {', '.join(KEYS)}")
+        raise ValueError(f"{which}: {_brief(unknown[0])} is unknown; known are {', '.join(KEYS)}")
     if "from" not in table:
         raise ValueError(f"{which} does not say from which unit on: from = 3")
     prompt = table.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
-        raise ValueError(f"{which}, prompt = {prompt!r}: text is expected")
+        raise ValueError(f"{which}, prompt = {_brief(prompt)}: text is expected")
     return Cue(
         _whole(table, "from", which, 0, 10**6) or 0,
         prompt,
@@ -191,7 +215,9 @@ def _whole(table: dict[str, Any], name: str, which: str, low: int, high: int) ->
     if value is None:
         return None
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{which}, {name} = {value!r}: a whole number from {low} to {high} is expected")
+        raise ValueError(
+            f"{which}, {name} = {_brief(value)}: a whole number from {low} to {high} is expected"
+        )
     return value
 
 
@@ -199,9 +225,19 @@ def _numbers(table: dict[str, Any], name: str, which: str, kinds: tuple[type, ..
     """One number or several, as a list; [] where there are none."""
     value = table.get(name, [])
     values = value if isinstance(value, list) else [value]
-    if not all(type(each) in kinds for each in values):
-        raise ValueError(f"{which}, {name} = {value!r}: a number is expected, or a list of one a stage")
+    if not all(type(each) in kinds and abs(each) < 10**300 for each in values):  # a float holds no more
+        expected = "a number is expected, or a list of one a stage"
+        raise ValueError(f"{which}, {name} = {_brief(value)}: {expected}")
     return values
+
+
+def _brief(value: Any) -> str:
+    """A value in a message: its beginning, where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists deep in each other
+        return f"a {type(value).__name__} too large to be shown"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def told(cues: Sequence[Cue]) -> str:

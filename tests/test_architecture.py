@@ -28,7 +28,7 @@ ROOMS = {  # room -> what it may import from other rooms
     "media": {"settings"},
     "text": {"settings", "hub"},
     "memory": {"settings", "events", "hub", "models", "text"},
-    "generate": {"settings", "events", "models", "text", "memory", "hub", "media"},
+    "generate": {"timeline", "settings", "events", "models", "text", "memory", "hub", "media"},
     "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"}
     | {"timeline"},
     "study": {"settings", "media", "jobs"},

@@ -68,6 +68,26 @@ def test_what_cannot_be_used_is_told(timeline, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.toml", b"x = " + b"[" * 20_000, "nested too deeply"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.toml", b"\xff\xfe", "no text in UTF-8"),
+        ("a.json", b" " * 1_000_001, "more than 1,000,000 bytes"),
+        ("a.json", b'[{"from": 1, "guidance": 1' + b"0" * 400 + b"}]", "0…: a number is expected"),
+        ("a.toml", b"[[unit]]\nfrom = 1\nguidance = nan", "a number is expected"),
+        ("a.toml", b"[[units]]\nfrom = 1", "'units' is unknown; a timeline has [[unit]] tables only"),
+        ("a.toml", b"[unit]\nfrom = 1", "a list of tables"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_and_told(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        load_timeline(tmp_path / name)
+    assert str(caught.value).startswith(f"the timeline {name}") and words in str(caught.value)
+
+
 def test_a_unit_that_is_not_there_is_noted():
     settings = Settings(prompt="a ball", timeline=[{"from": 9, "prompt": "it grows"}]).validate()
     assert any("unit 9" in note for note in settings.experimental())

@@ -47,8 +47,8 @@ def main() -> None:
             server.terminate()
 
 
-def serve(folder: str) -> subprocess.Popen:
-    command = [sys.executable, "-u", str(ROOT / "app.py"), "--output-dir", folder]
+def serve(folder: str, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-u", str(ROOT / "app.py"), "--output-dir", folder, *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 

@@ -11,10 +11,14 @@ depends on its seed alone: so the latents at the end of that stage are those tha
 through, and it can go on from them (arXiv 2410.05954, section 3.2). `whole=True` drafts all units. Those
 after the first see a coarser past than in the video, and are previews only; `departure` measures how far the
 video went elsewhere.
+
+What such latents will become can hardly be seen in them: their denoised estimate has neither the colors nor
+the shapes yet. So a draft of the first unit is shown as a `glance`: its later stages in two steps each, which
+costs little and is thrown away (`tools/glances.py` measures how often it shows what the video shows).
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +31,7 @@ from pyramid.events import Finished, Frames, Notice, Preview, Unit
 from pyramid.generate.latents import pyramid
 from pyramid.generate.request import Inputs
 from pyramid.settings import Settings, frames_of, units_of
+from pyramid.timeline import write_timeline
 
 if TYPE_CHECKING:
     from pyramid.events import Status
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MOST = 64  # drafts in a batch
+GLANCE = 2  # steps of each later stage in which a draft is shown
+GLANCE_TOKENS = 4096  # of the finest stage, that go through the model together for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +51,7 @@ class Draft:
     latents: Tensor  # (1, c, 1, h, w): the first sampled unit at the end of the stage, which is mostly noise
     clean: Tensor  # (1, c, t, h, w): the denoised estimate of each unit that was drafted
     identity: dict[str, Any] = field(default_factory=dict)  # of the weights
-    frames: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 1, 3), np.uint8))  # (f, h·8, w·8, 3)
+    frames: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 1, 3), np.uint8))  # (f, h, w, 3)
 
     @property
     def whole(self) -> bool:
@@ -187,7 +194,25 @@ class Drafting:
             for single in made:
                 yield from single.events()
         identity = _identity(self.pipe)
-        self.drafts = [draft for each in made if not each.stopped for draft in each.drafts(identity)]
+        drafts = [draft for each in made if not each.stopped for draft in each.drafts(identity)]
+        if not self.whole and len(drafts) == len(self.wanted):
+            drafts = yield from batch.glances(drafts)
+        self.drafts = drafts
+
+
+def glance(settings: Settings, unit: int) -> Settings:
+    """What shows a draft of `unit`, the first that is sampled: few steps in the stages after the coarsest."""
+    own = settings.plan_of(unit).steps
+    few = (own[0], *(min(count, GLANCE) for count in own[1:]))
+    cues = [replace(cue, steps=()) for cue in settings.cues]
+    changes: dict[str, Any] = {} if few == own else {"sampler": "even"}
+    return replace(
+        settings,
+        num_inference_steps=few,
+        video_num_inference_steps=few,
+        timeline=write_timeline([cue for cue in cues if cue.says]),
+        **changes,
+    )
 
 
 class _Batch:
@@ -251,6 +276,37 @@ class _Batch:
                     pass
                 case _:
                     yield event
+
+    def glances(self, drafts: "list[Draft]") -> "Generator[Preview, None, list[Draft]]":
+        """The drafts with pictures of what they become; none of them after a stop.
+
+        A batch at full resolution takes more memory than one at the coarsest: only so many go together.
+        """
+        settings = self.wanted[0]
+        tokens = (settings.width // 16) * (settings.height // 16)
+        together = max(1, GLANCE_TOKENS // tokens)
+        shown: list[Draft] = []
+        for first in range(0, len(drafts), together):
+            rows = drafts[first : first + together]
+            shown += yield from self._glance(rows)
+            if self.stopped:
+                return []
+        return shown
+
+    def _glance(self, drafts: "list[Draft]") -> "Generator[Preview, None, list[Draft]]":
+        latents = torch.cat([draft.latents for draft in drafts])
+        settings, inputs = self.request([draft.settings for draft in drafts], draft=latents)
+        inputs = replace(inputs, coarse=False, callback_on_step_end=None)
+        frames: dict[int, np.ndarray] = {}
+        for event in self.pipe.stream(glance(settings, self._given_units(self.wanted[0])), inputs):
+            match event:
+                case Frames(given=False):
+                    frames[event.sample] = event.video
+                case Finished():
+                    self.stopped = event.stopped
+                case Preview():
+                    yield event
+        return [] if self.stopped else [replace(draft, frames=frames[n]) for n, draft in enumerate(drafts)]
 
     def is_exact(self) -> bool:
         """Whether the first step of each row, made alone, has the very bits that it has in the batch.

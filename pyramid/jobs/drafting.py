@@ -59,7 +59,7 @@ class DraftRun(Run):
         wanted = draft_settings(job)
         whole = job.directed.whole
         drafting = self._loaded.drafting(wanted, whole, inputs)
-        self._all = self._steps()
+        self._all = self._steps() + (0 if whole else self._glance())
         began = time.monotonic()
         for event in drafting:
             self._take(event, len(wanted), began)
@@ -73,6 +73,14 @@ class DraftRun(Run):
         first = 1 if s.image else 0
         units = range(first, s.units) if self.job.directed.whole else range(first, first + 1)
         return sum(s.evaluations(unit)[0] for unit in units)
+
+    def _glance(self) -> int:
+        """The steps in which a wall of first units is shown."""
+        from pyramid.generate.drafts import glance
+
+        s = self.job.settings
+        first = 1 if s.image else 0
+        return sum(glance(s, first).evaluations(first)[1:])
 
     def _take(self, event: Any, count: int, began: float) -> None:
         match event:

@@ -40,9 +40,13 @@ class EndlessRun(Run):
         self._telling = threading.Lock()
 
     def tell(self, prompt: str, ease: int = 1) -> None:
-        """Other words from the next unit on. SettingsError."""
+        """Other words from the next unit on. ValueError."""
         check_value("prompt", prompt)
         with self._telling:
+            told = [cue.table() for cue in self.settings.cues]
+            unit = told[-1]["from"] + 1 if told else 1
+            new = {"from": unit, "prompt": prompt, "ease": ease}
+            check_value("timeline", [*told, new])  # no run ends by what it is told
             self._next = prompt, ease
             self.told_last = prompt
 

@@ -422,6 +422,11 @@ class JobStore(Database):
             new = [each.id for each in born]
         return found
 
+    def made_of(self, wall: Job) -> list[Job]:
+        """The owner's clips that go on from the drafts of a wall, the oldest first."""
+        where = "owner = ? AND parent = ? AND kind = 'video'"
+        return self._jobs(where, [wall.owner, wall.id], "ORDER BY created")
+
     def units_of(self, job: Job) -> Path:
         """The folder of a job's finished units (`pyramid.jobs.recovery`) and denoised estimates;
         it may not exist.

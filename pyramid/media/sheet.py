@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pyramid.media.files import publish, reserve
 
-TILE = 160  # pixels: the longer side of a picture on the wall
+TILE = 160  # pixels: the longer side of a picture on the wall, at least
+LARGEST = 512  # at most
 GAP = 8
 CAPTION = 22
 INK = (240, 236, 228)
@@ -22,11 +23,11 @@ GROUND = (20, 19, 15)
 
 
 def enlarged(frame: np.ndarray, longest: int = TILE) -> Image.Image:
-    """A frame, uint8 (h, w, 3), in a size in which it can be seen: its longer side is `longest` at least."""
+    """A frame, uint8 (h, w, 3), for a wall: its longer side is `longest` at least, and LARGEST at most."""
     picture = Image.fromarray(frame)
-    scale = max(1.0, longest / max(picture.size))
-    width, height = (round(side * scale) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else picture
+    scale = min(max(1.0, longest / max(picture.size)), LARGEST / max(picture.size))
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture if scale == 1 else picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def contact_sheet(clips: Sequence[np.ndarray], words: Sequence[str]) -> list[Image.Image]:

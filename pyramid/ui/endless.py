@@ -67,7 +67,7 @@ class Endless:
             output, _, _ = left.form.output(*extras)
             settings = replace(left.form.read(*fields), drift_correction=asked.get("correction", "none"))
             owner = left.owner(request, token)
-            units = number_of(asked, "units", int) or self.most()
+            units = number_of(asked, "units", int) or most_units(app)
             trained = app.worker.checkpoint.defaults.units
             options: dict[str, Any] = {"owner": owner, "units": units, "trained": trained, "output": output}
             with app.working(request), app.adding(request, owner):
@@ -97,12 +97,6 @@ class Endless:
         jobs = self.app.store.queue(owner)
         return next((job for job in jobs if job.kind == "endless" and job.state is State.RUNNING), None)
 
-    def most(self) -> int:
-        """Units where no number is given, within what a visitor may ask for."""
-        limit = self.app.limits.max_seconds
-        fps = self.app.worker.start_from.fps
-        return MOST if limit is None else max(2, min(MOST, units_of(1 + int(limit * fps) // 8 * 8)))
-
     def look(self, token: str | None, request: gr.Request) -> str:
         return self.meter_html(self.app.owner(request, token))
 
@@ -121,6 +115,13 @@ class Endless:
             f"{escape(job.settings.prompt)}</p>{drift_html(drift)}"
             + (f'<ol class="note">{heard}</ol>' if heard else "")
         )
+
+
+def most_units(app: App) -> int:
+    """Units where no number is given, within what a visitor may ask for."""
+    limit = app.limits.max_seconds
+    fps = app.worker.start_from.fps
+    return MOST if limit is None else max(2, min(MOST, units_of(1 + int(limit * fps) // 8 * 8)))
 
 
 def drift_html(drift: Drift) -> str:

@@ -15,6 +15,7 @@ import gradio as gr
 from pyramid.jobs.directing import explore, refine, vary
 from pyramid.jobs.drafting import draft_picture, draft_settings
 from pyramid.jobs.queue import Job, State
+from pyramid.settings import Settings
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.addresses import address_of_export
 from pyramid.ui.art import about, choice, control, slider
@@ -40,7 +41,7 @@ CONTROLS = (
     + control(
         "first",
         "What is drafted",
-        "The first frame is exact; a whole clip moves, and is a preview.",
+        "The first frame is nearly the clip's own; whole clips move, coarsely, in colors that may be wrong.",
         choice("units", {"first": "The first frame", "all": "The whole clip"}),
     )
     + '<div class="buttons wide"><button type="button" class="first" data-act="explore">Explore</button>'
@@ -166,7 +167,7 @@ class Explore:
                 + f'<span class="note">{at + 1} of {len(walls)}</span>'
                 + turn.format(older.id, "The wall before this one", off * (at + 1 == len(walls)), "›")
             )
-        what = "whole clips, coarsely" if wall.directed.whole else "first frames, coarsely"
+        what = "whole clips, coarsely" if wall.directed.whole else "first frames, at a glance"
         notes = "".join(f'<p class="note">{escape(self.app.shown(note))}</p>' for note in wall.notes)
         return (
             f"<header><h3>{escape(wall.settings.prompt)}<span>{_many(wall)} · {what}</span></h3>{others}"
@@ -175,8 +176,9 @@ class Explore:
         )
 
     def tiles(self, wall: Job) -> str:
+        made = {seeds_of(clip.settings) for clip in self.app.store.made_of(wall)}
         figures = "".join(
-            self.tile(wall, index, settings.seed, settings.variation_seed)
+            self.tile(wall, index, seeds_of(settings), seeds_of(settings) in made)
             for index, settings in enumerate(draft_settings(wall))
         )
         strength = control(
@@ -191,20 +193,26 @@ class Explore:
             f'<div class="tool" style="margin-top: 12px">{strength}</div></form>'
         )
 
-    def tile(self, wall: Job, index: int, seed: int | None, second: int | None) -> str:
-        """A draft: a click makes its clip."""
+    def tile(self, wall: Job, index: int, seeds: tuple[int | None, int | None], made: bool) -> str:
+        """A draft: a click makes its clip; one that was made is marked."""
+        seed, second = seeds
         picture = draft_picture(self.app.store, wall, index)
         source = escape(address_of_export(wall, picture), quote=True)
         words = str(seed) if second is None else f"{seed} + {second}"
         at = f'data-job="{wall.id}" data-index="{index}"'
         return (
-            f'<figure><button type="button" class="look" data-act="refine" {at} '
+            f'<figure class="{"made" * made}"><button type="button" class="look" data-act="refine" {at} '
             f'aria-label="Make seed {words}"><img src="{source}" alt="" loading="lazy">'
-            "<span>Make this one</span></button>"
+            f"<span>{'Make it again' if made else 'Make this one'}</span></button>"
             f'<figcaption><span title="Seed {words}">{words}</span>'
             f'<button type="button" data-act="vary" {at} aria-label="Variations of seed {words}">'
             "Vary</button></figcaption></figure>"
         )
+
+
+def seeds_of(settings: Settings) -> tuple[int | None, int | None]:
+    """What tells a draft from the others of its wall."""
+    return settings.seed, settings.variation_seed
 
 
 def _many(wall: Job) -> str:

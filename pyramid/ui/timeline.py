@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from pyramid.settings import Settings, SettingsError, check_value
-from pyramid.timeline import LONGEST_EASE, TOLD, Cue, UnitPlan, read_timeline, write_timeline
+from pyramid.timeline import LONGEST_EASE, Cue, UnitPlan, read_timeline, write_timeline
 from pyramid.ui import AS_SENT, App
 from pyramid.ui.art import about, control, number, slider, text
 from pyramid.ui.asked import LOOK, asked_of, number_of, numbers_of
@@ -76,7 +76,7 @@ class Line:
             kept = [cue for cue in cues if cue.start != unit]
             if event.act == "put":
                 cue = cue_of(asked_of(event), unit)
-                kept += [cue] if says(cue) else []
+                kept += [cue] if cue.says else []
             new = cues if event.act == "close" else sorted(kept, key=lambda cue: cue.start)
             told = str(check_value("timeline", write_timeline(new)))
         except Exception as error:
@@ -107,11 +107,6 @@ class Line:
             return ""
         cue = next((cue for cue in settings.cues if cue.start == unit), Cue(unit))
         return editor_html(settings, cue, [words for words, _ in plan.words if words])
-
-
-def says(cue: Cue) -> bool:
-    """Whether a table says anything."""
-    return any(getattr(cue, name) not in (None, ()) for name in TOLD)
 
 
 def cue_of(asked: dict[str, str], unit: int) -> Cue:
@@ -214,7 +209,7 @@ def editor_html(settings: Settings, cue: Cue, words: list[str]) -> str:
         )
         + control("seeds", "Seed", f"{seed}.", number("seed", cue.seed, hint="as before"))
         + '<div class="buttons wide"><button type="button" class="first" data-act="put">Set</button>'
-        + '<button type="button" data-act="drop">Remove</button>' * says(cue)
+        + '<button type="button" data-act="drop">Remove</button>' * cue.says
         + '<button type="button" data-act="close">Cancel</button></div></form>'
     )
 

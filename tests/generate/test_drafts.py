@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pyramid.events import Finished, Notice
+from pyramid.events import Finished, Frames, Notice
 from pyramid.generate import drafts as module
-from pyramid.generate.drafts import Draft, compared, departure, make_drafts
+from pyramid.generate.drafts import Draft, compared, departure, glance, make_drafts
 from pyramid.generate.latents import pyramid
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.generate.request import Inputs
@@ -47,7 +47,7 @@ def drafts(pipe, settings):
 def test_a_draft_goes_on_to_the_video_of_its_seed(pipe, settings, drafts, tmp_path):
     path = drafts[1].save(tmp_path / "draft.safetensors")
     draft = Draft.load(path)
-    assert draft.settings.seed == 2 and not draft.whole and drafts[1].frames.shape == (1, 16, 16, 3)
+    assert draft.settings.seed == 2 and not draft.whole and drafts[1].frames.shape == (1, 64, 64, 3)
     begun = finished(pipe, draft.settings, draft=draft.latents)
     assert torch.equal(begun, finished(pipe, replace(settings, seed=2)))
     assert not torch.equal(begun, finished(pipe, replace(settings, seed=2), draft=drafts[0].latents))
@@ -75,6 +75,22 @@ def test_with_a_picture_the_draft_is_of_the_first_unit_that_moves(pipe, settings
     assert draft.frames.shape[0] == 8
     begun = finished(pipe, draft.settings, draft=draft.latents, **inputs)
     assert torch.equal(begun, finished(pipe, replace(given, seed=2), **inputs))
+
+
+def test_a_glance_takes_few_steps_and_is_the_first_frame_where_the_video_takes_no_more(pipe, settings):
+    told = replace(settings, timeline='[{"from": 0, "steps": [4, 9, 1], "seed": 3}]')
+    shown = glance(told, 0)
+    assert shown.plan_of(0) == replace(told.plan_of(0), steps=(4, 2, 1)) and shown.sampler == "even"
+    quick = replace(settings, num_inference_steps=(3, 2, 1))
+    [draft] = make_drafts(pipe, quick, [2])
+    first = next(e for e in pipe.stream(draft.settings, Inputs()) if isinstance(e, Frames))
+    assert np.array_equal(draft.frames, first.video)
+
+
+def test_large_glances_go_through_the_model_a_few_at_a_time(pipe, settings, drafts, monkeypatch):
+    monkeypatch.setattr(module, "GLANCE_TOKENS", 40)  # of 16 a picture: two, then one
+    again = make_drafts(pipe, settings, [1, 2, 3])
+    assert all(np.abs(a.frames - b.frames.astype(int)).max() <= 1 for a, b in zip(again, drafts, strict=True))
 
 
 def test_a_device_that_rounds_a_batch_otherwise_makes_each_alone(pipe, settings, drafts, monkeypatch):

@@ -1,0 +1,257 @@
+"""The films of the panel "Direct" in docs/direct.md, made by using it: python tools/films.py
+
+Starts the app on the embedded model's fast variant, uses each tool in a browser, and writes what is seen to
+docs/pictures/: a moving picture of a small screen by day, and a row of pictures of a phone by night.
+`--only explore,finish` makes some of them.
+"""
+
+import argparse
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+
+from PIL import Image, ImageDraw, ImageFont
+from playwright.sync_api import Page, expect, sync_playwright
+from screenshots import FLAGS, MINUTES, ROOT, address_of, serve
+
+PICTURES = ROOT / "docs" / "pictures"
+SMALL = 1280, 720
+PHONE = 390, 844
+WIDTH = {SMALL: 860, PHONE: 280}  # of a screen: of its picture
+CAPTION = 34  # pixels
+SHOWN = 2400  # milliseconds that a picture stays
+DAY = (42, 38, 30), (247, 241, 228)  # ink and ground of captions
+NIGHT = (240, 236, 228), (20, 19, 15)
+BALL = "a red ball moves to the right over a green meadow"
+LEFT = "a red ball moves to the left over a green meadow"
+SEEN = """() => [...document.querySelectorAll("img")].every((img) => img.complete || !img.offsetParent)"""
+TO_THE_TOP = "(element) => element.scrollIntoView({block: 'start'})"
+DARK = "(dark) => document.body.classList.toggle('dark', dark)"
+
+
+class Film:
+    """The pictures of one tool on both screens, each with a few words under it."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.small: list[Image.Image] = []
+        self.phone: list[Image.Image] = []
+
+    def take(self, words: str, what: str = "#direct", *, pause: int = 500) -> None:
+        """What is seen now, with `what` at the top."""
+        self.page.wait_for_function(SEEN)
+        self.small.append(captioned(self._shot(SMALL, what, pause), SMALL, words, *DAY))
+        self.page.evaluate(DARK, True)
+        self.phone.append(captioned(self._shot(PHONE, what, pause), PHONE, words, *NIGHT))
+        self.page.evaluate(DARK, False)
+        self.page.set_viewport_size({"width": SMALL[0], "height": SMALL[1]})
+
+    def _shot(self, size: tuple[int, int], what: str, pause: int) -> Image.Image:
+        self.page.set_viewport_size({"width": size[0], "height": size[1]})
+        self.page.wait_for_timeout(pause)
+        self.page.locator(what).first.evaluate(TO_THE_TOP)
+        self.page.wait_for_timeout(pause)
+        return Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
+
+    def save(self, name: str) -> None:
+        """The small screen as a moving picture, the phone side by side."""
+        first, *others = self.small
+        moving = {"save_all": True, "append_images": others, "duration": SHOWN, "loop": 0}
+        paths = [PICTURES / f"direct-{name}-{where}.webp" for where in ("small", "phone")]
+        first.save(paths[0], quality=70, method=6, minimize_size=True, **moving)
+        beside(self.phone, NIGHT[1]).save(paths[1], quality=80, method=6)
+        for path in paths:
+            print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+def captioned(
+    picture: Image.Image, screen: tuple[int, int], words: str, ink: tuple, ground: tuple
+) -> Image.Image:
+    """A screen in the size of its picture, with the words under it."""
+    width = WIDTH[screen]
+    height = round(screen[1] * width / screen[0])
+    whole = Image.new("RGB", (width, height + CAPTION), ground)
+    whole.paste(picture.resize((width, height), Image.Resampling.LANCZOS))
+    font = ImageFont.load_default(15 if screen == SMALL else 11)
+    ImageDraw.Draw(whole).text((8, height + CAPTION / 2), words, ink, font, anchor="lm")
+    return whole
+
+
+def beside(frames: list[Image.Image], ground: tuple, gap: int = 10) -> Image.Image:
+    """Pictures of one size in a row."""
+    width, height = frames[0].size
+    sheet = Image.new("RGB", (len(frames) * (width + gap) - gap, height), ground)
+    for n, frame in enumerate(frames):
+        sheet.paste(frame, (n * (width + gap), 0))
+    return sheet
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The tools
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def explore(page: Page, film: Film) -> None:
+    film.take("Explore: how many seeds, and how much of each")
+    page.click("#explore [data-act=explore]")
+    expect(page.locator("#wall figure")).to_have_count(9)
+    film.take("Nine seeds, in about the time of one clip", "#wall")
+    seed = page.locator("#wall figcaption span").nth(4).inner_text()
+    page.locator("#wall .look").nth(4).click()
+    expect(page.locator("#used-seed")).to_have_text(seed)
+    film.take("A click: the clip goes on from that draft", "#show")
+    page.locator("#wall input[name=strength]").fill("0.4")
+    page.locator("#wall [data-act=vary]").nth(4).click()
+    expect(page.locator("#wall h3")).to_contain_text("variations of seed")
+    film.take("Vary: relatives of one draft", "#wall")
+    page.locator("#explore select[name=units]").select_option("all")
+    page.click("#explore [data-act=explore]")
+    expect(page.locator("#wall h3")).to_contain_text("whole clips")
+    film.take("Whole clips move: a preview of each", "#wall")
+
+
+def branch(page: Page, film: Film) -> None:
+    tab(page, "Pause and branch")
+    steps(page, 60)
+    page.click("#generate")
+    page.locator("#tree [data-act=pause-stage]").wait_for()
+    expect(page.locator("#units .unit.done")).to_have_count(1)
+    film.take("While it is made: hold it after a stage or a unit")
+    page.click("#tree [data-act=pause-stage]")
+    page.locator("#tree [data-act=resume]").wait_for()
+    film.take("Held: go on, change, or drop it")
+    page.click("#tree [data-act=resume]")
+    expect(page.locator("#tree .u")).to_have_count(4)
+    page.locator("#tree .u").nth(1).click()
+    page.locator("#branch input[name=prompt]").fill(LEFT)
+    film.take("A click on a unit: another way after it")
+    page.click("#branch [data-act=branch]")
+    expect(page.locator("#tree .way").nth(1).locator(".u")).to_have_count(2)
+    page.locator("#tree .u").nth(0).click()
+    page.locator("#branch input[name=seed]").fill("5")
+    page.click("#branch [data-act=branch]")
+    expect(page.locator("#tree .way").nth(2).locator(".u")).to_have_count(3)
+    film.take("The tree: what ways share is made once")
+
+
+def timeline(page: Page, film: Film) -> None:
+    tab(page, "Timeline")
+    film.take("The units of the clip that the form asks for")
+    page.locator("#tracks .u").nth(2).click()
+    page.locator("#cue input[name=prompt]").fill(LEFT)
+    page.locator("#cue input[name=ease]").fill("2")
+    film.take("From unit 3: other words, over two units")
+    page.click("#cue [data-act=put]")
+    expect(page.locator("#tracks .new")).to_have_count(1)
+    page.locator("#tracks .u").nth(1).click()
+    page.locator("#cue input[name=steps]").fill("4, 4, 2")
+    page.locator("#cue input[name=seed]").fill("7")
+    page.click("#cue [data-act=put]")
+    expect(page.locator("#tracks .new")).to_have_count(3)
+    page.locator("#tracks summary").click()
+    film.take("The tracks, and the same as a file")
+    page.click("#generate")
+    expect(page.locator("#status .busy")).to_be_visible()
+    expect(page.locator("#used-seed")).to_be_visible()
+    film.take("Generate makes it: the ball turns round", "#show")
+
+
+def endless(page: Page, film: Film) -> None:
+    tab(page, "Endless")
+    film.take("Endless: where it ends by itself, and a correction")
+    page.click("#endless [data-act=begin]")
+    page.wait_for_function("() => document.querySelector('#large video[data-stream]')?.currentTime > 2")
+    film.take("It streams while it is made", "#show")
+    page.locator("#tell input[name=prompt]").fill("a red ball falls over a green meadow")
+    page.click("#tell [data-act=tell]")
+    expect(page.locator("#drift li").last).to_contain_text("falls")
+    film.take("Other words act on the next unit; the drift meter", "#drift")
+    page.click("#stop")
+    expect(page.locator("#large video[src*=results]")).to_be_visible()
+    film.take("Stop and keep: all of it is there", "#show")
+
+
+def finish(page: Page, film: Film) -> None:
+    for words, seed in (("a blue square rises over a desert", 2), (BALL, 7)):
+        page.get_by_label("Prompt", exact=True).fill(words)
+        page.locator("#random input").uncheck()
+        page.locator("#seed input").fill(str(seed))
+        page.locator("#seed input").blur()
+        page.click("#generate")
+        expect(page.locator("#used-seed")).to_have_text(str(seed))
+        expect(page.locator("#status .busy")).to_have_count(0)
+    page.locator(".card .media").first.click()
+    detail = page.locator(".detail")
+    for title, button, words in (
+        ("Finish", "look", "Finish: larger and smoother, a look first"),
+        ("Join", "join", "Join: the seam is measured"),
+        ("Loop", "loop", "Loop: the end meets the beginning"),
+    ):
+        opened = detail.locator("details.finishing", has_text=title)
+        opened.locator("summary").click()
+        opened.locator(f"[data-action={button}]").click()
+        done = detail.locator("video.look") if button == "look" else opened.locator("[role=status]")
+        expect(done).to_be_visible()
+        film.take(words, ".detail details[open].finishing")
+    page.locator(".detail [data-action=close]").click()
+
+
+TOOLS: dict[str, Callable[[Page, Film], None]] = {
+    "explore": explore,
+    "branch": branch,
+    "timeline": timeline,
+    "endless": endless,
+    "finish": finish,
+}
+
+
+def steps(page: Page, count: int) -> None:
+    for stage in (1, 2, 3):
+        page.locator(f"#rest-{stage} input").fill(str(count))
+    page.locator("#rest-3 input").blur()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The program
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default=",".join(TOOLS), help="some of the tools, between commas")
+    parser.add_argument("--variant", default="128p-fast", help="of the embedded model")
+    args = parser.parse_args()
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
+        sys.exit("no Chromium was found; on Debian and Ubuntu: apt-get install chromium")
+    PICTURES.mkdir(exist_ok=True)
+    expect.set_options(timeout=MINUTES)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serve(folder, "--variant", args.variant) as server,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        try:
+            page = browser.new_page(viewport={"width": SMALL[0], "height": SMALL[1]}, color_scheme="light")
+            page.set_default_timeout(MINUTES)
+            page.goto(address_of(server))
+            expect(page.locator("#model.good")).to_be_visible()
+            page.get_by_label("Prompt", exact=True).fill(BALL)
+            page.locator("#direct > button").click()
+            for name in args.only.split(","):
+                film = Film(page)
+                TOOLS[name](page, film)
+                film.save(name)
+        finally:
+            browser.close()
+            server.terminate()
+
+
+if __name__ == "__main__":
+    main()
