@@ -2,7 +2,7 @@
 
 For some prompts of the embedded model's world and nine seeds each: what the coarsest stage's own estimate
 shows, and what the glance shows that `pyramid.generate.drafts` makes of it, judged beside the first frame of
-the clip that goes on from the draft (`pyramid.training.judge`). Processor seconds are given as a share of a
+the clip that goes on from the draft (`pyramid.evaluation.judge`). Processor seconds are given as a share of a
 clip's.
 """
 
@@ -20,13 +20,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pyramid.evaluation.judge import judge
 from pyramid.events import Frames
 from pyramid.generate.drafts import Draft, make_drafts
 from pyramid.generate.latents import denormalize
 from pyramid.generate.loaded import ModelHolder
 from pyramid.generate.request import Inputs
 from pyramid.settings import Settings
-from pyramid.training.judge import judge
 from pyramid.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
