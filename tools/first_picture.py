@@ -20,7 +20,7 @@ from pyramid.generate.drafts import Draft, make_drafts
 from pyramid.generate.loaded import Loaded, ModelHolder
 from pyramid.settings import Settings
 
-PROMPT = "a heart grows"
+PROMPT = "a yellow star falls in front of the night sky"
 TARGET = Path(__file__).resolve().parent.parent / "assets" / "readme" / "drafts.webp"
 TILE = 124  # pixels: a draft
 GAP = 8

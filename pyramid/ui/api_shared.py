@@ -14,6 +14,7 @@ import gradio as gr
 
 from pyramid.jobs.drafting import draft_picture, draft_settings
 from pyramid.jobs.queue import Job, State
+from pyramid.jobs.run import Live
 from pyramid.media.measure import Drift
 from pyramid.presets import find_preset, preset_names, resolve
 from pyramid.settings import MACHINE, STEPS, TABLE, Settings, Spec, values_of
@@ -153,30 +154,34 @@ class Serving:
             "timings": job.timings,
             "result": result(job),
             "address": address_of(job) or None,
-            "parent": job.parent,
-            "at_unit": job.directed.at_unit,
         }
+        told |= self.directed(job)
+        return told | (how_far(live) if job.state is State.RUNNING and live else {})
+
+    def directed(self, job: Job) -> dict[str, Any]:
+        """What it came from, the drafts of a wall, and how far a clip without an end has drifted."""
+        found: dict[str, Any] = {"parent": job.parent, "at_unit": job.directed.at_unit}
         if job.kind == "drafts":
-            told["drafts"] = drafts_of(self.app, job)
+            found["drafts"] = drafts_of(self.app, job)
         if drift := self.app.worker.drift_of(job.id):
-            told["drift"] = drift_told(drift)
-        if job.state is State.RUNNING and live:
-            at = live.at
-            told |= {
-                "phase": live.phase,
-                "seconds_left": live.left,
-                "units_done": live.units_done,
-                "progress": at.fraction if at else 0.0,
-            }
-            told |= (
-                {name: getattr(at, name) for name in ("unit", "stage", "stages", "step", "steps")}
-                if at
-                else {}
-            )
-        return told
+            found["drift"] = drift_told(drift)
+        return found
 
     def told(self, error: ValueError) -> gr.Error:
         return gr.Error(shown_words(self.app, error, str), print_exception=False)
+
+
+def how_far(live: Live) -> dict[str, Any]:
+    """Where a job that runs stands."""
+    at = live.at
+    told = {
+        "phase": live.phase,
+        "seconds_left": live.left,
+        "units_done": live.units_done,
+        "progress": at.fraction if at else 0.0,
+    }
+    names = ("unit", "stage", "stages", "step", "steps") if at else ()
+    return told | {name: getattr(at, name) for name in names}
 
 
 def drafts_of(app: App, wall: Job) -> list[dict[str, Any]]:

@@ -84,6 +84,7 @@ def test_a_wall_is_made_a_draft_refined_and_varied(page):
     seed = page.locator("#wall figcaption span").nth(3).inner_text()
     page.locator("#wall .look").nth(3).click()
     expect(page.locator("#used-seed")).to_have_text(seed)
+    expect(page.locator("#wall figure.made")).to_contain_text(seed)
     page.locator("#wall input[name=strength]").fill("0.5")
     page.locator("#wall [data-act=vary]").nth(3).click()
     expect(page.locator("#wall h3")).to_contain_text(f"9 variations of seed {seed}, strength 0.5")
