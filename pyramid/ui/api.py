@@ -34,7 +34,6 @@ from pyramid.ui.compare import PLAYABLE
 from pyramid.ui.errors import told
 from pyramid.ui.finishing import finished_file, joined_file, looped_file
 from pyramid.ui.models import entries
-from pyramid.ui.photographs import for_photograph
 
 OWN = (
     *("generate", "edit", "status", "stop", "resume"),
@@ -87,7 +86,7 @@ class Endpoints(Serving):
             asked, picture, clip = self.started(asked, image, video)
             with self.app.working(request), self.app.adding(request, owner):
                 job = self.app.store.add(
-                    for_photograph(self.app, asked, (picture or clip or (None,))[0]),
+                    asked,
                     owner=owner,
                     image=picture and picture[0],
                     image_name=picture[1] if picture else "",

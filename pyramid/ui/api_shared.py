@@ -22,6 +22,7 @@ from pyramid.ui import App
 from pyramid.ui.addresses import address_of, uploads_folder
 from pyramid.ui.errors import shown_words
 from pyramid.ui.models import title_of
+from pyramid.ui.photographs import for_photograph
 
 SHORTEST_TOKEN = 16
 OURS_ALONE = ("model", "variant", *MACHINE)  # settings that only the machine's owner may choose
@@ -111,7 +112,8 @@ class Serving:
         """The settings with what was uploaded to begin with, and those files."""
         picture = self.upload(image, "image")
         clip = self.upload(video, "video")
-        return replace(asked, image=picture and picture[1], video=clip and clip[1]), picture, clip
+        asked = replace(asked, image=picture and picture[1], video=clip and clip[1])
+        return for_photograph(self.app, asked, (picture or clip or (None,))[0]), picture, clip
 
     def upload(self, file: Any, what: str) -> Upload:
         """The file that was uploaded, and its name. ValueError for anything else,
