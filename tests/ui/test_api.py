@@ -4,47 +4,23 @@ and through plain HTTP for what is not meant to work.
 
 import ast
 import asyncio
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from serving import QUICK, SLOW, TOKENS, close, serve, wait
 
-from pyramid.jobs.queue import JobStore, Limits
-from pyramid.jobs.worker import Worker
+from pyramid.jobs.queue import Limits
 from pyramid.media.files import read_metadata
 from pyramid.media.video_reader import inspect, read_frames
 from pyramid.settings import SettingsError
-from pyramid.ui import App
-from pyramid.ui.api import ENDPOINTS, register_api
+from pyramid.ui.api import ENDPOINTS
 from pyramid.ui.guards import check
 from pyramid.ui.security.accounts import Accounts, hashed_line
-from pyramid.ui.security.guard import doors
-
-QUICK = {"num_inference_steps": [1, 1, 1], "video_num_inference_steps": [1, 1, 1], "num_frames": 9}
-SLOW = {"num_inference_steps": [200] * 3, "video_num_inference_steps": [200] * 3}
-TOKENS = "a-secret-of-the-first", "a-secret-of-the-other"
-
-
-def serve(folder: Path, checkpoint: Path, *, local: bool, accounts=None, limits=None, mcp=False):
-    """The endpoints alone as a running server: (page, app)."""
-    store = JobStore(folder, limits or Limits())
-    app = App(store, Worker(store, model=str(checkpoint)), store.folder, store.limits, local)
-    with gr.Blocks(analytics_enabled=False) as page:
-        register_api(app)
-    page.launch(prevent_thread_lock=True, quiet=True, mcp_server=mcp, **doors(app, accounts))
-    return page, app
-
-
-def close(page, app) -> None:
-    page.close(verbose=False)
-    app.worker.close()
-    app.store.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +43,6 @@ def open_house(tiny_checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(home, tmp_path_factory):
     return Client(home[0].local_url, verbose=False, download_files=tmp_path_factory.mktemp("fetched"))
-
-
-def wait(client: Client, job: dict, until=lambda job: job["ended"], **token) -> dict:
-    """The job once `until` holds."""
-    end = time.monotonic() + 180
-    while not until(job):
-        assert time.monotonic() < end and not (job["ended"] and job["error"]), job
-        time.sleep(0.1)
-        job = client.predict(job["id"], **token, api_name="/status")
-    return job
 
 
 def test_the_endpoints_are_all_there_is_and_are_described(home, client):

@@ -9,7 +9,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from test_api import QUICK, SLOW, TOKENS, close, serve, wait
+from serving import QUICK, SLOW, TOKENS, close, serve, wait
 
 from pyramid.jobs.queue import Limits
 from pyramid.media.files import read_metadata
