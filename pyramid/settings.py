@@ -163,8 +163,6 @@ VARIANTS = {
     v.name: v
     for v in (
         Variant("128p", ((128, 128),), 4, 25, 8, (10, 10, 10), (10, 10, 10), 4, 4, "", ""),
-        Variant("128p-fast", ((128, 128),), 4, 25, 8, (2, 2, 1), (2, 2, 1), 1, 1, "", "", sampler="even"),
-        Variant("128p-photos", ((128, 128),), 4, 25, 8, (10, 10, 10), (10, 10, 10), 4, 2, "", ""),
         Variant("384p", ((640, 384),), 16, 121, 24, (20, 20, 20), (10, 10, 10), 7, 5),
         Variant("768p", ((1280, 768),), 31, 121, 24, (20, 20, 20), (10, 10, 10), 9, 5),
         Variant(
@@ -179,9 +177,17 @@ MODELS = {  # short names and the variants each has, the first is the default
 }
 
 
+def known_variant(name: str) -> Variant | None:
+    """What variant `name` expects. One that was trained on from another, as 128p-fast from 128p, expects what
+    that one does; its checkpoint says where it differs.
+    """
+    known = VARIANTS.get(name) or VARIANTS.get(name.partition("-")[0])
+    return known and dataclasses.replace(known, name=name)
+
+
 def variant_of(name: str) -> Variant:
-    """What variant `name` expects; an unknown name (somebody's own training) gets 384p's starting values."""
-    return VARIANTS.get(name) or dataclasses.replace(VARIANTS["384p"], name=name)
+    """The same; an unknown name (somebody's own training) gets 384p's starting values."""
+    return known_variant(name) or dataclasses.replace(VARIANTS["384p"], name=name)
 
 
 def evaluations(sampler: str, steps: Sequence[int]) -> tuple[int, ...]:
@@ -758,7 +764,7 @@ class Settings:
         """What lies outside the range the weights were trained for, a sentence each.
         `expects`: see `for_model`. `drawn`: what it begins with is a drawing, see `media.looks`.
         """
-        v = expects or VARIANTS.get(self.variant)
+        v = expects or known_variant(self.variant)
         notes = [
             f"timeline: unit {cue.start} is not in this clip, whose last one is {self.units - 1}."
             for cue in self.cues

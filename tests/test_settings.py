@@ -30,6 +30,7 @@ from pyramid.settings import (
     seconds_of,
     size_grid,
     units_of,
+    variant_of,
 )
 
 GOOD = Settings(prompt="a red ball")
@@ -39,7 +40,7 @@ GOOD = Settings(prompt="a red ball")
 def test_every_model_starts_with_settings_it_was_trained_for(model, variant):
     settings = Settings.for_model(model, variant, prompt="a red ball").validate()
     assert settings.experimental() == []
-    assert (settings.width, settings.height) == VARIANTS[variant].sizes[0]
+    assert (settings.width, settings.height) == variant_of(variant).sizes[0]
 
 
 def test_the_defaults_are_the_embedded_models():
@@ -269,7 +270,7 @@ assert row in settings_page.as_markdown()                       # the documents
 
 def test_a_new_setting_is_one_entry_of_the_table(tmp_path, tiny_checkpoint):
     root = Path(__file__).parent.parent
-    shutil.copytree(root / "pyramid", tmp_path / "pyramid", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(root / "pyramid", tmp_path / "pyramid")
     for name in ("presets", "assets", "tools"):
         (tmp_path / name).symlink_to(root / name)
     shutil.copy(root / "tools" / "settings_page.py", tmp_path)
