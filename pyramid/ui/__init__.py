@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from pyramid.jobs.worker import Worker
     from pyramid.study.kept import Study
 
-__all__ = ["AS_SENT", "QUIET", "App", "Limits"]
+__all__ = ["AS_SENT", "LATEST", "QUIET", "App", "Limits"]
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 """For every event of the page: no endpoint of the API, no spinner over a part,
 and nobody waits for another.
 """
+LATEST = {**QUIET, "trigger_mode": "always_last"}
+"""For an event that shows how things are: of many that come at once, the last is seen to."""
 AS_SENT = {**QUIET, "preprocess": False}
 """For an event that takes the form's fields, see `Form.values`. Gradio's own checks would refuse a number
 beyond its slider, or a picture that it cannot open, before the form can say which field is wrong.

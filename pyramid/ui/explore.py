@@ -16,7 +16,7 @@ from pyramid.jobs.directing import explore, refine, vary
 from pyramid.jobs.drafting import draft_picture, draft_settings
 from pyramid.jobs.queue import Job, State
 from pyramid.settings import Settings
-from pyramid.ui import AS_SENT, QUIET, App
+from pyramid.ui import AS_SENT, LATEST, QUIET, App
 from pyramid.ui.addresses import address_of_export
 from pyramid.ui.art import about, choice, control, slider
 from pyramid.ui.asked import LOOK, Asking, asked_of, number_of
@@ -70,15 +70,9 @@ class Explore:
             [self.verdict, self.shown, self.wall],
             **AS_SENT,
         )
-        self.wall.click(self.act_on_wall, [visitor, self.shown], [self.shown, self.wall], **QUIET)
-        gr.on(
-            [page.load, visitor.change, pulse.change],
-            self.look,
-            [visitor, self.shown],
-            self.wall,
-            trigger_mode="always_last",
-            **QUIET,
-        )
+        state = [visitor, self.shown]
+        self.wall.click(self.act_on_wall, state, [self.shown, self.wall], **QUIET)
+        gr.on([page.load, visitor.change, pulse.change], self.look, state, self.wall, **LATEST)
 
     # -- what buttons do
 

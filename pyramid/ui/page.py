@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 from pyramid.settings import SettingsError
-from pyramid.ui import AS_SENT, QUIET, App
+from pyramid.ui import AS_SENT, LATEST, QUIET, App
 from pyramid.ui.api import register_api
 from pyramid.ui.cards import facts
 from pyramid.ui.direct import build_direct
@@ -140,8 +140,7 @@ class Left:
             for_mode,
             form.fields["mode"],
             [form.extra["pictures"], form.extra["format"]],
-            trigger_mode="always_last",
-            **QUIET,
+            **LATEST,
         )
         self.plan.wire(page, form, pulse)
         prompt = form.fields["prompt"]

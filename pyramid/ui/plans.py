@@ -11,7 +11,7 @@ import gradio as gr
 
 from pyramid.memory.plan import NAMES, Plan, describe, make_plan
 from pyramid.settings import QUANTIZE, Settings, SettingsError
-from pyramid.ui import AS_SENT, QUIET, App
+from pyramid.ui import AS_SENT, LATEST, App
 from pyramid.ui.form import Form
 from pyramid.ui.markup import html, say, warn, words_of
 
@@ -79,12 +79,9 @@ class PlanPart:
         gr.on(events, look, form.components, self.words, trigger_mode="always_last", **AS_SENT)
         if self.choice is not None and self.quantize is not None:
             both = [self.choice, self.quantize]
-            gr.on([page.load, pulse.change], self.chosen, None, both, trigger_mode="always_last", **QUIET)
-            for part, act in (
-                (self.choice, self.choose),
-                (self.quantize, lambda kind: self.choose(quantize=kind)),
-            ):
-                part.input(act, part, both, trigger_mode="always_last", **QUIET)
+            gr.on([page.load, pulse.change], self.chosen, None, both, **LATEST)
+            self.choice.input(self.choose, self.choice, both, **LATEST)
+            self.quantize.input(lambda kind: self.choose(quantize=kind), self.quantize, both, **LATEST)
 
     def chosen(self) -> tuple[str, str]:
         """What holds now, whoever chose it."""

@@ -21,7 +21,7 @@ from pyramid.media.export import KINDS, export
 from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
 from pyramid.settings import SettingsError, frames_of
-from pyramid.ui import AS_SENT, QUIET, App
+from pyramid.ui import AS_SENT, LATEST, QUIET, App
 from pyramid.ui.asked import table_of
 from pyramid.ui.cards import (
     can_grow,
@@ -120,8 +120,7 @@ class Results:
             self.look,
             [*state, self.search, self.favorites],
             shown,
-            trigger_mode="always_last",
-            **QUIET,
+            **LATEST,
         )
         gr.on(
             [part.click for part in (self.grid, self.detail, self.compare, self.notes, self.four)],
