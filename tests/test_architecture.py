@@ -21,18 +21,19 @@ ROOMS = {  # room -> what it may import from other rooms
     "timeline": set(),
     "settings": {"timeline"},
     "events": set(),
+    "disk": set(),
     "failures": {"settings"},
     "models": set(),
-    "hub": {"settings"},
+    "hub": {"settings", "disk"},
     "presets": {"settings", "hub"},
-    "media": {"settings"},
-    "text": {"settings", "hub"},
-    "memory": {"settings", "events", "hub", "models", "text"},
-    "generate": {"timeline", "settings", "events", "models", "text", "memory", "hub", "media"},
+    "media": {"settings", "disk"},
+    "text": {"settings", "hub", "disk"},
+    "memory": {"settings", "events", "hub", "models", "text", "disk"},
+    "generate": {"timeline", "settings", "events", "models", "text", "memory", "hub", "media", "disk"},
     "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"}
-    | {"timeline"},
+    | {"timeline", "disk"},
     "study": {"settings", "media", "jobs"},
-    "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media"},
+    "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media", "disk"},
 }
 ROOMS["evaluation"] = ROOMS["training"] | {"training"}
 ROOMS["ui"] = ROOMS["jobs"] | {"presets", "jobs", "study"}
@@ -40,6 +41,7 @@ ROOMS["commands"] = ROOMS["ui"] | {"training", "evaluation"}
 PURE = {  # room or module -> the only packages from elsewhere it may import
     "timeline": set(),
     "settings": set(),
+    "disk": set(),
     "events": {"torch", "numpy"},
     "models": {"torch", "einops", "safetensors", "diffusers"},
     "generate/schedule": {"torch"},

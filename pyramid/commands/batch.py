@@ -30,6 +30,7 @@ from typing import Any
 from pyramid.commands.engine import Engine, Maker, Outcome, Stopped, failure, say
 from pyramid.commands.interrupts import Halted
 from pyramid.commands.prompt_list import Item, ListError, digest, name_of, read_list, result_path
+from pyramid.disk import unwritable
 from pyramid.memory.plan import NAMES
 from pyramid.presets import preset_names
 from pyramid.settings import at_home
@@ -303,9 +304,8 @@ def engine_of(args: argparse.Namespace, stop: threading.Event) -> Engine:
 
 def check_folder(folder: Path) -> None:
     """ValueError when nothing can be written there."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(f"--output-dir {folder}: nothing can be written in {there}")
+    if why := unwritable(folder):
+        raise ValueError(f"--output-dir {folder}: {why}")
 
 
 def report(items: list[Item], left: list[Item], ended: list[Outcome]) -> int:

@@ -7,7 +7,6 @@ Exit code 0 when the list could be read, whatever is wrong with its items; 2, wi
 """
 
 import argparse
-import json
 import os
 from collections import Counter
 from os.path import expanduser
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.commands.terminal import screen
+from pyramid.disk import write_json
 from pyramid.jobs.cluster import connect, need_ray
 from pyramid.settings import at_home
 
@@ -128,8 +128,7 @@ def examine_list(args: argparse.Namespace) -> int:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(args.sheet)
     if args.json and journal:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_json(args.json, report.to_dict(), ensure_ascii=False)
         journal.unlink(missing_ok=True)
     return 0
 

@@ -6,7 +6,6 @@ do. `--json` prints the same for programs. Exit code 1 when anything is red, els
 
 import argparse
 import json
-import os
 import platform
 import re
 import shutil
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pyramid.commands.terminal import screen
+from pyramid.disk import nearest, unwritable
 from pyramid.memory.device import FIRST_WITH_BFLOAT16, MAIN, AppleGraphics, CudaCard, Processor, runs_on
 from pyramid.settings import MODELS, Settings, at_home
 
@@ -232,7 +232,7 @@ def disk(output: Path) -> Finding:
     from huggingface_hub import constants
 
     places = {"results": output, "models": Path(constants.HF_HUB_CACHE)}
-    free = {name: shutil.disk_usage(existing(path)).free for name, path in places.items()}
+    free = {name: shutil.disk_usage(nearest(path.expanduser())).free for name, path in places.items()}
     found = ", ".join(f"{size / 1e9:.0f} GB free for {name}" for name, size in free.items())
     if min(free.values()) < LOW_DISK:
         return Finding("disk", RED, found, "make room, or choose another disk with --output and HF_HOME")
@@ -243,18 +243,9 @@ def disk(output: Path) -> Finding:
     return Finding("disk", GREEN, found)
 
 
-def existing(path: Path) -> Path:
-    """`path` or the nearest folder above it that exists."""
-    path = path.expanduser().absolute()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
 def writable(output: Path) -> Finding:
-    there = existing(output)
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        return Finding(
-            "results", RED, f"nothing can be written in {there}", "choose another folder with --output"
-        )
+    if why := unwritable(output.expanduser()):
+        return Finding("results", RED, why, "choose another folder with --output")
     return Finding("results", GREEN, f"go to {output}")
 
 

@@ -4,7 +4,6 @@ Exit code 0 whatever the figures are: they are for reading, and for deciding whe
 """
 
 import argparse
-import json
 from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from pyramid.commands import (
     evaluate_vbench,
 )
 from pyramid.commands.terminal import screen
+from pyramid.disk import write_json
 from pyramid.settings import DTYPES, Settings
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         asked |= {"dtype": dtype_name(pipe.transformer.dtype), "device": pipe.device.type}
         asked["variant"] = checkpoint.variant
         plain = {name: evaluate.as_plain(each) for name, each in results.items()}
-        write_json(Path(args.out), asked, plain, rows)
+        told = {"asked": asked, "results": plain} | ({"compared": rows} if rows else {})
+        write_json(Path(args.out), told)
     if args.sheet:
         Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
         evaluate.contact_sheet(clips[:12]).save(args.sheet)
@@ -129,10 +130,3 @@ def compare(args: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str
     title = f"{args.model}: {args.videos} videos each, seeds from {args.seed}"
     screen().print(few_steps.as_table(rows, title))
     return [row.plain() for row in rows]
-
-
-def write_json(path: Path, asked: dict[str, Any], results: dict[str, Any], rows: list | None = None) -> None:
-    """The results, what was asked for, and the rows of the comparison."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = {"asked": asked, "results": results} | ({"compared": rows} if rows else {})
-    path.write_text(json.dumps(written, indent=2) + "\n")

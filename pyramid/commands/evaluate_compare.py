@@ -8,7 +8,6 @@ The report is one HTML file with pictures and plots, which needs nothing beside 
 """
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pyramid.commands import evaluate_videos
 from pyramid.commands.evaluate_videos import System
 from pyramid.commands.terminal import screen
+from pyramid.disk import write_json
 from pyramid.settings import at_home
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     Path(args.out).write_text(report(found, videos, args.systems), encoding="utf-8")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, found)
     print(args.out)
     return 0
 

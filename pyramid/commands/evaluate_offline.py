@@ -5,13 +5,13 @@ other videos, `--clip FOLDER` the similarity with the prompt that a video's reco
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from pyramid.commands.engine import say
 from pyramid.commands.evaluate_compare import add_model_flags
 from pyramid.commands.terminal import screen
+from pyramid.disk import write_json
 from pyramid.settings import at_home
 
 
@@ -52,8 +52,7 @@ def run(args: argparse.Namespace) -> int:
             words = f"{told['distance']:.4g} {told.get('note', '')}"
             screen().print(f"Fréchet distance in {escape(kind)}: {words}")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, figures)
     return 1 if unread else 0
 
 

@@ -1,11 +1,10 @@
 """Measure an autoencoder on clips of a list: `python -m pyramid evaluate vae --data LIST --json FILE`."""
 
 import argparse
-import json
 import os
-from pathlib import Path
 
 from pyramid.commands.terminal import screen
+from pyramid.disk import write_json
 from pyramid.settings import at_home
 
 
@@ -60,6 +59,5 @@ def run(args: argparse.Namespace) -> int:
         table.add_row("Fréchet distance", f"{figures.frechet.value:.4g}")
     screen().print(table)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(figures.told(), indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, figures.told())
     return 0

@@ -10,8 +10,6 @@ Whatever ends early goes on at the next call: videos by the journal of `batch`, 
 """
 
 import argparse
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from pyramid.commands import evaluate_videos
 from pyramid.commands.engine import say
 from pyramid.commands.evaluate_videos import System, Wanted
 from pyramid.commands.terminal import screen
+from pyramid.disk import link, write_json
 from pyramid.settings import at_home
 
 FLICKERING = "temporal_flickering"
@@ -150,14 +149,8 @@ def check_ending(system: System, first: Wanted, args: argparse.Namespace) -> Non
 def give_name(path: Path, name: Path) -> None:
     """The same file under a second name; a copy where the disk has no such thing."""
     name.parent.mkdir(parents=True, exist_ok=True)
-    if name.exists():
-        return
-    try:
-        os.link(path, name)
-    except OSError:
-        part = name.with_name(f".{name.name[:200]}.part")
-        shutil.copyfile(path, part)
-        part.replace(name)
+    if not name.exists():
+        link(path, name)
 
 
 # -- its command line
@@ -243,8 +236,7 @@ def tell(folder: Path, target: Path | None) -> None:
         missing = ", ".join(figures["missing"])
         print(f"missing, so what they belong to is not known: {missing}", file=sys.stderr)
     if target:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(target, figures)
 
 
 def table_of(rows: dict[str, tuple], figures: dict[str, Any]):

@@ -10,11 +10,11 @@ Everything that can be checked is checked before the model is loaded.
 
 import argparse
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from pyramid.commands.flags import add_settings, asked_for
+from pyramid.disk import unwritable
 from pyramid.media.files import PATTERN, ending_of, file_name
 from pyramid.presets import load_preset, resolve, speed_words
 from pyramid.settings import (
@@ -182,10 +182,6 @@ def output_path(asked: Path, settings: Settings) -> Path:
     if asked.suffix.lower() != ending:
         what = "a picture (1 frame)" if ending == ".png" else f"a video of {settings.num_frames} frames"
         raise ValueError(f"--output {asked}: {what} needs a name that ends in {ending}")
-    folder = next(parent for parent in asked.absolute().parents if parent.exists())
-    try:  # rights alone do not tell: the disk may be full, or read-only
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0")
-    except OSError as error:
-        raise ValueError(f"--output {asked}: nothing can be written in {folder}: {error.strerror}") from None
+    if why := unwritable(asked.parent):
+        raise ValueError(f"--output {asked}: {why}")
     return asked

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyramid.disk import whole
 from pyramid.events import Finished, Frames, Notice, Preview, Unit
 from pyramid.generate.latents import pyramid
 from pyramid.generate.request import Inputs
@@ -80,12 +81,8 @@ class Draft:
 
         told = {"settings": self.settings.to_dict(), "model": self.identity, "version": FORMAT_VERSION}
         tensors = {name: getattr(self, name).float().cpu().contiguous() for name in ("latents", "clean")}
-        part = path.with_name(f"{path.name}.part")
-        try:
+        with whole(path) as part:
             part.write_bytes(save(tensors, {"draft": json.dumps(told)}))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
         return path
 
     @classmethod

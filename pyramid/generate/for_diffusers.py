@@ -10,7 +10,6 @@ and share it. What moves models between devices is diffusers'.
 
 import dataclasses
 import inspect
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import unwrap_module
 from PIL import Image
 
+from pyramid.disk import write_json
 from pyramid.events import Finished, Frames, Notice, Preview
 from pyramid.generate.arguments import Loading, check_saving, unexpected
 from pyramid.generate.lora import adapters_of, name_of, read_lora
@@ -232,7 +232,7 @@ class PyramidFlowPipeline(DiffusionPipeline, PyramidFlow):
                     shutil.copytree(source, folder / source.name, dirs_exist_ok=True)
         details = dict(self.checkpoint.details) if self.checkpoint else {}
         details |= _details_of(self.defaults, type(transformer).__name__)
-        (folder / "pyramid.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "pyramid.json", details)
 
 
 def _details_of(defaults: Variant, transformer: str) -> dict[str, Any]:

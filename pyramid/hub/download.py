@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyramid.disk import nearest, whole
 from pyramid.hub.checkpoints import (
     PREFIX,
     Checkpoint,
@@ -253,7 +254,10 @@ class Download:
                     self._bring(file)
                 for file in listing.files:
                     place(listing, file)
-                write_whole(listing.storage / "refs" / "main", listing.commit)
+                refs = listing.storage / "refs"
+                refs.mkdir(parents=True, exist_ok=True)
+                with whole(refs / "main") as part:
+                    part.write_text(listing.commit)
         except TimeoutError:
             raise CheckpointError(
                 f"{listing.repository} is being downloaded by another program: wait for it"
@@ -379,17 +383,9 @@ def place(listing: Listing, file: RemoteFile) -> None:
             os.replace(blob, link)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A small file that is never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
 def check_space(folder: Path, needed: int) -> None:
     """Raises CheckpointError unless the disk of `folder` has room for `needed` bytes more."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = nearest(folder)
     free = shutil.disk_usage(existing).free
     if needed and needed + SPARE > free:
         raise CheckpointError(

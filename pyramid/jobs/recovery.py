@@ -16,13 +16,13 @@ of latents.
 
 import itertools
 import json
-import os
 import re
 import shutil
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyramid.disk import link, write_through
 from pyramid.events import Unit
 from pyramid.failures import known
 from pyramid.media.files import hold, let_go, result_of
@@ -68,7 +68,7 @@ class UnitsFolder:
             "model": identity,
             "inputs": inputs or {},
         }
-        _write(self._about, json.dumps(about, indent=2).encode())
+        write_through(self._about, json.dumps(about, indent=2).encode())
 
     def hold(self) -> None:
         """Claim the folder for this process. ValueError while another one works on it."""
@@ -102,7 +102,7 @@ class UnitsFolder:
             "given": str(int(unit.given)),
             "crc": str(_crc(latents)),
         }
-        _write(self._file(unit.index), save({"latents": latents}, told))
+        write_through(self._file(unit.index), save({"latents": latents}, told))
 
     def save_stage(self, unit: int, stage: int, latents: "Tensor") -> None:
         """Keep where a unit stands at the end of one of its stages, in place of what was kept so before:
@@ -112,7 +112,7 @@ class UnitsFolder:
 
         kept = latents.detach().float().cpu().contiguous()
         told = {"unit": str(unit), "stage": str(stage), "crc": str(_crc(kept))}
-        _write(self.path / STAGE, save({"latents": kept}, told))
+        write_through(self.path / STAGE, save({"latents": kept}, told))
 
     def load_stage(self) -> "tuple[int, int, Tensor] | None":
         """What `save_stage` was given; None where nothing is kept, or not what was."""
@@ -168,14 +168,14 @@ class UnitsFolder:
         for path in other.iterdir():
             index = _unit_of(path.name)
             if path.name == "run.json" or (index is not None and (most is None or index < most)):
-                _link(path, self.path / path.name)
+                link(path, self.path / path.name)
 
     def continue_as(self, settings: Settings) -> None:
         """Let a run with these settings go on from the units that are here, though others made them.
         OSError when it cannot be written.
         """
         about = self.about() | {"settings": settings.to_dict()}
-        _write(self._about, json.dumps(about, indent=2).encode())
+        write_through(self._about, json.dumps(about, indent=2).encode())
 
     @property
     def edits(self) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ class UnitsFolder:
         """Have it say so. OSError when it cannot be written."""
         about = self.about()
         about["inputs"] |= {"edits": edits}
-        _write(self._about, json.dumps(about, indent=2).encode())
+        write_through(self._about, json.dumps(about, indent=2).encode())
 
     def about(self) -> dict[str, Any]:
         """What `begin` was told: settings, model, inputs. ValueError when this is no such folder."""
@@ -254,33 +254,6 @@ def _unit_of(name: str) -> int | None:
     """The unit that a file in a folder is of; None for any other file."""
     found = re.fullmatch(r"unit-(\d+)\.safetensors|estimate-(\d+)-\d+\.png", name)
     return int(found[1] or found[2]) if found else None
-
-
-def _link(path: Path, new: Path) -> None:
-    """The same file under another name, or a copy where a file cannot have two."""
-    try:
-        os.link(path, new)
-    except OSError:
-        shutil.copyfile(path, new)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The file whole and on the disk under its name, or not at all: it outlives a power cut."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the name too has to reach the disk; Windows cannot be asked for that
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _read(path: Path, index: int) -> Unit | None:

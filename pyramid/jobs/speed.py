@@ -11,13 +11,13 @@ token.
 """
 
 import json
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from pyramid.disk import whole
 from pyramid.events import Preview
 from pyramid.generate.scales import Guidance
 from pyramid.hub.families import GRID, TEXT_TOKENS
@@ -142,10 +142,8 @@ class Speeds:
         return start + steps + pixel * settings.width * settings.height * settings.num_frames
 
     def save(self) -> None:
-        part = self.path.with_suffix(".part")
-        with self._lock:
+        with self._lock, whole(self.path) as part:
             part.write_text(json.dumps(self._known), encoding="utf-8")
-            os.replace(part, self.path)
 
 
 def _line(table: dict[str, list]) -> tuple[float, float]:

@@ -11,7 +11,6 @@ removed.
 """
 
 import logging
-import os
 import queue
 import subprocess
 import threading
@@ -22,6 +21,7 @@ from typing import Self
 
 import numpy as np
 
+from pyramid.disk import whole
 from pyramid.media.files import ffmpeg, no_interrupts, words_of
 from pyramid.media.video import QUALITY, encoding
 
@@ -80,10 +80,9 @@ class GrowingClip:
         with stream.open("ab") as file:
             file.write(self._encode(frames))
         path = self.folder / f"clip-{len(self._clips) + 1:03d}.mp4"
-        part = path.with_suffix(".part.mp4")
         source = ["-f", "h264", "-framerate", str(self.fps), "-i", str(stream)]
-        _run([*source, "-c", "copy", "-movflags", "+faststart", str(part)])
-        os.replace(part, path)
+        with whole(path) as part:
+            _run([*source, "-c", "copy", "-movflags", "+faststart", "-f", "mp4", str(part)])
         self._clips.append(path)
         self.told(path)
         if len(self._clips) > 2:
@@ -106,9 +105,8 @@ class StreamedClip(GrowingClip):
 
     def _grow(self, frames: np.ndarray) -> None:
         path = self.folder / f"unit-{len(self._clips):06d}.mp4"
-        part = path.with_suffix(".part")
-        part.write_bytes(self._encode(frames, FRAGMENT))
-        os.replace(part, path)
+        with whole(path) as part:
+            part.write_bytes(self._encode(frames, FRAGMENT))
         self._clips.append(path)
         self.told(path)
         if len(self._clips) > KEPT:

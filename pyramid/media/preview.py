@@ -9,12 +9,13 @@ A latent stands for 8Ã—8 pixels, and says where edges lie among them: seen as 4Ã
 stage is. The latents of the first unit (one frame) and of later ones (eight frames) are read differently.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from pyramid.disk import whole
 
 PATCH = 4  # pixels a side that a preview shows for one latent
 MIDDLE = 5  # of the frames 1 to 8 of a unit, the one that its preview shows
@@ -116,9 +117,8 @@ def save_estimate(folder: Path, unit: int, stage: int, picture: Image.Image) -> 
     """Keep the last denoised estimate of a unit's stage: a PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"estimate-{unit:03d}-{stage}.png"
-    part = path.with_suffix(".part")
-    picture.save(part, format="PNG")
-    os.replace(part, path)
+    with whole(path) as part:
+        picture.save(part, format="PNG")
     return path
 
 

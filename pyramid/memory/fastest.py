@@ -10,11 +10,12 @@ import functools
 import json
 import os
 import platform
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pyramid.disk import whole
 
 BUDGET = 0.1  # seconds
 CLEARLY = 1.3  # times as fast: less may be chance, and a change of dtype changes results
@@ -102,7 +103,5 @@ def _write(path: Path, known: dict[str, Any]) -> None:
     """Whole or not at all. A cache that cannot be written is no error: it is measured again."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(known, file, indent=1)
-        os.replace(draft, path)
+        with whole(path) as part:
+            part.write_text(json.dumps(known, indent=1), encoding="utf-8")

@@ -11,7 +11,6 @@ each text's embeddings go to a file named by a hash of the text, the encoders, t
 import json
 import logging
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,8 @@ import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from pyramid.disk import whole
 
 CACHE_VERSION = 1
 CACHED_PROMPTS = 1000  # about 1 MB each with T5-XXL; the oldest go first
@@ -72,13 +73,8 @@ def write_embeds(path: Path, embeds: PromptEmbeds) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        try:
-            save_file(tensors, draft, {"cut": json.dumps(embeds.cut)})
-            os.replace(draft, path)
-        finally:
-            Path(draft).unlink(missing_ok=True)
+        with whole(path) as part:
+            save_file(tensors, part, {"cut": json.dumps(embeds.cut)})
         kept = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
         for old in kept[:-CACHED_PROMPTS]:
             old.unlink(missing_ok=True)

@@ -8,10 +8,10 @@ A part that is finished is not trained again.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
+from pyramid.disk import write_json
 from pyramid.hub.checkpoints import find
 from pyramid.hub.families import MINIFLUX
 from pyramid.settings import units_of
@@ -40,7 +40,7 @@ def build(part: str, config: str, output: str | None = None, steps: int | None =
     if part in ("dit", "embedded"):
         _dit(recipe, folder, parts)
     if part == "embedded":
-        (parts / "pyramid.json").write_text(json.dumps(describe(recipe), indent=2) + "\n")
+        write_json(parts / "pyramid.json", describe(recipe))
     return parts
 
 
@@ -84,7 +84,7 @@ def _dit(recipe: Recipe, folder: Path, parts: Path) -> None:
     if not (parts / name).exists():
         shutil.copytree(train_dit(recipe, folder / "dit", parts=parts), parts / name)
     if recipe.dit.start and not (parts / "pyramid.json").exists():
-        (parts / "pyramid.json").write_text(json.dumps(describe(recipe), indent=2) + "\n")
+        write_json(parts / "pyramid.json", describe(recipe))
 
 
 def _take_over(recipe: Recipe, parts: Path) -> None:

@@ -14,7 +14,6 @@ step that one would make, and a run that was killed goes on bit for bit.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from pyramid.disk import link, write_json
 from pyramid.generate.latents import normalize
 from pyramid.generate.lora import new_lora, save_lora
 from pyramid.generate.pipeline import PyramidFlowPipeline
@@ -548,20 +548,9 @@ def save_checkpoint(model: Any, folder: Path, recipe: ClipRecipe, parts: Parts, 
     names = [encoder.folder for encoder in parts.checkpoint.family.text]
     names += [encoder.tokenizer for encoder in parts.checkpoint.family.text]
     for name in ["causal_video_vae", *dict.fromkeys(names)]:
-        shutil.copytree(source / name, folder / name, copy_function=_link, dirs_exist_ok=True)
-    (folder / "pyramid.json").write_text(
-        json.dumps(describe(type(model).__name__, recipe, parts, cache), indent=2) + "\n", encoding="utf-8"
-    )
+        shutil.copytree(source / name, folder / name, copy_function=link, dirs_exist_ok=True)
+    write_json(folder / "pyramid.json", describe(type(model).__name__, recipe, parts, cache))
     return folder
-
-
-def _link(source: str, target: str) -> None:
-    """The same file once more, or a copy where that cannot be; in place of what an earlier end has left."""
-    Path(target).unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def describe(name: str, recipe: ClipRecipe, parts: Parts, cache: Cache) -> dict[str, Any]:

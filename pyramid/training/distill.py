@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pyramid.disk import link, whole, write_json
 from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import history, jump
 from pyramid.generate.lora import new_lora, save_lora
@@ -142,9 +143,8 @@ class Rollout:
         tensors = {"states": self.states, "pooled": self.pooled}
         tensors |= {f"unit.{u}": x for u, x in enumerate(self.units)}
         tensors |= {f"node.{u}.{s}": x for u, row in enumerate(self.nodes) for s, x in enumerate(row)}
-        draft = path.with_suffix(".part")
-        save_file({name: x.half().contiguous() for name, x in tensors.items()}, draft)
-        draft.replace(path)
+        with whole(path) as part:
+            save_file({name: x.half().contiguous() for name, x in tensors.items()}, part)
 
     @classmethod
     def load(cls, path: Path) -> Rollout:
@@ -420,16 +420,12 @@ def save(student: Any, teacher: Checkpoint, settings: DistillRecipe, folder: Pat
     name = f"{teacher.variant}-{settings.suffix}"
     folder.mkdir(parents=True, exist_ok=True)
     for part in teacher.folder.iterdir():
-        target = folder / part.name
-        if part.is_dir() and not target.exists():
-            try:
-                target.symlink_to(part.resolve(), target_is_directory=True)
-            except OSError:  # a system without links
-                shutil.copytree(part, target)
+        if part.is_dir() and not (folder / part.name).exists():
+            shutil.copytree(part, folder / part.name, copy_function=link)
     student.to(torch.bfloat16).save_pretrained(folder / (PREFIX + name))
     details = dict(teacher.details)
     details["variants"] = details.get("variants", {}) | {name: described(settings)}
-    (folder / "pyramid.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "pyramid.json", details)
     return folder
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
+from pyramid.disk import whole
 from pyramid.events import Unit
 from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import denormalize
@@ -230,10 +231,9 @@ def world_clips(recipe: Recipe, path: Path, vae: CausalVideoVAE, scales: LatentS
     for scene in tqdm(world.training_scenes(), desc="clips to latents"):
         clips = np.stack([world.render(scene, rng) for _ in range(copies)])
         latents.append(encode(vae, scales, to_video(clips)))
-    draft = path.with_suffix(".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"latents": torch.cat(latents).half().contiguous()}, draft)
-    draft.replace(path)
+    with whole(path) as part:
+        save_file({"latents": torch.cat(latents).half().contiguous()}, part)
     return torch.cat(latents)
 
 

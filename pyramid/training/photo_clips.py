@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from pyramid.disk import whole
 from pyramid.hub.families import LatentScales
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.training.data import encode, to_video
@@ -92,9 +93,8 @@ def write_shard(  # noqa: PLR0913 - what is made of, with what, and where it goe
         clips = [_clip(recipe, moves[move], photos, rng) for move in chosen[start : start + AT_ONCE]]
         latents.append(encode(vae, scales, to_video(np.stack(clips))))
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    save_file({"latents": torch.cat(latents).half().contiguous(), "move": torch.from_numpy(chosen)}, draft)
-    draft.replace(path)
+    with whole(path) as part:
+        save_file({"latents": torch.cat(latents).half().contiguous(), "move": torch.from_numpy(chosen)}, part)
 
 
 def _clip(recipe: Recipe, move: str, photos: list[Photo], rng: np.random.Generator) -> np.ndarray:

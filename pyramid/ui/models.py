@@ -16,6 +16,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from pyramid.disk import whole
 from pyramid.hub.checkpoints import CheckpointError, find, list_variants, locate, release_of, verify
 from pyramid.hub.download import (
     Cancelled,
@@ -25,11 +26,10 @@ from pyramid.hub.download import (
     look_up,
     needed_files,
     size_text,
-    write_whole,
 )
 from pyramid.hub.families import RELEASES
 from pyramid.settings import MODELS
-from pyramid.ui import QUIET, App
+from pyramid.ui import LATEST, QUIET, App
 from pyramid.ui.markup import failure, html, say
 
 POLL = 0.5  # seconds between two looks at a download
@@ -174,7 +174,9 @@ def add_folder(app: App, typed: str) -> str:
     verify(checkpoint, text=checkpoint.has_text)
     folders = read_folders(app)
     if str(path.resolve()) not in folders:
-        write_whole(folders_file(app), json.dumps([*folders, str(path.resolve())]))
+        folders_file(app).parent.mkdir(parents=True, exist_ok=True)
+        with whole(folders_file(app)) as part:
+            part.write_text(json.dumps([*folders, str(path.resolve())]))
     return checkpoint.name
 
 
@@ -255,12 +257,11 @@ def build_models(app: App, page: gr.Blocks, pulse: gr.Textbox | None = None) -> 
     table = html(table_of(app), elem_id="models-table")
     seen = gr.State(None)
     events = [page.load, *([pulse.change] if pulse else [])]
-    last = {"trigger_mode": "always_last", **QUIET}
     if not app.local:
-        gr.on(events, lambda before: news(app, before)[:2], seen, [seen, table], **last)
+        gr.on(events, lambda before: news(app, before)[:2], seen, [seen, table], **LATEST)
         return
     panel = Panel(app, table)
-    gr.on(events, lambda *now: news(app, *now), [seen, panel.choice], [seen, table, panel.choice], **last)
+    gr.on(events, lambda *now: news(app, *now), [seen, panel.choice], [seen, table, panel.choice], **LATEST)
     panel.wire(page)
 
 

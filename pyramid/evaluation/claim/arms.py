@@ -9,7 +9,6 @@ the ways differ in the recipe alone, and in how many samples a step has, so that
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from pyramid.disk import whole
 from pyramid.evaluation.claim.bench import Bench, Clips
 from pyramid.evaluation.claim.flops import count_operations
 from pyramid.events import Unit
@@ -181,9 +181,8 @@ class ArmRun:
         state = {"step": self.step, "flops": self.flops, "costs": self.costs}
         state |= {"weights": [weight.detach() for weight in self.weights]}
         state |= {"optimizer": self.optimizer.state_dict(), "average": self.average.state_dict()}
-        part = self._path.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, self._path)
+        with whole(self._path) as part:
+            torch.save(state, part)
 
     @torch.no_grad()
     def _load(self, state: dict[str, Any]) -> None:

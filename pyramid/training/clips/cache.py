@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pyramid.disk import whole, write_json
 from pyramid.training.clips.lists import Listing
 from pyramid.training.clips.sample import Broken, BrokenItem, Sample
 
@@ -83,9 +84,7 @@ class Cache:
                     "another --output"
                 )
         else:
-            part = path.with_suffix(f".{os.getpid()}")
-            part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-            os.replace(part, path)
+            write_json(path, wanted)
         return cls(folder)._load()
 
     def _load(self) -> "Cache":
@@ -189,10 +188,8 @@ class ShardWriter:
         """Bring what was collected to the disk: the shard first, then the lines that name it."""
         if not self.rows:
             return
-        path = self.cache.folder / self._shard
-        part = path.with_suffix(".part")
-        save_file(self.tensors, part)
-        os.replace(part, path)
+        with whole(self.cache.folder / self._shard) as part:
+            save_file(self.tensors, part)
         self._note(self.rows)
         self.tensors = {}
         self.rows = []

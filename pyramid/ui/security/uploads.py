@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pyramid.disk import nearest
 from pyramid.jobs.space import LEFT_FREE
 from pyramid.ui.security.traffic import Refused
 
@@ -38,7 +39,7 @@ class Uploads:
         """Raises Refused where the disk has no room for so many bytes."""
         if self.most is None:
             return
-        there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        there = nearest(self.folder)
         free = shutil.disk_usage(there).free
         if free - size < LEFT_FREE:
             raise Refused(

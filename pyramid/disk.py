@@ -1,0 +1,79 @@
+"""Files on the disk: whole under their name or not there at all, and one file in two folders.
+
+with whole(path) as part:                 # write `part`; afterwards it is `path`
+    save_file(tensors, part)
+write_json(path, {"name": "mine"})        # the same for JSON
+write_through(path, content)              # the same for bytes, and a power cut does not undo it
+link(source, target)                      # the same file once more, or a copy
+unwritable(Path("outputs"))               # "", or why nothing can be written there
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A draft beside `path`, of this thread alone, that takes the name once it is written; a failure leaves
+    nothing of it. OSError where the folder is missing.
+    """
+    part = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")  # short: the name may be long
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_through(path: Path, content: bytes) -> None:
+    """A whole file that has reached the disk, its name too, when this returns."""
+    with whole(path) as part, part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot be asked for that
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path: Path, value: Any, **how: Any) -> None:
+    """A whole file of JSON for people to read, in a folder that is made; `how`: see `json.dumps`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=2, **how) + "\n", encoding="utf-8")
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """The same file under another name, in place of what has it; a copy where a file cannot have two."""
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(os.path.realpath(source), target)  # what a link leads to, not the link
+    except OSError:
+        with whole(Path(target)) as part:
+            shutil.copyfile(source, part)
+
+
+def nearest(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def unwritable(folder: Path) -> str:
+    """Why nothing can be written in a folder, or where it is to be made; "" where it can."""
+    there = nearest(folder)
+    try:  # rights alone do not tell: the disk may be full, or read-only
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0")
+    except OSError as error:
+        return f"nothing can be written in {there}: {error.strerror}"
+    return ""
