@@ -144,6 +144,7 @@ class Loaded:
         if pipe.text is None or not pipe.text.small or weights > SMALL:
             return
         pipe.text.load_small()
+        Image.preinit()  # the forms of pictures that a page shows
         events = pipe.stream(replace(settings, prompt="a", seed=0), Inputs(preview_every=1))
         with closing(events):
             for event in events:

@@ -39,6 +39,7 @@ from pyramid.jobs.run import Live, Run
 from pyramid.jobs.speed import Speeds
 from pyramid.media.files import hold, let_go, sweep
 from pyramid.media.measure import Drift
+from pyramid.media.video import load_writer
 from pyramid.settings import MACHINE, Settings, check_choice, frames_of, loras_of
 
 __all__ = ["Live", "Worker"]
@@ -446,6 +447,7 @@ class Worker:
 
     def _warm_up(self, hand: Hand) -> None:
         """What the first clip would wait for comes with the model, where that is in this process."""
+        load_writer()
         loaded = hand.holder.loaded
         if isinstance(loaded, Loaded):
             try:

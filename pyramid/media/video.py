@@ -10,6 +10,7 @@ Nothing is ever overwritten, and nothing half-written ever carries its final nam
 to that.
 """
 
+import importlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +38,11 @@ BT709 = [*TO_BT709, *IS_BT709]
 PALETTE = (
     "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
 )
+
+
+def load_writer() -> None:
+    """Load what writes videos, which takes a moment, before somebody waits for a video."""
+    importlib.import_module("moviepy.video.io.ffmpeg_writer")
 
 
 def encoding(suffix: str, quality: int) -> tuple[str, list[str]]:

@@ -25,6 +25,7 @@ from pyramid.ui.queue import Queue
 PAGE_EVERY = 0.25  # seconds between two updates of a page: more often costs bandwidth and shows no more
 IDLE_EVERY = 0.1  # seconds between two looks for what has begun
 FIRST_EVERY = 0.04  # and for its first picture
+WORDS_EVERY = 0.5  # seconds between two sentences before that: a browser is busy with each for a tenth of one
 LOOKS = 60  # a second, over all open pages, where a look mostly shows nothing new
 UPDATES = 6  # a second, over all open pages: many who watch see a job less often, and do not slow it
 BESIDE = 6  # words that `Watcher.beside` gives
@@ -110,15 +111,18 @@ class Watcher:
         before: Moment | None = None
         shown: list[str] = []
         sent: list[str] | None = None
+        begun = -WORDS_EVERY  # when it was last told that something has begun (time.monotonic)
         while True:
             # What the store says is read again when it changed; a run shows something new at any time.
             now = self.moment()
             if now != before or now.busy:
                 shown = self.parts(owner, now)
                 before = now
-            if shown != sent:
+            awaited = now.begins and time.monotonic() - begun < WORDS_EVERY
+            if shown != sent and not awaited:
                 yield list(shown)
                 sent = shown
+                begun = time.monotonic() if now.begins else -WORDS_EVERY
             every = self.every(now)
             # All pages wake together, so that one drawing does for all.
             await asyncio.sleep(every - time.monotonic() % every)

@@ -398,11 +398,37 @@ def test_what_begins_is_looked_for_more_often_than_what_goes_on():
     begins = Moment(1, True, (SimpleNamespace(busy=True, estimates={}, frames=()),))
     goes_on = Moment(1, True, (SimpleNamespace(busy=True, estimates={(0, 0): "a picture"}, frames=()),))
     watcher.pages = {1: "ana"}
-    assert watcher.every(idle) == watcher.every(begins) < watcher.every(goes_on)
+    assert watcher.every(begins) < watcher.every(idle) < watcher.every(goes_on)
     watcher.pages = dict.fromkeys(range(600), "ana")  # looks cost something, drawings more
     assert 1 < watcher.every(begins) < watcher.every(goes_on)
     drawn = Drawn(begins, [], time.monotonic() - 0.07)
     assert not drawn.holds(begins) and Drawn(goes_on, [], drawn.at).holds(goes_on)
+
+
+def test_sentences_do_not_hold_up_the_first_picture(monkeypatch):
+    """A browser takes a tenth of a second for each that it is told."""
+    told = iter(["idle", "waits", "reads", "reads on", "a picture", "another"])
+    monkeypatch.setattr("pyramid.ui.watch.FIRST_EVERY", 0.001)
+    monkeypatch.setattr("pyramid.ui.watch.PAGE_EVERY", 0.001)
+    monkeypatch.setattr("pyramid.ui.watch.IDLE_EVERY", 0.001)
+    watcher = Watcher(SimpleNamespace(store=None), SimpleNamespace(outputs=[]), None)
+    moment = Moment(1, True, ())
+    watcher.moment = lambda: moment
+
+    def parts(owner: str, now: Moment) -> list[str]:
+        nonlocal moment
+        words = next(told)
+        estimates = {(0, 0): words} if words in ("reads on", "a picture") else {}
+        moment = Moment(1, True, (SimpleNamespace(busy=True, estimates=estimates, frames=()),))
+        return [words]
+
+    watcher.parts = parts
+
+    async def seen(count: int) -> list[str]:
+        updates = watcher.updates("ana")
+        return [(await anext(updates))[0] for _ in range(count)]
+
+    assert asyncio.run(seen(4)) == ["idle", "waits", "a picture", "another"]
 
 
 # -- the program
