@@ -182,7 +182,10 @@ class UnitsFolder:
         """What was edited of the units that are here, the first edit first: see `pyramid.jobs.editing`.
         None of it is in the settings.
         """
-        return self.about()["inputs"].get("edits", []) if self._about.is_file() else []
+        try:
+            return self.about()["inputs"].get("edits", [])
+        except ValueError:  # there are no units that could be gone on from
+            return []
 
     def edited(self, edits: list[dict[str, Any]]) -> None:
         """Have it say so. OSError when it cannot be written."""

@@ -55,8 +55,10 @@ class EditRun(Run):
         self._progress = Progress(
             self.job.settings, partial(self.speeds.step_seconds, self._loaded.speed_key)
         )
-        counts = self.job.settings.evaluations(self.edit.unit)[0]
-        self._all = max(1, counts * len(self.edit.seeds))
+        edit = self.edit
+        counts = self.job.settings.evaluations(edit.unit)
+        steps = sum(counts[1:] if edit.composition else counts)  # with it the coarsest stage is there
+        self._all = max(1, steps * len(edit.seeds))
         self._looks: list[dict[tuple[int, int], Image.Image]] = []
         choice = self._chosen(units)
         if choice is None or (self.stop.is_set() and not self.keep):

@@ -17,6 +17,7 @@ from pyramid.failures import known
 from pyramid.hub.checkpoints import identity
 from pyramid.jobs.queue import Job
 from pyramid.jobs.record import readable
+from pyramid.jobs.recovery import UnitsFolder
 from pyramid.media.files import read_metadata
 from pyramid.presets import load_preset, preset_names
 from pyramid.settings import MACHINE, Settings, SettingsError, flag_of, label_of
@@ -25,6 +26,7 @@ from pyramid.ui.photographs import checkpoint_of
 
 MAX_PRESET = 100_000  # bytes of a preset
 MAX_TEXT = 5_000_000  # bytes of a settings file
+EDITED = "A unit of this clip was made anew afterwards: these settings make it as it was before."
 STAYS = "Format and name pattern are not in a file: they stay as the form has them."
 
 
@@ -56,6 +58,8 @@ def restore(path: str | Path, app: App, owner: str) -> Restored:
     settings = _preset(settings, app, notes)
     if metadata.get("partial"):
         notes.append("The result was stopped before its end: these settings make the whole of it.")
+    if metadata.get("edit"):
+        notes.append(EDITED)
     return Restored(settings, tuple(notes), picture, video)
 
 
@@ -67,6 +71,8 @@ def of_job(job: Job, app: App) -> Restored:
         notes.append(f"{name}, which it began with, is not here any more: give it again.")
     settings = job.settings if path else replace(job.settings, image=None, video=None)
     settings = _preset(_for_loaded(settings, {}, app, notes), app, notes)
+    if UnitsFolder(app.store.units_of(job)).edits:
+        notes.append(EDITED)
     return Restored(
         settings, tuple(notes), path if settings.image else None, path if settings.video else None
     )
