@@ -164,8 +164,13 @@ def look_of(app: App, job: Job, asked: Finish) -> Path:
 
 def asked_of(view: View) -> Finish:
     """What the form of finishing asks for. ValueError."""
-    upscale, smooth = (view.asked.get(name, "1") for name in ("upscale", "smooth"))
-    return Finish(*(int(factor) if factor.isdecimal() else factor for factor in (upscale, smooth)))
+    upscale, smooth = (_factor(view.asked.get(name, "1")) for name in ("upscale", "smooth"))
+    return Finish(upscale, smooth)
+
+
+def _factor(text: str) -> Any:
+    """A whole number; what is none as it is, for `Finish` to tell of."""
+    return int(text) if text.isdecimal() else text
 
 
 def look(app: App, job: Job, view: View) -> View:

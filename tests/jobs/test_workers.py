@@ -213,7 +213,7 @@ def test_what_is_directed_is_the_same_on_workers(worker):
 
 def test_a_clip_on_a_worker_is_held_goes_on_and_one_without_an_end_is_told_and_stopped(worker):
     store = worker.store
-    asked = replace(worker.start_from, prompt="a red ball", seed=12, video_num_inference_steps=SOME)
+    asked = replace(worker.start_from, prompt="a red ball", seed=12, video_num_inference_steps=(20, 20, 20))
     job = store.add(asked, owner="local")
     begun(worker, job)
     worker.pause(job.id, "stage", owner="local")
