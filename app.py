@@ -409,7 +409,9 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
 
 def launch(built, app, options: argparse.Namespace, accounts) -> None:
     """Serve the page. Raises ValueError where it has no port."""
+    from pyramid.ui.security.connections import Silence
     from pyramid.ui.security.guard import doors
+    from pyramid.ui.security.proxies import Proxies
 
     # The tunnel of a public link is a program on this machine, and says for whom it asks.
     proxies = [*options.trusted_proxy, *(("127.0.0.1", "::1") if options.share else ())]
@@ -431,6 +433,7 @@ def launch(built, app, options: argparse.Namespace, accounts) -> None:
         raise ValueError(port_words(options)) from error
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of each answer that is cut then
     built.server.config.timeout_graceful_shutdown = OPEN_ANSWERS
+    Silence(built.server, Proxies(proxies)).begin()
 
 
 def is_ipv6(address: str) -> bool:

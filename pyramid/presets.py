@@ -221,7 +221,9 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
         preset.apply(Settings()).validate(skip=("prompt",))
     except SettingsError as error:
         raise SettingsError(error.field, f"preset {path.name}: {error}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise SettingsError("preset", f"preset {str(path)!r} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError("preset", f"preset {str(path)!r} cannot be read as TOML: {error}") from error
     return preset
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pyramid.commands.flags import NUMBERS, counts
-from pyramid.settings import EXPECTED, FIELDS, STEPS, TABLE, SettingsError, check_known, renamed
+from pyramid.settings import ELSEWHERE, EXPECTED, FIELDS, STEPS, TABLE, SettingsError, check_known, renamed
 
 Row = tuple[int, Callable[[], dict[str, Any]]]
 BESIDE = ("id", "seconds")  # what a row may have beside the fields of `Settings`
@@ -49,7 +49,7 @@ def rows(path: Path) -> Iterator[Row]:
         return _of_array(text)
     if delimiter := _delimiter(text):
         return _of_csv(text, delimiter)
-    lines = enumerate(text.split("\n"), 1)
+    lines = enumerate(re.split("\r\n?|\n", text), 1)
     return ((number, partial(table_of, line)) for number, line in lines if line.strip())
 
 
@@ -157,7 +157,8 @@ def _delimiter(text: str) -> str | None:
     """What parts the cells of a CSV, told by its header; None where the first line is no header."""
     header = next((line for line in text.splitlines() if line.strip()), "")
     for delimiter in ",;\t":
-        if "prompt" in (cell.strip().strip('"') for cell in header.split(delimiter)):
+        names = [_name(cell.strip().strip('"')) for cell in header.split(delimiter)]
+        if "prompt" in names or "prompt" in map(ELSEWHERE.get, names):
             return delimiter
     return None
 
@@ -184,12 +185,17 @@ def _of_csv(text: str, delimiter: str) -> Iterator[Row]:
         if names:
             yield begins, partial(_table_of_cells, names, cells)
             continue
-        names = [cell.strip() for cell in cells]
+        names = [_name(cell) for cell in cells]
         try:
             _check_header(names)
         except ValueError as error:
             yield begins, partial(_raise, error)
             return
+
+
+def _name(cell: str) -> str:
+    """A column's name as settings have it: tables are often headed "Prompt", "Num Frames"."""
+    return cell.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _check_header(names: list[str]) -> None:
@@ -220,6 +226,8 @@ def _value(name: str, cell: str) -> Any:
             raise SettingsError(name, f"= {cell!r}: true or false is expected", named=True)
         return cell.lower() == "true"
     try:
+        if kind in (int, int | None):
+            cell = re.sub(r"\.0+$", "", cell)  # as pandas writes whole numbers where some are missing
         if kind in (int, int | None) or cell.isdecimal() and kind is float:
             return _whole(cell) if len(cell) > MAX_DIGITS else int(cell)
         value = counts(cell) if kind == STEPS else NUMBERS.get(kind, str)(cell)

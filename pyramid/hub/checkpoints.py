@@ -25,6 +25,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import struct
 import threading
 import zipfile
@@ -42,6 +43,9 @@ from pyramid.settings import MODELS, Variant, at_home, variant_of
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
 WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
+WEIGHT_FILE = re.compile(  # its first or second group: the variant, if it has one
+    rf"(?:{'|'.join(WEIGHTS)})\.(?:(?:(\w+)\.)?(?:safetensors|bin)|(?:safetensors|bin)\.index\.(?:(\w+)\.)?json)"
+)
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 AHEAD = 0.5  # of the free memory that weights may take before they are used
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of them is enough
@@ -358,34 +362,40 @@ def check_model(folder: Path, expected: tuple[str | None, ...], key: str = "_cla
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights: one, or an index's shards; safetensors before .bin.
-    CheckpointError.
+    """The files that hold a folder's weights: one, or an index's shards; safetensors before .bin, and those
+    of a variant of diffusers (`*.fp16.safetensors`) where there are no others. CheckpointError.
     """
-    for ending in ("safetensors", "bin"):
-        for name in WEIGHTS:
-            index = folder / f"{name}.{ending}.index.json"
-            if index.is_file():
-                shards = read_json(index).get("weight_map")
-                if not isinstance(shards, dict) or not shards:
-                    raise CheckpointError(f"{index} lists no files")
-                return [folder / shard for shard in sorted(set(shards.values()))]
-            if (folder / f"{name}.{ending}").is_file():
-                return [folder / f"{name}.{ending}"]
+    for variant in dict.fromkeys(("", file_variant(folder))):
+        for ending in ("safetensors", "bin"):
+            for name in WEIGHTS:
+                index = folder / ".".join(filter(None, (name, ending, "index", variant, "json")))
+                if index.is_file():
+                    shards = read_json(index).get("weight_map")
+                    if not isinstance(shards, dict) or not shards:
+                        raise CheckpointError(f"{index} lists no files")
+                    return [folder / shard for shard in sorted(set(shards.values()))]
+                whole = folder / ".".join(filter(None, (name, variant, ending)))
+                if whole.is_file():
+                    return [whole]
     raise CheckpointError(_no_weights(folder))
+
+
+def file_variant(folder: Path) -> str:
+    """The variant in the names of a folder's weights, as diffusers and transformers call it: "fp16" where
+    they are saved as `model.fp16.safetensors`. "" where weights without one are there, or none.
+    """
+    found = set()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name = WEIGHT_FILE.fullmatch(path.name)
+        if name:
+            found.add(name[1] or name[2] or "")
+    return "" if "" in found else min(found, default="")
 
 
 def _no_weights(folder: Path) -> str:
     """Why a folder has no weights that can be read, by what else lies in it."""
     forms = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
     there = sorted(path.name for path in folder.iterdir() if path.suffix in forms)
-    for name in there:
-        stem, _, middle = Path(name).stem.partition(".")
-        if stem in WEIGHTS and middle and Path(name).suffix in forms[:2]:
-            plain = f"{stem}{Path(name).suffix}"
-            return (
-                f"{folder.name} has its weights as {name}, a variant's name of diffusers, which is not "
-                f"read: rename the file to {plain} (of several, all, and in their index)"
-            )
     example = f"{WEIGHTS[0]}.safetensors"
     if there:
         return (

@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pyramid.media.files import MEMBER, publish, reserve, tag, write_sidecar
 from pyramid.media.join import join_to_source
-from pyramid.media.pictures import write_picture
+from pyramid.media.pictures import read_picture, write_picture
 from pyramid.media.result import frames_of_result, metadata_of, pace_of, sound_for
 from pyramid.media.sound import Sound
 from pyramid.media.video import QUALITY, FramesWriter, VideoWriter
@@ -105,8 +105,7 @@ def _target_of(source: Path, kind: str, target: Path | None) -> Path:
 def _export_still(source: Path, kind: str, target: Path, keep: str) -> Path:
     if kind not in ("png", "last"):
         raise SettingsError("format", f"{source.name} is one picture: it can be exported as PNG only")
-    with Image.open(source) as image:
-        frame = np.asarray(image.convert("RGB"))
+    frame = np.asarray(read_picture(source))
     return write_picture(target.with_suffix(".png"), frame, metadata_of(source), keep=keep)
 
 

@@ -15,21 +15,25 @@ import os
 import re
 import signal
 import string
+import struct
 import subprocess
 import sys
 import threading
+import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from glob import escape
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from PIL import Image
 
 from pyramid.media.containers import this_file
+from pyramid.media.parts import check_parts
 from pyramid.media.sound import Sound
 from pyramid.settings import Settings, SettingsError
 
@@ -47,6 +51,21 @@ MAX_NAME = 200  # bytes of a name: file systems take 255, endings and numbers co
 MEMBER = "settings.json"  # of a zip of pictures
 PICTURES = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM", "TGA", "ICO")
 """Pillow's formats that are read. It knows some that are programs: for EPS it starts Ghostscript."""
+# What Pillow's readers raise at damaged and made-up files, beside what they mean to.
+OF_READERS = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 VIDEOS = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v")  # what a folder is searched for
 MAX_METADATA = 2**22  # bytes: what a result says of itself is a few thousand
 MAX_DIRECTORY = 2**20  # bytes of a zip's list of its files, of which the whole is read first
@@ -348,12 +367,17 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is not a file")
     for text in (_text_in(path), _text_of(sidecar_of(path))):
         try:
-            found = json.loads(text or "")
+            found = json.loads(text or "", parse_constant=_no_number)
         except (ValueError, RecursionError):
             continue  # somebody else's comment, or none
-        if isinstance(found, dict) and found.get("program") == PROGRAM:
+        ours = isinstance(found, dict) and found.get("program") == PROGRAM
+        if ours and isinstance(found.get("settings"), dict):
             return found
     raise ValueError(f"{str(path)!r} holds no settings of this program")
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is none of JSON's numbers, and in no file of ours")
 
 
 def _text_in(path: Path) -> str | bytes | None:
@@ -368,9 +392,11 @@ def _text_in(path: Path) -> str | bytes | None:
         except (BadZipFile, OSError, KeyError):
             return None
     try:
-        with Image.open(path, formats=readable()) as image:
-            return image.info.get("comment")
-    except (OSError, SyntaxError, Image.DecompressionBombError):  # not a picture
+        check_parts(path, path.name)
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=readable()) as image:
+            comment = image.info.get("comment")
+            return comment if isinstance(comment, str | bytes) else None
+    except (*OF_READERS, Image.DecompressionBombError):  # not a picture
         return _container_comment(path)
 
 

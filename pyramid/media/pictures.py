@@ -6,7 +6,6 @@ write_picture("still.png", frame, metadata)                             # uint8 
 
 import io
 import json
-import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFilter, PngImagePlugin, UnidentifiedImageError
 
-from pyramid.media.files import publish, readable, reserve, write_sidecar
+from pyramid.media.files import OF_READERS, publish, readable, reserve, write_sidecar
+from pyramid.media.parts import MAX_BYTES, TooLarge, check_parts, tags_are_bounded
 from pyramid.settings import FITS, at_home
 
 BACKGROUND = "white"  # what shows through transparent parts
@@ -37,9 +37,10 @@ MODES_OF = {  # modes that hold such colors
 }
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands, after "ftyp"
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses files a little above that
-MAX_BYTES = 200_000_000  # of one as it is decoded: a huge JPEG is decoded smaller, other kinds as they are
-DEEP = {"RGBA": 4, "CMYK": 4, "I": 4, "F": 4, "RGB": 3, "LAB": 3, "YCbCr": 3}  # bytes a pixel; "I;16": 2
-STRIP = 256  # rows that are brought to 8 bits at once
+STORED = {"1": 1, "L": 1, "P": 1, "I": 8, "F": 8}  # bytes a pixel, in Pillow and on the way; "I;16": 6
+OF_MODE = 4  # in all other modes, and of the RGB that is made
+OF_FORMAT = {"WEBP": 12, "AVIF": 6, "HEIF": 6}  # what a decoder takes beside
+STRIP = 256  # rows that are brought to 8 bits, or to RGB, at once
 
 
 def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None) -> Image.Image:
@@ -52,8 +53,9 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
     name = "the picture" if isinstance(source, bytes) else repr(str(source))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked below
+            warnings.simplefilter("ignore")  # of odd tags, and of large pictures: the limits are checked here
             file = io.BytesIO(source) if isinstance(source, bytes) else at_home(source)
+            check_parts(file, name)
             _open_heif(file)
             image = Image.open(file, formats=readable())
             if image.width * image.height > MAX_PIXELS:
@@ -74,8 +76,10 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
             f"{name} is a HEIC picture, as phones take them: install pillow-heif to read it "
             "(.venv/bin/python -m pip install pillow-heif), or save it as JPEG, PNG, WebP or AVIF first"
         ) from None
-    except (OSError, SyntaxError, EOFError, TypeError, struct.error) as error:  # of Pillow's readers
-        reason = getattr(error, "strerror", None) or str(error)
+    except TooLarge:
+        raise
+    except OF_READERS as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ValueError(f"{name} cannot be read: {reason}") from error
 
 
@@ -102,6 +106,16 @@ def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
+    image.load()  # reads all of it: a truncated file shows here
+    made = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP):  # a large one is not there several times
+        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        made.paste(_flat(strip, profile, background), (0, top))
+    return made
+
+
+def _flat(image: Image.Image, profile: bytes | None, background: str) -> Image.Image:
+    """A picture of any mode of 8 bits as RGB, in sRGB, flattened on `background`."""
     if image.mode in ("La", "RGBa"):  # colors times transparency
         image = image.convert(image.mode.upper())
     transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
@@ -113,9 +127,7 @@ def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
         flat = Image.new("RGBA", image.size, background)
         flat.alpha_composite(image)
         image = flat
-    image = image.convert("RGB")  # reads all of it: a truncated file shows here
-    image.info = {}
-    return image
+    return image.convert("RGB")
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -123,33 +135,41 @@ def upright(image: Image.Image) -> Image.Image:
     as phones write odd things there.
     """
     image.load()  # Pillow turns a TIFF by itself when it is read
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes) and not tags_are_bounded(exif):
+        return image
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, ValueError, TypeError, struct.error, OSError):
+    except OF_READERS:
         return image
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grayscale of 16 or 32 bits or floating point as 8 bits; the range follows the values that occur."""
+    """Grayscale of 16 or 32 bits or floating point as 8 bits; the range follows the values that occur.
+
+    What is no number becomes black, and infinity white.
+    """
     values = np.asarray(image)
-    top = float(values.max(initial=0))
+    strips = [values[row : row + STRIP] for row in range(0, len(values), STRIP)]
+    top = max(float(strip.max(initial=0, where=np.isfinite(strip))) for strip in strips)
     known = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
     limit = next((limit for limit in known if top <= limit), top)
     made = np.empty(values.shape, np.uint8)
-    for row in range(0, len(values), STRIP):
-        strip = np.nan_to_num(values[row : row + STRIP].astype(np.float64))
-        made[row : row + STRIP] = (strip / limit * 255).round().clip(0, 255)
+    for number, strip in enumerate(strips):
+        numbers = np.nan_to_num(strip.astype(np.float64), posinf=limit)
+        made[number * STRIP : (number + 1) * STRIP] = (numbers / limit * 255).round().clip(0, 255)
     return Image.fromarray(made)
 
 
 def _check_bytes(image: Image.Image, name: str) -> None:
-    """Raises ValueError for a picture that would take too much memory, by what its header says."""
-    deep = DEEP.get(image.mode, 2 if image.mode.startswith("I;16") else 1)
+    """Raises TooLarge for a picture that would take too much memory, by what its header says."""
+    stored = 6 if image.mode.startswith("I;16") else STORED.get(image.mode, OF_MODE)
+    deep = stored + OF_MODE + OF_FORMAT.get(image.format or "", 0)
     size = image.width * image.height * deep
     if size > MAX_BYTES:
-        raise ValueError(
+        raise TooLarge(
             f"{name} has {image.width}×{image.height} pixels, {size / 1e6:.0f} MB of memory: at most "
             f"{MAX_BYTES / 1e6:.0f} MB are read; make it smaller, or save it as JPEG"
         )

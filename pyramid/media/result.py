@@ -7,7 +7,7 @@
 Any other video is taken too.
 """
 
-import io
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from zipfile import BadZipFile, ZipFile
 from PIL import Image
 
 from pyramid.media.files import read_metadata
+from pyramid.media.pictures import MAX_BYTES, read_picture
 from pyramid.media.sound import Sound
 from pyramid.media.video_reader import Budget, VideoInfo, inspect, read_frames, sound_of
+from pyramid.settings import SettingsError, check_value
 
 # What the owner of the machine asks for may take its time.
 EXPORTED = Budget(seconds=3600.0, frames=500_000)
@@ -38,7 +40,7 @@ def pace_of(source: Path, metadata: dict[str, Any]) -> tuple[float, VideoInfo | 
     """Frames a second: as the settings say, for a GIF rounds it; else as the file says, with all that it
     says. ValueError without either.
     """
-    if fps := metadata.get("settings", {}).get("fps"):
+    if fps := fps_of(metadata):
         return fps, None
     info = inspect(source, EXPORTED)
     # Frames that are spaced unevenly keep their times at the steady rate; where that is a clock's, at their
@@ -47,6 +49,20 @@ def pace_of(source: Path, metadata: dict[str, Any]) -> tuple[float, VideoInfo | 
     if not rate:
         raise ValueError(f"{source.name} does not say how many frames a second it has")
     return min(rate, FASTEST), info
+
+
+def fps_of(metadata: dict[str, Any]) -> int | None:
+    """Frames a second of the settings in what a file says of itself; None where those are none.
+
+    It becomes a part of ffmpeg's filters, so a file may say a number and nothing else.
+    """
+    settings = metadata.get("settings")
+    if not isinstance(settings, dict):
+        return None
+    try:
+        return check_value("fps", settings.get("fps"))
+    except SettingsError:
+        return None
 
 
 def frames_of_result(
@@ -60,10 +76,13 @@ def frames_of_result(
         return
     try:
         with ZipFile(source) as file:
-            for name in sorted(name for name in file.namelist() if name.endswith(".png")):
-                with Image.open(io.BytesIO(file.read(name))) as image:
-                    yield image.convert("RGB")
-    except (BadZipFile, OSError) as error:
+            for name in sorted(name for name in file.namelist() if name.lower().endswith(".png")):
+                if (size := file.getinfo(name).file_size) > MAX_BYTES:
+                    raise ValueError(
+                        f"{source.name}: {name} has {size / 1e6:,.0f} MB, too much for a picture"
+                    )
+                yield read_picture(file.read(name))
+    except (BadZipFile, OSError, NotImplementedError, EOFError, zlib.error) as error:
         raise ValueError(
             f"{source.name} is not a zip of pictures that this program can read: {error}"
         ) from error

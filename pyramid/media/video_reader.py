@@ -40,6 +40,10 @@ TO_SDR = (  # diffuse white at 203 nits, ITU-R BT.2408; what is brighter is clip
 # A frame is shown for a minute at most: the next one may be given for a day later, and `fps` would fill the
 # day.
 CLOSE_GAPS = "setpts='if(isnan(PREV_OUTPTS),PTS,PREV_OUTPTS+min(PTS-PREV_INPTS,60/TB))'"
+# Frames that a decoder could not make of what it was given, and made up or left out.
+BROKEN = re.compile(rb"concealing \d+ DC|rror submitting packet|rror splitting the input|rror while decoding")
+MOST_BROKEN = 0.4  # of all frames: a recording that begins in the middle has some
+MOST_WORDS = 1_000_000  # bytes of a decoder's complaints that are looked at
 PPM = ("-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "-")
 INDEXED = ("mov", "matroska")  # containers in which a seek arrives at the second that was asked for
 SEEK_MARGIN = 1.0  # seconds before what is wanted: a frame that is still shown there began earlier
@@ -74,6 +78,8 @@ class VideoInfo:
     rate: float | None  # the steady rate at which ffmpeg hands the frames out
     duration: float | None  # seconds
     sound: str = ""  # codec of the first sound track
+    matrix: str = ""  # as `transfer`, of brightness and colors; "gbr" is none
+    primaries: str = ""
 
     @property
     def shown_pixels(self) -> int:
@@ -110,14 +116,15 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
     said = probe(path, budget)
     # Each at its place in a line: titles of others may hold the same words.
     line = re.search(r"^ {2,4}Stream #0:\d+\S*: Video: (.*)", said, re.MULTILINE)
-    size = re.search(r"\b(\d{1,6})x(\d{1,6})\b", line[1]) if line else None
+    # Not a tag, such as the 0x0002 of MPEG-2 in a transport stream: sides have no zero in front.
+    size = re.search(r"\b([1-9]\d{0,5})x([1-9]\d{0,5})\b", line[1]) if line else None
     pixel_format = re.search(r"Video: \S+(?: \([^)]*\))*, (\w+)", line[0]) if line else None
     if line is None or size is None or pixel_format is None:
-        raise ValueError(f"{str(path)!r} is not a video this program can read{_reason(said)}")
+        raise ValueError(f"{str(path)!r} is not a video this program can read{_why_not(said, budget)}")
     stream = line[1]
     aspect = re.search(r"SAR (\d+):(\d+)", stream)
     shape = Fraction(int(aspect[1]), int(aspect[2])) if aspect and int(aspect[2]) else Fraction(1)
-    colors = re.search(r"\b[\w-]+/[\w-]+/([\w-]+)", stream)
+    colors = re.search(r"\b([\w-]+)/([\w-]+)/([\w-]+)", stream)
     sound = re.search(r"^ {2,4}Stream #0:\d+\S*: Audio: (\w+)", said, re.MULTILINE)
     duration = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", said, re.MULTILINE)
     info = VideoInfo(
@@ -125,7 +132,7 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
         height=int(size[2]),
         aspect=shape or Fraction(1),
         pixel_format=pixel_format[1],
-        transfer=colors[1] if colors else "",
+        transfer=colors[3] if colors else "",
         codec=stream.split()[0].rstrip(","),
         interlaced=bool(re.search(r"(top|bottom) (first|coded)", stream)),
         alpha=bool(ALPHA.search(pixel_format[1]))
@@ -134,6 +141,8 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
         rate=_rate(stream, "tbr"),
         duration=_seconds(*duration.groups()) if duration else None,
         sound=sound[1] if sound else "",
+        matrix=colors[1] if colors else "",
+        primaries=colors[2] if colors else "",
     )
     _check(path, info, budget)
     return info
@@ -242,16 +251,17 @@ def read_frames(
     seek: list[str] = []
     if last is not None and info.duration is not None and info.duration > last:
         seek = ["-ss", f"{info.duration - last:.3f}"]
-    seen = False
+    count = 0
     with TemporaryFile() as words:  # a pipe would fill up, and stop ffmpeg, at a badly damaged video
         for rate in dict.fromkeys((fps, None)):
             command = [ffmpeg(), "-v", "error", "-nostdin", *seek, *_input(path, budget, *_decoder(info))]
             command += _output(_filters(info, rate))
             for picture in _decode(path, command, words, budget):
-                seen = True
+                count += 1
                 yield picture
                 del picture
-            if seen:
+            if count:
+                _check_whole(path, words, count * (info.fps / rate if rate and info.fps else 1))
                 return
         words.seek(0)
         reason = _reason(words.read(4096).decode(errors="replace"))
@@ -303,6 +313,9 @@ def _filters(info: VideoInfo, fps: float | None, *, from_zero: bool = False) -> 
     if fps is not None:
         chain += [CLOSE_GAPS, f"fps={fps}:start_time=0" if from_zero else f"fps={fps}"]
     if info.transfer in HDR:
+        told = {"colorspace": (info.matrix, "bt2020nc"), "color_primaries": (info.primaries, "bt2020")}
+        usual = [f"{name}={value}" for name, (known, value) in told.items() if known in ("", "unknown")]
+        chain += [f"setparams={':'.join(usual)}"] if usual else []
         chain.append(TO_SDR)
     if info.alpha:
         ground = f"drawbox=t=fill:color={BACKGROUND}@1:replace=1"
@@ -372,6 +385,33 @@ def _ppm_pictures(stream: IO[bytes], budget: Budget) -> Iterator[Image.Image]:
         del data  # it may be large, and so is what is made of the picture
         yield picture
         del picture
+
+
+def _check_whole(path: Path, words: IO[bytes], frames: float) -> None:
+    """ValueError where the decoder complained of most of so many frames: what it made of those is noise."""
+    words.seek(0)
+    broken = len(BROKEN.findall(words.read(MOST_WORDS)))
+    if broken > MOST_BROKEN * max(frames, 1):
+        raise ValueError(
+            f"{path.name} is damaged or encrypted: most of its frames cannot be decoded; fetch it again, or "
+            "save it from a program that plays it"
+        )
+
+
+def _why_not(said: str, budget: Budget) -> str:
+    """Why a file of a known container has no video that can be read, by what ffmpeg says of it."""
+    streams = re.findall(r"^ {2,4}Stream #0:\d+\S*: (\w+): \S+(.*)", said, re.MULTILINE)
+    if any(kind == "Video" and re.search(r", none\b", rest) for kind, rest in streams):
+        most = budget.pixels // 10**6
+        return f": its frames have more than {most} million pixels, or a form that is not known"
+    if streams and all(kind != "Video" for kind, _ in streams):
+        return ": it has no pictures" + (
+            ", only sound" if any(kind == "Audio" for kind, _ in streams) else ""
+        )
+    complaints = re.findall(
+        r"^\[[^\]]*@ 0x\w+\] (?!Error opening|Codec AVOption|Duplicate).*", said, re.MULTILINE
+    )
+    return _reason("\n".join(complaints)) if complaints else ": there is nothing in it"
 
 
 def _reason(said: str) -> str:

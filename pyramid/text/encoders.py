@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from pyramid.hub.checkpoints import CheckpointError, fingerprint
+from pyramid.hub.checkpoints import CheckpointError, file_variant, fingerprint
 from pyramid.hub.families import ENCODER_KINDS, FAMILIES, T5, TEXT_TOKENS, TextEncoder
 from pyramid.text import plain
 from pyramid.text.cache import CACHE_VERSION, PromptEmbeds, cache_folder, read_embeds, write_embeds
@@ -322,6 +322,7 @@ def load_by_transformers(part: Part, dtype: torch.dtype, **options) -> torch.nn.
         model, info = getattr(transformers, part.class_name).from_pretrained(
             part.encoder,
             dtype=dtype,
+            variant=file_variant(part.encoder) or None,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,

@@ -29,6 +29,24 @@ SHEET = "\ufeffprompt;seed;num_inference_steps;seconds\none;3;4;\n\n two, red ;;
 TABS = "seed\tseconds\tnum_inference_steps\tprompt\n3\t\t4\tone\n\t2\t\ttwo, red\n"
 
 
+def test_tables_of_other_programs_are_read(tmp_path):
+    """Headed in capitals; whole numbers as pandas writes them; lines that end as on an old Mac."""
+    path = tmp_path / "list.csv"
+    path.write_text("Prompt,Seed,Num Frames\na ball,7.0,\na cube,,25.0\n")
+    assert [(i.settings.prompt, i.settings.seed, i.settings.num_frames) for i in read_list(path)] == [
+        ("a ball", 7, 25),
+        ("a cube", None, 25),
+    ]
+    path.write_bytes(b'{"prompt": "a"}\r{"prompt": "b"}\r')
+    assert [item.settings.prompt for item in read_list(path)] == ["a", "b"]
+    path.write_text("Caption,Seed\na ball,7\n")
+    with pytest.raises(ListError, match="unknown column 'caption', did you mean 'prompt'"):
+        read_list(path)
+    path.write_text("prompt,seed\na ball,7.5\n")
+    with pytest.raises(ListError, match=r"seed = '7\.5': a whole number"):
+        read_list(path)
+
+
 @pytest.mark.parametrize(
     "text", [LINES, ARRAY, CSV, SHEET, TABS], ids=["lines", "array", "csv", "sheet", "tabs"]
 )

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pyramid.generate.pipeline import PyramidFlowPipeline
-from pyramid.hub.checkpoints import CheckpointError
+from pyramid.hub.checkpoints import CheckpointError, file_variant, find, verify, weight_files
 from pyramid.models.network import shared_prefix
 
 TRANSFORMER = "diffusion_transformer_128p/diffusion_pytorch_model.safetensors"
@@ -61,10 +61,6 @@ def test_a_prefix_of_some_names_is_an_error_that_lists_them(copy):
     ("name", "words"),
     [
         (
-            "diffusion_pytorch_model.fp16.safetensors",
-            "rename the file to diffusion_pytorch_model.safetensors",
-        ),
-        (
             "diffusion_pytorch_model.pt",
             "has diffusion_pytorch_model.pt, but no weights under a name that is read",
         ),
@@ -76,6 +72,26 @@ def test_weights_under_another_name_are_named_with_the_way_out(copy, name, words
     path.rename(path.with_name(name))
     with pytest.raises(CheckpointError, match=words):
         make(copy)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_weights_of_a_variant_are_read_where_there_are_no_others(copy, usual, ending):
+    """As diffusers and transformers save them with variant="fp16"."""
+    files = copy.glob("*/*.safetensors") if ending == "safetensors" else [copy / TRANSFORMER, copy / VAE]
+    for path in [*files]:
+        name = path.with_name(f"{path.stem}.fp16.{ending}")
+        torch.save(load_file(path), name) if ending == "bin" else save_file(load_file(path), name)
+        path.unlink()
+    verify(find(copy))
+    assert file_variant(copy / "causal_video_vae") == "fp16"
+    assert torch.equal(make(copy), usual)
+
+
+def test_weights_without_a_variant_come_first(copy, usual):
+    path = copy / TRANSFORMER
+    other = {name: torch.zeros_like(value) for name, value in load_file(path).items()}
+    save_file(other, path.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert weight_files(path.parent) == [path] and torch.equal(make(copy), usual)
 
 
 @pytest.mark.parametrize(("file", "what"), [(TRANSFORMER, "transformer"), (VAE, "autoencoder")])

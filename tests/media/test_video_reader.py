@@ -1,13 +1,18 @@
 """Videos of phones, cameras and strangers: read as a player shows them, or refused in one sentence."""
 
+import json
+import math
 import re
 import subprocess
+from unittest.mock import Mock
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
 
 from pyramid.media.export import export
 from pyramid.media.files import ffmpeg, read_metadata
+from pyramid.media.result import fps_of, frames_of_result
 from pyramid.media.video_reader import Budget, inspect, probe, read_frames, read_video
 
 BARS = ["-f", "lavfi", "-i", "smptebars=s=128x96:r=24:d=1"]
@@ -301,3 +306,110 @@ def test_settings_that_are_nested_without_end_are_none(tmp_path):
     path.write_text("[" * 100_000)
     with pytest.raises(ValueError, match="holds no settings"):
         read_metadata(path)
+
+
+# -- what looks like a video, or says of itself what it is not
+
+
+@pytest.mark.parametrize("transfer", ["arib-std-b67", "smpte2084"])
+def test_hdr_that_does_not_say_its_colors_is_read_as_the_usual_kind(tmp_path, transfer):
+    found = []
+    for name, colors in (
+        ("told", "color_primaries=bt2020:colorspace=bt2020nc"),
+        ("untold", "color_primaries=unknown:colorspace=unknown"),
+    ):
+        tags = f"setparams={colors}:color_trc={transfer}:range=tv"
+        path = make(tmp_path / f"{name}.mkv", *BARS, "-vf", f"format=yuv420p10le,{tags}", "-c:v", "ffv1")
+        found.append(arrays(path))
+    assert inspect(path).primaries == "unknown" and np.array_equal(*found)
+
+
+def test_a_tag_of_a_codec_is_no_size(tmp_path):
+    """MPEG-2 in a transport stream: ([2][0][0][0] / 0x0002), 128x96."""
+    path = make(tmp_path / "tv.ts", *BARS, "-c:v", "mpeg2video")
+    assert re.search(r"/ 0x0002\)", probe(path))
+    assert (inspect(path).width, inspect(path).height) == (128, 96)
+
+
+def test_an_encrypted_video_is_no_noise(tmp_path):
+    key = "76a6c65c5ea762046bd749a2e632ccbb"
+    scheme = ["-encryption_scheme", "cenc-aes-ctr", "-encryption_key", key, "-encryption_kid", key]
+    path = make(tmp_path / "film.mp4", *BARS, "-c:v", "libx264", *scheme)
+    with pytest.raises(ValueError, match=r"film\.mp4 (is damaged or encrypted|has no frame)"):
+        list(read_frames(path))
+
+
+def test_a_recording_that_begins_in_the_middle_is_read(tmp_path):
+    path = make(tmp_path / "tv.ts", *MOVING, "-c:v", "libx264", "-g", "30", "-pix_fmt", "yuv420p")
+    whole = path.read_bytes()
+    (tmp_path / "late.ts").write_bytes(whole[188 * 40 : 188 * 40 + len(whole) // 188 * 188])
+    assert 10 < len(list(read_frames(tmp_path / "late.ts", fps=8))) <= 24
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "words"),
+    [
+        ("sound.mkv", ["-f", "lavfi", "-i", "sine=d=1"], "it has no pictures, only sound"),
+        ("none.mp4", [*BARS, "-frames:v", "0"], "there is nothing in it"),
+        (
+            "poster.mkv",
+            ["-f", "lavfi", "-i", "color=s=8000x8000:r=1:d=1", "-c:v", "png"],
+            "frames have more than 36 million pixels",
+        ),
+    ],
+)
+def test_why_a_file_has_no_video_is_told(tmp_path, name, made, words):
+    with pytest.raises(ValueError, match=words):
+        inspect(make(tmp_path / name, *made))
+
+
+# -- what a foreign file says of itself
+
+
+def says(path, **metadata):
+    """The video again, with metadata as if this program had made it."""
+    told = path.with_name("says.mp4")
+    text = json.dumps({"program": "pyramid", "model": {}, **metadata})
+    return make(told, "-i", path, "-c", "copy", "-metadata", f"comment={text}")
+
+
+@pytest.mark.parametrize("settings", [None, [], "x", 5])
+def test_metadata_without_a_table_of_settings_is_none_of_ours(eight_bits, tmp_path, settings):
+    path = says(make(tmp_path / "a.mp4", "-i", eight_bits, "-c", "copy"), settings=settings)
+    with pytest.raises(ValueError, match="holds no settings of this program"):
+        read_metadata(path)
+    assert export(path, "webm").is_file()
+
+
+@pytest.mark.parametrize("fps", ["8[a];movie=/etc/passwd[a]", -1, 0, 10**9, True, [8], None, "8"])
+def test_a_foreign_rate_is_a_number_or_nothing(fps):
+    """It becomes a part of ffmpeg's filters, which can open files."""
+    assert fps_of({"settings": {"fps": fps}}) is None and fps_of({"settings": {"fps": 12}}) == 12
+
+
+def test_numbers_that_json_has_not_keep_no_export_from_being_made(eight_bits, tmp_path):
+    path = says(make(tmp_path / "a.mp4", "-i", eight_bits, "-c", "copy"), settings={"fps": math.nan})
+    assert "NaN" in probe(path)
+    made = export(path, "mp4", keep="sidecar")
+    assert made.is_file() and "NaN" not in made.with_name(f"{made.name}.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("member", "words"),
+    [(b"no picture", "not a picture this program can read"), (None, "has 600 MB, too much for a picture")],
+)
+def test_a_foreign_zip_of_pictures_is_read_with_the_same_care(tmp_path, member, words, monkeypatch):
+    path = tmp_path / "pictures.zip"
+    with ZipFile(path, "w", ZIP_DEFLATED) as file:
+        file.writestr("0001.PNG", member or b"")
+    if member is None:
+        monkeypatch.setattr("pyramid.media.result.ZipFile.getinfo", lambda *_: Mock(file_size=600_000_000))
+    with pytest.raises(ValueError, match=words):
+        list(frames_of_result(path))
+
+
+def test_a_picture_that_is_called_a_png_is_no_program(tmp_path):
+    path = tmp_path / "still.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file pop\n")
+    with pytest.raises(ValueError, match="not a picture this program can read"):
+        export(path, "png", tmp_path / "other.png")

@@ -179,6 +179,25 @@ def test_the_title_says_how_far_it_is_and_a_notification_asked_for_once_tells_th
     expect(page).to_have_title("Pyramid")
 
 
+def test_a_notification_that_was_allowed_is_shown_by_the_system(page, server):
+    page.context.grant_permissions(["notifications"], origin=server[0])
+    page.evaluate("""() => {
+      window.shown = [];
+      const System = Notification;
+      window.Notification = class extends System {
+        constructor(title, options) {
+          super(title, options);
+          this.onshow = () => window.shown.push(`${this.title}: ${this.body}`);
+        }
+      };
+      Object.defineProperty(document, "hidden", {get: () => true, configurable: true});
+    }""")
+    assert page.evaluate("() => Notification.permission") == "granted"
+    ask(page, seed=73)
+    page.wait_for_function("() => window.shown.length")
+    assert page.evaluate("() => window.shown") == ["Pyramid: Done"]
+
+
 def test_a_finished_unit_shows_its_stages(page):
     ask(page, seed=12)
     expect(page.locator("#used-seed")).to_have_text("12")
