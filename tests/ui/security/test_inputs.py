@@ -63,6 +63,24 @@ def deep_png(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def comments(count: int) -> bytes:
+    """A GIF whose comments Pillow would join one by one, for minutes."""
+    file = io.BytesIO()
+    Image.new("P", (8, 8)).save(file, "GIF")
+    whole = file.getvalue()
+    colors = 13 + 3 * 2 ** ((whole[10] & 7) + 1)
+    return whole[:colors] + b"!\xfe\1a\0" * count + whole[colors:]
+
+
+def icon(side: int) -> bytes:
+    """An icon that says 256 pixels a side, and holds a PNG of many more."""
+    squeeze = zlib.compressobj(9)
+    rows = b"".join(squeeze.compress(bytes(1 + 4 * side)) for _ in range(side)) + squeeze.flush()
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0))
+    inside = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(inside), 22) + inside
+
+
 def zip_bomb() -> bytes:
     """A zip with a settings.json of 2 GB."""
     file = io.BytesIO()
@@ -176,6 +194,9 @@ def bombs(eve) -> dict:
         "settings nested 100,000 deep": lambda: restore("a.json", b"[" * 100_000),
         "preset of 10 MB": lambda: restore("a.toml", b"a = [" + b"[]," * 3_000_000 + b"]"),
         "16-bit PNG of 13341 a side": lambda: generate(image=("a.png", deep_png(13341))),
+        "GIF of 300,000 comments": lambda: generate(image=("a.gif", comments(300_000))),
+        "the same, dropped for its settings": lambda: restore("a.gif", comments(300_000)),
+        "icon with a picture of 10,000 a side": lambda: generate(image=("a.ico", icon(10_000))),
         "video with pixels of 30:1": lambda: generate(video=("a.mkv", stretched)),
         "body of 300 MB": lambda: post(b" " * 300_000_000, 413),
         "body nested 100,000 deep": lambda: post(b"[" * 100_000, 400),
