@@ -148,18 +148,19 @@ def _words(report: Any, tokenizer: Path | None) -> tuple[str, list[int]]:
 
 def as_table(report: Any, words: tuple[str, list[int]]) -> Any:
     """The report for people."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(
         title=f"{report.format}: {report.items} items, {len(report.usable)} usable", show_header=False
     )
-    table.add_column("what")
+    table.add_column("what", overflow="fold")
     table.add_column("how much", overflow="fold")
     if report.examined < report.items:
         table.add_row("looked at", str(report.examined))
     for reason, names in sorted(report.broken.items()):
         more = f", … ({len(names)} in all)" if len(names) > 3 else ""
-        table.add_row(reason, f"{len(names)}: {', '.join(names[:3])}{more}")
+        table.add_row(escape(reason), escape(f"{len(names)}: {', '.join(names[:3])}{more}"))
     for title, values in _figures(report):
         table.add_row(title, values)
     unit, counts = words

@@ -219,13 +219,15 @@ def table_of(found: Mapping[str, Any]) -> list[Any]:
     names = found["systems"]
     table = Table(title=f"{len(found['prompts'])} prompts")
     for name in ("measure", *names, "difference (95 %)"):
-        table.add_column(plain(name), justify="left" if name == "measure" else "right")
+        table.add_column(plain(name), justify="left" if name == "measure" else "right", overflow="fold")
     for key, told in found["measures"].items():
         means = (f"{told['means'][name]:.4g}" for name in names)
-        table.add_row(key, *means, difference_words(told["difference"]))
+        table.add_row(plain(key), *means, difference_words(told["difference"]))
     for what in found["judged"].get(names[0], {}):
         shares = (found["judged"][name][what] for name in names)
-        table.add_row(f"right: {what}", *(f"{told['right']} of {told['total']}" for told in shares), "")
+        table.add_row(
+            plain(f"right: {what}"), *(f"{told['right']} of {told['total']}" for told in shares), ""
+        )
     for kind, pairs in found["frechet"].items():
         for between, told in pairs.items():
             table.add_row(plain(f"Fréchet, {kind}: {between}"), "", "", f"{told['distance']:.4g}")

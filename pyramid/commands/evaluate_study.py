@@ -185,18 +185,19 @@ def pairs_as_csv(report: dict[str, Any]) -> str:
 
 def tables_of(report: dict[str, Any]) -> list[Any]:
     """The strengths of each question, as tables of rich."""
+    from rich.markup import escape
     from rich.table import Table
 
     tables = []
     for question, told in report["questions"].items():
         alpha = told["agreement"]
         agreed = "not known" if alpha is None else f"{alpha:.2f}"
-        table = Table(title=f"{question}: {report['raters']} raters, agreement {agreed}")
+        table = Table(title=f"{escape(question)}: {report['raters']} raters, agreement {agreed}")
         for name in ("system", "strength", "95 %"):
-            table.add_column(name)
+            table.add_column(name, overflow="fold")
         rows = sorted(told["bradley_terry"].items(), key=lambda row: -row[1]["strength"])
         for name, row in rows:
             low, high = row["interval"]
-            table.add_row(name, f"{row['strength']:+.2f}", f"{low:+.2f} to {high:+.2f}")
+            table.add_row(escape(name), f"{row['strength']:+.2f}", f"{low:+.2f} to {high:+.2f}")
         tables.append(table)
     return tables

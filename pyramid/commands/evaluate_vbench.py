@@ -241,14 +241,15 @@ def tell(folder: Path, target: Path | None) -> None:
 
 def table_of(rows: dict[str, tuple], figures: dict[str, Any]):
     """Total, quality and semantic of each row, then the dimensions of the first, as a table of rich."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="VBench, percent")
     for name in ("", "total", "quality", "semantic"):
-        table.add_column(name, justify="right" if name else "left")
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
     for name, values in rows.items():
-        table.add_row(name, *("not known" if value is None else f"{value:.2f}" for value in values))
+        table.add_row(escape(name), *("not known" if value is None else f"{value:.2f}" for value in values))
     table.add_section()
     for name, value in figures["dimensions"].items():
-        table.add_row(name.replace("_", " "), f"{value:.2f}")
+        table.add_row(escape(name.replace("_", " ")), f"{value:.2f}")
     return table

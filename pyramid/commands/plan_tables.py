@@ -83,7 +83,7 @@ def comparison(settings: Settings, plan):
         title=f"beside {plain.transformer.dtype} on {plain.transformer.device}, {settings.num_frames} frames"
     )
     for name in ("way", "weights", "decoding", "time", "error of latents", "PSNR of frames"):
-        table.add_column(name, justify="left" if name == "way" else "right")
+        table.add_column(name, justify="left" if name == "way" else "right", overflow="fold")
     table.add_row("none", shown_mb(base.weights), shown_mb(base.decoding), "1.00", "–", "–")
     for way in WAYS:
         if way.card and not card:
@@ -132,7 +132,7 @@ def sampler_table(settings: Settings, plan, sheet: str | Path | None = None):
     made = [measure(each, plan, checkpoint) for each in rows]
     table = Table(title=f"samplers, beside {rows[0].sampler} with {shown(rows[0].num_inference_steps)} steps")
     for name in ("sampler", "steps", "evaluations", "time", "error of latents", "PSNR of frames"):
-        table.add_column(name, justify="left" if name == "sampler" else "right")
+        table.add_column(name, justify="left" if name == "sampler" else "right", overflow="fold")
     exact = made[0]
     usual = made[1]
     for asked, there in zip(rows, made, strict=True):

@@ -6,10 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pyramid.commands import cli
+from pyramid.commands import cli, data, evaluate_report, evaluate_study, evaluate_vbench, inspect
 from pyramid.commands.terminal import screen
+from pyramid.evaluation import evaluate
 from pyramid.evaluation.evaluate import Share
 from pyramid.evaluation.few_steps import JUDGED, MOVES, as_table
+from pyramid.generate.benchmark import clip_table, forward_table
+from pyramid.settings import Settings
+from pyramid.training.clips.doctor import Report
 
 
 @pytest.fixture
@@ -59,3 +63,75 @@ def test_the_comparison_of_samplers_and_steps_fits():
         word in said
         for word in ("128p-fast", "multistep", "20-20-20", "1234 ×2", "0.123", "31/40", "-12.3", "51%")
     )
+
+
+LONG = (
+    "a-folder-with-a-name-that-is-longer-than-any-terminal-is-wide/[/b][red]checkpoint-of-the-second-run.mp4"
+)
+
+
+def shown(table) -> str:
+    """A table in a terminal of 80 columns."""
+    out = io.StringIO()
+    screen(file=out, width=80).print(table)
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    return out.getvalue()
+
+
+def column(said: str, number: int) -> str:
+    """The text of a table's column, without its breaks."""
+    rows = [line.split("│") for line in said.splitlines() if line.startswith("│")]
+    return "".join(row[number].replace(" ", "") for row in rows)
+
+
+def test_the_tables_of_bench_fit():
+    forward = SimpleNamespace(unit=255, stage=3, tokens=123_456, seconds=123.456, middle=123.456, flops=1e15)
+    unit = SimpleNamespace(unit=255, sampling=1234.56, decoding=1234.56)
+    for table in (forward_table([forward], 1e12), clip_table([unit])):
+        assert "…" not in shown(table)
+
+
+def test_the_doctor_of_clips_names_files_of_any_name():
+    report = Report("jsonl", items=9, examined=8, broken={f"unreadable: {LONG}": [LONG, "[/]"]})
+    said = shown(data.as_table(report, ("words", [1, 2, 3])))
+    assert "…" not in said and LONG in column(said, 1) and f"2:{LONG},[/]" in column(said, 2)
+
+
+def test_the_results_of_a_study_fit():
+    row = {"strength": 1.23, "interval": (-1.0, 2.0)}
+    told = {"agreement": None, "bradley_terry": {LONG: row, "b": row}}
+    (table,) = evaluate_study.tables_of({"raters": 12, "questions": {"Which moves [/b] more?": told}})
+    said = shown(table)
+    assert "…" not in said and LONG in column(said, 1) and "moves [/b] more" in said
+
+
+def test_the_dimensions_of_vbench_fit():
+    rows = {LONG: (82.123, None, 71.5)}
+    said = shown(evaluate_vbench.table_of(rows, {"dimensions": {"temporal_flickering": 99.123}}))
+    assert "…" not in said and LONG in column(said, 1) and "not known" in said
+
+
+def test_a_comparison_of_two_checkpoints_fits():
+    told = {"means": {LONG: 1.2345, "b": 12345.6}, "difference": {"mean": -1.234, "interval": (-2.0, 1.0)}}
+    found = {
+        "systems": [LONG, "b"],
+        "prompts": ["a"],
+        "measures": {"temporal consistency": told},
+        "judged": {},
+        "frechet": {},
+    }
+    (table,) = evaluate_report.table_of(found)
+    said = shown(table)
+    assert "…" not in said and "[/b][red]" in said.replace("\n", "")
+
+
+def test_what_an_evaluation_says_fits():
+    results = {"the right thing in the right color, moving the right way, of all": Share(99, 100), "b": 1.0}
+    assert "…" not in shown(evaluate.as_table(results, LONG.replace("[/b][red]", "")))
+
+
+def test_the_settings_of_a_foreign_file_fit():
+    settings = Settings(prompt=f"[/b] {LONG}", lora="a:1", seed=2**53 - 1)
+    metadata = {"model": {"identity": LONG}, "source": {"name": "[/]"}, "timings": {"sample": 1.5}}
+    said = shown(inspect.table_of(settings, metadata))
+    assert "…" not in said and LONG in column(said, 2)
