@@ -47,6 +47,9 @@ def test_an_address_has_so_many_of_them_and_a_proxy_as_many_as_it_likes():
     proxy = [Connection("10.0.0.5") for _ in range(MOST + 5)]
     watch, _ = silence([*eve, ana, *proxy], ["10.0.0.0/8"])
     assert watch.silent() == eve[MOST:]
+    home = [Connection(f"2001:db8::{number:x}") for number in range(MOST + 5)]  # of one network
+    watch, _ = silence(home)
+    assert watch.silent() == home[MOST:]
 
 
 @contextmanager

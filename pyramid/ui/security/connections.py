@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from pyramid.ui.security.proxies import Proxies
+from pyramid.ui.visitors import visitor_of
 
 PATIENCE = 20.0  # seconds
 MOST = 100  # connections of an address
@@ -65,8 +66,9 @@ class Silence:
             since = since if request is connection.cycle else now
             self.since[connection] = connection.cycle, since
             address = connection.client[0] if connection.client else ""
-            count[address] += 1
-            too_many = count[address] > MOST and not self.proxies.trusts(address)
+            who = visitor_of(address)
+            count[who] += 1
+            too_many = count[who] > MOST and not self.proxies.trusts(address)
             if too_many or now - since > self.patience:
                 found.append(connection)
         return found

@@ -27,6 +27,10 @@ class Proxies:
             found = ipaddress.ip_address(address)
         except ValueError:
             return False
+        if (
+            isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped
+        ):  # as a socket of both kinds says it
+            found = found.ipv4_mapped
         return any(found in network for network in self.networks)
 
     def behind(self, scope: dict[str, Any]) -> dict[str, Any]:
