@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, proxy
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -61,11 +62,15 @@ def read_lora(source: "str | Path | Mapping[str, Tensor]", transformer: nn.Modul
     groups, left = _grouped(weights, _table(layers))
     made: dict[str, Tensor] = {}
     for targets, parts in groups.items():
-        if not {"A", "B"} <= parts.keys():
+        if not _is_whole(parts):
             left.append(targets[0])
             continue
-        scale = _scale(targets, parts, config)
-        made |= _fitted(targets, parts["A"].float(), parts["B"].float() * scale, layers, left)
+        a, b = parts["A"].float(), parts["B"].float() * _scale(targets, parts, config)
+        if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+            raise ValueError(
+                f"{name}: the weights of {targets[0]} hold NaN or infinity: it is damaged, fetch it again"
+            )
+        made |= _fitted(targets, a, b, layers, left)
     if left or not made:
         shown = ", ".join(sorted(left)[:SHOWN]) + (f" and {len(left) - SHOWN} more" * (len(left) > SHOWN))
         raise ValueError(
@@ -164,6 +169,13 @@ def _bare(name: str) -> str:
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
+
+
+def _is_whole(parts: Mapping[str, Tensor]) -> bool:
+    """Whether a layer has both of its matrices, of a rank, and at most one number for alpha."""
+    if not {"A", "B"} <= parts.keys() or "alpha" in parts and parts["alpha"].numel() != 1:
+        return False
+    return parts["A"].ndim == 2 and parts["A"].shape[0] > 0
 
 
 def _scale(targets: tuple[str, ...], parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> float:

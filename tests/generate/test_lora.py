@@ -141,6 +141,12 @@ def test_fused_layers_are_cut(family, name, targets):
         assert torch.equal(cut, b) and all(torch.equal(made[f"{t}.lora_A.weight"], a) for t in names)
 
 
+def pair(a, b, alpha=None):
+    """The tensors of a LoRA of one layer."""
+    names = {"lora_A.weight": a, "lora_B.weight": b, "alpha": alpha}
+    return {f"transformer.proj_out.{name}": value for name, value in names.items() if value is not None}
+
+
 @pytest.mark.parametrize(
     "weights, why",
     [
@@ -156,6 +162,11 @@ def test_fused_layers_are_cut(family, name, targets):
             r"proj_out \[64, 4\]×\[4, 3072\]",
         ),
         ({"transformer.proj_out.lora_A.weight": torch.zeros(4, 32)}, "these do not fit: proj_out"),
+        (pair(torch.full((4, 32), torch.nan), torch.zeros(64, 4)), "proj_out hold NaN or infinity"),
+        (pair(torch.zeros(4, 32), torch.full((64, 4), torch.inf)), "proj_out hold NaN or infinity"),
+        (pair(torch.zeros(0, 32), torch.zeros(64, 0)), "these do not fit: proj_out"),
+        (pair(torch.tensor(1.0), torch.zeros(64, 4)), "these do not fit: proj_out"),
+        (pair(torch.zeros(4, 32), torch.zeros(64, 4), torch.zeros(2)), "these do not fit: proj_out"),
     ],
 )
 def test_a_lora_of_another_model_or_kind_is_refused_with_what_does_not_fit(pipe, weights, why):
