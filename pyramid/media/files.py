@@ -27,6 +27,7 @@ from datetime import datetime
 from glob import escape
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NoReturn
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
@@ -434,11 +435,13 @@ def _container_comment(path: Path) -> str | None:
         command = [ffmpeg(), "-v", "error", "-nostdin", *this_file(path), "-f", "ffmetadata", "-"]
     except ValueError:  # not a video
         return None
-    try:
-        said = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE).stdout
-    except subprocess.TimeoutExpired:
-        return None
-    text = said[:MAX_METADATA].decode("utf-8", errors="replace")
+    with TemporaryFile() as said:  # a title, or chapters, may have any length
+        try:
+            subprocess.run(command, stdout=said, stderr=subprocess.DEVNULL, check=False, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            return None
+        said.seek(0)
+        text = said.read(MAX_METADATA).decode("utf-8", errors="replace")
     found = re.search(r"^comment=((?:[^\\\n]|\\.)*)", text, re.MULTILINE | re.IGNORECASE)
     return re.sub(r"\\(.)", r"\1", found[1]) if found else None
 

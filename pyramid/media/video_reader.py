@@ -43,7 +43,7 @@ CLOSE_GAPS = "setpts='if(isnan(PREV_OUTPTS),PTS,PREV_OUTPTS+min(PTS-PREV_INPTS,6
 # Frames that a decoder could not make of what it was given, and made up or left out.
 BROKEN = re.compile(rb"concealing \d+ DC|rror submitting packet|rror splitting the input|rror while decoding")
 MOST_BROKEN = 0.4  # of all frames: a recording that begins in the middle has some
-MOST_WORDS = 1_000_000  # bytes of a decoder's complaints that are looked at
+MOST_WORDS = 1_000_000  # bytes that ffmpeg says of a file, or complains, which are looked at
 PPM = ("-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "-")
 INDEXED = ("mov", "matroska")  # containers in which a seek arrives at the second that was asked for
 SEEK_MARGIN = 1.0  # seconds before what is wanted: a frame that is still shown there began earlier
@@ -99,11 +99,13 @@ def probe(path: str | Path, budget: Budget | None = None) -> str:
     path = Path(path)
     budget = budget or Budget()
     command = [ffmpeg(), "-hide_banner", "-nostdin", *_input(path, budget)]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=budget.probing)
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"{path.name} could not be read within {budget.probing:g} seconds") from None
-    return done.stderr.decode(errors="replace")
+    with TemporaryFile() as said:  # a title, or chapters, may have any length
+        try:
+            subprocess.run(command, stdout=said, stderr=said, check=False, timeout=budget.probing)
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"{path.name} could not be read within {budget.probing:g} seconds") from None
+        said.seek(0)
+        return said.read(MOST_WORDS).decode(errors="replace")
 
 
 def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:

@@ -4,6 +4,8 @@ import json
 import math
 import re
 import subprocess
+import tracemalloc
+from contextlib import suppress
 from unittest.mock import Mock
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -413,3 +415,17 @@ def test_a_picture_that_is_called_a_png_is_no_program(tmp_path):
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file pop\n")
     with pytest.raises(ValueError, match="not a picture this program can read"):
         export(path, "png", tmp_path / "other.png")
+
+
+def test_a_title_of_any_length_is_not_held_in_memory(eight_bits, tmp_path):
+    title = tmp_path / "title.txt"
+    title.write_text(";FFMETADATA1\ntitle=" + "a" * 8_000_000 + "\n")
+    path = make(tmp_path / "titled.mkv", "-i", eight_bits, "-i", title, "-map_metadata", "1", "-c", "copy")
+    tracemalloc.start()
+    try:
+        for read in (inspect, read_metadata):
+            with suppress(ValueError):  # nothing of ours is in it
+                read(path)
+        assert tracemalloc.get_traced_memory()[1] < 12_000_000
+    finally:
+        tracemalloc.stop()
