@@ -24,7 +24,6 @@ from pyramid.media.result import frames_of_result, metadata_of, pace_of, sound_f
 from pyramid.media.seam import SIDE, Seam, Seams, seam, strip
 from pyramid.media.video import QUALITY, VideoWriter
 from pyramid.media.video_reader import sound_of
-from pyramid.settings import is_whole
 
 
 def join_clips(
@@ -114,7 +113,7 @@ def given_frames(result: Path, metadata: dict[str, Any]) -> int:
     if not isinstance(settings, dict) or not settings.get("video"):
         raise ValueError(f"{result.name} continues no other clip: there is nothing to join it to")
     count = metadata.get("given_frames")
-    if not is_whole(count) or count < 1:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(
             f"{result.name} does not say how many frames of {settings['video']} it begins with: it was made "
             "by an earlier version; make it again to join it"
