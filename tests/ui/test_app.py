@@ -13,6 +13,9 @@ import pytest
 from gradio_client import Client
 from helpers import end, program
 
+from pyramid.ui.api import OWN
+from pyramid.ui.api_direct import DIRECTING
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -37,15 +40,7 @@ def test_what_runs_is_taken_up_again_at_the_next_start_and_the_queue_survives(ti
         assert httpx.get(address).status_code == 200
         client = Client(address, verbose=False, download_files=False)
         named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-        assert set(named) == {
-            "/generate",
-            "/status",
-            "/stop",
-            "/resume",
-            "/history",
-            "/presets",
-            "/models",
-        }, "and no event's"
+        assert set(named) == {f"/{name}" for name in (*OWN, *DIRECTING)}, "and no event's"
         first, second = (
             client.predict(name, settings=slow, api_name="/generate") for name in ("first", "second")
         )
