@@ -86,15 +86,13 @@ def strip(before: np.ndarray, after: np.ndarray) -> Image.Image:
         picture.thumbnail((4 * TALL, TALL))
     width, height = sides[0][0].size
     gap = max(2, width // 24)
-    whole = Image.new("RGB", (width * (len(sides[0]) + len(sides[1])) + 4 * gap, height))
+    whole = Image.new("RGB", (width * (len(sides[0]) + len(sides[1])) + 2 * gap, height), BAR)
     left = 0
     for pictures in sides:
         for picture in pictures:
             whole.paste(picture, (left, 0))
             left += width
-        if pictures is sides[0]:
-            whole.paste(BAR, (left + gap, 0, left + 3 * gap, height))
-            left += 4 * gap
+        left += 2 * gap
     return whole
 
 

@@ -22,6 +22,7 @@ from pyramid.ui.cards import wrong_html
 from pyramid.ui.view import View
 
 TRIES = {1: "one seed", 2: "two seeds", 4: "four seeds", 8: "eight seeds"}
+SEAMS = ("Where the new frames begin: after the bar", "Where the new frames end: before the bar")
 PICTURE = (  # of 40 × 16: units side by side, and the one between two others
     '<rect x="1" y="4" width="11" height="8"/><rect x="14" y="4" width="11" height="8" fill="currentColor"/>'
     '<rect x="27" y="4" width="11" height="8"/>'
@@ -86,9 +87,9 @@ def seams_html(app: App, job: Job) -> str:
     if job.kind != "edit" or not job.path:
         return ""
     pictures = "".join(
-        f'<figure><img src="{escape(address_of_export(job, path), quote=True)}" alt="Frames before and after"'
-        f"><figcaption>Where what is new {words}: frames before the bar, and after it</figcaption></figure>"
-        for side, words in zip(SIDES, ("begins", "ends"), strict=True)
+        f'<figure><img src="{escape(address_of_export(job, path), quote=True)}" alt="Frames on both sides">'
+        f"<figcaption>{words}</figcaption></figure>"
+        for side, words in zip(SIDES, SEAMS, strict=True)
         if (path := seam_picture(app.store, job, side)).is_file()
     )
     return f'<section class="seams" aria-label="Seams">{pictures}</section>' if pictures else ""
