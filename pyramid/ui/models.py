@@ -44,7 +44,7 @@ GOOD_FOR = {
     (
         "embedded",
         "128p-photos",
-    ): "A camera that pans or zooms over a photograph. Shapes are the worse for it.",
+    ): "A camera that pans, tilts or zooms over a photograph. Stars are the worse for it.",
     ("miniflux", "384p"): "Video at 640 × 384, up to 5 s. The place to start.",
     ("miniflux", "768p"): "Video at 1280 × 768, up to 10 s. Four times the pixels of 384p.",
     ("miniflux", "image"): "Still images at 1024 × 1024 and at the video's size.",

@@ -14,9 +14,17 @@ from pathlib import Path
 from pyramid.hub.checkpoints import Checkpoint, CheckpointError, find, list_variants
 from pyramid.media.looks import is_drawn_file
 from pyramid.settings import MACHINE, PHOTOS, Settings
+from pyramid.text.vocabulary import Vocabulary
 from pyramid.ui import App
 
-CAMERAS = ("the camera pans left", "the camera pans right", "slowly zoom in", "zoom out")
+CAMERAS = (
+    "the camera pans left",
+    "the camera pans right",
+    "the camera tilts up",
+    "the camera tilts down",
+    "slowly zoom in",
+    "zoom out",
+)
 
 
 def mover(app: App) -> Checkpoint | None:
@@ -63,9 +71,11 @@ def photograph_words(app: App, settings: Settings) -> str:
     to = checkpoint_of(app, settings)
     if to is app.worker.checkpoint:
         return ""
+    vocabulary = Vocabulary.of(to.details)
     offers = "".join(
         f'<button type="button" data-word="" data-known="{escape(words)}">{escape(words)}</button>'
         for words in CAMERAS
+        if vocabulary is None or not vocabulary.unknown(words)
     )
     title = f"A photograph: {to.variant} makes this clip. It moves the camera, not what is on the photo:"
     return (
