@@ -50,7 +50,9 @@ def write_json(path: Path, value: Any, **how: Any) -> None:
     """A whole file of JSON for people to read, in a folder that is made; `how`: see `json.dumps`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
-        part.write_text(json.dumps(value, indent=2, **how) + "\n", encoding="utf-8")
+        # Half a character, as of a name that is no UTF-8, becomes the escape that JSON has for it.
+        text = json.dumps(value, indent=2, **how) + "\n"
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def link(source: str | Path, target: str | Path) -> None:

@@ -18,6 +18,8 @@ from pyramid.disk import write_json
 from pyramid.jobs.cluster import connect, need_ray
 from pyramid.settings import at_home
 
+MOST_NAME = 120  # characters of a name in the table
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `data`."""
@@ -151,6 +153,8 @@ def as_table(report: Any, words: tuple[str, list[int]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
+    from pyramid.training.clips.doctor import shown
+
     table = Table(
         title=f"{report.format}: {report.items} items, {len(report.usable)} usable", show_header=False
     )
@@ -160,7 +164,8 @@ def as_table(report: Any, words: tuple[str, list[int]]) -> Any:
         table.add_row("looked at", str(report.examined))
     for reason, names in sorted(report.broken.items()):
         more = f", … ({len(names)} in all)" if len(names) > 3 else ""
-        table.add_row(escape(reason), escape(f"{len(names)}: {', '.join(names[:3])}{more}"))
+        told = ", ".join(shown(name)[:MOST_NAME] for name in names[:3])
+        table.add_row(escape(reason), escape(f"{len(names)}: {told}{more}"))
     for title, values in _figures(report):
         table.add_row(title, values)
     unit, counts = words

@@ -267,6 +267,7 @@ def test_a_data_set_by_its_metadata_and_a_saved_one(made, tmp_path):
         ("x.pkl", "x", "save it as json"),
         ("x.txt", "no comma\n", "line 1"),
         ("x.tar.gz", "x", "gunzip"),
+        ("x.csv.gz", "x", "unpack it first"),
         ("x.doc", "x", "no list"),
     ],
 )
@@ -276,6 +277,158 @@ def test_what_is_no_list_is_told_in_one_line(tmp_path, capsys, name, content, wh
     assert cli.main(["data", "doctor", str(tmp_path / name)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and why in said
+
+
+# -- odd lists of the same kinds
+def write(path: Path, data: str | bytes) -> Path:
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+GOOD = {"video": "good.mp4", "text": "x"}
+
+
+def tables(*lines: dict) -> str:
+    return "\n".join(map(json.dumps, lines)) + "\n"
+
+
+@pytest.mark.parametrize(
+    "name, data, found",
+    [
+        # a mark at the beginning, CRLF, columns in another order and spelling, and more of them
+        ("a.csv", b'\xef\xbb\xbf"Caption", VIDEO ,extra\r\nred,good.mp4,\r\n', {"good.mp4": "ok"}),
+        ("a.csv", "video,caption\ngood.mp4,red\n".encode("utf-16"), {"good.mp4": "ok"}),
+        ("a.csv", b"video,caption\rgood.mp4,caf\xe9\r\r,x\r", {"good.mp4": "ok", "line 4": "damaged line"}),
+        ("a.csv", b"video,caption\n" + b"n" * 300 + b".mp4,red\n", {"n" * 300 + ".mp4": "unreadable"}),
+        ("a.csv", b"video,caption,x\ngood.mp4,red," + b"x" * 10**7 + b"\n", {"good.mp4": "ok"}),
+        (
+            "a.csv",
+            b"video,caption\ngood.mp4\ngood.mp4,a,b\n",
+            {"line 2": "damaged line", "line 3": "damaged line"},
+        ),
+        (
+            "a.csv",
+            b'video,caption\n/etc/x.mp4,a\n../x.mp4,"b\nc"\n',
+            {"/etc/x.mp4": "outside the root", "../x.mp4": "outside the root"},
+        ),
+        (
+            "a.csv",
+            b"videoid,page_dir,name\n,p,x\n1,../..,x\n",
+            {"line 2": "damaged line", "1": "outside the root"},
+        ),
+        # times that are none, a crop that is none, numbers beyond all measure, half a character
+        ("a.jsonl", tables(GOOD | {"start": -1}), {"good.mp4": "wrong range"}),
+        ("a.jsonl", tables(GOOD | {"start": 9, "end": 9}), {"good.mp4": "wrong range"}),
+        ("a.jsonl", tables(GOOD | {"end": 0}), {"good.mp4": "wrong range"}),
+        ("a.jsonl", tables(GOOD | {"start": "soon"}), {"good.mp4": "wrong range"}),
+        ("a.jsonl", tables(GOOD | {"frames": [3, -1]}), {"good.mp4": "wrong range"}),
+        ("a.jsonl", tables(GOOD | {"frames": 17}), {"good.mp4": "ok"}),
+        ("a.jsonl", tables(GOOD | {"crop": [0, -5, 0, 9]}), {"good.mp4": "wrong crop"}),
+        ("a.jsonl", tables(GOOD | {"fps": 10**400}), {"good.mp4": "ok"}),
+        ("a.jsonl", tables({"video": "\ud800.mp4", "text": "x"}), {"\ud800.mp4": "unreadable"}),
+        (
+            "a.jsonl",
+            b'\xef\xbb\xbf{"video": "good.mp4", "text": "caf\xe9"}\r\n\r\nnull\r\n',
+            {"good.mp4": "ok"},
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "' + b"x" * 2**25 + b'"}\n{"image": "door.jpg", "text": "x"}\n',
+            {"line 1": "damaged line", "door.jpg": "ok"},
+        ),
+        (
+            "a.json",
+            b'\xef\xbb\xbf[{"path": "good.mp4", "cap": "caf\xe9", "cut": [5, 2]}]',
+            {"good.mp4": "wrong range"},
+        ),
+        (
+            "a.json",
+            b'[{"path": "good.mp4", "cap": "x", "cut": "0-5"}, {"path": 3}]',
+            {"good.mp4": "wrong range", "item 2": "damaged line"},
+        ),
+        ("a.json", b"[]", {}),
+        ("a.tar", b"", {"a.tar": "truncated"}),
+        ("a.tar", b"\x1f\x8b\x08 packed", {"a.tar": "truncated"}),
+    ],
+)
+def test_odd_lists_are_read_as_far_as_they_go(made, tmp_path, name, data, found):
+    assert names(open_list(write(tmp_path / name, data), made)) == found
+
+
+def test_captions_are_text_and_no_books(made, tmp_path):
+    long = "x" * (2**20 + 1)
+    texts = ["\ud83d half", long, ["", "  ", 3, long], ["a", " b "]]
+    lines = [{"image": "door.jpg", "text": text} for text in texts]
+    listing = open_list(write(tmp_path / "a.jsonl", tables(*lines)), made)
+    assert [item.captions for item in listing] == [("? half",), (), (), ("a", "b")]
+    assert [name for name, _ in listing.named_apart()] == [
+        "door.jpg",
+        *(f"door.jpg ({n})" for n in (2, 3, 4)),
+    ]
+    shutil.copytree(made, tmp_path / "mine")
+    (tmp_path / "mine" / "good.txt").write_bytes("ein Müller".encode("utf-16"))
+    (tmp_path / "mine" / "long.txt").write_bytes(b"\xef\xbb\xbfa mill")
+    read = {item.name: item.captions for item in open_list(tmp_path / "mine")}
+    assert read["good.mp4"] == ("ein Müller",) and read["long.mp4"] == ("a mill",)
+
+
+def test_parts_of_a_split_zip_may_be_missing(made, tmp_path):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as archive:
+        archive.write(made / "good.mp4", "good.mp4")
+        archive.write(made / "long.mp4", "long.mp4")
+    data = packed.getvalue()
+    third = len(data) // 3
+    for end, piece in (("aa", data[:third]), ("ab", data[third : 2 * third]), ("ac", data[2 * third :])):
+        (tmp_path / f"OpenVid_part1_part{end}").write_bytes(piece)
+    listing = open_list(rows(tmp_path / "o.csv", "video,caption", [["good.mp4", "x"], ["long.mp4", "x"]]))
+    assert broken(listing) == {}
+    for missing in ("aa", "ab", "ac"):
+        piece = tmp_path / f"OpenVid_part1_part{missing}"
+        kept = piece.read_bytes()
+        piece.unlink()
+        assert set(broken(listing)) == {"damaged archive"}
+        piece.write_bytes(kept)
+
+
+def test_odd_rows_of_a_data_set(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "set")
+    lines = b"file_name,text\r\ngood.mp4,caf\xe9\r\n,x\r\ngood.mp4,a,b\r\nlong.mp4," + b"x" * 2**25
+    (folder / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + lines)
+    assert names(open_list(folder)) == {"good.mp4": "ok", "row 1": "missing", "row 3": "missing"}
+    (folder / "metadata.csv").unlink()
+    odd = [
+        {"video": 3, "text": "x"},
+        {"video": {"path": 3}},
+        {"image": {"bytes": "x"}},
+        {"video": "../x.mp4"},
+    ]
+    write(folder / "metadata.jsonl", tables(*odd) + "[]\n")
+    assert list(names(open_list(folder)).values()) == [
+        "damaged line",
+        "damaged line",
+        "missing",
+        "outside the root",
+        "missing",
+    ]
+
+
+def test_links_in_a_circle_and_names_that_nothing_can_write(made, tmp_path, capsys):
+    home = tmp_path / "mine"
+    (home / "[").mkdir(parents=True)
+    (home / "round.mp4").symlink_to(home / "round.mp4")
+    shutil.copy(made / "door.jpg", os.fsencode(home) + b"/[/red]\xff\x1b[31m.jpg")
+    (home / "a.txt").mkdir()
+    shutil.copy(made / "door.jpg", home / "a.jpg")
+    paths = [tmp_path / name for name in ("r.json", "s.png", "clean.jsonl")]
+    flags = [str(p) for pair in zip(("--json", "--sheet", "--clean"), paths, strict=True) for p in pair]
+    assert cli.main(["data", "doctor", str(home), *flags]) == 0
+    report = json.loads(paths[0].read_text())
+    assert report["items"] == 3 and sum(map(len, report["broken"].values())) == 3
+    assert report["broken"]["no caption"] == ["[/red]\udcff\x1b[31m.jpg", "a.jpg"]
+    assert "\x1b" not in capsys.readouterr().out
+    assert cli.main(["data", "doctor", "x" * 5000]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 # -- the doctor

@@ -20,14 +20,17 @@ from pyramid.training.clips.sample import (
     FileSource,
     Sample,
     TarSource,
+    captions_of,
     inside,
     kind_of,
 )
 
 Item = Sample | Broken
 MOST_SHARDS = 100_000
+MOST_RATE = 1e6  # frames a second
 ROWS = 16  # of a data set at a time: each may hold a whole clip
-MOST_TEXT = 2**20  # bytes of a caption in a tar
+MOST_TEXT = 2**22  # bytes of a caption in a tar
+MOST_FIELD = 2**24  # characters of a field of a csv
 SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
 TABLES = ("metadata.jsonl", "metadata.csv")
 CAPTIONS = ("text", "caption", "captions", "prompt", "label_text")
@@ -108,18 +111,15 @@ def _words(group: dict[str, TarSource]) -> tuple[tuple[str, ...], dict[str, Any]
     """The captions beside a clip, and its rate where the json says it."""
     for ending in ("txt", "caption", "text"):
         if ending in group:
-            text = _bytes(group[ending]).decode("utf-8", errors="replace").strip()
-            return (text,) if text else (), {}
+            return captions_of(_bytes(group[ending]).decode("utf-8-sig", errors="replace")), {}
     if "json" not in group:
         return (), {}
-    table = json.loads(_bytes(group["json"]))
+    table = json.loads(_bytes(group["json"]).decode("utf-8-sig", errors="replace"))
     if not isinstance(table, dict):
         return (), {}
-    given: Any = next((table[name] for name in CAPTIONS if table.get(name)), [])
-    texts = given if isinstance(given, list) else [given]
     fps = table.get("fps")
-    more = {"fps": float(fps)} if isinstance(fps, int | float) and fps > 0 else {}
-    return tuple(text for text in texts if isinstance(text, str) and text.strip()), more
+    more = {"fps": float(fps)} if isinstance(fps, int | float) and 0 < fps < MOST_RATE else {}
+    return captions_of(next((table[name] for name in CAPTIONS if table.get(name)), [])), more
 
 
 def _bytes(source: TarSource) -> bytes:
@@ -145,13 +145,22 @@ def read_data_set(path: Path, root: Path) -> Iterator[Item]:
             yield _of_row(path, number, row)
         except BrokenItem as error:
             yield Broken(str(row.get("file_name") or f"row {number}"), error.reason)
+        except OSError:
+            yield Broken(f"row {number}", "unreadable")
 
 
 def _table_rows(table: Path) -> Iterator[dict[str, Any]]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         if table.suffix == ".csv":
-            yield from csv.DictReader(file)
-            return
+            csv.field_size_limit(MOST_FIELD)
+            rows = csv.DictReader(file)
+            while True:
+                try:
+                    yield next(rows)
+                except StopIteration:
+                    return
+                except csv.Error:
+                    yield {}
         for line in file:
             try:
                 row = json.loads(line) if line.strip() else None
@@ -187,10 +196,8 @@ def _saved_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _of_row(path: Path, number: int, row: dict[str, Any]) -> Sample:
-    given: Any = next((row[name] for name in CAPTIONS if row.get(name)), [])
-    texts = given if isinstance(given, list) else [given]
-    captions = tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
-    if isinstance(row.get("file_name"), str):
+    captions = captions_of(next((row[name] for name in CAPTIONS if row.get(name)), []))
+    if isinstance(row.get("file_name"), str) and row["file_name"]:
         name = row["file_name"]
         kind = kind_of(name)
         if kind is None:
@@ -203,8 +210,10 @@ def _of_row(path: Path, number: int, row: dict[str, Any]) -> Sample:
     cell = row[column]
     if isinstance(cell, str | bytes):
         cell = {"path" if isinstance(cell, str) else "bytes": cell}
+    if not isinstance(cell, dict) or not isinstance(cell.get("path") or "", str):
+        raise BrokenItem("damaged line")
     name = Path(cell.get("path") or f"row-{number}.{'mp4' if kind == 'video' else 'png'}").name
-    if cell.get("bytes"):
+    if isinstance(cell.get("bytes"), bytes) and cell["bytes"]:
         return Sample(f"row {number}: {name}", BytesSource(bytes(cell["bytes"]), name), kind, captions)
     if not cell.get("path"):
         raise BrokenItem("missing")

@@ -227,8 +227,8 @@ def fill_cache(
     if rank == 0 and not cache.knows(NOTHING):
         text = nothing()
         writer.add(NOTHING, "text", Stored(torch.zeros(1, 0, 0, 0), None, (text,)))
-    for place, item in enumerate(listing):
-        if place % processes != rank or cache.knows(item.name):
+    for place, (name, item) in enumerate(listing.named_apart()):
+        if place % processes != rank or cache.knows(name):
             continue
         try:
             if isinstance(item, Broken):
@@ -237,10 +237,10 @@ def fill_cache(
                 raise BrokenItem("no caption")
             stored = encode(item)
         except BrokenItem as error:
-            say(f"skipped: {item.name}: {error.reason}")
-            writer.broken(item.name, error.reason)
+            say(f"skipped: {name}: {error.reason}")
+            writer.broken(name, error.reason)
             continue
-        writer.add(item.name, item.kind, stored)
+        writer.add(name, item.kind, stored)
     writer.write()
 
 

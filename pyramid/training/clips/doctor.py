@@ -195,7 +195,8 @@ def write_clean(report: Report, root: Path, path: Path) -> int:
     Names start from `root`. Raises ValueError for items without a place of their own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    # Half a character, as of a name that is no UTF-8, becomes the escape that json has for it.
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for sample, _ in report.usable:
             file.write(json.dumps(line_of(sample, root), ensure_ascii=False) + "\n")
     return len(report.usable)
@@ -216,5 +217,10 @@ def contact_sheet(report: Report) -> Image.Image | None:
         small = picture.copy()
         small.thumbnail((TILE - 6, TILE - 6))
         sheet.paste(small, (left + (TILE - small.width) // 2, top + (TILE - small.height) // 2))
-        draw.text((left + 4, top + TILE), name[-24:], fill="black")
+        draw.text((left + 4, top + TILE), shown(name)[-24:], fill="black")
     return sheet
+
+
+def shown(name: str) -> str:
+    """A name as it can be written anywhere: what is no character to be seen is a question mark."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -8,12 +8,13 @@ Columns are found by their names, never by their places. What a line lacks makes
 reason and a name; only a list that cannot be read at all is an error.
 """
 
+import codecs
 import csv
 import itertools
 import json
 import math
 import re
-import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any
 
 from pyramid.training.clips import bundles
 from pyramid.training.clips.sample import (
+    MOST_CAPTION,
+    PACKED,
     Broken,
     BrokenItem,
     FileSource,
@@ -28,13 +31,14 @@ from pyramid.training.clips.sample import (
     Source,
     TarSource,
     ZipSource,
+    captions_of,
     inside,
     kind_of,
     open_zip,
 )
 
 Item = Sample | Broken
-MOST_CAPTION = 2**20  # characters of a field of a csv
+MOST_FIELD = 2**24  # characters of a field of a csv
 MOST_LINE = 2**24  # characters of a line of a jsonl: a caption, and names of files
 MOST_JSON = 2**31  # bytes of a json that is read as a whole
 SCORES = ("aesthetic score", "motion score", "temporal consistency score")
@@ -52,6 +56,17 @@ class Listing:
     def __iter__(self) -> Iterator[Item]:
         return self.read(self.path, self.root)
 
+    def named_apart(self) -> Iterator[tuple[str, Item]]:
+        """(name, item), no sample's name twice: what a list names again, as another part of a clip, or as
+        the same number in another shard, is `name (2)`.
+        """
+        counts: Counter[str] = Counter()
+        for item in self:
+            counts[item.name] += 1
+            count = counts[item.name]
+            again = isinstance(item, Sample) and count > 1
+            yield f"{item.name} ({count})" if again else item.name, item
+
 
 def open_list(path: str | Path, root: str | Path | None = None) -> Listing:
     """The list in a file or folder. `root`: the folder that its names start from; the list's own when None.
@@ -59,8 +74,12 @@ def open_list(path: str | Path, root: str | Path | None = None) -> Listing:
     Raises ValueError where it is missing or in none of the formats.
     """
     path = Path(path)
-    shards = bundles.shards_of(path)
-    if not path.exists() and not shards:
+    try:
+        shards = bundles.shards_of(path)
+        there = path.exists()
+    except OSError as error:  # a name that is too long
+        raise ValueError(f"{str(path)[:80]!r}…: {error.strerror}") from None
+    if not there and not shards:
         raise ValueError(f"{str(path)!r} is not there: give a list (csv, json, jsonl, txt, tar) or a folder")
     if root is not None and not Path(root).is_dir():
         raise ValueError(f"--root {str(root)!r} is not a folder")
@@ -84,6 +103,8 @@ def format_of(path: Path) -> str:
             return "jsonl"
         case ".json" | ".txt":
             return "open-sora-plan"
+        case ".gz" | ".zip" | ".zst" | ".bz2" | ".xz":
+            raise ValueError(f"{path.name} is packed: unpack it first")
         case ".pkl" | ".pickle":
             raise ValueError(f"{path.name}: a pickle can run programs, so it is not opened: save it as json")
     raise ValueError(f"{path.name} is no list this program reads: csv, json, jsonl, txt, tar or a folder")
@@ -107,9 +128,16 @@ def _format_of_csv(path: Path) -> str:
 
 def _text(path: Path):
     try:
-        return path.open(encoding="utf-8-sig", errors="replace", newline="")
+        with path.open("rb") as file:
+            encoding = encoding_of(file.read(4))
+        return path.open(encoding=encoding, errors="replace", newline="")
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
+
+
+def encoding_of(start: bytes) -> str:
+    """How a text is written that begins so: UTF-8, unless a mark says UTF-16."""
+    return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _column(name: str) -> str:
@@ -119,7 +147,7 @@ def _column(name: str) -> str:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
     """(line, row by column) of a csv; a row that cannot be read is None."""
-    csv.field_size_limit(MOST_CAPTION)
+    csv.field_size_limit(MOST_FIELD)
     with _text(path) as file:
         reader = csv.reader(file)
         columns = [_column(name) for name in next(reader)]
@@ -142,31 +170,35 @@ def _guarded(name: str, make: Callable[..., Sample], *arguments: Any) -> Item:
         return make(*arguments)
     except BrokenItem as error:
         return Broken(name, error.reason)
+    except OSError:  # a name that is longer than the disk allows, a file that may not be read
+        return Broken(name, "unreadable")
 
 
 # -- WebVid and OpenVid
 def read_webvid(path: Path, root: Path) -> Iterator[Item]:
     """`videos/{page_dir}/{videoid}.mp4`. Its durations are not believed, a repeated id counts once."""
     seen: set[str] = set()
-    base = root / "videos" if (root / "videos").is_dir() else root
+    base = "videos" if (root / "videos").is_dir() else "."
     for line, row in _rows(path):
         if row is None:
             yield Broken(f"line {line}", "damaged line")
             continue
         name = row["videoid"].strip()
         page = row["page dir"].strip()
-        if name in seen:
+        if not name:
+            yield Broken(f"line {line}", "damaged line")
+        elif name in seen:
             yield Broken(name, "repeated")
         elif page.lower() in ("", "nan"):  # never downloaded
             yield Broken(name, "missing")
         else:
-            yield _guarded(name, _webvid, base, name, page, row)
+            yield _guarded(name, _webvid, root, base, f"{page}/{name}.mp4", row)
         seen.add(name)
 
 
-def _webvid(base: Path, name: str, page: str, row: dict[str, str]) -> Sample:
-    source = FileSource(inside(base, f"{page}/{name}.mp4"))
-    return Sample(name, source, "video", _captions(row["name"]))
+def _webvid(root: Path, base: str, file: str, row: dict[str, str]) -> Sample:
+    source = FileSource(inside(inside(root, base), file))
+    return Sample(row["videoid"].strip(), source, "video", captions_of(row["name"]))
 
 
 def read_openvid(path: Path, root: Path) -> Iterator[Item]:
@@ -177,11 +209,14 @@ def read_openvid(path: Path, root: Path) -> Iterator[Item]:
             yield Broken(f"line {line}", "damaged line")
             continue
         name = row["video"].strip()
-        yield _guarded(name, _openvid, root, name, row, zips, damaged)
+        if name:
+            yield _guarded(name, _openvid, root, name, row, zips, damaged)
+        else:
+            yield Broken(f"line {line}", "damaged line")
 
 
 def _openvid(root: Path, name: str, row: dict[str, str], zips: dict[str, ZipSource], damaged: bool) -> Sample:
-    places = [inside(root, f"{folder}/{name}") for folder in ("video", "videos", ".")]
+    places = [inside(root, str(Path(folder) / name)) for folder in ("video", "videos", ".")]
     there = next((place for place in places if place.is_file()), None)
     packed = zips.get(Path(name).name)
     if there is None and packed is None and damaged:
@@ -190,7 +225,7 @@ def _openvid(root: Path, name: str, row: dict[str, str], zips: dict[str, ZipSour
     numbers = {score.replace(" ", "_"): _number(row.get(score)) for score in SCORES}
     scores = {score: number for score, number in numbers.items() if number is not None}
     return Sample(
-        name, source, "video", _captions(row["caption"]), fps=_number(row.get("fps")), scores=scores
+        name, source, "video", captions_of(row["caption"]), fps=_number(row.get("fps")), scores=scores
     )
 
 
@@ -207,7 +242,7 @@ def _zip_index(root: Path) -> tuple[dict[str, ZipSource], bool]:
         try:
             with open_zip(tuple(parts)) as archive:
                 members = [info.filename for info in archive.infolist() if not info.is_dir()]
-        except (zipfile.BadZipFile, OSError, NotImplementedError):
+        except PACKED:
             damaged = True
             continue
         for member in members:
@@ -220,15 +255,9 @@ def _number(text: Any) -> float | None:
     """A finite number, None where there is none."""
     try:
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None
-
-
-def _captions(given: Any) -> tuple[str, ...]:
-    """The captions among what a list has in their place: a text, a list of texts, or nothing."""
-    texts = given if isinstance(given, list) else [given]
-    return tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
 
 
 # -- Open-Sora Plan
@@ -255,7 +284,8 @@ def _annotation(path: Path, root: Path) -> Iterator[Item]:
     try:
         if path.stat().st_size > MOST_JSON:
             raise ValueError(f"{path.name} is larger than {MOST_JSON // 2**30} GiB: split it, or use jsonl")
-        rows = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        rows = json.loads(data.decode(json.detect_encoding(data), errors="replace"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -279,14 +309,14 @@ def _open_sora(root: Path, row: dict[str, Any]) -> Sample:
         "aesthetic": _number(row.get("aesthetic", row.get("aes"))),
         "motion": _number(row.get("motion")),
     }
-    cut = _whole(row.get("cut"), 2)
+    start, end = _part(row.get("cut") or ())
     return Sample(
         name,
         FileSource(inside(root, name)),
         kind,
-        _captions(row.get("cap")),
-        start=cut[0] if cut else 0,
-        end=cut[1] if cut else None,
+        captions_of(row.get("cap")),
+        start=start,
+        end=end,
         crop=_edges(row.get("crop")),
         fps=_number(row.get("fps")),
         size=_size(size) if isinstance(size, dict) else None,
@@ -302,10 +332,28 @@ def _whole(values: Any, count: int | None = None) -> tuple[int, ...] | None:
     return tuple(int(value) for value in values) if good else None
 
 
+def _part(places: Any) -> tuple[int, int | None]:
+    """The first frame of a part and the one behind its last, None for all. BrokenItem for what is no part:
+    it would be another one in silence.
+    """
+    if not isinstance(places, list | tuple) or len(places) not in (0, 2):
+        raise BrokenItem("wrong range")
+    start, end = places or (None, None)
+    first = 0.0 if start is None else _number(start)
+    last = 2.0**53 if end is None else _number(end)
+    if first is None or last is None or not 0 <= first < last:
+        raise BrokenItem("wrong range")
+    return int(first), None if end is None else int(last)
+
+
 def _edges(values: Any) -> tuple[int, int, int, int] | None:
-    """A crop: left, right, top, bottom."""
+    """A crop: left, right, top, bottom. BrokenItem for one that is none."""
+    if not values:
+        return None
     edges = _whole(values, 4)
-    return (edges[0], edges[1], edges[2], edges[3]) if edges else None
+    if edges is None:
+        raise BrokenItem("wrong crop")
+    return edges[0], edges[1], edges[2], edges[3]
 
 
 def _size(table: dict[str, Any]) -> tuple[int, int] | None:
@@ -322,7 +370,9 @@ def read_jsonl(path: Path, root: Path) -> Iterator[Item]:
     with _text(path) as file:
         for number in itertools.count(1):
             try:
-                line = file.readline(MOST_LINE + 1)
+                line = whole_line = file.readline(MOST_LINE)
+                while len(whole_line) == MOST_LINE and not whole_line.endswith("\n"):
+                    whole_line = file.readline(MOST_LINE)  # the rest of a line that is too long: of one item
                 row = json.loads(line) if line.strip() else None
             except (ValueError, RecursionError):
                 yield Broken(f"line {number}", "damaged line")
@@ -345,16 +395,20 @@ def _jsonl(root: Path, name: str, row: dict[str, Any]) -> Sample:
     kind = next((kind for kind in ("image", "video") if kind in row), None) or kind_of(name)
     if kind is None:
         raise BrokenItem("unknown kind")
-    end = _number(row.get("end"))
+    start, end = _part([row.get("start"), row.get("end")])
+    frames = row.get("frames")
+    chosen = _whole(frames) if isinstance(frames, list) else None  # a number would be how many there are
+    if isinstance(frames, list) and chosen is None:
+        raise BrokenItem("wrong range")
     files = {key: inside(root, row[key]) if isinstance(row.get(key), str) else None for key in FEATURES}
     return Sample(
         name,
         _source(root, name, row),
         kind,
-        _captions(row.get("text")),
-        start=int(_number(row.get("start")) or 0),
-        end=int(end) if end else None,
-        frames=_whole(row.get("frames")),
+        captions_of(row.get("text")),
+        start=start,
+        end=end,
+        frames=chosen,
         crop=_edges(row.get("crop")),
         fps=_number(row.get("fps")),
         latent=files["latent"],
@@ -410,11 +464,11 @@ def read_folder(path: Path, root: Path) -> Iterator[Item]:
 def _of_folder(path: Path, file: Path, name: str) -> Sample:
     sample = Sample(name, FileSource(inside(path, name)), kind_of(name) or "video")
     text = file.with_suffix(".txt")
-    if not text.is_file() or text.stat().st_size > MOST_CAPTION:
+    if not text.is_file() or text.stat().st_size > 4 * MOST_CAPTION:
         return sample
-    inside(path, str(text.relative_to(path)))
-    words = text.read_text(encoding="utf-8", errors="replace").split()
-    return replace(sample, captions=_captions(" ".join(words)))
+    data = inside(path, str(text.relative_to(path))).read_bytes()
+    words = data.decode(encoding_of(data), errors="replace").split()
+    return replace(sample, captions=captions_of(" ".join(words)))
 
 
 READERS: dict[str, Callable[[Path, Path], Iterator[Item]]] = {

@@ -6,6 +6,7 @@
 The reader is the app's own (`pyramid.media.video_reader`): upright, deinterlaced, HDR as SDR, gaps closed.
 """
 
+import math
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -195,7 +196,8 @@ def _complaint(path: Path) -> str:
 def _check_length(sample: Sample, facts: Facts, least: int) -> None:
     """BrokenItem where fewer frames are left of a clip than are needed."""
     if sample.frames is not None:
-        count: float = len(sample.frames)
+        there = math.inf if facts.seconds is None or facts.fps is None else round(facts.seconds * facts.fps)
+        count: float = len({frame for frame in sample.frames if frame < there})
     elif facts.seconds is None or facts.fps is None:
         return  # the container does not say; reading it will
     else:

@@ -8,6 +8,8 @@ a temporary file up to a bound and never under its own name, and links are not f
 """
 
 import io
+import lzma
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -21,10 +23,14 @@ VIDEOS = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpe
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MOST_BYTES = 2 * 2**30  # of a member of an archive: a clip of minutes is far below
 MOST_PACKED = 200  # bytes out for one in: a compressed video does not shrink
+MOST_CAPTION = 2**20  # characters; what is longer is no caption
 COPY = 2**20  # bytes at a time
 PACKED = (  # what a damaged, encrypted or unknown archive raises
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    UnicodeError,
     EOFError,
     KeyError,
     RuntimeError,
@@ -184,9 +190,21 @@ def inside(root: Path, name: str) -> Path:
     if "\0" in name or "://" in name:
         raise BrokenItem("outside the root", f"{name!r} is no path of a file")
     path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        within = path.resolve().is_relative_to(root.resolve())
+    except (UnicodeError, RuntimeError) as error:  # half of a character, links in a circle
+        raise BrokenItem("unreadable", f"{name!r}: {error}") from None
+    if not within:
         raise BrokenItem("outside the root", f"{name!r} lies outside {root}: name a folder above it")
     return path
+
+
+def captions_of(given: Any) -> tuple[str, ...]:
+    """The captions among what a list has in their place: a text, a list of texts, or nothing."""
+    texts = given if isinstance(given, list) else [given]
+    short = [text for text in texts if isinstance(text, str) and len(text) <= MOST_CAPTION]
+    whole = (text.encode(errors="replace").decode().strip() for text in short)  # no halves of characters
+    return tuple(text for text in whole if text)
 
 
 def _short(path: Path, root: Path) -> str:
