@@ -1,13 +1,14 @@
 """Samples a second of our trainer beside the reference's, in turns, on the same cores:
 
-    python tools/train_speed.py FOLDER [--rounds 3] [--units 8] [--json FILE]
+    python tools/train_speed.py FOLDER [--rounds 3] [--units 8] [--size 640 384] [--json FILE]
 
 FOLDER is a checkout of https://github.com/jy0205/Pyramid-Flow; its trainer's own loop is run, no copy. Both
 train the same miniFLUX from the same weights, in float32, on the same latents and texts, in memory, with the
-same batch, optimizer and stage shares; each turn sweeps all lengths of the prefix once. What the reference
-imports and a step never calls (torchvision, timm) need not be installed, and the empty caption, without which
-it stops, is given to it. Behind the turns one more sweep of ours is profiled: the share of the time that
-matrix products and attention take.
+same batch, optimizer and stage shares; each turn sweeps all lengths of the prefix once. A sample is one clip
+at one of the three stages, its past before it: a step of both has four, one, two and one of each stage. What
+the reference imports and a step never calls (torchvision, timm) need not be installed, and the empty caption,
+without which it stops, is given to it. Behind the turns one more sweep of ours is profiled: the share of the
+time that matrix products and attention take.
 """
 
 import argparse
@@ -38,7 +39,6 @@ SIZES = {
     "pooled_projection_dim": 768,
     "axes_dims_rope": (16, 24, 24),
 }
-HEIGHT, WIDTH = 24, 40  # of a clip's latents: 320×192 pixels
 BATCH, TOKENS, ITEMS = 4, 128, 16
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "flash_attention", "scaled_dot_product")
 
@@ -72,20 +72,21 @@ class Absentees:
 
 
 class Memory:
-    """Latents and texts as the cache gives them, in memory."""
+    """Latents and texts as the cache gives them, in memory; `size`: of a clip, in pixels."""
 
-    def __init__(self, units: int):
+    def __init__(self, units: int, size: tuple[int, int]):
         self.units = units
+        self.shape = (units, size[1] // 8, size[0] // 8)
         rng = torch.Generator().manual_seed(0)
         self.items = []
         for _ in range(ITEMS):
             length = int(torch.randint(20, TOKENS, (1,), generator=rng))
             text = Text(torch.randn(length, 1024, generator=rng), torch.randn(768, generator=rng))
-            latents = torch.randn(16, units, HEIGHT, WIDTH, generator=rng)
+            latents = torch.randn(16, *self.shape, generator=rng)
             self.items.append(Stored(latents, None, (text,)))
 
     def entries(self):
-        return [Entry(f"{i}", "", str(i), "video", (self.units, HEIGHT, WIDTH), 1) for i in range(ITEMS)]
+        return [Entry(f"{i}", "", str(i), "video", self.shape, 1) for i in range(ITEMS)]
 
     def read(self, entry):
         return self.items[int(entry.key)]
@@ -193,7 +194,7 @@ class Reference:
         return since(began)
 
 
-def recipe_of(rounds: int, units: int) -> ClipRecipe:
+def recipe_of(rounds: int, units: int, size: tuple[int, int]) -> ClipRecipe:
     """The same training as the reference's, in our words; one sweep more is profiled, one more warms up."""
     train = TrainRecipe(
         steps=(rounds + 2) * units + 1,
@@ -205,18 +206,18 @@ def recipe_of(rounds: int, units: int) -> ClipRecipe:
         warm_up=0,
         trackers=(),
     )
-    return ClipRecipe("speed", data=DataRecipe(width=8 * WIDTH, height=8 * HEIGHT, images=0), train=train)
+    return ClipRecipe("speed", data=DataRecipe(width=size[0], height=size[1], images=0), train=train)
 
 
-def measure(folder: Path, rounds: int, units: int) -> dict:
+def measure(folder: Path, rounds: int, units: int, size: tuple[int, int]) -> dict:
     """Sweeps of both in turns, the first of each not counted, then one of ours under the profiler."""
     torch.manual_seed(0)
     model = PyramidFluxTransformer(**SIZES)
     for weight in model.parameters():  # a fresh model's last layers are zero
         torch.nn.init.normal_(weight, std=0.02) if weight.ndim > 1 else None
-    memory = Memory(units)
+    memory = Memory(units, size)
     theirs = Reference(folder, model.state_dict(), memory)
-    recipe = recipe_of(rounds, units)
+    recipe = recipe_of(rounds, units, size)
     ours: list[tuple[float, float]] = []
     reference: list[tuple[float, float]] = []
     began = now()
@@ -272,11 +273,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="sweeps of each that are counted")
     text = "units of the longest prefix, and steps of a sweep (default: 8, which are 57 frames)"
     parser.add_argument("--units", type=int, default=8, help=text)
+    text = "of the clips, in pixels (default: 640 384, as published)"
+    parser.add_argument("--size", type=int, nargs=2, default=(640, 384), help=text)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
     if not (args.folder / "pyramid_dit").is_dir():
         parser.error(f"{args.folder} is no checkout of the reference: it has no folder pyramid_dit")
-    figures = measure(args.folder, args.rounds, args.units)
+    figures = measure(args.folder, args.rounds, args.units, tuple(args.size))
     for name, value in figures.items():
         print(f"{name:40} {value:.3g}")
     if args.json:

@@ -119,7 +119,7 @@ class DoubleBlock(nn.Module):
             _, attended = self.attn(None, modulate(image, *vectors[:2]), table, layout, past=past)
             image = torch.addcmul(image, vectors[2], self.attn.to_out[0](attended))
             return text, self.ff.residual(image, *vectors[3:])
-        text_vectors = [v[layout.text_rows] for v in self.norm1_context(condition)]  # T dim
+        text_vectors = [v.index_select(0, layout.text_rows) for v in self.norm1_context(condition)]  # T dim
         shift, scale = text_vectors[::-1] if self.text_ends else text_vectors[:2]  # sic: scale first
         text_normed = modulate(text, shift, scale)
         normed = modulate(image, *vectors[:2])
@@ -148,12 +148,13 @@ class SingleBlock(nn.Module):
 
     def forward(self, text, image, condition, table, layout, current_only=False, past=None, keep=None):  # noqa: PLR0913
         """As DoubleBlock."""
-        vectors = [v[:, None] for v in self.norm(condition)]  # b 1 dim
+        conditions = self.norm(condition)
+        vectors = [v[:, None] for v in conditions]  # b 1 dim
         if past is not None:
             normed = modulate(image, *vectors[:2])
             _, attended = self.attn(None, normed, table, layout, past=past)
             return text, self.residual(image, normed, attended, vectors[2])
-        text_vectors = [v[layout.text_rows, 0] for v in vectors]  # T dim
+        text_vectors = [v.index_select(0, layout.text_rows) for v in conditions]  # T dim
         text_normed = modulate(text, *text_vectors[:2])
         normed = modulate(image, *vectors[:2])
         text_out, image_out = self.attn(

@@ -61,6 +61,7 @@ from pyramid.training.loop import Budget, Loop, begin_processes
 from pyramid.training.noising import corrupted_history, noised_stage
 from pyramid.training.trackers import check as check_trackers
 from pyramid.training.trackers import flat
+from pyramid.training.vae import vae_of
 
 SD3_FILES = ("sd3-medium",)
 GAIN_STEPS = 4
@@ -99,6 +100,7 @@ class Parts:
 
     checkpoint: Checkpoint
     scales: LatentScales
+    vae_folder: Path
     vae: CausalVideoVAE
     text: TextEncoders
     about: dict[str, str]
@@ -147,18 +149,23 @@ def _has_sd3(path: Path) -> bool:
     return False
 
 
-def load_parts(checkpoint: Checkpoint) -> Parts:
-    """The frozen parts, on this process's device. ValueError where text encoders are missing."""
+def load_parts(checkpoint: Checkpoint, other_vae: str = "") -> Parts:
+    """The frozen parts, on this process's device, perhaps with another autoencoder. ValueError where text
+    encoders are missing.
+    """
     if not checkpoint.has_text:
         raise ValueError(f"{checkpoint.folder} has no text encoders, which captions need")
     device = PartialState().device
-    vae = CausalVideoVAE.from_pretrained(checkpoint.vae, torch_dtype=torch.float32).eval().to(device)
+    vae_folder = vae_of(other_vae) if other_vae else checkpoint.vae
+    vae = CausalVideoVAE.from_pretrained(vae_folder, torch_dtype=torch.float32).eval().to(device)
     text = TextEncoders.from_folder(
         checkpoint.folder, device=device, cache=Path(tempfile.mkdtemp(prefix="pyramid-texts-")), keep=True
     )
     scales = LatentScales.stated(vae.config) or checkpoint.family.scales
-    weights = [fingerprint(path)[:16] for path in weight_files(checkpoint.vae)]
-    return Parts(checkpoint, scales, vae, text, {"vae": " ".join(weights), "text": text.identity[:16]})
+    weights = [fingerprint(path)[:16] for path in weight_files(vae_folder)]
+    return Parts(
+        checkpoint, scales, vae_folder, vae, text, {"vae": " ".join(weights), "text": text.identity[:16]}
+    )
 
 
 def fill(run: Run, recipe: ClipRecipe, parts: Parts, folder: Path) -> Cache:
@@ -388,19 +395,26 @@ class Stepper:
 
 
 def sample_of(
-    clip: Tensor, stage: int, stages: Sequence[Stage], recipe: ClipRecipe, generator: torch.Generator
+    clip: Tensor,
+    stage: int,
+    stages: Sequence[Stage],
+    recipe: ClipRecipe,
+    generator: torch.Generator,
+    coarse: Sequence[Tensor] = (),
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
     """(history, noisy, target, timestep) of a clip `(1, c, t, h, w)`: its last unit is denoised behind the
-    others, or, without the temporal pyramid, all of it.
+    others, or, without the temporal pyramid, all of it. `coarse`: the clip's coarser levels, where they are
+    not averages of it (`noising.stage_ends`).
     """
     past = clip[:, :, :0]
     clean = clip
     if recipe.train.temporal_pyramid:
         past = clip[:, :, :-1]
         clean = clip[:, :, -1:]
+        coarse = [level[:, :, -1:] for level in coarse]
     noise = torch.randn(clean.shape, generator=generator)
     index = torch.randint(len(stages[stage].timesteps), (1,), generator=generator)
-    noisy, target, timestep = noised_stage(clean, noise, stages, stage, index)
+    noisy, target, timestep = noised_stage(clean, noise, stages, stage, index, coarse)
     units = past.split(1, dim=2) if past.shape[2] else ()
     strongest = recipe.train.history_noise
     history = corrupted_history(units, stage, len(stages), strongest=strongest, generator=generator)
@@ -432,7 +446,7 @@ def train_on_clips(run: Run) -> Path:
     folder = Path(run.output or Path("runs") / recipe.name)
     own, checkpoint = source_checkpoint(run, recipe)
     torch.manual_seed(recipe.seed)
-    parts = load_parts(checkpoint)
+    parts = load_parts(checkpoint, recipe.network.vae)
     cache = fill(run, recipe, parts, folder / "cache")
     parts.vae.to("cpu")
     model = start_network(run, recipe, own, parts)
@@ -547,8 +561,9 @@ def save_checkpoint(model: Any, folder: Path, recipe: ClipRecipe, parts: Parts, 
     source = parts.checkpoint.folder
     names = [encoder.folder for encoder in parts.checkpoint.family.text]
     names += [encoder.tokenizer for encoder in parts.checkpoint.family.text]
-    for name in ["causal_video_vae", *dict.fromkeys(names)]:
-        shutil.copytree(source / name, folder / name, copy_function=link, dirs_exist_ok=True)
+    folders = {"causal_video_vae": parts.vae_folder} | {name: source / name for name in names}
+    for name, there in folders.items():
+        shutil.copytree(there, folder / name, copy_function=link, dirs_exist_ok=True)
     write_json(folder / "pyramid.json", describe(type(model).__name__, recipe, parts, cache))
     return folder
 

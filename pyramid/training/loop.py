@@ -27,13 +27,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyramid.memory.device import device_of
 from pyramid.memory.machine import keep_freed_memory
 from pyramid.memory.threads import Threads
+from pyramid.training.optim import Average
 from pyramid.training.sharding import FOLDER as SHARDS
 from pyramid.training.sharding import Shards, gathered, local, shard
 from pyramid.training.trackers import Trackers
@@ -167,7 +167,7 @@ class Loop:
         self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         shadow = local(self.trained)
-        self.ema = EMAModel(shadow, decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        self.ema = Average(shadow, decay=ema_decay, use_ema_warmup=True, power=0.75)
         self.ema.to(self.accelerator.device)
         self.step = 0
         self.spent = 0.0  # seconds of training, over all resumptions

@@ -18,12 +18,15 @@ from pyramid.generate.latents import history, noise_pyramid, pyramid, up
 from pyramid.generate.schedule import Stage
 
 
-def stage_ends(clean: Tensor, noise: Tensor, stages: Sequence[Stage], stage: int) -> tuple[Tensor, Tensor]:
+def stage_ends(
+    clean: Tensor, noise: Tensor, stages: Sequence[Stage], stage: int, coarse: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor]:
     """Both ends of a stage's path, `(start, end)` at its resolution, for full-size clean latents and noise.
 
-    One noise field is shared by all resolutions, so the stages join up to one flow.
+    One noise field is shared by all resolutions, so the stages join up to one flow. `coarse`: the coarser
+    levels, coarsest first; without them they are averages of the full size.
     """
-    levels = pyramid(clean, len(stages))
+    levels = [*coarse, clean] if coarse else pyramid(clean, len(stages))
     noises = noise_pyramid(noise, len(stages))
     here = stages[stage]
     end = here.end * noises[stage] + (1 - here.end) * levels[stage]
@@ -33,13 +36,19 @@ def stage_ends(clean: Tensor, noise: Tensor, stages: Sequence[Stage], stage: int
 
 
 def noised_stage(
-    clean: Tensor, noise: Tensor, stages: Sequence[Stage], stage: int, index: Tensor
+    clean: Tensor,
+    noise: Tensor,
+    stages: Sequence[Stage],
+    stage: int,
+    index: Tensor,
+    coarse: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`(noisy, target velocity, timestep)` of a batch at one stage.
 
-    `index (b,)` are integers in 0…999, the places on the stage's path, 0 at its start.
+    `index (b,)` are integers in 0…999, the places on the stage's path, 0 at its start. `coarse`: as in
+    `stage_ends`.
     """
-    start, end = stage_ends(clean, noise, stages, stage)
+    start, end = stage_ends(clean, noise, stages, stage, coarse)
     steps = stages[stage].timesteps
     r = (1 - index / len(steps)).to(clean).view(-1, 1, 1, 1, 1)
     return r * start + (1 - r) * end, start - end, steps.to(clean.device)[index]

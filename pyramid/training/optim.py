@@ -1,4 +1,4 @@
-"""Optimizers: Muon for the weight matrices, AdamW for the rest, both from torch.
+"""Optimizers: Muon for the weight matrices, AdamW for the rest, both from torch; the average of weights.
 
 Muon (orthogonalized momentum) takes two-dimensional parameters only. A convolution's weight is a matrix too,
 `out × (in · kernel)`, so it is given to Muon as a flat alias that shares the storage of the weight.
@@ -6,8 +6,12 @@ Muon (orthogonalized momentum) takes two-dimensional parameters only. A convolut
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class FlatMuon(torch.optim.Muon):
@@ -30,6 +34,16 @@ class FlatMuon(torch.optim.Muon):
     def zero_grad(self, set_to_none: bool = True) -> None:
         for alias, weight in zip(self._aliases, self._weights, strict=True):
             alias.grad = weight.grad = None
+
+
+class Average(EMAModel):
+    """diffusers' average of trained weights, brought up to date in one pass over them instead of several."""
+
+    @torch.no_grad()
+    def step(self, parameters: Iterable[Tensor]) -> None:
+        self.optimization_step += 1
+        self.cur_decay_value = self.get_decay(self.optimization_step)
+        get_ema_multi_avg_fn(self.cur_decay_value)(self.shadow_params, list(parameters), None)
 
 
 def make_optimizers(model: nn.Module, learning_rate: float, *, matrices: str) -> list[torch.optim.Optimizer]:

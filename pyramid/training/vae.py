@@ -24,8 +24,9 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
+from pyramid.disk import link
 from pyramid.generate.latents import down
-from pyramid.hub.checkpoints import find
+from pyramid.hub.checkpoints import find, list_variants
 from pyramid.hub.families import GRID
 from pyramid.models.causal import (
     CausalConv3d,
@@ -49,17 +50,26 @@ from pyramid.training.trackers import flat
 
 def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, source: str | None) -> Path:
     """Train an autoencoder on clips of a list, from nothing or from that of a checkpoint, whose latents stay
-    what they mean. Writes `causal_video_vae` to the output's `checkpoint`, and returns that. ValueError where
-    the list has not enough.
+    what they mean, and whose other parts come along. Writes `causal_video_vae` to the output's `checkpoint`,
+    and returns that. ValueError where the list has not enough.
     """
     folder = Path(output or Path("runs") / recipe.name)
     begin_processes()
     pool = ListPool(listing, recipe, np.random.default_rng(recipe.seed))
     start = None if source is None else CausalVideoVAE.from_pretrained(vae_of(source)).train()
     made = train_vae(recipe, folder / "vae", pool=pool, start=start)
-    if PartialState().is_main_process:
-        shutil.copytree(made, folder / "checkpoint" / "causal_video_vae", dirs_exist_ok=True)
+    if not PartialState().is_main_process:
+        return folder / "checkpoint"
+    if source is not None and list_variants(whole := vae_of(source).parent):
+        others = shutil.ignore_patterns("causal_video_vae")
+        shutil.copytree(whole, folder / "checkpoint", ignore=others, copy_function=taken, dirs_exist_ok=True)
+    shutil.copytree(made, folder / "checkpoint" / "causal_video_vae", dirs_exist_ok=True)
     return folder / "checkpoint"
+
+
+def taken(source: str, target: str) -> None:
+    """A file of another checkpoint: linked, or copied where somebody may edit it."""
+    (shutil.copyfile if source.endswith(".json") else link)(source, target)
 
 
 def vae_of(source: str) -> Path:

@@ -30,7 +30,17 @@ from pyramid.media.video import VideoWriter
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.vae import CausalVideoVAE
 from pyramid.training import clip_dit
-from pyramid.training.clip_dit import Run, Stepper, is_sd3, make_loop, sample_of, together, train_on_clips
+from pyramid.training.clip_dit import (
+    Run,
+    Stepper,
+    is_sd3,
+    load_parts,
+    make_loop,
+    read_recipe,
+    sample_of,
+    together,
+    train_on_clips,
+)
 from pyramid.training.clip_plan import plan_of, stage_tokens
 from pyramid.training.clips.batches import Order, generator_for
 from pyramid.training.clips.cache import (
@@ -163,9 +173,10 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(home, whole, tmp_path):
 FILE = "diffusion_pytorch_model.safetensors"
 
 
-def by_two(home: Path, run: Path, *, config: Path | None = None, steps: int = 20) -> str:
-    """Train with two processes that gloo connects; what they said."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+def by_two(home: Path, run: Path, *, config: Path | None = None, steps: int = 20, processes: int = 2) -> str:
+    """Train with two processes, or another number of them, that gloo connects; what they said."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(processes)]
     command += ["-m", "pyramid", "train", "dit", "--data", str(home / "clips"), "--steps", str(steps)]
     command += ["--config", str(config or home / "recipe.toml"), "--output", str(run)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
@@ -191,7 +202,7 @@ def test_two_sharded_processes_make_what_one_makes_also_when_they_go_on(home, wh
     by_two(home, run, config=config, steps=6)
     assert len(list((run / "dit" / "checkpoint" / "shards").glob("*.distcp"))) == 2
     assert (run / "dit" / "samples" / "000006.mp4").stat().st_size > 0
-    by_two(home, run, config=config)
+    by_two(home, run, config=config, processes=4)  # cut anew
     mine, theirs = (
         load_file(path / "checkpoint" / "diffusion_transformer_64p" / FILE) for path in (run, whole)
     )
@@ -270,13 +281,26 @@ def test_an_autoencoder_is_trained_on_clips_from_nothing_and_from_another(home, 
     made = CausalVideoVAE.from_pretrained(tmp_path / "a" / "checkpoint" / "causal_video_vae")
     assert made.config.image_scale > 0
     AcceleratorState._reset_state(reset_partial_state=True)
-    shutil.copytree(
-        find(tiny_checkpoint).transformer, tmp_path / "a" / "checkpoint" / "diffusion_transformer_x"
+    config = tmp_path / "dit.toml"
+    text = (home / "recipe.toml").read_text()
+    config.write_text(text.replace("[network]", f"[network]\nvae = '{tmp_path}/a/checkpoint'"))
+    taken = load_parts(
+        find(tiny_checkpoint), read_recipe(Run("dit", str(home / "clips"), str(config))).network.vae
     )
+    assert torch.equal(taken.vae.decoder.conv_in.conv.weight, made.decoder.conv_in.conv.weight)
     assert cli.main([*run, str(tmp_path / "b"), "--from", str(tmp_path / "a" / "checkpoint")]) == 0
     again = CausalVideoVAE.from_pretrained(tmp_path / "b" / "checkpoint" / "causal_video_vae")
     assert again.config.image_scale == made.config.image_scale
     assert not torch.equal(again.decoder.conv_in.conv.weight, made.decoder.conv_in.conv.weight)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert cli.main([*run, str(tmp_path / "c"), "--from", str(tiny_checkpoint)]) == 0
+    whole = find(tmp_path / "c" / "checkpoint")
+    assert whole.has_text and whole.variant == find(tiny_checkpoint).variant
+    assert not same_bytes(whole.vae / FILE, find(tiny_checkpoint).vae / FILE)
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
 
 
 VAE = """

@@ -52,11 +52,13 @@ class DataRecipe:
 @dataclass(frozen=True)
 class NetworkRecipe:
     """The transformer of a training from nothing, `parts`: the checkpoint whose autoencoder and text encoders
-    are used (those of `--from` when it is empty), and the variant's name of what comes out.
+    are used (those of `--from` when it is empty), `vae`: an autoencoder in place of its own, such as `train
+    vae` makes, and the variant's name of what comes out.
     """
 
     family: str = "miniflux"
     parts: str = ""
+    vae: str = ""
     variant: str = "384p"
     layers: int = 8
     single_layers: int = 16

@@ -26,7 +26,7 @@ def fill_part(run: Run, folder: Path, share: tuple[int, int]) -> list[str]:
     recipe = read_recipe(run)
     told: list[str] = []
     _, checkpoint = source_checkpoint(run, recipe)
-    fill_share(run, recipe, load_parts(checkpoint), folder, share, say=told.append)
+    fill_share(run, recipe, load_parts(checkpoint, recipe.network.vae), folder, share, say=told.append)
     return told
 
 
