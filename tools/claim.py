@@ -15,16 +15,17 @@ import json
 import sys
 import time
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pyramid.evaluation.claim.arms import ARMS, MAIN, ArmRun  # noqa: E402
-from pyramid.evaluation.claim.bench import Bench, Parts, make_clips  # noqa: E402
+from pyramid.evaluation.claim.bench import Bench, Parts, add_shrunken, make_clips  # noqa: E402
 from pyramid.evaluation.claim.measure import Ruler, measure  # noqa: E402
 from pyramid.evaluation.claim.pictures import draw_curves, draw_frames  # noqa: E402
-from pyramid.evaluation.claim.report import read_points, summarize  # noqa: E402
+from pyramid.evaluation.claim.report import METRICS, WAYS, read_points, summarize  # noqa: E402
 
 SAVE = 60  # seconds between two saved states
 
@@ -68,6 +69,8 @@ def train_all(args: argparse.Namespace, bench: Bench) -> bool:
     ruler = Ruler.of(clips)
     (args.out / "ruler.json").write_text(json.dumps(ruler.right_of_real, indent=2) + "\n")
     names = list(ARMS) if args.side else args.arms or [arm.name for arm in MAIN]
+    if any(ARMS[name].shrunken for name in names):
+        add_shrunken(clips, parts, args.out / "shrunken.pt")
     for seed in args.seeds:
         for name in names:
             run = ArmRun(ARMS[name], seed, clips, args.out / "runs" / name / str(seed))
@@ -115,11 +118,11 @@ def report(folder: Path) -> int:
         labels[arm]: folder / "runs" / arm / str(min(runs)) / "frames.npz" for arm, runs in points.items()
     }
     draw_frames(shown).save(folder / "claim-frames.webp", quality=85)
-    for metric, table in summary["factors"].items():
-        for arm, found in table.items():
-            ends = found["interval"]
-            between = f"95 %: {ends[0]:.2f} to {ends[1]:.2f}" if ends else "one seed, no interval"
-            print(f"{metric}: {labels[arm]} needs {found['factor']:.2f} times ({between})")
+    for name, metric, arm in product(WAYS, METRICS, summary["factors"]["judge"]):
+        found = summary[name][metric][arm]
+        ends = found["interval"]
+        between = f"95 %: {ends[0]:.2f} to {ends[1]:.2f}" if ends else "one seed, no interval"
+        print(f"{name}, {metric}: {labels[arm]} needs {found['factor']:.2f} times ({between})")
     return 0
 
 

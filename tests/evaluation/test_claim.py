@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import claim as tool
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from pyramid.evaluation.claim.arms import ARMS, MAIN, ArmRun, sample_whole
-from pyramid.evaluation.claim.bench import Bench, Clips, Item, answers_of, items_of, labels_of
+from pyramid.evaluation.claim.bench import Bench, Clips, Item, answers_of, items_of, labels_of, shrunk
 from pyramid.evaluation.claim.features import answers_right, train_classifier
 from pyramid.evaluation.claim.flops import count_operations
 from pyramid.evaluation.claim.measure import asked_of, judged
@@ -71,6 +72,22 @@ def test_steps_of_all_ways_see_as_many_tokens():
         tokens = [sum(counts) / len(counts) + 12 for counts in stage_tokens(recipe)]
         each = sum(s * t for s, t in zip(shares, tokens, strict=True)) / sum(shares)
         assert 0.9 < each * recipe.train.batch / bench.tokens < 1.1
+
+
+def test_coarse_levels_may_come_from_shrunken_pixels(clips, tmp_path):
+    checks = np.zeros((1, 4, 4, 3), np.uint8)
+    checks[:, :2, 2:] = 200
+    assert shrunk(checks, 2)[0, :, :, 0].tolist() == [[0, 200], [0, 0]] and shrunk(checks, 4).max() == 50
+    levels = [torch.zeros(16, 3, side, side) for side in (2, 4)]
+    other = replace(clips, coarse={item: levels for item in clips.items})
+    run = ArmRun(ARMS["shrunken-pixels"], 0, other, tmp_path / "a")
+    usual = ArmRun(ARMS["pyramid"], 0, clips, tmp_path / "b")
+    step = run.order.step(0)
+    for place in range(len(step.stages)):
+        mine, theirs = run._row(step, place), usual._row(step, place)
+        assert all(map(torch.equal, mine.clips[:-1], theirs.clips[:-1]))  # the history stays
+        assert not torch.equal(mine.target, theirs.target) and mine.target.shape == theirs.target.shape
+    assert run.train(until=1)
 
 
 # -- runs
@@ -167,6 +184,7 @@ def test_the_factor_is_that_of_operations_to_equal_quality():
     assert flops_to(means, 0.25) == pytest.approx(2 * math.sqrt(2)) and flops_to(means, 0.9) is None
     never = points([0.0, 0.0, 0.1, 0.15])
     assert factor([fast], [never], "judge") == pytest.approx(8 / math.sqrt(2))
+    assert factor([fast], [slow], "judge", way=0.5) == pytest.approx(3)
     found = factor_with_interval({"a": {0: fast, 1: fast}, "b": {0: slow, 1: never}}, "a", "b", "judge")
     assert found["interval"][0] <= found["factor"] <= found["interval"][1]
     assert factor_with_interval({"a": {0: fast}, "b": {0: slow}}, "a", "b", "judge")["interval"] is None

@@ -42,7 +42,9 @@ WORDS = 12  # of a caption, about: what a sample has in tokens beside its pictur
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. `shares`: samples of each stage; `causal`: blockwise causal attention."""
+    """One way to train. `shares`: samples of each stage; `causal`: blockwise causal attention; `shrunken`:
+    coarse levels are encoded from shrunken pixels, in place of averages of latents (`bench.add_shrunken`).
+    """
 
     name: str
     label: str
@@ -51,6 +53,7 @@ class Arm:
     shares: tuple[int, ...] = (1, 2, 1)
     history_noise: float = 1 / 3
     causal: bool = True
+    shrunken: bool = False
 
     def recipe(self, bench: Bench, seed: int) -> ClipRecipe:
         """The recipe of `train dit`, with a batch of about `bench.tokens` tokens."""
@@ -82,6 +85,7 @@ SIDE = (
     Arm("even-shares", "stages trained evenly (1:1:1)", shares=(1, 1, 1)),
     Arm("clean-history", "no noise on the history", history_noise=0.0),
     Arm("bidirectional", "bidirectional attention", causal=False),
+    Arm("shrunken-pixels", "coarse latents from shrunken pixels", shrunken=True),
 )
 ARMS = {arm.name: arm for arm in (*MAIN, *SIDE)}
 
@@ -142,12 +146,17 @@ class ArmRun:
     def _row(self, step: Step, place: int) -> Row:
         """What one place of the batch trains on."""
         generator, train = generator_for(self.seed, step.number, place), self.recipe.train
-        stored = self.clips.stored[step.entries[place].name]
+        name = step.entries[place].name
+        stored = self.clips.stored[name]
         dropped = bool(torch.rand(1, generator=generator) < train.text_dropout)
         assert stored.deviation is not None
         latents = stored.mean + stored.deviation * torch.randn(stored.mean.shape, generator=generator)
         clip = normalize(latents[None], self.clips.scales)[:, :, : step.prefixes[place]]
-        made = sample_of(clip, step.stages[place], self.stages, self.recipe, generator)
+        coarse: list[Tensor] = []
+        if self.arm.shrunken:
+            levels = (normalize(level[None], self.clips.scales) for level in self.clips.coarse[name])
+            coarse = [level[:, :, : step.prefixes[place]] for level in levels]
+        made = sample_of(clip, step.stages[place], self.stages, self.recipe, generator, coarse)
         history, noisy, target, timestep = made
         text = self.clips.nothing if dropped else stored.texts[0]
         return Row([*history, noisy], target, timestep, text)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +40,7 @@ WORLD = World(
     size=64,
     frames=17,
 )
+SHRUNK = (4, 2)  # by how much the coarser levels are, the coarsest first
 WRITTEN = 16  # clips at a time: what an interruption costs
 
 
@@ -64,11 +65,11 @@ class Bench:
     learning_rate: float = 2e-3
     warm_up: int = 20
     ema_decay: float = 0.99
-    flops: float = 5e11
-    points: tuple[float, ...] = (0.25, 0.5, 1.0)
-    toys: int = 24  # clips that are made for a measurement
-    photos: int = 6
-    judged: int = 16  # of the toys: decoded, and given to the judge
+    flops: float = 2e12
+    points: tuple[float, ...] = (0.125, 0.25, 0.5, 0.75, 1.0)
+    toys: int = 34  # clips that are made for a measurement: each held-out scene twice
+    photos: int = 8
+    judged: int = 34  # of the toys: decoded, and given to the judge
     evaluations: int = 15
     guidance: float = 3.0
 
@@ -177,6 +178,7 @@ class Clips:
     stored: dict[str, Stored]
     items: dict[str, Item]
     nothing: Text
+    coarse: dict[str, list[Tensor]] = field(default_factory=dict)  # levels from shrunken pixels, if asked for
 
     def latents(self, held_out: bool) -> tuple[Tensor, Tensor]:
         """Latents `(n, c, t, h, w)` in the transformer's space, and labels `(n, 4)`."""
@@ -208,6 +210,27 @@ def make_clips(bench: Bench, folder: Path) -> Clips:
     stored = {name: replace(item, texts=(padded(item.texts[0], words),)) for name, item in stored.items()}
     by_name = {item.name: item for item in items}
     return Clips(bench, parts.scales, trained, stored, by_name, padded(cache.nothing(), words))
+
+
+def add_shrunken(clips: Clips, parts: Parts, path: Path) -> None:
+    """Fill `clips.coarse`: the coarser levels of the clips for training, coarsest first, encoded from pixels
+    that were shrunk. Kept in `path`.
+    """
+    if not path.exists():
+        pictures = photographs("train")
+        made: dict[str, list[Tensor]] = {}
+        for entry in track(clips.entries, description="shrunken clips to latents", transient=True):
+            clip = _render(clips.bench, clips.items[entry.name], pictures)
+            made[entry.name] = [parts.encode(shrunk(clip, factor)[None])[0][0] for factor in SHRUNK]
+        torch.save(made, path)
+    clips.coarse = torch.load(path, weights_only=True)
+
+
+def shrunk(clip: np.ndarray, factor: int) -> np.ndarray:
+    """A clip `(f, h, w, 3)` of fewer pixels, each the mean of a square of so many a side."""
+    frames, height, width, channels = clip.shape
+    squares = clip.reshape(frames, height // factor, factor, width // factor, factor, channels)
+    return squares.mean((2, 4)).round().astype(np.uint8)
 
 
 def padded(text: Text, words: int) -> Text:

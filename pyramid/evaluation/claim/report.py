@@ -26,6 +26,8 @@ METRICS: dict[str, tuple[str, Callable[[dict[str, Any]], float], bool]] = {  # t
     "frechet": ("distance of features (Frechet)", lambda p: p["frechet"], False),
 }
 
+WAYS = {"factors": 1.0, "factors half way": 0.5}  # names in the summary, and how much of the way is asked for
+
 
 def _mean_right(shares: dict[str, float]) -> float:
     return (shares["color"] + shares["shape"] + shares["motion"]) / 3
@@ -90,32 +92,39 @@ def flops_to(means: Sequence[tuple[float, float]], quality: float) -> float | No
 
 
 def factor(
-    first: Sequence[list[dict[str, Any]]], other: Sequence[list[dict[str, Any]]], metric: str
+    first: Sequence[list[dict[str, Any]]],
+    other: Sequence[list[dict[str, Any]]],
+    metric: str,
+    way: float = 1.0,
 ) -> float:
-    """How many times the operations of `first` the others need for equal quality, at the best quality that
-    both reach. Above 1: `first` is cheaper.
+    """How many times the operations of `first` the others need for equal quality: for the best that both
+    reach, or so much of the way there from the first measurements. Above 1: `first` is cheaper.
     """
     curves = rising(first, metric), rising(other, metric)
-    quality = min(max(mean for _, mean in means) for means in curves)
+    best = min(max(mean for _, mean in means) for means in curves)
+    start = min(best, max(means[0][1] for means in curves))
+    quality = best - (1 - way) * (best - start)
     here, there = (flops_to(means, quality) for means in curves)
     assert here is not None and there is not None
     return there / here
 
 
-def factor_with_interval(points: Points, first: str, other: str, metric: str) -> dict[str, Any]:
+def factor_with_interval(
+    points: Points, first: str, other: str, metric: str, way: float = 1.0
+) -> dict[str, Any]:
     """The factor between two arms, and the middle 95 % of it over all draws of seeds with replacement; no
     interval where an arm has one seed only.
     """
     one, two = list(points[first].values()), list(points[other].values())
     if min(len(one), len(two)) < 2:
-        return {"factor": factor(one, two, metric), "interval": None}
+        return {"factor": factor(one, two, metric, way), "interval": None}
     draws = [
-        factor([one[i] for i in own], [two[i] for i in others], metric)
+        factor([one[i] for i in own], [two[i] for i in others], metric, way)
         for own in product(range(len(one)), repeat=len(one))
         for others in product(range(len(two)), repeat=len(two))
     ]
     low, high = np.percentile(draws, [2.5, 97.5]).tolist()
-    return {"factor": factor(one, two, metric), "interval": [low, high]}
+    return {"factor": factor(one, two, metric, way), "interval": [low, high]}
 
 
 def summarize(points: Points, first: str = "pyramid") -> dict[str, Any]:
@@ -126,8 +135,9 @@ def summarize(points: Points, first: str = "pyramid") -> dict[str, Any]:
         "last": {arm: [run[-1] for run in runs.values()] for arm, runs in points.items()},
     }
     others = [arm for arm in points if arm != first] if first in points else []
-    summary["factors"] = {
-        metric: {arm: factor_with_interval(points, first, arm, metric) for arm in others}
-        for metric in METRICS
-    }
+    for name, way in WAYS.items():
+        summary[name] = {
+            metric: {arm: factor_with_interval(points, first, arm, metric, way) for arm in others}
+            for metric in METRICS
+        }
     return summary
