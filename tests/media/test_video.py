@@ -350,7 +350,7 @@ def test_files_of_others_hold_no_settings(tmp_path):
 
 def test_names_with_a_colon(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with VideoWriter("12:30.mp4", 8, (64, 64), {"program": PROGRAM, "seed": 3}) as file:
+    with VideoWriter("12:30.mp4", 8, (64, 64), {"program": PROGRAM, "settings": {}, "seed": 3}) as file:
         file.write(np.zeros((9, 64, 64, 3), np.uint8))
     assert read_metadata("12:30.mp4")["seed"] == 3
     assert len(read_video("12:30.mp4", 64, 64, fps=8, num_frames=9)) == 9
