@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageFont
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 from screenshots import FLAGS, MINUTES, ROOT, address_of, serve
 
 PICTURES = ROOT / "docs" / "pictures"
@@ -175,26 +175,46 @@ def endless(page: Page, film: Film) -> None:
 
 
 def finish(page: Page, film: Film) -> None:
-    for words, seed in (("a blue square rises over a desert", 2), (BALL, 7)):
-        page.get_by_label("Prompt", exact=True).fill(words)
-        page.locator("#random input").uncheck()
-        page.locator("#seed input").fill(str(seed))
-        page.locator("#seed input").blur()
-        generated(page)
+    page.locator("#random input").uncheck()
+    page.locator("#seed input").fill("7")
+    page.locator("#seed input").blur()
+    generated(page)
     page.locator(".card .media").first.click()
-    detail = page.locator(".detail")
+    edit = form(page, "Edit")
+    edit.locator("input[name=unit]").nth(1).check(force=True)
+    edit.locator("input[name=prompt]").fill("a blue ball moves to the right over a green meadow")
+    film.take("Edit: eight frames are made anew, both sides stay", OPENED)
+    made = page.locator(".card").count()
+    edit.locator("[data-action=edit]").click()
+    page.locator(".card").nth(made).wait_for()
+    page.locator(".detail [data-action=close]").click()
+    page.locator(".card .media").first.click()
+    page.locator(".detail .seams img").first.wait_for()
+    film.take("How the new frames meet both sides", ".detail .seams")
     for title, button, words in (
         ("Finish", "look", "Finish: larger and smoother, a look first"),
-        ("Join", "join", "Join: the seam is measured"),
-        ("Loop", "loop", "Loop: the end meets the beginning"),
+        ("Join", "look-join", "Join: a look at the seam, which is measured"),
+        ("Loop", "look-loop", "Loop: where the end meets the beginning"),
     ):
-        opened = detail.locator("details.finishing", has_text=title)
-        opened.locator("summary").click()
+        opened = form(page, title)
         opened.locator(f"[data-action={button}]").click()
-        done = detail.locator("video.look") if button == "look" else opened.locator("[role=status]")
-        expect(done).to_be_visible()
-        film.take(words, ".detail details[open].finishing")
+        form(page, title).locator(".look").wait_for()
+        film.take(words, OPENED)
     page.locator(".detail [data-action=close]").click()
+
+
+OPENED = ".detail details[open].finishing"
+
+
+def form(page: Page, title: str) -> Locator:
+    """One of the forms of an opened result, open."""
+    summary = page.locator("summary", has_text=title)
+    found = page.locator(".detail details.finishing").filter(has=summary)
+    if found.get_attribute("open") is None:
+        for other in page.locator(".detail details[open].finishing > summary").all():
+            other.click()
+        found.locator("summary").click()
+    return found
 
 
 def generated(page: Page) -> None:
