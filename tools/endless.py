@@ -112,9 +112,11 @@ def run(page: Page, server: int, units: int, every: int) -> list[Look]:
 
 
 def grown(values: list[float]) -> float:
-    """From the largest of the first third, the very beginning left out, to the largest of the last third."""
+    """From the first third, the very beginning left out, to the last third: of each the least, as what is on
+    its way adds to what is held.
+    """
     third = max(2, len(values) // 3)
-    return max(values[-third:]) / max(values[1 : third + 1]) - 1
+    return min(values[-third:]) / min(values[1 : third + 1]) - 1
 
 
 def kept(folder: Path, units: int) -> list[str]:
