@@ -60,8 +60,8 @@ class Film:
         first, *others = self.small
         moving = {"save_all": True, "append_images": others, "duration": SHOWN, "loop": 0}
         paths = [PICTURES / f"direct-{name}-{where}.webp" for where in ("small", "phone")]
-        first.save(paths[0], quality=70, method=6, minimize_size=True, **moving)
-        beside(self.phone, NIGHT[1]).save(paths[1], quality=80, method=6)
+        first.save(paths[0], quality=70, method=4, **moving)
+        beside(self.phone, NIGHT[1]).save(paths[1], quality=80, method=4)
         for path in paths:
             print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 
