@@ -26,6 +26,29 @@ FLAGS = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
+LONGEST = (  # by processor seconds
+    "ui/test_page.py",
+    "ui/test_results.py",
+    "training/test_clip_dit.py",
+    "ui/test_direct.py",
+    "test_docs.py",
+    "jobs/test_worker.py",
+    "jobs/test_workers.py",
+    "jobs/test_directing.py",
+    "ui/security/test_inputs.py",
+    "ui/security/test_visitors.py",
+    "ui/security/test_page_markup.py",
+    "ui/security/test_the_end.py",
+    "ui/test_study.py",
+    "ui/test_app.py",
+    "test_field_cases.py",
+    "test_types.py",
+    "memory/test_parallel.py",
+    "memory/test_ladder.py",
+    "commands/test_batch.py",
+    "training/test_vae_published.py",
+    "ui/test_models.py",
+)
 
 
 def pytest_configure(config):
@@ -45,12 +68,11 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """The files that drive a browser come first, as they take longest; skip what needs a card where is none.
-
-    Two processes share the files between them, in this order: a long one at the end would run alone.
+    """The longest files come first: two processes share the files between them, and a long one at the end
+    would run alone. Skip what needs a card where is none.
     """
-    browsing = {item.path for item in items if item.get_closest_marker("browser")}
-    items.sort(key=lambda item: item.path not in browsing)
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     if torch.cuda.is_available():
         return
     for item in items:

@@ -1,15 +1,15 @@
 """What several tests share: the program run as a user does, an idle page, how far tensors differ."""
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from forks import start
 
 ROOT = Path(__file__).parent.parent
 GOLDENS = Path(__file__).parent / "data" / "goldens"
@@ -46,12 +46,14 @@ def left_of(app):
 
 
 @contextmanager
-def program(folder: Path, *arguments: str, **environment: str):
-    """app.py at work: (process, address of the page, the lines that it printed until it was there)."""
-    command = [sys.executable, "-u", str(ROOT / "app.py"), "--output-dir", str(folder / "outputs")]
-    values = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen([*command, *arguments], env=values, cwd=folder, **streams) as process:
+def program(folder: Path, *arguments: str, forked: bool = False, **environment: str):
+    """app.py at work: (process, address of the page, the lines that it printed until it was there).
+
+    `forked`: in a fork, for a test that is about the page and not about its start.
+    """
+    kind = {} if forked else {"fresh": True}
+    command = [ROOT / "app.py", "--output-dir", folder / "outputs", *arguments]
+    with start(*command, cwd=folder, env=environment, merged=True, **kind) as process:
         try:
             printed = []
             for line in process.stdout:
@@ -71,3 +73,19 @@ def end(process: subprocess.Popen, number: int = signal.SIGTERM) -> str:
     rest = process.stdout.read()
     assert process.wait(120) in (0, 130)
     return rest
+
+
+def until(worker, true, seconds: float = 120):
+    """Wait for a state of a worker's jobs: what `true` found."""
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end, f"it does not come: {worker.lives} {worker.error}"
+        worker.store.wait(worker.store.version, 0.02)
+    return found
+
+
+def finish(worker, job):
+    """A job that has ended, and that no device is at any more."""
+    until(worker, lambda: worker.store.get(job.id).over)
+    until(worker, lambda: all(hand.run is None or hand.run.job.id != job.id for hand in worker.hands))
+    return worker.store.get(job.id)

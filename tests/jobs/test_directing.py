@@ -3,12 +3,12 @@
 python -m pytest tests/jobs/test_directing.py
 """
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import finish, until
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -28,35 +28,13 @@ PROMPT = "a red ball moves to the right"
 
 
 @pytest.fixture(scope="module")
-def worker(tiny_checkpoint, tmp_path_factory):
-    store = JobStore(tmp_path_factory.mktemp("outputs"))
-    worker = Worker(store, model=str(tiny_checkpoint))
-    yield worker
-    worker.close()
-    store.close()
-
-
-@pytest.fixture(scope="module")
 def asked(worker):
     return replace(worker.start_from, prompt=PROMPT, num_frames=17)
 
 
-def until(worker: Worker, true, seconds: float = 120):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"it does not come: {worker.live} {worker.error}"
-        worker.store.wait(worker.store.version, 0.02)
-
-
-def ended(worker: Worker, job):
-    until(worker, lambda: worker.store.get(job.id).over)
-    until(worker, lambda: worker.live.job.id != job.id or not worker.live.busy)
-    return worker.store.get(job.id)
-
-
 def made(worker: Worker, settings):
     """The clip of some settings, made in one go."""
-    return ended(worker, worker.store.add(settings, owner="local"))
+    return finish(worker, worker.store.add(settings, owner="local"))
 
 
 def frames(path: Path) -> np.ndarray:
@@ -75,7 +53,7 @@ def units(worker: Worker, job) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def wall(worker, asked):
-    return ended(worker, explore(worker.store, replace(asked, seed=5), owner="local"))
+    return finish(worker, explore(worker.store, replace(asked, seed=5), owner="local"))
 
 
 def test_a_wall_shows_nine_seeds_and_is_no_clip(worker, wall):
@@ -90,7 +68,7 @@ def test_a_wall_shows_nine_seeds_and_is_no_clip(worker, wall):
 
 
 def test_a_draft_is_refined_to_the_clip_of_its_seed(worker, wall, asked):
-    clip = ended(worker, refine(worker.store, wall.id, "local", 3))
+    clip = finish(worker, refine(worker.store, wall.id, "local", 3))
     assert clip.settings == replace(wall.settings, seed=8) and clip.state is State.DONE
     straight = made(worker, replace(asked, seed=8))
     assert units(worker, clip) == units(worker, straight)
@@ -99,18 +77,18 @@ def test_a_draft_is_refined_to_the_clip_of_its_seed(worker, wall, asked):
 
 
 def test_variations_of_a_draft_are_refined_alike(worker, wall, asked):
-    varied = ended(worker, vary(worker.store, wall.id, "local", 2, strength=0.4))
+    varied = finish(worker, vary(worker.store, wall.id, "local", 2, strength=0.4))
     assert varied.directed.variations == tuple(range(1, 10)) and varied.settings.seed == 7
-    clip = ended(worker, refine(worker.store, varied.id, "local", 8))
+    clip = finish(worker, refine(worker.store, varied.id, "local", 8))
     asked = replace(asked, seed=7, variation_seed=9, variation_strength=0.4)
     assert clip.settings == asked and units(worker, clip) == units(worker, made(worker, asked))
 
 
 def test_whole_drafts_move_and_say_how_far_the_clip_departs(worker, asked):
-    wall = ended(worker, explore(worker.store, replace(asked, seed=1), owner="local", whole=True))
+    wall = finish(worker, explore(worker.store, replace(asked, seed=1), owner="local", whole=True))
     with Image.open(draft_picture(worker.store, wall, 0)) as picture:
         assert picture.n_frames > 1
-    clip = ended(worker, refine(worker.store, wall.id, "local", 0))
+    clip = finish(worker, refine(worker.store, wall.id, "local", 0))
     assert any("departs from its draft, unit by unit" in note for note in clip.notes)
     assert units(worker, clip) == units(worker, made(worker, replace(asked, seed=1)))
 
@@ -135,14 +113,14 @@ def clip(worker, asked):
 
 def test_a_branch_shares_units_and_is_what_its_settings_make(worker, clip):
     cue = Cue(2, "a blue star falls", guidance=(2.0,), steps=(1, 2, 1), seed=9)
-    other = ended(worker, branch(worker.store, clip.id, "local", 2, cue))
+    other = finish(worker, branch(worker.store, clip.id, "local", 2, cue))
     assert (other.state, other.error, other.parent, other.directed.at_unit) == (State.DONE, "", clip.id, 2)
     first, own, latents = units(worker, clip), units(worker, other), worker.store.units_of
     assert own[:2] == first[:2] and own[2] != first[2] and own[3] != first[3] and len(own) == 4
     shared = [(latents(job) / "unit-001.safetensors").stat().st_ino for job in (clip, other)]
     assert shared[0] == shared[1]  # it lies on the disk once
     assert units(worker, made(worker, other.settings)) == own
-    longer = ended(worker, branch(worker.store, other.id, "local", 3, Cue(3, seed=1), 33))
+    longer = finish(worker, branch(worker.store, other.id, "local", 3, Cue(3, seed=1), 33))
     assert units(worker, longer)[:3] == own[:3] and longer.settings.cues[0].prompt == "a blue star falls"
     assert longer.settings.cues[1].table() == {"from": 3, "seed": 1} and longer.units_done == 5
     for job in (clip, other, longer):
@@ -167,9 +145,9 @@ def test_a_running_clip_has_branches_too_and_outlives_the_first(worker, asked):
     until(worker, lambda: worker.store.get(job.id).units_done >= 2)
     other = branch(worker.store, job.id, "local", 1, Cue(1, "a blue star", steps=(1,)))
     worker.stop(job.id)
-    ended(worker, job)
+    finish(worker, job)
     worker.store.delete(job.id, "local")
-    other = ended(worker, other)
+    other = finish(worker, other)
     assert other.state is State.DONE and worker.store.family(other) == [other]
 
 
@@ -183,7 +161,7 @@ def test_a_paused_clip_goes_on_to_the_very_same(worker, asked, part):
     job = worker.store.add(settings, owner="local")
     until(worker, lambda: (live := worker.live) and live.job.id == job.id and live.at and live.at.unit == 1)
     worker.pause(job.id, part, owner="local")
-    held = ended(worker, job)
+    held = finish(worker, job)
     assert (held.state, held.path, held.error) == (State.PAUSED, None, "")
     stage = UnitsFolder(worker.store.units_of(job)).load_stage()
     assert (held.units_done, stage is None) in ((1, False), (2, True))
@@ -191,7 +169,7 @@ def test_a_paused_clip_goes_on_to_the_very_same(worker, asked, part):
     other = made(worker, replace(asked, seed=9))  # others have their turn
     assert other.state is State.DONE
     worker.resume(job.id, owner="local")
-    done = ended(worker, job)
+    done = finish(worker, job)
     assert (done.state, done.units_done) == (State.DONE, 3)
     taken = worker.live.at.total
     assert taken == {"stage": 60 * (5 - stage[1]) if stage else 0, "unit": 180}[part]
@@ -212,7 +190,7 @@ def test_what_does_not_run_cannot_be_paused(worker, clip):
 @pytest.fixture(scope="module")
 def edited(worker, clip):
     """The clip with its unit 1 made anew: the best of two seeds."""
-    return ended(worker, edit(worker.store, clip.id, "local", Edit(1, "a blue star", (5, 6), True)))
+    return finish(worker, edit(worker.store, clip.id, "local", Edit(1, "a blue star", (5, 6), True)))
 
 
 def test_an_edit_is_another_clip_and_the_one_that_was_edited_stays(worker, clip, edited):
@@ -232,15 +210,15 @@ def test_an_edit_is_another_clip_and_the_one_that_was_edited_stays(worker, clip,
 
 
 def test_an_edited_clip_is_edited_again_branched_and_made_longer_and_says_so(worker, clip, edited):
-    again = ended(worker, edit(worker.store, edited.id, "local", Edit(2, seeds=(8,))))
+    again = finish(worker, edit(worker.store, edited.id, "local", Edit(2, seeds=(8,))))
     after = units(worker, again)
     assert after[:2] == units(worker, edited)[:2] and after[2] != units(worker, edited)[2]
     told = read_metadata(again.path)["edit"]
     assert told["unit"] == 2 and [each["unit"] for each in told["before"]] == [1]
-    longer = ended(worker, worker.store.extend(edited.id, "local", num_frames=33))
+    longer = finish(worker, worker.store.extend(edited.id, "local", num_frames=33))
     assert (longer.kind, units(worker, longer)[:4]) == ("video", units(worker, edited))
     assert read_metadata(longer.path)["edit"]["unit"] == 1
-    other = ended(worker, branch(worker.store, edited.id, "local", 1, Cue(1, seed=9)))
+    other = finish(worker, branch(worker.store, edited.id, "local", 1, Cue(1, seed=9)))
     assert "edit" not in read_metadata(other.path)  # it shares none of what was edited
     assert units(worker, other)[0] == units(worker, clip)[0]
 
@@ -253,10 +231,10 @@ def test_a_stop_before_anything_was_made_leaves_the_clip_and_goes_on_to_the_same
         worker.pause(job.id, "unit", owner="local")
     assert worker.live.at.unit == 1 and worker.live.at.total == 180
     worker.stop(job.id)
-    held = ended(worker, job)
+    held = finish(worker, job)
     assert (held.state, held.path, held.units_done) == (State.STOPPED, None, 0)
     worker.resume(job.id)
-    done = ended(worker, job)
+    done = finish(worker, job)
     assert done.state is State.DONE and units(worker, done)[2] == units(worker, slow)[2]
 
 
@@ -295,7 +273,7 @@ def test_an_endless_clip_hears_new_words_and_is_what_its_settings_make(worker, a
     heard = worker.store.get(job.id).settings.cues[0]
     until(worker, lambda: worker.store.get(job.id).units_done > heard.start + 2)
     worker.stop(job.id)
-    done = ended(worker, job)
+    done = finish(worker, job)
     assert (done.state, done.error, heard.prompt, heard.ease) == (State.DONE, "", "a blue star falls", 2)
     assert done.settings.num_frames == frames_of(done.units_done) and done.settings.history_units == 3
     metadata = read_metadata(done.path)

@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import until
 
 from pyramid.jobs.place import Place
 from pyramid.jobs.queue import JobStore, State
@@ -27,13 +27,6 @@ def worker(tiny_checkpoint, tmp_path, monkeypatch):
     store.close()
 
 
-def until(true, seconds=120):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it does not come"
-        time.sleep(0.02)
-
-
 def add(worker, **changes):
     asked = replace(worker.start_from, prompt="a red ball", **STEPS | changes)
     return worker.store.add(asked, owner="local")
@@ -43,35 +36,37 @@ def add(worker, **changes):
 def test_a_job_waits_for_its_folder_and_goes_on(worker, how, tmp_path):
     folder, away = worker.store.folder, tmp_path / "away"
     before = add(worker, seed=1, num_frames=1)
-    until(lambda: worker.store.get(before.id).over)
+    until(worker, lambda: worker.store.get(before.id).over)
     job = add(worker, seed=2)
-    until(lambda: worker.live and worker.live.job.id == job.id and worker.live.units_done == 1)
+    until(worker, lambda: worker.live and worker.live.job.id == job.id and worker.live.units_done == 1)
     os.rename(folder, away)
     if how == "removed":
         shutil.rmtree(away)
-    until(lambda: "Waiting, as nothing can be written: the folder outputs is gone" in worker.live.phase)
+    until(
+        worker, lambda: "Waiting, as nothing can be written: the folder outputs is gone" in worker.live.phase
+    )
     assert not folder.exists()  # it may be a drive: nothing is written where it was
     os.rename(away, folder) if how == "moved" else folder.mkdir()
-    until(lambda: worker.store.get(job.id).over and not worker.live.busy)
+    until(worker, lambda: worker.store.get(job.id).over and not worker.live.busy)
     done = worker.store.get(job.id)
     assert (done.state, done.error, done.units_done) == (State.DONE, "", 3), done.error
     assert len(list(read_frames(done.path))) == 17 == len(worker.live.frames)
     assert not [note for note in done.notes if "saved" in note]
     assert [j.id for j in JobStore(folder).history("local")] == [job.id, before.id]  # the history, too
     again = add(worker, seed=2)
-    until(lambda: worker.store.get(again.id).over)
+    until(worker, lambda: worker.store.get(again.id).over)
     same = [list(read_frames(worker.store.get(each).path)) for each in (job.id, again.id)]
     assert np.array_equal(*same)  # as without the interruption
 
 
 def test_a_job_stops_while_it_waits(worker, tmp_path):
     job = add(worker, seed=3)
-    until(lambda: worker.live and worker.live.job.id == job.id and worker.live.units_done == 1)
+    until(worker, lambda: worker.live and worker.live.job.id == job.id and worker.live.units_done == 1)
     os.rename(worker.store.folder, tmp_path / "away")
-    until(lambda: "Waiting" in worker.live.phase)
+    until(worker, lambda: "Waiting" in worker.live.phase)
     worker.stop(job.id)
     os.rename(tmp_path / "away", worker.store.folder)
-    until(lambda: worker.store.get(job.id).over)
+    until(worker, lambda: worker.store.get(job.id).over)
     assert worker.store.get(job.id).state in (State.PARTIAL, State.STOPPED)
 
 

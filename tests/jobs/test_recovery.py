@@ -6,8 +6,6 @@ python -m pytest tests/jobs/test_recovery.py -m slow     # kill -9 at twenty ran
 
 import random
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forks import start
 
 from pyramid.commands import cli
 from pyramid.commands.console import Generation
@@ -26,8 +25,6 @@ from pyramid.media import files
 from pyramid.media.files import read_metadata
 from pyramid.media.video_reader import read_video
 from pyramid.settings import Settings
-
-ROOT = Path(__file__).parent.parent.parent
 
 PROMPT = "a red ball moves to the right"
 QUICK = dict(num_frames=25, num_inference_steps=[1, 1, 1], video_num_inference_steps=[1, 1, 1], seed=5)
@@ -227,12 +224,7 @@ def generating(checkpoint, output):
         "--output",
         str(output),
     ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "pyramid", *words, *STEPS],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return start("-m", "pyramid", *words, *STEPS, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -374,11 +366,9 @@ def test_killed_after_publishing_nothing_is_made_twice(tiny_checkpoint, tmp_path
         "--output",
         str(output),
     ]
-    killed = subprocess.run(
-        [sys.executable, "-c", program, *words, "--num-frames", "9", "--steps", "1", "--video-steps", "1"],
-        cwd=ROOT,
-        capture_output=True,
-    )
+    words += ["--num-frames", "9", "--steps", "1", "--video-steps", "1"]
+    with start("-c", program, *words) as killed:
+        killed.communicate()
     made = tmp_path / "ball [1]-2.mp4"
     assert killed.returncode == -9 and (tmp_path / ".ball [1]-2.units" / "unit-001.safetensors").exists()
     before = made.read_bytes()

@@ -5,9 +5,6 @@ and watched from other threads.
 import gc
 import os
 import signal
-import subprocess
-import sys
-import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forks import start
+from helpers import finish, until
 from PIL import Image
 
 from pyramid.jobs import run
@@ -35,15 +34,6 @@ from pyramid.ui.watch import Ended
 SLOW = (200, 200, 200)  # steps: a run that is not over before it is stopped
 
 
-@pytest.fixture(scope="module")
-def worker(tiny_checkpoint, tmp_path_factory):
-    store = JobStore(tmp_path_factory.mktemp("outputs"))
-    worker = Worker(store, model=str(tiny_checkpoint))
-    yield worker
-    worker.close()
-    store.close()
-
-
 def add(
     worker: Worker, prompt: str = "a red ball moves to the right", owner: str = "local", **changes
 ) -> Job:
@@ -51,25 +41,13 @@ def add(
     return worker.store.add(replace(worker.start_from, prompt=prompt, **changes), owner=owner, **own)
 
 
-def until(worker: Worker, true, seconds: float = 120):
-    """Wait for a state; the last snapshot of what runs."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"it does not come: {worker.live} {worker.error}"
-        worker.store.wait(worker.store.version, 0.02)
-    return worker.live
-
-
-def finish(worker: Worker, job: Job) -> Job:
-    until(worker, lambda: worker.store.get(job.id).over)
-    until(worker, lambda: worker.live.job.id != job.id or not worker.live.busy)
-    return worker.store.get(job.id)
-
-
 def begun(worker: Worker, job: Job, units: int = 1) -> Live:
     """Wait until so many units are finished."""
     return until(
-        worker, lambda: (live := worker.live) and live.job.id == job.id and len(live.frames) > 8 * (units - 1)
+        worker,
+        lambda: (
+            (live := worker.live) and live.job.id == job.id and len(live.frames) > 8 * (units - 1) and live
+        ),
     )
 
 
@@ -90,7 +68,9 @@ def test_a_small_model_has_taken_a_step_before_a_clip_is_asked_for(worker):
 
 def test_a_job_is_shown_while_it_is_made_and_leaves_a_file_that_says_how(worker):
     job = add(worker, seed=3, video_num_inference_steps=(12, 12, 12))
-    live = until(worker, lambda: worker.live and worker.live.job.id == job.id and worker.live.growing)
+    live = until(
+        worker, lambda: worker.live and worker.live.job.id == job.id and worker.live.growing and worker.live
+    )
     playable = frames_in(live.growing)
     assert live.busy and playable in (1, 9) and live.growing.parent.name == job.id
     assert not list(worker.store.folder.glob("[!.]*.mp4"))  # nothing has the final name yet
@@ -354,6 +334,7 @@ def test_closing_marks_what_ran_and_leaves_what_waits(tiny_checkpoint, tmp_path)
 
 KILLED = """
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from pyramid.jobs.queue import JobStore
@@ -367,7 +348,7 @@ store.add(replace(start, prompt="a blue star", num_frames=9), owner="local")
 while not (worker.live and len(worker.live.frames) >= 9):
     store.wait(store.version, 0.01)
 print(job.id, flush=True)
-sys.stdin.read()
+threading.Event().wait()
 """
 
 
@@ -375,14 +356,7 @@ sys.stdin.read()
 def killed(tiny_checkpoint, tmp_path_factory) -> tuple[Path, str]:
     """The output folder of a program that was killed in its third unit, and that job's id."""
     folder = tmp_path_factory.mktemp("killed")
-    code = [sys.executable, "-c", KILLED, str(tiny_checkpoint), str(folder)]
-    pipes = {
-        "stdin": subprocess.PIPE,
-        "stdout": subprocess.PIPE,
-        "text": True,
-        "cwd": Path(__file__).parent.parent.parent,
-    }
-    with subprocess.Popen(code, **pipes) as process:
+    with start("-c", KILLED, tiny_checkpoint, folder) as process:
         job_id = process.stdout.readline().strip()
         os.kill(process.pid, signal.SIGKILL)
     return folder, job_id

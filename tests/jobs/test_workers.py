@@ -5,13 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, finish, until
 
 from pyramid.events import Preview
 from pyramid.failures import sentence
@@ -47,20 +46,6 @@ def worker(tiny_checkpoint, tmp_path_factory):
 
 def add(worker: Worker, prompt: str = "a red ball", owner: str = "local", **changes) -> Job:
     return worker.store.add(replace(worker.start_from, prompt=prompt, **changes), owner=owner)
-
-
-def until(worker: Worker, true, seconds: float = 120):
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, f"it does not come: {worker.lives} {worker.error}"
-        worker.store.wait(worker.store.version, 0.02)
-    return found
-
-
-def finish(worker: Worker, job: Job) -> Job:
-    until(worker, lambda: worker.store.get(job.id).over)
-    until(worker, lambda: all(hand.run is None or hand.run.job.id != job.id for hand in worker.hands))
-    return worker.store.get(job.id)
 
 
 def hand_of(worker: Worker, job: Job):

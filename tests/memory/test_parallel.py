@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import joined
 from joined import REQUEST
 from tiny import make_checkpoint, make_transformer, randomize
 
@@ -45,7 +46,7 @@ def launch(*words, **more):
 
 def test_two_processes_make_what_one_makes(tmp_path):
     folders = [make_checkpoint(tmp_path / "flux"), make_checkpoint(tmp_path / "sd3", "sd3", "384p")]
-    launch(ROOT / "tools" / "joined.py", tmp_path, *folders)
+    joined(ROOT / "tools" / "joined.py", tmp_path, *folders)
     for number, folder in enumerate(folders):
         alone = PyramidFlowPipeline.from_pretrained(folder)(**REQUEST[number]).frames
         for rank in (0, 1):

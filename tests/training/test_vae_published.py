@@ -1,12 +1,10 @@
 """The published losses of the autoencoder: their terms, LPIPS by files, the stand-in, from raw clips."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from forks import joined
 from helpers import ROOT
 
 from pyramid.commands import cli
@@ -196,10 +194,7 @@ else:
 
 
 def test_two_processes_that_share_a_clip_have_the_gradients_of_one():
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["--no_python", sys.executable, "-c", TWO]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    joined("-c", TWO)
 
 
 def test_a_context_that_the_processes_do_not_have_is_refused():

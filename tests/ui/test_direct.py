@@ -27,7 +27,7 @@ expect.set_options(timeout=120_000)
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs")
-    with program(folder, "--model", str(tiny_checkpoint)) as (_, address, _):
+    with program(folder, "--model", str(tiny_checkpoint), forked=True) as (_, address, _):
         yield address
 
 

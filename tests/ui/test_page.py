@@ -53,7 +53,7 @@ expect.set_options(timeout=120_000)
 def server(tiny_checkpoint, tmp_path_factory):
     """The address of app.py, running on the tiny checkpoint, and the folder its videos go to."""
     folder = tmp_path_factory.mktemp("outputs")
-    with program(folder, "--model", str(tiny_checkpoint)) as (_, address, _):
+    with program(folder, "--model", str(tiny_checkpoint), forked=True) as (_, address, _):
         yield address, folder / "outputs"
 
 
@@ -76,6 +76,18 @@ def page(browser, server):
     if page.locator("#stop").is_visible():
         page.click("#stop")
     expect(page.locator("#generate")).to_have_text("Generate")
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def shown(browser, server):
+    """A page for tests that only look at it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    page = context.new_page()
+    page.goto(server[0])
+    expect(page.locator("#model.good")).to_be_visible()
+    expect(page.locator("#verdict .ready")).to_be_visible()
+    yield page
     context.close()
 
 
@@ -483,15 +495,15 @@ def test_a_picture_that_cannot_be_read_is_said_without_a_trace(page, tmp_path):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(1280, 720), (2560, 1440), (390, 844)], ids=["small", "large", "phone"])
-def test_the_page_fits(page, size, theme):
-    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
-    dark = page.evaluate("document.body.classList.contains('dark')")
+def test_the_page_fits(shown, size, theme):
+    shown.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    dark = shown.evaluate("document.body.classList.contains('dark')")
     if dark != (theme == "dark"):
-        page.click("#theme")
-    width, height = page.evaluate(
+        shown.click("#theme")
+    width, height = shown.evaluate(
         "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
     )
     assert width <= size[0]
     if size[0] > 800:
         assert height <= size[1]
-    expect(page.locator("#generate")).to_be_visible()
+    expect(shown.locator("#generate")).to_be_visible()
