@@ -117,7 +117,7 @@ def explore(page: Page, film: Film) -> None:
 
 def branch(page: Page, film: Film) -> None:
     tab(page, "Pause and branch")
-    steps(page, 50)
+    steps(page, 120)
     page.click("#generate")
     page.locator("#tree [data-act=pause-stage]").wait_for()
     page.locator("#units .unit.done").first.wait_for()
