@@ -22,7 +22,7 @@ from pyramid.ui import App
 from pyramid.ui.addresses import address_of, uploads_folder
 from pyramid.ui.errors import shown_words
 from pyramid.ui.models import title_of
-from pyramid.ui.photographs import for_photograph
+from pyramid.ui.variants import for_request
 
 SHORTEST_TOKEN = 16
 OURS_ALONE = ("model", "variant", *MACHINE)  # settings that only the machine's owner may choose
@@ -113,7 +113,7 @@ class Serving:
         picture = self.upload(image, "image")
         clip = self.upload(video, "video")
         asked = replace(asked, image=picture and picture[1], video=clip and clip[1])
-        return for_photograph(self.app, asked, (picture or clip or (None,))[0]), picture, clip
+        return for_request(self.app, asked, (picture or clip or (None,))[0]), picture, clip
 
     def upload(self, file: Any, what: str) -> Upload:
         """The file that was uploaded, and its name. ValueError for anything else,

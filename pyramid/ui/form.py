@@ -18,7 +18,7 @@ import gradio as gr
 
 from pyramid.hub.loras import list_loras
 from pyramid.jobs.queue import Output
-from pyramid.presets import find_preset, resolve, speed_of, speeds_of
+from pyramid.presets import find_preset, resolve
 from pyramid.settings import (
     GROUPS,
     MAX_STAGES,
@@ -39,7 +39,7 @@ from pyramid.settings import (
 from pyramid.ui import AS_SENT, App
 from pyramid.ui.addresses import uploads_folder
 from pyramid.ui.markup import failure, html
-from pyramid.ui.photographs import for_photograph
+from pyramid.ui.variants import for_request, speed_here, speeds_here
 
 MODES = {"Text": "text", "Picture": "image", "Continue": "video", "Still": "still"}
 OTHER = "other"  # the choice of a size that is in no list
@@ -145,7 +145,7 @@ class Form:
             "seed": None if v["random"] else whole(v["seed"], "seed"),
         }
         settings = resolve(self.app.worker.start_from, None, asked)
-        settings = for_photograph(self.app, settings, picture or clip)
+        settings = for_request(self.app, settings, picture or clip)
         return settings if not v["preset"] else self._named(settings, v["preset"])
 
     def _named(self, settings: Settings, preset: str) -> Settings:
@@ -427,8 +427,8 @@ def build_steps(form: Form) -> None:
     f["stages"] = gr.Radio(
         list(range(1, MAX_STAGES + 1)), value=start.stages, label="Stages", elem_id="stages"
     )
-    choices = [(speed.capitalize(), speed) for speed in speeds_of(start)]
-    form.speed = gr.Radio(choices, value=speed_of(start, start), label="Speed", elem_id="speed")
+    choices = [(speed.capitalize(), speed) for speed in speeds_here(form.app)]
+    form.speed = gr.Radio(choices, value=speed_here(form.app, start), label="Speed", elem_id="speed")
 
 
 def build_step_row(form: Form, name: str, key: str) -> None:

@@ -17,14 +17,13 @@ import gradio as gr
 
 from pyramid.hub.checkpoints import Checkpoint
 from pyramid.media.looks import is_drawn_file
-from pyramid.presets import speed_of, speeds_of
 from pyramid.settings import MAX_PROMPT, MAX_STAGES, Settings, SettingsError, most_given
 from pyramid.text.vocabulary import Vocabulary
 from pyramid.ui import App
 from pyramid.ui.errors import problem
 from pyramid.ui.form import OTHER, Form
-from pyramid.ui.photographs import checkpoint_of, photograph_words
 from pyramid.ui.pyramid_view import clock, drawing
+from pyramid.ui.variants import checkpoint_of, mover, photograph_words, speed_here, speeds_here
 
 MOST_UNKNOWN = 6  # words that are listed
 CLICKS = """element.addEventListener("click", (event) => {
@@ -172,14 +171,14 @@ class Look:
         return self.counter.html(prompt + suffix) + unknown + camera
 
     def speed(self, settings: Settings | None) -> dict:
-        """The speeds of the loaded model, and which of them these settings have. A variant that stands in
-        for it has but its own.
+        """The speeds of the loaded model, and which of them these settings have. The variant that moves
+        photographs has but its own.
         """
-        start = self.app.worker.start_from
-        if settings and settings.variant != start.variant:
+        moved = mover(self.app)
+        if settings and moved and settings.variant == moved.variant:
             return gr.skip()
-        choices = [(name.capitalize(), name) for name in speeds_of(start)]
-        return gr.update(choices=choices, value=settings and speed_of(settings, start))
+        choices = [(name.capitalize(), name) for name in speeds_here(self.app)]
+        return gr.update(choices=choices, value=settings and speed_here(self.app, settings))
 
     def start(self) -> list:
         """What the parts show before anything was changed: the settings that the model starts with."""

@@ -7,7 +7,6 @@ Adding a TOML file adds a choice, with the next page that is opened.
 
 import base64
 import random
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -15,19 +14,19 @@ import gradio as gr
 
 from pyramid.presets import (
     Preset,
-    at_speed,
     find_preset,
     preset_names,
     resolve,
     save_preset,
     speed_words,
 )
-from pyramid.settings import FAST, SettingsError
+from pyramid.settings import FAST, Settings, SettingsError
 from pyramid.text.vocabulary import Vocabulary
 from pyramid.ui import AS_SENT, QUIET, App
 from pyramid.ui.errors import shown_error
 from pyramid.ui.form import Form
 from pyramid.ui.markup import failure, html, say, words_of
+from pyramid.ui.variants import at_speed_of, for_any_steps, teacher
 
 TAUGHT = (
     "num_inference_steps",
@@ -96,9 +95,16 @@ def needs(app: App, preset: Preset) -> str:
     start = app.worker.start_from
     model = preset.values.get("model", start.model)
     variant = preset.values.get("variant", start.variant if model == start.model else "")
-    if variant == start.variant and set(preset.values) & set(TAUGHT):
+    if variant == start.variant and set(preset.values) & set(TAUGHT) and not teacher(app):
         variant = variant.removesuffix(FAST)
     return "" if (model, variant) == (start.model, start.variant) else f"{Path(model).name} {variant}".strip()
+
+
+def applied(app: App, preset: Preset, settings: Settings) -> Settings:
+    """The settings as the preset changes them, for the variant that takes what it says."""
+    if set(preset.values) & set(TAUGHT):
+        settings = for_any_steps(app, settings)
+    return resolve(settings, preset, {})
 
 
 def build_presets(form: Form) -> None:
@@ -133,7 +139,7 @@ def wire_presets(
                 raise SettingsError(
                     "model", f"Preset {preset.name} is for {other}: load that under Models first"
                 )
-            settings = resolve(form.basis(*values), preset, {})
+            settings = applied(app, preset, form.basis(*values))
         except SettingsError as error:
             raise shown_error(app, error, "Nothing was changed") from error
         say(preset.description, f"Preset {preset.name}")
@@ -161,8 +167,7 @@ def wire_speed(form: Form) -> None:
 
     def choose(speed: str, *values) -> list:
         try:
-            start = form.app.worker.start_from
-            settings = replace(form.basis(*values), **at_speed(speed, start))
+            settings = at_speed_of(form.app, speed, form.basis(*values))
         except SettingsError as error:
             raise failure(words_of(error), "Nothing was changed") from error
         say(speed_words(speed, settings), speed.capitalize())

@@ -22,7 +22,7 @@ from pyramid.media.files import read_metadata
 from pyramid.presets import load_preset, preset_names
 from pyramid.settings import MACHINE, Settings, SettingsError, flag_of, label_of
 from pyramid.ui import App
-from pyramid.ui.photographs import checkpoint_of
+from pyramid.ui.variants import checkpoint_of
 
 MAX_PRESET = 100_000  # bytes of a preset
 MAX_TEXT = 5_000_000  # bytes of a settings file
@@ -141,7 +141,7 @@ def _for_loaded(settings: Settings, metadata: dict[str, Any], app: App, notes: l
     start = app.worker.start_from
     made = _named(settings)
     here = _named(start)
-    stands_in = checkpoint_of(app, settings) is not app.worker.checkpoint  # for a photograph, again
+    stands_in = checkpoint_of(app, settings) is not app.worker.checkpoint  # as it did before
     if made != here and not (stands_in and settings.model == start.model):
         notes.append(
             f"It was made with the model {made}; {here} is loaded, so the same settings make something "

@@ -255,7 +255,9 @@ def test_a_speed_fills_sampler_and_steps(app, monkeypatch):
         choose("at once", *values(built))
 
 
-def test_presets_that_set_steps_are_not_for_a_variant_that_was_taught_few(app, monkeypatch):
+def test_presets_that_set_steps_are_not_for_a_variant_that_was_taught_few_by_one_that_is_not_here(
+    app, monkeypatch
+):
     assert presets.needs(app, load_preset("quick")) == ""
     fast = replace(app.worker.start_from, variant="128p-fast")
     monkeypatch.setattr(app.worker, "start_from", fast)

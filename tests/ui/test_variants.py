@@ -1,4 +1,4 @@
-"""A photograph goes to the variant that moves it, whoever drops it, and the page says so."""
+"""A photograph goes to the variant that moves it, more steps than were taught to the one that takes any."""
 
 from dataclasses import replace
 
@@ -7,10 +7,12 @@ import pytest
 from helpers import idle_app, left_of
 from PIL import Image
 
-from pyramid.hub.checkpoints import find
+from pyramid.hub.checkpoints import find, page_variant
+from pyramid.presets import load_preset
 from pyramid.ui.addresses import uploads_folder
-from pyramid.ui.photographs import checkpoint_of, for_photograph
+from pyramid.ui.presets import applied, needs
 from pyramid.ui.restore import of_job
+from pyramid.ui.variants import at_speed_of, checkpoint_of, for_photograph
 
 
 @pytest.fixture(scope="module")
@@ -87,4 +89,59 @@ def test_a_moved_photograph_is_brought_back_without_a_warning(app, left, photo):
     assert found.notes == () and found.picture is not None
     again = left.form.read(*values(left, mode="image", picture=photo, seed=job.settings.seed, random=False))
     assert again.variant == job.settings.variant
+    app.store.delete(job.id, "local")
+
+
+def after(updates: list[dict], held: list) -> list:
+    """The form's values when the updates have come."""
+    return [new.get("value", old) for new, old in zip(updates, held, strict=True)]
+
+
+def at_speed(app, left, speed: str, held: list) -> list:
+    """The form's values after a speed was chosen."""
+    return after(left.form.put(at_speed_of(app, speed, left.form.basis(*held)), *held), held)
+
+
+def test_the_page_begins_with_few_steps_and_every_speed_is_offered(app, left):
+    assert page_variant("embedded") == "128p-fast"
+    assert [value for _, value in left.form.speed.choices] == ["quick", "balanced", "reference"]
+    assert left.form.speed.value == "quick"
+
+
+def test_a_speed_with_more_steps_brings_the_variant_that_takes_them_with_its_guidance(app, left):
+    expected = find("embedded", "128p").defaults
+    slow = at_speed(app, left, "reference", values(left))
+    made = left.form.read(*slow)
+    assert made.variant == "128p" and made.num_inference_steps == expected.steps
+    assert made.guidance_scale == expected.guidance_scale and made.sampler == "reference"
+    assert left.look.speed(made)["value"] == "reference"
+    back = at_speed(app, left, "quick", slow)
+    assert left.form.read(*back) == left.form.read(*values(left)), "and back again"
+
+
+def test_what_is_shown_in_the_form_is_what_runs(app, left):
+    held = at_speed(app, left, "balanced", values(left))
+    unguided = dict(zip(left.form.fields, held, strict=True)) | {
+        "guidance_scale": 1,
+        "video_guidance_scale": 1,
+    }
+    made = left.form.read(*unguided.values())
+    assert made.variant == "128p" and made.guidance_scale == made.video_guidance_scale == 1
+    fewer = left.form.read(*values(left, first0=1, first1=1))
+    assert fewer.variant == "128p-fast", "fewer steps than were taught are its own, too"
+
+
+def test_a_preset_with_steps_is_offered_and_brings_the_variant_that_takes_them(app, left):
+    assert needs(app, load_preset("quick")) == ""
+    held = values(left)
+    settings = applied(app, load_preset("quick"), left.form.basis(*held))
+    made = left.form.read(*after(left.form.put(settings, *held), held))
+    assert made.variant == "128p" and made.guidance_scale == settings.guidance_scale > 1
+
+
+def test_a_result_of_the_variant_that_takes_any_steps_is_brought_back_without_a_warning(app, left):
+    settings = left.form.read(*at_speed(app, left, "reference", values(left)))
+    job = app.store.add(settings, owner="local")
+    found = of_job(job, app)
+    assert found.notes == ()
     app.store.delete(job.id, "local")
