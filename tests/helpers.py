@@ -13,6 +13,7 @@ from forks import start
 
 ROOT = Path(__file__).parent.parent
 GOLDENS = Path(__file__).parent / "data" / "goldens"
+CALM = {"reduced_motion": "reduce"}  # of a page of a browser without a card, which draws animations by itself
 
 
 def error(ours, theirs) -> float:

@@ -36,11 +36,11 @@ def child(variant: str, frames: int, dtype: str) -> None:
     from pyramid.events import Finished
     from pyramid.generate.loaded import ModelHolder
     from pyramid.generate.request import Inputs
+    from pyramid.hub.checkpoints import find
     from pyramid.settings import Settings
 
-    settings = Settings.for_model(
-        "embedded", variant, prompt=PROMPT, seed=7, num_frames=frames, dtype=dtype, device="cpu"
-    )
+    asked = {"prompt": PROMPT, "seed": 7, "num_frames": frames, "dtype": dtype, "device": "cpu"}
+    settings = Settings.for_model("embedded", variant, find("embedded", variant).defaults, **asked)
     loaded = ModelHolder().bring(settings)
 
     def make() -> dict[str, float]:

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from helpers import idle_app, program
+from helpers import CALM, idle_app, program
 from playwright.sync_api import Page, expect
 
 from pyramid.jobs.directing import explore
@@ -34,7 +34,7 @@ def server(tiny_checkpoint, tmp_path_factory):
 @pytest.fixture
 def page(browser, server):
     """A page with the panel open, and a prompt in the form."""
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, **CALM)
     context.set_default_timeout(120_000)
     page = context.new_page()
     errors: list[str] = []
@@ -66,7 +66,7 @@ def tab(page: Page, name: str) -> None:
 
 @pytest.mark.browser
 def test_the_first_page_stays_prompt_picture_generate(browser, server):
-    page = browser.new_page()
+    page = browser.new_page(**CALM)
     page.goto(server)
     expect(page.locator("#model.good")).to_be_visible()
     expect(page.locator("#direct")).to_be_visible()

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import program
+from helpers import CALM, program
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -60,7 +60,7 @@ def server(tiny_checkpoint, tmp_path_factory):
 @pytest.fixture
 def page(browser, server):
     """A fresh visitor's page, ready to use; what it started is ended after the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True, **CALM)
     context.set_default_timeout(120_000)
     page = context.new_page()
     page.goto(server[0])
@@ -82,7 +82,7 @@ def page(browser, server):
 @pytest.fixture(scope="module")
 def shown(browser, server):
     """A page for tests that only look at it."""
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, **CALM)
     page = context.new_page()
     page.goto(server[0])
     expect(page.locator("#model.good")).to_be_visible()
@@ -322,7 +322,7 @@ def test_a_reload_and_a_second_browser_find_the_run(page, browser, server):
     page.reload()
     expect(status(page)).to_contain_text("Unit ")
     expect(page.locator("#stop")).to_be_visible()
-    other = browser.new_page()
+    other = browser.new_page(**CALM)
     other.goto(server[0])
     expect(status(other)).to_contain_text("Unit ")
     other.click("#stop")
@@ -371,17 +371,17 @@ def act(page: Page, words: str, deed: str) -> None:
 
 def test_what_a_power_cut_left_goes_on_at_the_next_start(browser, tiny_checkpoint, tmp_path):
     with program(tmp_path, "--model", str(tiny_checkpoint)) as (process, address, _):
-        page = browser.new_page()
+        page = browser.new_page(**CALM)
         page.goto(address)
         expect(page.locator("#verdict .ready")).to_be_visible()
         outlasting(page)
-        ask(page, rest=LONG, seed=51)
+        ask(page, rest=LONG // 2, seed=51)
         expect(page.locator("#units .unit.done")).to_have_count(2)
         process.kill()
     page.close()
     assert not list((tmp_path / "outputs").glob("[!.]*-51*"))
     with program(tmp_path, "--model", str(tiny_checkpoint)) as (_, address, _):
-        page = browser.new_page()
+        page = browser.new_page(**CALM)
         page.goto(address)
         card = page.locator(".card", has_text=BALL)
         expect(status(page)).to_contain_text(re.compile("Unit [3-9]"))  # it goes on by itself
