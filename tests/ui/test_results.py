@@ -11,7 +11,6 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
-from helpers import CALM
 from PIL import Image, ImageDraw
 from playwright.sync_api import Page, expect
 
@@ -144,7 +143,7 @@ def served(server):
 
 @pytest.fixture
 def page(browser, served):
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True, **CALM)
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     context.set_default_timeout(60_000)
     page = context.new_page()
     page.goto(served.url)
