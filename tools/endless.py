@@ -9,14 +9,13 @@ something is missing.
 import argparse
 import json
 import re
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import CDPSession, Page, expect, sync_playwright
-from screenshots import FLAGS, MINUTES, address_of, serve
+from playwright.sync_api import CDPSession, Page, expect
+from screenshots import MINUTES, address_of, browsing
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -135,23 +134,13 @@ def main() -> int:
     parser.add_argument("--units", type=int, default=200)
     parser.add_argument("--every", type=int, default=10, help="units between two looks")
     args = parser.parse_args()
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    chromium = next(filter(None, map(shutil.which, names)), None)
-    if chromium is None:
-        sys.exit("no Chromium was found; on Debian and Ubuntu: apt-get install chromium")
-    expect.set_options(timeout=MINUTES)
-    with tempfile.TemporaryDirectory() as folder, serve(folder) as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            page = browser.new_page(viewport={"width": 1280, "height": 720})
-            page.set_default_timeout(MINUTES)
-            page.goto(address_of(server))
-            expect(page.locator("#model.good")).to_be_visible()
-            looks = run(page, server.pid, args.units, args.every)
-            wrong = kept(Path(folder), args.units)
-        finally:
-            browser.close()
-            server.terminate()
+    with tempfile.TemporaryDirectory() as folder, browsing(folder) as (browser, server):
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page.set_default_timeout(MINUTES)
+        page.goto(address_of(server))
+        expect(page.locator("#model.good")).to_be_visible()
+        looks = run(page, server.pid, args.units, args.every)
+        wrong = kept(Path(folder), args.units)
     for name, values in (
         ("server", [look.server for look in looks]),
         ("page", [look.heap for look in looks]),

@@ -7,14 +7,12 @@ docs/pictures/: a moving picture of a small screen by day, and a row of pictures
 
 import argparse
 import io
-import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageFont
-from playwright.sync_api import Locator, Page, expect, sync_playwright
-from screenshots import FLAGS, MINUTES, ROOT, address_of, serve
+from playwright.sync_api import Locator, Page, expect
+from screenshots import MINUTES, ROOT, address_of, browsing
 
 PICTURES = ROOT / "docs" / "pictures"
 SMALL = 1280, 720
@@ -249,33 +247,22 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(TOOLS), help="some of the tools, between commas")
     parser.add_argument("--variant", default="128p-fast", help="of the embedded model")
     args = parser.parse_args()
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    chromium = next(filter(None, map(shutil.which, names)), None)
-    if chromium is None:
-        sys.exit("no Chromium was found; on Debian and Ubuntu: apt-get install chromium")
     PICTURES.mkdir(exist_ok=True)
-    expect.set_options(timeout=MINUTES)
     with (
         tempfile.TemporaryDirectory() as folder,
-        serve(folder, "--variant", args.variant) as server,
-        sync_playwright() as playwright,
+        browsing(folder, "--variant", args.variant) as (browser, server),
     ):
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            page = browser.new_page(viewport={"width": SMALL[0], "height": SMALL[1]}, color_scheme="light")
-            page.set_default_timeout(MINUTES)
-            page.goto(address_of(server))
-            expect(page.locator("#model.good")).to_be_visible()
-            page.get_by_label("Prompt", exact=True).fill(BALL)
-            page.locator("#direct > button").click()
-            for name in args.only.split(","):
-                film = Film(page)
-                TOOLS[name](page, film)
-                film.save(name)
-                steps(page, 2)
-        finally:
-            browser.close()
-            server.terminate()
+        page = browser.new_page(viewport={"width": SMALL[0], "height": SMALL[1]}, color_scheme="light")
+        page.set_default_timeout(MINUTES)
+        page.goto(address_of(server))
+        expect(page.locator("#model.good")).to_be_visible()
+        page.get_by_label("Prompt", exact=True).fill(BALL)
+        page.locator("#direct > button").click()
+        for name in args.only.split(","):
+            film = Film(page)
+            TOOLS[name](page, film)
+            film.save(name)
+            steps(page, 2)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "assets" / "readme"
@@ -32,16 +34,22 @@ MINUTES = 10 * 60_000  # milliseconds: a slow machine is waited for
 
 def main() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
-    chromium = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-    )
+    with tempfile.TemporaryDirectory() as folder, browsing(folder, "--variant", "128p") as (browser, server):
+        shoot(browser, address_of(server))
+
+
+@contextmanager
+def browsing(folder: str, *more: str) -> Iterator[tuple[Browser, subprocess.Popen]]:
+    """A browser that waits for slow machines, and the program at work in `folder`, started with `more`."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
     if chromium is None:
         sys.exit("no Chromium was found; on Debian and Ubuntu: apt-get install chromium")
     expect.set_options(timeout=MINUTES)
-    with tempfile.TemporaryDirectory() as folder, serve(folder) as server, sync_playwright() as playwright:
+    with serve(folder, *more) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         try:
-            shoot(browser, address_of(server))
+            yield browser, server
         finally:
             browser.close()
             server.terminate()

@@ -11,7 +11,6 @@ folder of finished units, as the page keeps them.
 import argparse
 import sys
 import threading
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from pyramid.commands.interrupts import Halted, interruptible
     from pyramid.generate.loaded import ModelHolder
+    from pyramid.media.files import of_file
 
     if len(args.files) > 1 and (args.units or args.output):
         raise ValueError(f"{len(args.files)} files with --units or --output, which are of one: edit it alone")
@@ -59,8 +59,7 @@ def run(args: argparse.Namespace) -> int:
                 except ValueError as error:
                     if len(args.files) == 1:
                         raise
-                    words = str(error)
-                    say(f"error: {words if file.name in words else f'{file.name}: {words}'}")
+                    say(f"error: {of_file(file.name, str(error))}")
                     failed += 1
                     continue
                 if made is None:
@@ -74,14 +73,14 @@ def run(args: argparse.Namespace) -> int:
 
 def edited(args: argparse.Namespace, file: Path, holder: Any, stop: threading.Event) -> Path | None:
     """The clip with its unit made anew; None after a stop that came before. ValueError."""
-    from pyramid.jobs.editing import Edit, remade, seeds_from
+    from pyramid.jobs.editing import Edit, chosen, remade, seeds_from
 
     settings, weights = told_by(file)
     edit = Edit(args.unit, args.prompt, seeds_from(settings, args.seed, args.tries), args.composition)
     edit.check(settings.units)
     loaded = holder.bring(settings, args.memory, say)
     units = units_of(args, file, settings, loaded, weights, stop)
-    choice = watched(remade(loaded.stream, settings, units, edit, stop)) if units else None
+    choice = chosen(remade(loaded.stream, settings, units, edit, stop), say_event) if units else None
     if choice is None:
         return None
     target = args.output or file.with_name(f"{file.stem}-unit{edit.unit}{file.suffix}")
@@ -130,20 +129,15 @@ def units_of(  # noqa: PLR0913 - all that decides which units they are
     return units if len(units) == settings.units else []
 
 
-def watched(making: "Generator[Any, None, Any]") -> Any:
-    """What a generator returns; what it tells on the way goes to stderr."""
+def say_event(event: Any) -> None:
+    """What a run tells on its way goes to stderr."""
     from pyramid.events import Notice, Preview, Status
 
-    while True:
-        try:
-            event = next(making)
-        except StopIteration as end:
-            return end.value
-        match event:
-            case Status() | Notice():
-                say(event.message)
-            case Preview() if event.step + 1 == event.steps:
-                say(f"Unit {event.unit}: stage {event.stage + 1} of {event.stages}")
+    match event:
+        case Status() | Notice():
+            say(event.message)
+        case Preview() if event.step + 1 == event.steps:
+            say(f"Unit {event.unit}: stage {event.stage + 1} of {event.stages}")
 
 
 def written(target: Path, settings: Settings, loaded: Any, edit: Any, choice: Any) -> Path:

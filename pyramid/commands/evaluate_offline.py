@@ -30,13 +30,14 @@ def run(args: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from pyramid.evaluation.offline import mean_of, measure_folder
+    from pyramid.media.files import of_file
 
     if bool(args.features) != bool(args.reference):
         raise ValueError("a Fréchet distance needs both: --features WHAT and --reference FOLDER")
     unread: dict[str, str] = {}
     rows = measure_folder(args.folder, unread)
     for name, words in unread.items():
-        say(f"left out: {words if name in words else f'{name}: {words}'}")
+        say(f"left out: {of_file(name, words)}")
     figures: dict[str, Any] = {"videos": {name: row.told() for name, row in rows.items()}}
     figures["mean"] = mean_of(list(rows.values())).told()
     if similar := similarities(args, list(rows)):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyramid.media.files import videos_in
+from pyramid.media.files import of_file, videos_in
 from pyramid.media.measure import LUMA, Look
 from pyramid.media.video_reader import read_frames
 
@@ -91,9 +91,7 @@ def measure_folder(folder: Path, unread: dict[str, str] | None = None) -> dict[s
         except OSError as error:
             lost[path.name] = error.strerror or str(error)
     if lost and (unread is None or not rows):
-        raise ValueError(
-            "; ".join(words if name in words else f"{name}: {words}" for name, words in lost.items())
-        )
+        raise ValueError("; ".join(of_file(name, words) for name, words in lost.items()))
     if unread is not None:
         unread |= lost
     return rows

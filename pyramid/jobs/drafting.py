@@ -13,7 +13,7 @@ from typing import Any
 from pyramid.events import Notice, Preview, Status
 from pyramid.jobs.queue import Job, JobStore
 from pyramid.jobs.recorder import Nothing
-from pyramid.jobs.run import Run
+from pyramid.jobs.run import CountedRun
 from pyramid.media.sheet import enlarged
 from pyramid.settings import Settings
 
@@ -38,11 +38,8 @@ def draft_settings(job: Job) -> list[Settings]:
     return [replace(job.settings, variation_seed=seed) for seed in directed.variations]
 
 
-class DraftRun(Run):
+class DraftRun(CountedRun):
     """The work on a wall of drafts. It makes no clip: what it makes lies beside the job."""
-
-    _taken = 0  # steps, over all drafts that are made one after the other
-    _all = 0
 
     @property
     def ended_short(self) -> bool:
@@ -92,18 +89,6 @@ class DraftRun(Run):
                     self._all += count * self._steps()
             case Preview():
                 self._look(event, began)
-
-    def _look(self, event: Preview, began: float) -> None:
-        """How far it is, and the estimate of the first draft of those that are made."""
-        self._sampling = self._sampling or began
-        self._taken += 1
-        self._all = max(self._all, self._taken)
-        now = time.monotonic()
-        shown = {} if event.clean is None else self._estimate(event)
-        at = replace(event, clean=None, latents=None, done=self._taken, total=self._all)
-        due = now + (now - began) * (self._all - self._taken) / self._taken
-        phase = self.live.phase if self.stop.is_set() else ""
-        self._show(memory_bytes=self._loaded.memory_bytes, at=at, due=due, phase=phase, **shown)
 
     def _keep(self, drafts: list[Any]) -> None:
         """The drafts as files, and their pictures; those of an earlier attempt go."""

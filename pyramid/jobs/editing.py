@@ -141,6 +141,16 @@ def remade(
     return found
 
 
+def chosen(making: "Generator[Event, None, Choice | None]", take: "Callable[[Event], None]") -> Choice | None:
+    """What `remade` returns, its events given to `take`."""
+    while True:
+        try:
+            event = next(making)
+        except StopIteration as end:
+            return end.value
+        take(event)
+
+
 def _made(
     stream: Stream, settings: Settings, units: Sequence[Unit], edit: Edit, seed: int, stop: Any
 ) -> "Generator[Event, None, Unit | None]":

@@ -68,7 +68,7 @@ class UnitsFolder:
             "model": identity,
             "inputs": inputs or {},
         }
-        write_through(self._about, json.dumps(about, indent=2).encode())
+        self._write_about(about)
 
     def hold(self) -> None:
         """Claim the folder for this process. ValueError while another one works on it."""
@@ -175,7 +175,7 @@ class UnitsFolder:
         OSError when it cannot be written.
         """
         about = self.about() | {"settings": settings.to_dict()}
-        write_through(self._about, json.dumps(about, indent=2).encode())
+        self._write_about(about)
 
     @property
     def edits(self) -> list[dict[str, Any]]:
@@ -191,6 +191,9 @@ class UnitsFolder:
         """Have it say so. OSError when it cannot be written."""
         about = self.about()
         about["inputs"] |= {"edits": edits}
+        self._write_about(about)
+
+    def _write_about(self, about: dict[str, Any]) -> None:
         write_through(self._about, json.dumps(about, indent=2).encode())
 
     def about(self) -> dict[str, Any]:

@@ -12,18 +12,22 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from pyramid.events import Notice, Preview, Status, Unit
-from pyramid.jobs.editing import Choice, Edit, remade, sentence_of, told_of
+from pyramid.jobs.editing import Choice, Edit, chosen, remade, sentence_of, told_of
 from pyramid.jobs.queue import Job, JobStore, State
 from pyramid.jobs.recorder import Nothing, Recorder
 from pyramid.jobs.recovery import UnitsFolder
-from pyramid.jobs.run import Run
+from pyramid.jobs.run import CountedRun
 from pyramid.jobs.speed import Progress
 from pyramid.media.preview import save_estimate
 from pyramid.settings import frames_of
+
+if TYPE_CHECKING:
+    from pyramid.generate.pipeline import Event
 
 SIDES = ("left", "right")
 
@@ -33,11 +37,9 @@ def seam_picture(store: JobStore, job: Job, side: str) -> Path:
     return store.private / "exports" / job.id / f"~look-seam-{side}.webp"
 
 
-class EditRun(Run):
+class EditRun(CountedRun):
     """The work on an edit: the unit with each seed, then the clip with the one that meets best."""
 
-    _taken = 0  # steps, over all seeds
-    _all = 1
     _words = ""  # which seed it is at
 
     @property
@@ -81,34 +83,23 @@ class EditRun(Run):
         """The clip with the best of the units; None after a stop before there was one."""
         making = remade(self._loaded.stream, self.job.settings, units, self.edit, self.stop)
         began = time.monotonic()
-        while True:
-            try:
-                event = next(making)
-            except StopIteration as end:
-                return end.value
-            match event:
-                case Status(phase="edit"):
-                    self._words = event.message
-                    self._looks.append({})
-                    self._show(phase=event.message, estimates={})
-                case Status():
-                    self._show(phase=f"{self._words}: {event.message.lower()}")
-                case Notice():
-                    self.note(event.message)
-                case Preview():
-                    self._look(event, began)
+        return chosen(making, lambda event: self._take(event, began))
+
+    def _take(self, event: "Event", began: float) -> None:
+        match event:
+            case Status(phase="edit"):
+                self._words = event.message
+                self._looks.append({})
+                self._show(phase=event.message, estimates={})
+            case Status():
+                self._show(phase=f"{self._words}: {event.message.lower()}")
+            case Notice():
+                self.note(event.message)
+            case Preview():
+                self._look(event, began)
 
     def _look(self, event: Preview, began: float) -> None:
-        """How far it is, and what the unit looks like by now."""
-        self._sampling = self._sampling or began
-        self._taken += 1
-        self._all = max(self._all, self._taken)
-        now = time.monotonic()
-        shown = {} if event.clean is None else self._estimate(event)
-        at = replace(event, clean=None, latents=None, done=self._taken, total=self._all)
-        due = now + (now - began) * (self._all - self._taken) / self._taken
-        phase = self.live.phase if self.stop.is_set() else ""
-        self._show(memory_bytes=self._loaded.memory_bytes, at=at, due=due, phase=phase, **shown)
+        super()._look(event, began)
         self._looks[-1] = dict(self.live.estimates)
 
     def _write(self, folder: UnitsFolder, units: list[Unit], choice: Choice) -> None:

@@ -383,6 +383,25 @@ class Run(Listener):
         return words if isinstance(error, ValueError) else f"The generation failed: {words}"
 
 
+class CountedRun(Run):
+    """A run that makes several things one after the other: it counts its steps over all of them."""
+
+    _taken = 0  # steps
+    _all = 1  # as far as is known
+
+    def _look(self, event: Preview, began: float) -> None:
+        """How far it is, and what is to be seen of a step; `began`: time.monotonic() of the first one."""
+        self._sampling = self._sampling or began
+        self._taken += 1
+        self._all = max(self._all, self._taken)
+        now = time.monotonic()
+        shown = {} if event.clean is None else self._estimate(event)
+        at = replace(event, clean=None, latents=None, done=self._taken, total=self._all)
+        due = now + (now - began) * (self._all - self._taken) / self._taken
+        phase = self.live.phase if self.stop.is_set() else ""
+        self._show(memory_bytes=self._loaded.memory_bytes, at=at, due=due, phase=phase, **shown)
+
+
 def small(frame: np.ndarray) -> np.ndarray:
     """A frame for showing: no side above SHOWN_SIDE."""
     picture = Image.fromarray(frame)

@@ -358,6 +358,11 @@ def describe(settings: Settings, model: dict[str, Any], **more: Any) -> dict[str
     return {"program": PROGRAM, "settings": settings.to_dict(), "model": model, **more}
 
 
+def of_file(name: str, words: str) -> str:
+    """What is to be said of a file, with its name where that is not in it."""
+    return words if name in words else f"{name}: {words}"
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """What was embedded in a result, or lies beside it; of a .json, what is in it.
 

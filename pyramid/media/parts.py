@@ -241,7 +241,9 @@ def _tags(file: IO[bytes], size: int, name: str) -> None:
     file.seek(at)
     (count,) = _unpack(f"{order}{'Q' if big else 'H'}", file)
     total = 0
-    for entry in _pieces(file.read((20 if big else 12) * min(count, MOST_JUNK)), 20 if big else 12):
+    size_of_entry = 20 if big else 12
+    entries = file.read(size_of_entry * min(count, MOST_JUNK))
+    for entry in _pieces(entries, size_of_entry):
         tag, kind, number = struct.unpack_from(f"{order}HH{'Q' if big else 'I'}", entry)
         total += min(number * OF_TYPE.get(kind, 0), size)
         if tag in STRIPS and number > MOST_STRIPS and size > 4 * MOST_STRIPS:

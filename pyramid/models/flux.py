@@ -271,14 +271,18 @@ class StageNetwork(Network):
             condition = F.silu(
                 self.time_text_embed(pooled.new_zeros(len(pooled), dtype=torch.float32), pooled)
             )
-            text, image, table = context.text, context.history, context.table[: context.layout.history]
+            text = context.text
+            image = context.history
+            table = context.table[: context.layout.history]
             for block in self.blocks:
                 text, image = block(text, image, condition, table, layout, False, None, context.kept)
         return context.kept
 
     def _through_blocks(self, image, condition, context, cache, past):
         """The current clip's tokens behind all blocks, or behind those that the cache does not stand for."""
-        text, layout, last = context.text, context.layout, len(self.blocks) - 1
+        text = context.text
+        layout = context.layout
+        last = len(self.blocks) - 1
         history = 0 if past else layout.history
         start = first = image[:, history:]
         cache = cache if last > 0 else None

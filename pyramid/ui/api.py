@@ -29,7 +29,7 @@ from pyramid.settings import SettingsError
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of_export
 from pyramid.ui.api_direct import DIRECTING, Directing
-from pyramid.ui.api_shared import ASKED_SETTINGS, Serving, documented, file_data
+from pyramid.ui.api_shared import ASKED_SETTINGS, Serving, documented, file_data, whole_number
 from pyramid.ui.compare import PLAYABLE
 from pyramid.ui.errors import told
 from pyramid.ui.finishing import finished_file, joined_file, looped_file
@@ -121,10 +121,9 @@ class Endpoints(Serving):
         """
         job = self.job(job_id, token, request)
         try:
-            for name, value in (("unit", unit), ("tries", tries)):
-                if type(value) is not int:
-                    raise ValueError(f"{name} = {value!r}: a whole number is expected")
-            wanted = Edit(unit, prompt or None, seeds_from(job.settings, seed, tries), bool(composition))
+            unit = whole_number("unit", unit)
+            seeds = seeds_from(job.settings, seed, whole_number("tries", tries))
+            wanted = Edit(unit, prompt or None, seeds, bool(composition))
             with self.app.adding(request, job.owner):
                 made = edit(self.app.store, job.id, job.owner, wanted)
         except ValueError as error:

@@ -15,9 +15,9 @@ from typing import Any
 import gradio as gr
 
 from pyramid.jobs.directing import WALLS, branch, endless, explore, refine, vary
-from pyramid.settings import frames_for_seconds, is_whole
+from pyramid.settings import frames_for_seconds
 from pyramid.timeline import Cue, read_timeline
-from pyramid.ui.api_shared import ASKED_SETTINGS, Serving
+from pyramid.ui.api_shared import ASKED_SETTINGS, Serving, whole_number
 from pyramid.ui.endless import most_units
 
 DIRECTING = ("drafts", "refine", "vary", "pause", "branch", "endless", "tell")
@@ -195,13 +195,6 @@ class Directing(Serving):
 
 # ------------------------------------------------------------------------------------------------------------
 # What a program sends, read with care
-
-
-def whole_number(name: str, value: Any) -> int:
-    """A whole number as it is. ValueError for anything else."""
-    if not is_whole(value):
-        raise ValueError(f"{name} = {value!r}: a whole number is expected")
-    return int(value)
 
 
 def yes_or_no(name: str, value: Any) -> bool:

@@ -17,7 +17,7 @@ from pyramid.jobs.queue import Job, State
 from pyramid.jobs.run import Live
 from pyramid.media.measure import Drift
 from pyramid.presets import find_preset, preset_names, resolve
-from pyramid.settings import MACHINE, STEPS, TABLE, Settings, Spec, values_of
+from pyramid.settings import MACHINE, STEPS, TABLE, Settings, Spec, is_whole, values_of
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of, uploads_folder
 from pyramid.ui.errors import shown_words
@@ -171,6 +171,13 @@ class Serving:
 
     def told(self, error: ValueError) -> gr.Error:
         return gr.Error(shown_words(self.app, error, str), print_exception=False)
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A whole number as it is. ValueError for anything else."""
+    if not is_whole(value):
+        raise ValueError(f"{name} = {value!r}: a whole number is expected")
+    return int(value)
 
 
 def how_far(live: Live) -> dict[str, Any]:

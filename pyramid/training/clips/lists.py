@@ -38,7 +38,6 @@ from pyramid.training.clips.sample import (
 )
 
 Item = Sample | Broken
-MOST_FIELD = 2**24  # characters of a field of a csv
 MOST_LINE = 2**24  # characters of a line of a jsonl: a caption, and names of files
 MOST_JSON = 2**31  # bytes of a json that is read as a whole
 SCORES = ("aesthetic score", "motion score", "temporal consistency score")
@@ -147,7 +146,7 @@ def _column(name: str) -> str:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
     """(line, row by column) of a csv; a row that cannot be read is None."""
-    csv.field_size_limit(MOST_FIELD)
+    csv.field_size_limit(bundles.MOST_FIELD)
     with _text(path) as file:
         reader = csv.reader(file)
         columns = [_column(name) for name in next(reader)]
