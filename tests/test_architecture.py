@@ -194,7 +194,13 @@ def declared(file: str) -> set[str]:
 def test_every_package_that_is_imported_is_in_the_requirements_and_the_other_way_round():
     known, wanted = metadata.packages_distributions(), declared("requirements.txt")
     imported = {name.split(".")[0] for path in [*modules(), ROOT / "app.py"] for name in imports(path)}
-    optional = {"ray", "pillow_heif", "pyarrow", "tensorboard"}  # extras, imported where they are needed
+    optional = {
+        "ray",
+        "pillow_heif",
+        "pyarrow",
+        "tensorboard",
+        "sr_vulkan",
+    }  # extras, imported where they are needed
     imported -= {"pyramid", *optional, *sys.stdlib_module_names}
     owners = {name: {owner.lower().replace("_", "-") for owner in known.get(name, [])} for name in imported}
     assert {name for name, owner in owners.items() if not owner & wanted} == set()

@@ -1,4 +1,4 @@
-"""The films of the panel "Direct" in docs/direct.md, made by using it: python tools/films.py
+"""The films in docs/direct.md and docs/evaluation.md, made by using what they show: python tools/films.py
 
 Starts the app on the embedded model's fast variant, uses each tool in a browser, and writes what is seen to
 docs/pictures/: a moving picture of a small screen by day, and a row of pictures of a phone by night.
@@ -7,8 +7,12 @@ docs/pictures/: a moving picture of a small screen by day, and a row of pictures
 
 import argparse
 import io
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Locator, Page, expect
@@ -23,6 +27,9 @@ SHOWN = 2400  # milliseconds that a picture stays
 DAY = (42, 38, 30), (247, 241, 228)  # ink and ground of captions
 NIGHT = (240, 236, 228), (20, 19, 15)
 BALL = "a red ball moves to the right over a green meadow"
+SYSTEMS = "ours=embedded:128p", "fast=embedded:128p-fast"
+PROMPTS = "a blue star spins over the sea", "a yellow triangle rises before a sunset", "a white heart grows"
+REPORT = "compare.html"
 LEFT = "a red ball moves to the left over a green meadow"
 SEEN = """() => [...document.querySelectorAll("img")].every((img) => img.complete || !img.offsetParent)"""
 TO_THE_TOP = "(element) => element.scrollIntoView({block: 'start'})"
@@ -41,10 +48,15 @@ class Film:
         """What is seen now, with `what` at the top."""
         self.page.wait_for_function(SEEN)
         self.small.append(captioned(self._shot(SMALL, what, pause), SMALL, words, *DAY))
-        self.page.evaluate(DARK, True)
+        self.night(True)
         self.phone.append(captioned(self._shot(PHONE, what, pause), PHONE, words, *NIGHT))
-        self.page.evaluate(DARK, False)
+        self.night(False)
         self.page.set_viewport_size({"width": SMALL[0], "height": SMALL[1]})
+
+    def night(self, dark: bool) -> None:
+        """The page's own switch, and the system's for pages that have none."""
+        self.page.evaluate(DARK, dark)
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
 
     def _shot(self, size: tuple[int, int], what: str, pause: int) -> Image.Image:
         self.page.set_viewport_size({"width": size[0], "height": size[1]})
@@ -57,7 +69,7 @@ class Film:
         """The small screen as a moving picture, the phone side by side."""
         first, *others = self.small
         moving = {"save_all": True, "append_images": others, "duration": SHOWN, "loop": 0}
-        paths = [PICTURES / f"direct-{name}-{where}.webp" for where in ("small", "phone")]
+        paths = [PICTURES / f"{name}-{where}.webp" for where in ("small", "phone")]
         first.save(paths[0], quality=70, method=4, **moving)
         beside(self.phone, NIGHT[1]).save(paths[1], quality=80, method=4)
         for path in paths:
@@ -159,6 +171,7 @@ def timeline(page: Page, film: Film) -> None:
 
 def endless(page: Page, film: Film) -> None:
     tab(page, "Endless")
+    steps(page, 60)  # so that it is still at work when it has been looked at
     film.take("Endless: where it ends by itself, and a correction")
     page.click("#endless [data-act=begin]")
     page.wait_for_function("() => document.querySelector('#large video[data-stream]')?.currentTime > 2")
@@ -166,6 +179,7 @@ def endless(page: Page, film: Film) -> None:
     page.locator("#tell input[name=prompt]").fill("a red ball falls over a green meadow")
     page.click("#tell [data-act=tell]")
     expect(page.locator("#drift li").last).to_contain_text("falls")
+    page.wait_for_function("() => parseInt(document.querySelector('#drift p b').textContent) >= 6")
     film.take("Other words act on the next unit; the drift meter", "#drift")
     page.click("#stop")
     expect(page.locator("#large video[src*=results]")).to_be_visible()
@@ -185,7 +199,6 @@ def finish(page: Page, film: Film) -> None:
     made = page.locator(".card").count()
     edit.locator("[data-action=edit]").click()
     page.locator(".card").nth(made).wait_for()
-    page.locator(".detail [data-action=close]").click()
     page.locator(".card .media").first.click()
     page.locator(".detail .seams img").first.wait_for()
     film.take("How the new frames meet both sides", ".detail .seams")
@@ -223,19 +236,135 @@ def generated(page: Page) -> None:
     expect(page.locator("#status .busy")).to_have_count(0)
 
 
-TOOLS: dict[str, Callable[[Page, Film], None]] = {
-    "explore": explore,
-    "branch": branch,
-    "timeline": timeline,
-    "endless": endless,
-    "finish": finish,
-}
-
-
 def steps(page: Page, count: int) -> None:
     for stage in (1, 2, 3):
         page.locator(f"#rest-{stage} input").fill(str(count))
     page.locator("#rest-3 input").blur()
+
+
+def watch(page: Page, film: Film) -> None:
+    """With two workers."""
+    steps(page, 60)
+    page.click("#generate")
+    page.get_by_label("Prompt", exact=True).fill(LEFT)
+    page.click("#generate")
+    page.locator(".queue [data-act=watch]").wait_for()
+    page.locator("#units .unit.done").nth(1).wait_for()
+    film.take("Two clips at once: one is shown", "#show")
+    film.take("The other has a button: Watch", ".queue")
+    page.click(".queue [data-act=watch]")
+    page.locator("#units .unit.done").nth(1).wait_for()
+    film.take("Now the other one is shown", "#show")
+
+
+def study(page: Page, film: Film) -> None:
+    """As a rater, by a link."""
+    buttons = page.locator("#questions button")
+    page.wait_for_function("() => document.querySelector('#a').currentTime > 1")
+    film.take("A rater's link: two clips of one prompt, in step", "body")
+    expect(buttons.first).to_be_enabled()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    film.take("Seen to the end: three questions, by keys or touch", "body")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(page.locator("#progress")).to_contain_text("2 of")
+    expect(buttons.first).to_be_enabled()
+    film.take("The next pair; sides are drawn anew", "body")
+
+
+def compare(page: Page, film: Film) -> None:
+    film.take("What the judge and the measures say of both", "body")
+    film.take("A dot for each video", "figure")
+    film.take("The same prompts, side by side", "h2:last-of-type")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Where they begin
+
+
+def nothing(folder: Path) -> Sequence[str]:
+    return ()
+
+
+def two_workers(folder: Path) -> Sequence[str]:
+    return "--workers", "cpu,cpu"
+
+
+def kept_study(folder: Path) -> Sequence[str]:
+    """Of both variants of the embedded model, for one rater, without attention checks."""
+    prompts = folder / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS), encoding="utf-8")
+    asked = ("--prompts", prompts, "--raters", "ana", "--checks", "0", "--study", folder / "study")
+    evaluated("study", "--make", *SYSTEMS, *asked)
+    return "--study", str(folder / "study")
+
+
+def reported(folder: Path) -> Sequence[str]:
+    evaluated("compare", *SYSTEMS, "--videos", "6", "--work", folder, "--out", folder / REPORT)
+    return ()
+
+
+def evaluated(*words: object) -> None:
+    command = [sys.executable, "-m", "pyramid", "evaluate", *map(str, words)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def on_the_panel(page: Page, address: str, folder: Path) -> None:
+    page.goto(address)
+    expect(page.locator("#model.good")).to_be_visible()
+    page.get_by_label("Prompt", exact=True).fill(BALL)
+    page.locator("#direct > button").click()
+
+
+def by_the_link(page: Page, address: str, folder: Path) -> None:
+    links = folder / "study" / "links.txt"
+    while not links.is_file():  # the program writes them once it knows its address
+        page.wait_for_timeout(100)
+    page.goto(links.read_text(encoding="utf-8").partition(": ")[2].strip())
+
+
+def in_the_report(page: Page, address: str, folder: Path) -> None:
+    page.goto((folder / REPORT).as_uri())
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One film: what uses the tool, the program's flags (once what they need is there), where it begins, and
+    what the film's name begins with.
+    """
+
+    use: Callable[[Page, Film], None]
+    flags: Callable[[Path], Sequence[str]] = nothing
+    begin: Callable[[Page, str, Path], None] = on_the_panel
+    of: str = "direct"
+
+
+TOOLS = {
+    "explore": Tool(explore),
+    "branch": Tool(branch),
+    "timeline": Tool(timeline),
+    "endless": Tool(endless),
+    "finish": Tool(finish),
+    "watch": Tool(watch, two_workers, of="queue"),
+    "study": Tool(study, kept_study, by_the_link, "evaluation"),
+    "compare": Tool(compare, reported, in_the_report, "evaluation"),
+}
+
+
+def filmed(name: str, variant: str) -> None:
+    """One film, with a program of its own."""
+    tool = TOOLS[name]
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        flags = ("--variant", variant, *tool.flags(folder))
+        with browsing(str(folder / "outputs"), *flags) as (browser, server):
+            page = browser.new_page(viewport={"width": SMALL[0], "height": SMALL[1]}, color_scheme="light")
+            page.set_default_timeout(MINUTES)
+            tool.begin(page, address_of(server), folder)
+            film = Film(page)
+            tool.use(page, film)
+            film.save(f"{tool.of}-{name}")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -248,21 +377,8 @@ def main() -> None:
     parser.add_argument("--variant", default="128p-fast", help="of the embedded model")
     args = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        browsing(folder, "--variant", args.variant) as (browser, server),
-    ):
-        page = browser.new_page(viewport={"width": SMALL[0], "height": SMALL[1]}, color_scheme="light")
-        page.set_default_timeout(MINUTES)
-        page.goto(address_of(server))
-        expect(page.locator("#model.good")).to_be_visible()
-        page.get_by_label("Prompt", exact=True).fill(BALL)
-        page.locator("#direct > button").click()
-        for name in args.only.split(","):
-            film = Film(page)
-            TOOLS[name](page, film)
-            film.save(name)
-            steps(page, 2)
+    for name in args.only.split(","):
+        filmed(name, args.variant)
 
 
 if __name__ == "__main__":

@@ -43,32 +43,26 @@ def run(args: argparse.Namespace) -> int:
     exit code is 1; 130 after Ctrl-C.
     """
     from pyramid.commands.interrupts import Halted, interruptible
+    from pyramid.commands.several import alone, each
     from pyramid.generate.loaded import ModelHolder
-    from pyramid.media.files import of_file
 
-    if len(args.files) > 1 and (args.units or args.output):
-        raise ValueError(f"{len(args.files)} files with --units or --output, which are of one: edit it alone")
+    for flag, value in (("--units", args.units), ("--output", args.output)):
+        alone(args.files, flag, value)
     stop = threading.Event()
     holder = ModelHolder()
-    failed = 0
+
+    def make(file: Path) -> Path:
+        made = edited(args, file, holder, stop)
+        if made is None:
+            raise Halted
+        return made
+
     try:
         with interruptible(stop):
-            for file in args.files:
-                try:
-                    made = edited(args, file, holder, stop)
-                except ValueError as error:
-                    if len(args.files) == 1:
-                        raise
-                    say(f"error: {of_file(file.name, str(error))}")
-                    failed += 1
-                    continue
-                if made is None:
-                    raise Halted
-                print(made, flush=True)
+            return each(args.files, make)
     except Halted:
         say("Nothing was kept of what was being made: it was stopped before the unit was there.")
         return 130
-    return 1 if failed else 0
 
 
 def edited(args: argparse.Namespace, file: Path, holder: Any, stop: threading.Event) -> Path | None:

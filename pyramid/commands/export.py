@@ -7,10 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from pyramid.commands.several import alone, each
 from pyramid.hub.checkpoints import fingerprint
 from pyramid.media.export import KINDS, export
 from pyramid.media.files import KEEPS
-from pyramid.media.finish import SMOOTHS, UPSCALES, Finish, finish, preview
+from pyramid.media.finish import BYS, SMOOTHS, UPSCALES, Finish, finish, preview
 from pyramid.media.preview import load_estimates, stages_of
 from pyramid.media.result import metadata_of
 from pyramid.media.video import QUALITY
@@ -20,13 +21,15 @@ from pyramid.settings import at_home
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `export`."""
     add = parser.add_argument
-    add("file", type=at_home, help="a result of this program, or another video")
+    add("files", type=at_home, nargs="+", metavar="FILE", help="results of this program, or other videos")
     add("--format", default="mp4", choices=list(KINDS), help="what it becomes (default: mp4)")
     add("--quality", type=int, metavar="CRF", help="1 to 51: 17 looks like the original, more is smaller")
     add("--metadata", default="embed", choices=KEEPS, help="where the settings go (default: into the file)")
     add("--stages-from", type=at_home, metavar="FOLDER", help="for stages: where they are, if not beside it")
     add("--source", type=at_home, metavar="FILE", help="for joined: the clip that the result continues")
-    add("--upscale", type=int, default=1, choices=UPSCALES, help="so many times the size, by Lanczos")
+    add("--upscale", type=int, default=1, choices=UPSCALES, help="so many times the size")
+    by = "what enlarges: lanczos invents nothing, learned is a model (the extra `upscale`) and sharper"
+    add("--upscale-by", default="lanczos", choices=BYS, help=f"{by} (default: lanczos)")
     add("--smooth", type=int, default=1, choices=SMOOTHS, help="so many times the frames, by ffmpeg's motion")
     look = "with those two: only a second of it, as it is beside what it becomes"
     add("--look", action="store_true", help=look)
@@ -47,28 +50,34 @@ def not_the_source(result: Path, source: Path) -> str:
     return f"{result.name} was made from another file than {source.name}: they may not fit together"
 
 
-def finished(args: argparse.Namespace) -> Path:
+def finished(args: argparse.Namespace, file: Path) -> Path:
     """The clip larger or smoother, or a look at that. ValueError for a format that is no video's."""
-    asked = Finish(args.upscale, args.smooth)
+    asked = Finish(args.upscale, args.smooth, args.upscale_by)
     ending, _ = KINDS[args.format]
     if args.format not in ("mp4", "webm", "gif") or (args.look and args.format != "mp4"):
         raise ValueError(f"--format {args.format} with --upscale or --smooth: use mp4, webm or gif")
-    name = f"{args.file.stem}-{asked.name}{'-look' * args.look}{ending}"
-    target = args.output or args.file.with_name(name)
+    name = f"{file.stem}-{asked.name}{'-look' * args.look}{ending}"
+    target = args.output or file.with_name(name)
     if args.look:
-        return preview(args.file, target, upscale=args.upscale, smooth=args.smooth)
+        return preview(file, target, asked)
     options = {"quality": QUALITY if args.quality is None else args.quality, "keep": args.metadata}
-    return finish(args.file, target, upscale=args.upscale, smooth=args.smooth, tell=note, **options)
+    return finish(file, asked, target, tell=note, **options)
+
+
+def exported(args: argparse.Namespace, file: Path) -> Path:
+    """One file in another form. ValueError."""
+    if args.look or args.upscale * args.smooth > 1:
+        return finished(args, file)
+    estimates = load_estimates(args.stages_from or stages_of(file))
+    options = {"quality": args.quality, "keep": args.metadata, "estimates": estimates, "before": args.source}
+    if args.source and (strange := not_the_source(file, args.source)):
+        note(strange)
+    return export(file, args.format, args.output, tell=note, **options)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the file; its path goes to stdout."""
-    if args.look or args.upscale * args.smooth > 1:
-        print(finished(args))
-        return 0
-    estimates = load_estimates(args.stages_from or stages_of(args.file))
-    options = {"quality": args.quality, "keep": args.metadata, "estimates": estimates, "before": args.source}
-    if args.source and (strange := not_the_source(args.file, args.source)):
-        note(strange)
-    print(export(args.file, args.format, args.output, tell=note, **options))
-    return 0
+    """Make the files; their paths go to stdout."""
+    of_one = (("--output", args.output), ("--source", args.source), ("--stages-from", args.stages_from))
+    for flag, value in of_one:
+        alone(args.files, flag, value)
+    return each(args.files, lambda file: exported(args, file))

@@ -5,7 +5,9 @@ Of the frames that are there: "fade" dissolves the end into the beginning, "back
 
 import argparse
 import sys
+from pathlib import Path
 
+from pyramid.commands.several import alone, each
 from pyramid.media.files import KEEPS
 from pyramid.media.loop import FRAMES, HOWS, loop
 from pyramid.media.video import QUALITY
@@ -16,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loop`."""
     add = parser.add_argument
     hows = "; ".join(f"{how}: {words}" for how, words in HOWS.items())
-    add("file", type=at_home, help="a result of this program, or another video")
+    add("files", type=at_home, nargs="+", metavar="FILE", help="results of this program, or other videos")
     add("--how", default="fade", choices=list(HOWS), help=f"{hows} (default: fade)")
     add("--frames", type=int, default=FRAMES, metavar="N", help=f"of the dissolve (default: {FRAMES})")
     add("--output", type=at_home, metavar="FILE", help="the new file (default: beside the clip, as mp4)")
@@ -25,12 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the file; its path goes to stdout, how its end meets its beginning to stderr."""
+    """Make the files; their paths go to stdout, how each one's end meets its beginning to stderr."""
+    alone(args.files, "--output", args.output)
+    return each(args.files, lambda file: looped(args, file))
+
+
+def looped(args: argparse.Namespace, file: Path) -> Path:
+    """The loop of one clip. ValueError."""
     options = {"frames": args.frames, "quality": args.quality, "keep": args.metadata}
-    path, met = loop(args.file, args.how, args.output, tell=note, **options)
-    note(f"where the end meets the beginning, {met}")
-    print(path)
-    return 0
+    path, met = loop(file, args.how, args.output, tell=note, **options)
+    note(f"{path.name}: where the end meets the beginning, {met}")
+    return path
 
 
 def note(sentence: str) -> None:

@@ -1,12 +1,13 @@
-"""A finished clip larger and smoother: Lanczos for the size, ffmpeg's motion compensation for frames between.
+"""A finished clip larger and smoother: Lanczos or a learned model for the size, ffmpeg for frames between.
 
-    finish(Path("outputs/a-ball-7.mp4"), upscale=2, smooth=2)         # outputs/a-ball-7-x2-smooth2.mp4
-    preview(Path("outputs/a-ball-7.mp4"), Path("look.mp4"), upscale=4)    # a second of both, side by side
+    finish(Path("outputs/a-ball-7.mp4"), Finish(upscale=2, smooth=2))        # outputs/a-ball-7-x2-smooth2.mp4
+    preview(Path("outputs/a-ball-7.mp4"), Path("look.mp4"), Finish(4))      # a second of both, side by side
 
-Neither knows what the clip shows. Lanczos (a windowed sinc, the sharpest filter that invents nothing) makes
-no detail; `minterpolate` moves blocks of pixels along estimated motion, and blends where it finds none, so
-fast or occluded parts may smear. Frames of the clip itself stay as they are, and those between are new. The
-original file is never touched.
+Lanczos and `minterpolate` do not know what the clip shows. Lanczos (a windowed sinc, the sharpest filter
+that invents nothing) makes no detail; `minterpolate` moves blocks of pixels along estimated motion, and
+blends where it finds none, so fast or occluded parts may smear. A learned model (`learned.py`, where its
+packages are) makes edges that are likely. Frames of the clip itself stay as they are before they are
+enlarged, and the original file is never touched.
 """
 
 import itertools
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pyramid.media import learned
 from pyramid.media.files import ffmpeg, no_interrupts, words_of
 from pyramid.media.result import FASTEST, frames_of_result, metadata_of, pace_of, sound_for
 from pyramid.media.video import QUALITY, VideoWriter
@@ -29,10 +31,12 @@ from pyramid.settings import SettingsError
 
 UPSCALES = (1, 2, 4)  # times as wide and high
 SMOOTHS = (1, 2, 4)  # times as many frames a second
+BYS = ("lanczos", "learned")  # what enlarges
 LARGEST = 7680 * 4320  # pixels of a frame that is made: 8K
 METHOD = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:mb_size=8"  # overlapped blocks of 8 pixels or fewer
 AHEAD = 2  # frames that minterpolate looks ahead, and so withholds at the end
 BESIDE = 360  # pixels: the height of each half of a preview, at most
+WORDS = 24  # pixels: of the line under it
 SECOND = 1.0  # that a preview shows
 INK = (240, 236, 228)
 Own = queue.SimpleQueue[np.ndarray | Exception | None]
@@ -40,22 +44,32 @@ Own = queue.SimpleQueue[np.ndarray | Exception | None]
 
 @dataclass(frozen=True)
 class Finish:
-    """What is to be done. Raises SettingsError for other factors, and where nothing is to be done."""
+    """What is to be done. Raises SettingsError for other factors, where nothing is to be done, and for what
+    is not installed.
+    """
 
     upscale: int = 1
     smooth: int = 1
+    by: str = "lanczos"
 
     def __post_init__(self):
-        for name, choices in (("upscale", UPSCALES), ("smooth", SMOOTHS)):
+        for name, choices in (("upscale", UPSCALES), ("smooth", SMOOTHS), ("by", BYS)):
             if (value := getattr(self, name)) not in choices:
                 raise SettingsError(name, f"{name} = {value!r}: choose from {', '.join(map(str, choices))}")
         if self.upscale == self.smooth == 1:
             raise SettingsError("upscale", "neither larger nor smoother: choose 2 or 4 for one of them")
+        if self.by_model and (install := learned.missing()):
+            raise SettingsError("by", f"the learned model is not installed: {install}, or take lanczos")
+
+    @property
+    def by_model(self) -> bool:
+        return self.by == "learned" and self.upscale > 1
 
     @property
     def name(self) -> str:
         """What a file's name says of it."""
-        parts = [f"x{self.upscale}"] * (self.upscale > 1) + [f"smooth{self.smooth}"] * (self.smooth > 1)
+        larger = f"x{self.upscale}{'-learned' * self.by_model}"
+        parts = [larger] * (self.upscale > 1) + [f"smooth{self.smooth}"] * (self.smooth > 1)
         return "-".join(parts)
 
     @property
@@ -63,7 +77,7 @@ class Finish:
         """What a file says of it."""
         told: dict[str, Any] = {}
         if self.upscale > 1:
-            told["upscale"] = {"factor": self.upscale, "by": "Lanczos"}
+            told["upscale"] = {"factor": self.upscale, "by": learned.NAME if self.by_model else "Lanczos"}
         if self.smooth > 1:
             told["smooth"] = {"factor": self.smooth, "by": f"ffmpeg minterpolate {METHOD}"}
         return told
@@ -79,7 +93,7 @@ class Finish:
             raise SettingsError("smooth", problem)
 
     def larger(self, frame: np.ndarray) -> np.ndarray:
-        """A frame, uint8 (h, w, 3), in its new size."""
+        """A frame, uint8 (h, w, 3), in its new size by Lanczos."""
         if self.upscale == 1:
             return frame
         height, width, _ = frame.shape
@@ -88,48 +102,48 @@ class Finish:
 
     def frames(self, frames: Iterator[np.ndarray], fps: float) -> Iterator[np.ndarray]:
         """Frames, uint8 (h, w, 3) at `fps`, as they become: n of them are (n - 1) · smooth + 1."""
-        for frame in smoothed(frames, fps, self.smooth) if self.smooth > 1 else frames:
-            yield self.larger(frame)
+        if self.smooth > 1:
+            frames = smoothed(frames, fps, self.smooth)
+        yield from learned.enlarged(frames, self.upscale) if self.by_model else map(self.larger, frames)
 
 
 def finish(
     source: Path,
+    asked: Finish,
     target: Path | None = None,
     *,
-    upscale: int = 1,
-    smooth: int = 1,
     quality: int = QUALITY,
     keep: str = "embed",
     tell: Callable[[str], Any] = lambda sentence: None,
 ) -> Path:
-    """Write `source` in `upscale` times its size, with `smooth` times its frames a second; its new path.
+    """Write `source` larger and smoother, as `asked`; its new path.
 
     `target`: the wanted name (.mp4, .webm, .gif), by default beside `source`, as mp4. Sound goes along, and
     how it was finished is in what the file says of itself. Raises ValueError for what cannot be read or made.
     """
     source = Path(source)
-    asked = Finish(upscale, smooth)
     target = Path(target) if target else source.with_name(f"{source.stem}-{asked.name}.mp4")
     metadata = metadata_of(source)
     fps, first, frames = opened(source, metadata)
     asked.check(first.size, fps)
     sound = sound_for(source, target.suffix.lower().lstrip("."), tell)
-    size = (first.width * upscale, first.height * upscale)
+    size = (first.width * asked.upscale, first.height * asked.upscale)
     told = metadata | {"export": "finished", "finish": asked.table, "source_file": source.name}
     pictures = (np.asarray(picture) for picture in itertools.chain([first], frames))
-    with VideoWriter(target, fps * smooth, size, told, quality=quality, keep=keep, sound=sound) as writer:
+    with VideoWriter(
+        target, fps * asked.smooth, size, told, quality=quality, keep=keep, sound=sound
+    ) as writer:
         for frame in asked.frames(pictures, fps):
             writer.write(frame)
     return writer.path
 
 
-def preview(source: Path, target: Path, *, upscale: int = 1, smooth: int = 1) -> Path:
+def preview(source: Path, target: Path, asked: Finish) -> Path:
     """Write a second from the middle of `source` as an mp4: as it is on the left, finished on the right.
 
     Both halves show the same part, pixel for pixel of the finished one where that is larger than BESIDE: the
     left one with its pixels as squares, each frame as long as it is.
     """
-    asked = Finish(upscale, smooth)
     metadata = metadata_of(source)
     fps, first, frames = opened(source, metadata)
     asked.check(first.size, fps)
@@ -141,11 +155,11 @@ def preview(source: Path, target: Path, *, upscale: int = 1, smooth: int = 1) ->
         raise ValueError(f"{source.name} is one picture: there is nothing between its frames")
     after = list(asked.frames(iter(shown), fps))
     pairs = [
-        _beside(shown[min(number // smooth, len(shown) - 1)], frame, asked, fps)
+        _beside(shown[min(number // asked.smooth, len(shown) - 1)], frame, asked, fps)
         for number, frame in enumerate(after)
     ]
     size = (pairs[0].shape[1], pairs[0].shape[0])
-    with VideoWriter(target, fps * smooth, size, {"export": "preview"}, keep="none") as writer:
+    with VideoWriter(target, fps * asked.smooth, size, {"export": "preview"}, keep="none") as writer:
         for pair in pairs:
             writer.write(pair)
     return writer.path
@@ -171,15 +185,16 @@ def _beside(before: np.ndarray, after: np.ndarray, asked: Finish, fps: float) ->
     large = before.repeat(asked.upscale, 0).repeat(asked.upscale, 1)
     parts = [part[top : top + side[0], left : left + side[1]] for part in (large, after)]
     gap = np.zeros((side[0], 4, 3), np.uint8)
-    whole = Image.fromarray(np.concatenate([parts[0], gap, parts[1]], axis=1))
+    row = np.concatenate([parts[0], gap, parts[1]], axis=1)
+    whole = Image.new("RGB", (row.shape[1], row.shape[0] + WORDS))  # with room for words under it
+    whole.paste(Image.fromarray(row))
     draw = ImageDraw.Draw(whole)
-    font = ImageFont.load_default(12)
-    original = before.shape
+    font = ImageFont.load_default(13)
     for at, words in (
-        (4, f"now · {original[1]} × {original[0]} · {fps:g} fps"),
-        (side[1] + 8, f"finished · {width} × {height} · {fps * asked.smooth:g} fps"),
+        (8, f"now · {before.shape[1]}x{before.shape[0]} · {fps:g} fps"),
+        (side[1] + 12, f"finished · {width}x{height} · {fps * asked.smooth:g} fps"),
     ):
-        draw.text((at, side[0] - 18), words, fill=INK, font=font, stroke_width=2, stroke_fill=(0, 0, 0))
+        draw.text((at, side[0] + WORDS / 2), words, fill=INK, font=font, anchor="lm")
     return np.asarray(whole)
 
 

@@ -131,19 +131,26 @@ class Endpoints(Serving):
         return self.describe(made)
 
     def finish(
-        self, job_id: str, upscale: int = 2, smooth: int = 1, token: str = "", request: gr.Request = None
+        self,
+        job_id: str,
+        upscale: int = 2,
+        smooth: int = 1,
+        token: str = "",
+        by: Literal["lanczos", "learned"] = "lanczos",
+        request: gr.Request = None,
     ) -> dict:
-        """Make a larger and smoother file of a clip, by Lanczos and frames between; the clip stays as it is.
+        """Make a larger and smoother file of a clip; the clip stays as it is.
 
         Args:
             job_id: the "id" that `generate` returned.
             upscale: times the width and height: 1, 2 or 4.
             smooth: times the frames a second: 1, 2 or 4.
             token: your secret, where there are no accounts.
+            by: lanczos (invents nothing), or learned (a model, where the server has its packages).
         """
 
         def make(job: Job) -> tuple[Path, list[str]]:
-            return finished_file(self.app, job, Finish(upscale, smooth)), []
+            return finished_file(self.app, job, Finish(upscale, smooth, by)), []
 
         return self.file_of(self.job(job_id, token, request), request, make)
 

@@ -133,8 +133,8 @@ class Branching:
         job = self.of(owner, place[0])
         if job is None:
             return INTRO + '<p class="note">There is no clip yet: make one, and its units appear here.</p>'
-        family = self.app.store.family(job)
-        rows = "".join(self.row(each, place) for each in in_order(family))
+        family = in_order(self.app.store.family(job))
+        rows = "".join(self.row(each, place, passing(family, n)) for n, each in enumerate(family))
         columns = max(each.settings.units for each in family)
         hint = "Click a finished unit to go another way after it."
         return (
@@ -180,11 +180,16 @@ class Branching:
             f'<button type="button" data-act="delete" {at}>Drop</button></div>'
         )
 
-    def row(self, job: Job, place: Place) -> str:
-        """A clip of the tree: what it shares is left open, its own units stand in their places."""
+    def row(self, job: Job, place: Place, through: set[int]) -> str:
+        """A clip of the tree: what it shares is left open, its own units stand in their places. `through`:
+        where lines to rows below pass.
+        """
         start = job.directed.at_unit or 0
         s = job.settings
-        cells = "".join(f'<i class="{"from" if n + 1 == start else "gap"}"></i>' for n in range(start))
+        cells = "".join(
+            f'<i class="{"from" if n + 1 == start else "gap"}{" through" * (n in through)}"></i>'
+            for n in range(start)
+        )
         kept = self.app.store.units_of(job)
         for n in range(start, s.units):
             if n >= job.units_done or not (kept / "run.json").is_file():
@@ -257,7 +262,9 @@ def fields_html(words: str, seed: str, guidance: str) -> str:
 
 
 def in_order(family: list[Job]) -> list[Job]:
-    """A clip, then each of its branches with all that left that one."""
+    """A clip, then each of its branches with all that left that one, the latest unit first: so the lines to
+    the others have room.
+    """
     known = {job.id for job in family}
     below: dict[str, list[Job]] = {}
     for job in family[1:]:
@@ -266,8 +273,16 @@ def in_order(family: list[Job]) -> list[Job]:
     waiting = [family[0]]
     while waiting:
         found.append(waiting.pop(0))
-        waiting[:0] = below.get(found[-1].id, [])
+        waiting[:0] = sorted(below.get(found[-1].id, []), key=lambda job: -(job.directed.at_unit or 0))
     return found
+
+
+def passing(family: list[Job], index: int) -> set[int]:
+    """Columns of a row of the tree through which lines go, from rows above to rows below."""
+    places = {job.id: n for n, job in enumerate(family)}
+    return {
+        (job.directed.at_unit or 0) - 1 for job in family[index + 1 :] if places.get(job.parent, 0) < index
+    }
 
 
 def words_of_way(job: Job) -> str:

@@ -99,14 +99,15 @@ class Endless:
         drift = self.app.worker.drift_of(job.id) if job else None
         if job is None or drift is None:
             return '<p class="note">Nothing is going on. How far a clip drifts is shown here.</p>'
-        seconds = seconds_of(frames_of(max(1, job.units_done)), job.settings.fps)
+        done = job.units_done
+        seconds = seconds_of(frames_of(max(1, done)), job.settings.fps)
         heard = "".join(
             f"<li>unit {cue.start + 1}: {escape(cue.prompt)}</li>" for cue in job.settings.cues if cue.prompt
         )
         return (
-            f'<p class="note" role="status"><b>{job.units_done} units, {seconds:g} s so far.</b> '
+            f'<p class="note" role="status"><b>{done} unit{"s" * (done != 1)}, {seconds:g} s so far.</b> '
             f"{escape(job.settings.prompt)}</p>{drift_html(drift)}"
-            + (f'<ol class="note">{heard}</ol>' if heard else "")
+            + (f'<ul class="note">{heard}</ul>' if heard else "")
         )
 
 
@@ -158,7 +159,11 @@ def going_html() -> str:
     return (
         '<form class="tool">'
         + control(
-            "words", "Other words", "What happens from the next unit on.", text("prompt", hint="it grows")
+            "words",
+            "Other words",
+            "What happens from the next unit on.",
+            text("prompt", hint="it grows"),
+            wide=True,
         )
         + control("ease", "Over so many units", "How slowly the new words come.", slider("ease", 1, 8, 1, 1))
         + '<div class="buttons wide"><button type="button" data-act="tell">Tell it</button></div></form>'

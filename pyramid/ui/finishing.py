@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from pyramid.jobs.queue import Job
+from pyramid.media import learned
 from pyramid.media.finish import Finish, finish, preview
 from pyramid.media.join import join_clips
 from pyramid.media.join import meeting as meeting_of_clips
@@ -32,8 +33,8 @@ from pyramid.ui.view import View
 
 OTHERS = 50  # results that can be joined to one
 ORDERS = {"after": "the other one follows", "before": "the other one comes first"}
-LARGER = {1: "as it is", 2: "twice as wide and high", 4: "four times"}
-SMOOTHER = {1: "as they are", 2: "twice as many", 4: "four times"}
+TIMES = {1: "as now", 2: "twice", 4: "four times"}
+BY = {"lanczos": "Lanczos: invents nothing", "learned": "learned: sharper, which is invented"}
 PICTURES = {  # of 40 × 16, what a form does
     "finish": '<rect x="1" y="5" width="9" height="6"/><path d="M13 8h6m-2-2l2 2-2 2"/>'
     '<rect x="22" y="2" width="17" height="12"/>',
@@ -78,21 +79,23 @@ def _choice(name: str, label: str, options: dict[Any, str], now: Any = None) -> 
         f"{escape(text)}</option>"
         for value, text in options.items()
     )
-    return f'<label>{label}<select name="{name}">{inside}</select></label>'
+    wide = ' class="wide"' * (options is not TIMES)  # words need more room than numbers
+    return f'<label{wide}>{label}<select name="{name}">{inside}</select></label>'
 
 
 def _finish(app: App, job: Job, view: View) -> str:
-    upscale, smooth = view.finish
+    asked = view.finish
     words = (
         "Finish: larger, smoother",
         "Lanczos enlarges, motion compensation makes frames between; neither adds what was not there.",
     )
-    inside = _choice("upscale", "Size", LARGER, upscale) + _choice(
-        "smooth", "Frames a second", SMOOTHER, smooth
-    )
-    inside += _button(job, "look", "Look at a second of it first") + _button(job, "finish", "Make the file")
-    path = look_of(app, job, Finish(upscale, smooth)) if upscale * smooth > 1 else None
-    if path and path.is_file() and view.form == "finish":
+    inside = _choice("upscale", "Width and height", TIMES, asked.upscale)
+    inside += _choice("smooth", "Frames a second", TIMES, asked.smooth)
+    if learned.missing() is None:
+        inside += _choice("by", "How it is enlarged", BY, asked.by)
+    inside += _button(job, "look", "Look at it first") + _button(job, "finish", "Make the file")
+    path = look_of(app, job, asked)
+    if path.is_file() and view.form == "finish":
         source = escape(address_of_export(job, path), quote=True)
         inside += (
             f'<video class="look wide" src="{source}" autoplay loop muted playsinline controls '
@@ -110,8 +113,8 @@ def _join(app: App, job: Job, view: View) -> str:
         "Both become one file in this one’s size; how far the pictures jump at the seam is measured.",
     )
     asked = view.asked if view.form == "join" else {}
-    inside = _choice("order", "Where", ORDERS, asked.get("order"))
-    inside += _choice("other", "The other clip", others, asked.get("other"))
+    inside = _choice("other", "The other clip", others, asked.get("other"))
+    inside += _choice("order", "Where", ORDERS, asked.get("order"))
     inside += _button(job, "look-join", "Look at the seam first") + _button(job, "join", "Join")
     return _form(job, view, "join", words, inside + _seam(app, job, view, "join"))
 
@@ -165,7 +168,7 @@ def look_of(app: App, job: Job, asked: Finish) -> Path:
 def asked_of(view: View) -> Finish:
     """What the form of finishing asks for. ValueError."""
     upscale, smooth = (_factor(view.asked.get(name, "1")) for name in ("upscale", "smooth"))
-    return Finish(upscale, smooth)
+    return Finish(upscale, smooth, view.asked.get("by", "lanczos"))
 
 
 def _factor(text: str) -> Any:
@@ -179,8 +182,8 @@ def look(app: App, job: Job, view: View) -> View:
     path = look_of(app, job, asked)
     if not path.is_file():
         with one_at_a_time:
-            preview(job.result, path, upscale=asked.upscale, smooth=asked.smooth)
-    return view.finishing(asked.upscale, asked.smooth)
+            preview(job.result, path, asked)
+    return view.finishing(asked)
 
 
 def finished_file(app: App, job: Job, asked: Finish) -> Path:
@@ -188,13 +191,13 @@ def finished_file(app: App, job: Job, asked: Finish) -> Path:
     target = exports_of(app, job) / f"{job.result.stem}-{asked.name}.mp4"
     room_for(app, job)
     with one_at_a_time:
-        return finish(job.result, target, upscale=asked.upscale, smooth=asked.smooth)
+        return finish(job.result, asked, target)
 
 
 def make_finished(app: App, job: Job, view: View) -> View:
     asked = asked_of(view)
     made = finished_file(app, job, asked)
-    return view.finishing(asked.upscale, asked.smooth, f"{made.name} is under Export.")
+    return view.finishing(asked, f"{made.name} is under Export.")
 
 
 def both(app: App, job: Job, view: View) -> list[Path]:

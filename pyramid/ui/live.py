@@ -170,7 +170,7 @@ def timeline(live: Live | None, settings: Settings, chosen: int | None = None) -
     """One mark a unit, that fills; a finished one shows its last frame, and opens its stages."""
     done = live.units_done if live else 0
     if live and live.job.kind == "endless":
-        return f'<div class="timeline"><p class="note">{done} units</p></div>'
+        return f'<div class="timeline"><p class="note">{done} unit{"s" * (done != 1)}</p></div>'
     estimates = live.estimates if live else {}
     marks = []
     at = live.at.unit if live and live.at else -1

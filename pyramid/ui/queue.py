@@ -93,8 +93,10 @@ class Queue:
         items = [
             row(job, waiting.index(job) if job.waiting else -1, len(waiting), job.id == shown) for job in jobs
         ]
-        title = f"<h2>Queue <span>{len(waiting)}</span></h2>"
-        return f'<section class="queue">{title}<ol>{"".join(items)}</ol></section>'
+        title, count = ("Queue", len(waiting)) if waiting else ("Being made", len(jobs))
+        return (
+            f'<section class="queue"><h2>{title} <span>{count}</span></h2><ol>{"".join(items)}</ol></section>'
+        )
 
     def wire(self, form: Form, visitor: gr.BrowserState) -> None:
         """`editing` holds the id of the job that is changed in the form; `banner` says so."""

