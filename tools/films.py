@@ -28,7 +28,7 @@ DAY = (42, 38, 30), (247, 241, 228)  # ink and ground of captions
 NIGHT = (240, 236, 228), (20, 19, 15)
 BALL = "a red ball moves to the right over a green meadow"
 SYSTEMS = "ours=embedded:128p", "fast=embedded:128p-fast"
-PROMPTS = "a blue star spins over the sea", "a yellow triangle rises before a sunset", "a white heart grows"
+PROMPTS = "a blue star rises over the sea", "a yellow triangle rises before a sunset", "a white heart grows"
 REPORT = "compare.html"
 LEFT = "a red ball moves to the left over a green meadow"
 SEEN = """() => [...document.querySelectorAll("img")].every((img) => img.complete || !img.offsetParent)"""
@@ -194,7 +194,9 @@ def finish(page: Page, film: Film) -> None:
     page.locator(".card .media").first.click()
     edit = form(page, "Edit")
     edit.locator("input[name=unit]").nth(1).check(force=True)
-    edit.locator("input[name=prompt]").fill("a blue ball moves to the right over a green meadow")
+    edit.locator("input[name=prompt]").fill("a red ball falls over a green meadow")
+    edit.locator("input[name=composition]").uncheck()
+    edit.locator("select[name=tries]").select_option("4")
     film.take("Edit: eight frames are made anew, both sides stay", OPENED)
     made = page.locator(".card").count()
     edit.locator("[data-action=edit]").click()
@@ -319,7 +321,7 @@ def on_the_panel(page: Page, address: str, folder: Path) -> None:
 
 def by_the_link(page: Page, address: str, folder: Path) -> None:
     links = folder / "study" / "links.txt"
-    while not links.is_file():  # the program writes them once it knows its address
+    while not links.is_file() or not links.stat().st_size:  # written once the program knows its address
         page.wait_for_timeout(100)
     page.goto(links.read_text(encoding="utf-8").partition(": ")[2].strip())
 

@@ -10,18 +10,18 @@ side: what it runs into there is measured, and of several seeds the one that mee
 `composition`, the unit's coarsest stage is that of the old one, at the noise that this stage ends with
 (arXiv 2410.05954, section 3.2), and only the finer ones are made anew: where things are stays, what they look
 like changes, and both sides are met. The latents of all other units are kept bit for bit; the autoencoder is
-causal, so some frames after the unit may change a little.
+causal, so frames after the unit change too: a jump on the right fades over them, which is measured.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from pyramid.events import Finished, Frames, Status, Unit
-from pyramid.media.seam import Seam, seam, strip
+from pyramid.media.seam import SEEN, STILL, Seam, seam, strip
 from pyramid.settings import MAX_SEED, Settings, SettingsError, check_value, frames_of
 from pyramid.timeline import Cue, write_timeline
 
@@ -79,6 +79,12 @@ def _check_tries(count: int) -> None:
 def sentence_of(edit: Edit, choice: "Choice") -> str:
     """What a result has to say of its edit."""
     sides = [f"on the {side}, {seam}" for side, seam in choice.seams.items()]
+    if choice.fading is not None:
+        seen = "old and new lie over each other there" if choice.fades > SEEN else "as good as unchanged"
+        sides.append(
+            f"the frames after it are up to {choice.fading:.1f} levels from what they were "
+            f"({choice.fades:.1f} times what moves there): {seen}"
+        )
     unit = edit.unit
     made = f"Frames {8 * unit - 7} to {8 * unit} (unit {unit}) were made anew with seed {choice.seed}"
     return f"{made}: {'; '.join(sides)}."
@@ -100,7 +106,18 @@ class Choice:
     seed: int
     seams: dict[str, Seam]  # by side: left and, but for the last unit, right
     pictures: dict[str, Image.Image]  # of the seams, see `seam.strip`
-    tried: dict[int, float]  # by seed, the larger ratio of its seams
+    fading: float | None = None  # levels that a frame after the unit is from what it was, at most
+    tried: dict[int, float] = field(default_factory=dict)  # by seed, what `worst` was
+
+    @property
+    def fades(self) -> float:
+        """How often `fading` has the motion there."""
+        return (self.fading or 0.0) / max(self.seams["right"].around, STILL) if "right" in self.seams else 0.0
+
+    @property
+    def worst(self) -> float:
+        """The largest ratio of a jump, seen at once or over the frames after it, to the motion there."""
+        return max(self.fades, *(each.ratio for each in self.seams.values()))
 
     def table(self, edit: Edit) -> dict[str, Any]:
         """For what the result says of itself."""
@@ -110,6 +127,7 @@ class Choice:
             "seed": self.seed,
             "composition": edit.composition,
             "seams": {side: each.table for side, each in self.seams.items()},
+            "fading": None if self.fading is None else round(self.fading, 3),
             "tried": {str(seed): round(ratio, 3) for seed, ratio in self.tried.items()},
         }
 
@@ -125,6 +143,7 @@ def remade(
     edit.check(len(units))
     found: Choice | None = None
     tried: dict[int, float] = {}
+    old = _frames(stream, settings, units[: edit.unit + 2], stop)
     for number, seed in enumerate(edit.seeds, 1):
         yield Status("edit", f"Unit {edit.unit}, seed {seed} ({number} of {len(edit.seeds)})")
         made = yield from _made(stream, settings, units, edit, seed, stop)
@@ -132,13 +151,14 @@ def remade(
             return found and replace(found, tried=tried)
         whole = [replace(unit, given=False) for unit in units]
         whole[edit.unit] = made
-        seams, pictures = _measured(stream, settings, whole, edit.unit, stop)
-        if not seams:
+        shown = _frames(stream, settings, whole[: edit.unit + 2], stop)
+        if not shown:
             return found and replace(found, tried=tried)
-        tried[seed] = max(each.ratio for each in seams.values())
-        if found is None or tried[seed] < tried[found.seed]:
-            found = Choice(whole, seed, seams, pictures, tried)
-    return found
+        choice = _measured(Choice(whole, seed, {}, {}), shown, old, edit.unit)
+        tried[seed] = choice.worst
+        if found is None or choice.worst < found.worst:
+            found = choice
+    return found and replace(found, tried=tried)
 
 
 def chosen(making: "Generator[Event, None, Choice | None]", take: "Callable[[Event], None]") -> Choice | None:
@@ -193,25 +213,28 @@ def _coarsest(settings: Settings, latents: "Tensor", seed: int) -> "Tensor":
     return (1 - stage.end) * clean + stage.end * noise
 
 
-def _measured(
-    stream: Stream, settings: Settings, whole: Sequence[Unit], at: int, stop: Any
-) -> tuple[dict[str, Seam], dict[str, Image.Image]]:
-    """How a unit meets those beside it, once they are frames, and how that looks; nothing after a stop."""
+def _frames(stream: Stream, settings: Settings, units: Sequence[Unit], stop: Any) -> dict[int, np.ndarray]:
+    """The last three of some units as frames, uint8 (f, h, w, 3); none after a stop."""
     from pyramid.generate.request import Inputs
 
-    shown = whole[: at + 2]
+    shown = [replace(unit, given=False) for unit in units]
     part = replace(settings, num_frames=frames_of(len(shown)), image=None, video=None, timeline="")
     frames: dict[int, np.ndarray] = {}
     for event in stream(part, Inputs(finished=shown, stop=stop)):
         if isinstance(event, Frames):
             frames[event.unit] = event.video
             frames.pop(event.unit - 3, None)
-    if len(shown) - 1 not in frames:
-        return {}, {}
-    sides = {"left": (frames[at - 1], frames[at])}
-    if len(shown) == at + 2:
-        sides["right"] = (frames[at], frames[at + 1])
-    return (
-        {side: seam(*both) for side, both in sides.items()},
-        {side: strip(*both) for side, both in sides.items()},
-    )
+    return frames if len(shown) - 1 in frames else {}
+
+
+def _measured(choice: Choice, shown: dict[int, np.ndarray], old: dict[int, np.ndarray], at: int) -> Choice:
+    """With how the unit `at` meets those beside it, and how that looks. `old`: the frames before the edit."""
+    sides = {"left": (shown[at - 1], shown[at])}
+    fading = None
+    if at + 1 in shown:
+        sides["right"] = (shown[at], shown[at + 1])
+        apart = np.abs(shown[at + 1].astype(np.float32) - old[at + 1]).mean(axis=(1, 2, 3))
+        fading = float(apart.max())
+    seams = {side: seam(*both) for side, both in sides.items()}
+    pictures = {side: strip(*both) for side, both in sides.items()}
+    return replace(choice, seams=seams, pictures=pictures, fading=fading)

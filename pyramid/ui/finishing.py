@@ -115,7 +115,7 @@ def _join(app: App, job: Job, view: View) -> str:
     asked = view.asked if view.form == "join" else {}
     inside = _choice("other", "The other clip", others, asked.get("other"))
     inside += _choice("order", "Where", ORDERS, asked.get("order"))
-    inside += _button(job, "look-join", "Look at the seam first") + _button(job, "join", "Join")
+    inside += _button(job, "look-join", "Look at it first") + _button(job, "join", "Join")
     return _form(job, view, "join", words, inside + _seam(app, job, view, "join"))
 
 
@@ -126,7 +126,7 @@ def _loop(app: App, job: Job, view: View) -> str:
     )
     asked = view.asked if view.form == "loop" else {}
     inside = _choice("how", "How", HOWS, asked.get("how"))
-    inside += _button(job, "look-loop", "Look at the seam first") + _button(job, "loop", "Make the loop")
+    inside += _button(job, "look-loop", "Look at it first") + _button(job, "loop", "Make the loop")
     return _form(job, view, "loop", words, inside + _seam(app, job, view, "loop"))
 
 

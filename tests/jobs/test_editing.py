@@ -48,17 +48,18 @@ def test_the_other_units_stay_and_the_best_of_the_seeds_does(loaded, clip):
     assert same == [True, False, True, True]
     assert choice.seams.keys() == {"left", "right"} and choice.tried.keys() == {5, 6}
     assert choice.tried[choice.seed] == min(choice.tried.values())
-    assert choice.tried[choice.seed] == max(seam.ratio for seam in choice.seams.values())
+    assert choice.tried[choice.seed] == choice.worst >= max(seam.ratio for seam in choice.seams.values())
+    assert choice.fading > 0 and choice.table(Edit(1))["fading"] == round(choice.fading, 3)
     again = done(remade(loaded.stream, settings, units, Edit(1, "a blue star", seeds=(choice.seed,))))
     assert (again.units[1].latents == choice.units[1].latents).all()
     last = done(remade(loaded.stream, settings, units, Edit(3, seeds=(5,))))
-    assert last.seams.keys() == {"left"}
+    assert last.seams.keys() == {"left"} and last.fading is None
 
 
 def test_with_its_own_words_and_seed_a_unit_becomes_what_it_was(loaded, clip):
     settings, units = clip
     choice = done(remade(loaded.stream, settings, units, Edit(2, seeds=(settings.seed,))))
-    assert (choice.units[2].latents == units[2].latents).all()
+    assert (choice.units[2].latents == units[2].latents).all() and choice.fading == 0
 
 
 def test_the_composition_stays_where_it_is_asked_for(loaded, clip):
