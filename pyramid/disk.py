@@ -6,17 +6,27 @@ write_json(path, {"name": "mine"})        # the same for JSON
 write_through(path, content)              # the same for bytes, and a power cut does not undo it
 link(source, target)                      # the same file once more, or a copy
 unwritable(Path("outputs"))               # "", or why nothing can be written there
+check_file(Path("photo.png"))             # ValueError for a folder, a pipe or a device
 """
 
 import json
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 @contextmanager
@@ -63,6 +73,26 @@ def link(source: str | Path, target: str | Path) -> None:
     except OSError:
         with whole(Path(target)) as part:
             shutil.copyfile(source, part)
+
+
+def special(path: Path) -> str:
+    """What a path is that is no file: it would be waited for without end, or never end. "" for a file, and
+    for what is not there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # a name that cannot be one
+        return ""
+    for is_one, what in KINDS:
+        if is_one(mode):
+            return what
+    return ""
+
+
+def check_file(path: Path) -> None:
+    """Raises ValueError for what is there and no file."""
+    if what := special(path):
+        raise ValueError(f"{path.name or str(path)!r} is {what}: give a file")
 
 
 def nearest(path: Path) -> Path:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyramid.disk import check_file
 from pyramid.hub.checkpoints import find, list_variants
 from pyramid.settings import (
     FAST,
@@ -38,6 +39,7 @@ from pyramid.settings import (
 PRESETS_FOLDER = Path(__file__).resolve().parent.parent / "presets"
 CHOSEN_WITH_THE_MODEL = ("model", "variant")
 KEPT_OVER_MODELS = ("prompt", "image", "video", "fit", "seed", *MACHINE)
+MOST_DOTS = 200  # of a line: a.b.c is a table in a table in TOML, and a preset has none
 STEP_LISTS = ("num_inference_steps", "video_num_inference_steps")
 PRESET_FIELDS = tuple(name for name in FIELDS if name not in ("prompt", "image", "video", "seed", "preset"))
 
@@ -212,8 +214,11 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
         check_choice("preset", name, tuple(preset_names(folder)))
         path = folder / f"{name}.toml"
     try:
-        values = renamed(tomllib.loads(path.read_text(encoding="utf-8")))
+        check_file(path)
+        values = renamed(tomllib.loads(_bounded(path.read_text(encoding="utf-8-sig"))))
         check_known(values, "key", ("description", *PRESET_FIELDS))
+        for name in CHOSEN_WITH_THE_MODEL:
+            typed(TABLE[name], values.get(name, ""))
         description = values.pop("description", None)
         if not isinstance(description, str) or not description.strip():
             raise SettingsError("description", "key 'description' is missing: say what it is for")
@@ -225,7 +230,16 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
         raise SettingsError("preset", f"preset {str(path)!r} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError("preset", f"preset {str(path)!r} cannot be read as TOML: {error}") from error
+    except ValueError as error:
+        raise SettingsError("preset", f"preset {path.name}: {error}") from error
     return preset
+
+
+def _bounded(text: str) -> str:
+    """The text of a preset, none of whose names consists of so many that reading it takes minutes."""
+    if (dots := max((line.count(".") for line in text.splitlines()), default=0)) > MOST_DOTS:
+        raise ValueError(f"a line has {dots} dots: {MOST_DOTS} at most")
+    return text
 
 
 def find_preset(name: str, own: Path) -> Preset:

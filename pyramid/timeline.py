@@ -148,6 +148,8 @@ def load_timeline(path: Path) -> str:
 
 def _text_of(path: Path) -> str:
     """The text of a file. OSError, and ValueError for what is no timeline by its size or its bytes."""
+    if path.exists() and not path.is_file():  # what it says may never come, or never end
+        raise ValueError("it is no file, but a folder, a pipe or a device")
     with path.open("rb") as file:
         read = file.read(LARGEST + 1)
     if len(read) > LARGEST:

@@ -25,7 +25,7 @@ ROOMS = {  # room -> what it may import from other rooms
     "failures": {"settings"},
     "models": set(),
     "hub": {"settings", "disk"},
-    "presets": {"settings", "hub"},
+    "presets": {"settings", "hub", "disk"},
     "media": {"settings", "disk"},
     "text": {"settings", "hub", "disk"},
     "memory": {"settings", "events", "hub", "models", "text", "disk"},

@@ -33,7 +33,7 @@ from pyramid.commands.prompt_list import Item, ListError, digest, name_of, read_
 from pyramid.disk import unwritable
 from pyramid.memory.plan import NAMES
 from pyramid.presets import preset_names
-from pyramid.settings import at_home
+from pyramid.settings import at_home, check_value
 
 STATE = Path(".pyramid") / "batch.jsonl"
 UNITS = Path(".pyramid") / "units"  # of items that are in the making, a folder each
@@ -80,8 +80,9 @@ class Journal:
         for number, line in enumerate(content[:whole].splitlines(), 1):
             try:
                 event = json.loads(line)
+                check_event(event)
                 {"begun": self.begun, "done": self.done, "failed": {}}[event["event"]][event["key"]] = event
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise ValueError(
                     f"{self.path}, line {number}, is damaged: fix or delete that line, or take "
                     "another --output-dir"
@@ -134,6 +135,13 @@ class Journal:
             if metadata.get("batch") == item.key and not metadata.get("partial"):
                 return path
         return None
+
+
+def check_event(event: Any) -> None:
+    """Raises an error for a line of a journal that was not written by `write`."""
+    if not isinstance(event["key"], str) or not isinstance(event["asked"], str) or event["seed"] is None:
+        raise TypeError("a key and what was asked for are texts, and a seed is a number")
+    check_value("seed", event["seed"])
 
 
 # -- the work

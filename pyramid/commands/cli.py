@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pyramid.commands.interrupts import as_by_ctrl_c
 from pyramid.commands.terminal import steady_output
 from pyramid.memory.threads import wait_asleep, wait_briefly
 from pyramid.settings import flag_of
@@ -66,7 +67,8 @@ def run(argv: Sequence[str] | None) -> int:
         command = next((word for word in argv if not word.startswith("-")), "")
         (wait_asleep if command == "train" else wait_briefly)()
         args = parser(command).parse_args(argv)
-        return args.run(args) or 0
+        with as_by_ctrl_c():
+            return args.run(args) or 0
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130

@@ -21,6 +21,7 @@ from pyramid.commands.batch import Journal, check_flags, check_folder, engine_of
 from pyramid.commands.engine import Stopped, say
 from pyramid.commands.interrupts import Halted, interruptible
 from pyramid.commands.prompt_list import Item, checkpoint_of, digest, name_of
+from pyramid.disk import check_file
 from pyramid.memory.plan import NAMES
 from pyramid.presets import load_preset, preset_names, resolve
 from pyramid.settings import DTYPES, MAX_SEED, Settings, at_home
@@ -91,8 +92,9 @@ def systems_of(texts: Sequence[str], model: str) -> list[System]:
 def read_prompts(path: Path) -> list[str]:
     """The prompts in a text file, one a line; empty lines and a second one of the same words are left out."""
     try:
+        check_file(path)
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"--prompts {path} cannot be read as text: {error}") from None
     prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not prompts:

@@ -2,6 +2,8 @@
 
     with interruptible(stop):      # Ctrl-C, SIGTERM and a closed terminal set `stop`, a threading.Event
         ...                        # who looks at it ends by itself; after GRACE s `Halted` is raised
+    with as_by_ctrl_c():           # SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does
+        ...
 
 A second Ctrl-C ends the program at once.
 """
@@ -47,13 +49,29 @@ def interruptible(stop: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+def as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM and a closed terminal end what is at work as Ctrl-C does, so nothing stays half written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    with handled(interrupt, tuple(number for number in SIGNALS if number != signal.SIGINT)):
+        yield
+
+
+@contextmanager
+def handled(
+    handler: Callable[[int, FrameType | None], object], signals: tuple[signal.Signals, ...] = SIGNALS
+) -> Iterator[None]:
     """`handler` gets the signals that end a program, while this lasts.
 
     Who was told to outlive its terminal (nohup) does; SIGINT counts all the same, as scripts start programs
     with it ignored.
     """
-    wanted = [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+    wanted = [n for n in signals if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
     before = [signal.signal(number, handler) for number in wanted]
     try:
         yield

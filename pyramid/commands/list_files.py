@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pyramid.commands.flags import NUMBERS, counts
+from pyramid.disk import check_file
 from pyramid.settings import ELSEWHERE, EXPECTED, FIELDS, STEPS, TABLE, SettingsError, check_known, renamed
 
 Row = tuple[int, Callable[[], dict[str, Any]]]
 BESIDE = ("id", "seconds")  # what a row may have beside the fields of `Settings`
 EXAMPLE = '{"prompt": "a red ball stays still"}'
+MAX_BYTES = 100_000_000  # of a list: some hundred thousand lines
 MAX_DIGITS = 30  # of a whole number: those of settings have 16 at most
 
 
@@ -37,8 +39,13 @@ class ListError(ValueError):
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """The rows that are not blank, with their lines. Raises ListError for what is no text in UTF-8."""
+    """The rows that are not blank, with their lines. Raises ListError for what is no text in UTF-8,
+    ValueError for what is no file.
+    """
     try:
+        check_file(path)
+        if path.stat().st_size > MAX_BYTES:
+            raise ListError(f"{path.name} has more than {MAX_BYTES / 1e6:.0f} MB: cut it into several lists")
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ListError(f"the list {str(path)!r} cannot be read: {error.strerror}") from None

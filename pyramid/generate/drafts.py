@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyramid.disk import whole
+from pyramid.disk import check_file, whole
 from pyramid.events import Finished, Frames, Notice, Preview, Unit
 from pyramid.generate.latents import pyramid
 from pyramid.generate.request import Inputs
@@ -91,6 +91,7 @@ class Draft:
         from safetensors import SafetensorError, safe_open
 
         try:
+            check_file(path)
             with safe_open(path, "pt") as file:
                 told = json.loads(file.metadata()["draft"])
                 latents = file.get_tensor("latents")
@@ -100,7 +101,7 @@ class Draft:
             return cls(Settings.from_dict(told["settings"]), latents, clean, told["model"])
         except FileNotFoundError:
             raise ValueError(f"{path} is not there: give a file that the command drafts wrote") from None
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no draft: {error}") from None
 
 

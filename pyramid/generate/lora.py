@@ -90,10 +90,10 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path.name} cannot be read as safetensors: {error}") from None
     beside = path.with_name("adapter_config.json")
     if path.name == "adapter_model.safetensors" and beside.is_file():
-        text = beside.read_text(encoding="utf-8")
+        text = beside.read_text(encoding="utf-8-sig", errors="replace")
     try:
         config = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         config = {}
     if not isinstance(config, dict):
         return weights, {}

@@ -37,6 +37,7 @@ from typing import Any, get_args, get_origin
 
 from safetensors import SafetensorError, safe_open
 
+from pyramid.disk import check_file
 from pyramid.hub.families import FAMILIES, RELEASES, Family, Release
 from pyramid.settings import MODELS, Variant, at_home, variant_of
 
@@ -290,10 +291,11 @@ def detect_family(transformer: Path) -> Family:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file with a table in it. CheckpointError when it is missing, unreadable or something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        check_file(path)
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no table")

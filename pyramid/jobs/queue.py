@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.jobs.database import Database
-from pyramid.jobs.record import ENDED, Directed, Job, Limits, Output, State, readable, search_words
+from pyramid.jobs.record import ENDED, Directed, Job, Limits, Output, State, job_of, search_words
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.sources import Source
 from pyramid.jobs.space import Space
@@ -445,15 +445,19 @@ class JobStore(Database):
         No two callers get the same. `but`: jobs that are not to be taken yet.
         """
         waits = f"state = 'queued' AND id NOT IN ({', '.join('?' * len(but))})"
-        if not self._jobs(waits, but, "LIMIT 1"):
-            return None  # nothing changes, and nobody is told so
-        with self.change() as db:
-            row = db.execute(
-                "UPDATE jobs SET state = 'running', started = ?, ended = NULL, error = '' WHERE id = ("
-                f"SELECT id FROM jobs WHERE {waits} ORDER BY {self._turn}, position LIMIT 1) RETURNING *",
-                [time.time(), *but],
-            ).fetchone()
-        return self._job(row) if row else None
+        while self._jobs(waits, but, "LIMIT 1"):  # else nothing changes, and nobody is told so
+            with self.change() as db:
+                row = db.execute(
+                    "UPDATE jobs SET state = 'running', started = ?, ended = NULL, error = '' WHERE id = ("
+                    f"SELECT id FROM jobs WHERE {waits} ORDER BY {self._turn}, position LIMIT 1) RETURNING *",
+                    [time.time(), *but],
+                ).fetchone()
+            job = self._job(row) if row else None
+            if job is None or not job.damaged:
+                return job
+            why = f"The record of this job is damaged ({job.damaged}), so it was not made: ask for it again."
+            self.finish(job.id, State.FAILED, error=why)
+        return None
 
     def give_back(self, job_id: str) -> None:
         """A running job waits again where it was: whoever takes it goes on from its finished units."""
@@ -569,7 +573,7 @@ class JobStore(Database):
         try:
             before = json.loads(mark.read_text(encoding="utf-8"))
             before = before if isinstance(before, dict) else {}
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             before = {}
         with self.change() as db:
             rows = db.execute(
@@ -616,16 +620,7 @@ class JobStore(Database):
         return [self._job(row) for row in self.rows(f"SELECT * FROM jobs WHERE {where} {order}", values)]
 
     def _job(self, row: sqlite3.Row) -> Job:
-        values = dict(row)
-        del values["words"], values["kind"]
-        values["directed"] = Directed(**json.loads(row["directed"]))
-        values["settings"], left_out = readable(json.loads(row["settings"]))
-        values["output"] = Output(**json.loads(row["output"]))
-        values["state"], values["notes"] = State(row["state"]), (*json.loads(row["notes"]), *left_out)
-        values["path"] = self.folder / row["path"] if row["path"] else None
-        values["timings"] = json.loads(row["timings"])
-        values["favourite"], values["decode_only"] = bool(row["favourite"]), bool(row["decode_only"])
-        return Job(**values)
+        return job_of(row, self.folder)
 
     def _waiting(self, job_id: str, owner: str) -> Job:
         job = self.get(job_id, owner)

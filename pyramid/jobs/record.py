@@ -1,6 +1,9 @@
 """What is known of a generation that was asked for: the record that the store keeps and the page shows."""
 
-from dataclasses import dataclass, field
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from pyramid.settings import (
     TABLE,
     Settings,
     SettingsError,
+    briefly,
     check_choice,
     label_of,
     renamed,
@@ -59,6 +63,9 @@ class Output:
                 raise SettingsError(name, f"unknown {name} {value!r}: choose from {', '.join(choices)}")
         if type(self.quality) is not int or not 1 <= self.quality <= 51:
             raise SettingsError("quality", f"quality = {self.quality!r}: 1 to 51, where 17 shows no loss")
+        for name in ("previews", "random"):
+            _check_type(name, getattr(self, name), bool)
+        _check_type("group", self.group, str)
         check_pattern(self.pattern)
 
 
@@ -87,7 +94,21 @@ class Directed:
     def __post_init__(self):
         check_choice("kind", self.kind, KINDS)
         for name in ("seeds", "variations"):  # JSON has lists
+            _check_type(name, getattr(self, name), list, tuple)
+            for value in getattr(self, name):
+                _check_type(name, value, int)
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("whole", "composition"):
+            _check_type(name, getattr(self, name), bool)
+        for name in ("at_unit", "unit"):
+            _check_type(name, getattr(self, name), int, type(None))
+        _check_type("prompt", self.prompt, str, type(None))
+
+
+def _check_type(name: str, value: Any, *kinds: type) -> None:
+    """Raises SettingsError for a value of another type than is written."""
+    if type(value) not in kinds:
+        raise SettingsError(name, f"{name} = {briefly(value)}: {kinds[0].__name__} is expected")
 
 
 @dataclass(frozen=True)
@@ -112,6 +133,7 @@ class Job:
     parent: str | None = None  # the job it was made from
     decode_only: bool = False  # makes a video of the units that are saved, and no new ones
     directed: Directed = Directed()
+    damaged: str = ""  # which parts of its record cannot be read: it is shown, and does not run
 
     @property
     def kind(self) -> str:
@@ -189,6 +211,69 @@ def readable(values: dict[str, Any]) -> tuple[Settings, list[str]]:
             notes.append(f"Left out: {error.told(label_of)}.")
             del known[key]
     return Settings.from_dict({"version": values.get("version", 1)} | known), notes
+
+
+def job_of(row: Mapping[str, Any], folder: Path) -> Job:
+    """A job from the record that the store keeps, whose result lies in `folder`. What cannot be read of it is
+    as in a new one and named in `damaged`, so that no damage of one record hides the others.
+    """
+    damaged: list[str] = []
+
+    def read(name: str, make: Callable[[Any], Any], otherwise: Any) -> Any:
+        try:
+            return make(row[name])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+            damaged.append(name)
+            return otherwise
+
+    settings, left_out = read("settings", lambda text: readable(json.loads(text)), (Settings(), []))
+    notes = read("notes", lambda text: [_text(note) for note in json.loads(text)], [])
+    job = Job(
+        id=row["id"],
+        owner=row["owner"],
+        settings=settings,
+        output=read("output", lambda text: Output(**_known(Output, text)), Output()),
+        directed=read("directed", lambda text: Directed(**_known(Directed, text)), Directed()),
+        state=read("state", State, State.FAILED),
+        position=read("position", _number, 0.0),
+        created=read("created", _number, 0.0),
+        started=read("started", _time, None),
+        ended=read("ended", _time, None),
+        path=read("path", lambda path: folder / path if path else None, None),
+        error=read("error", _text, ""),
+        notes=(*notes, *left_out),
+        units_done=read("units_done", lambda number: max(0, int(_number(number))), 0),
+        favourite=bool(row["favourite"]),
+        timings=read("timings", lambda text: {k: _number(v) for k, v in json.loads(text).items()}, {}),
+        parent=read("parent", lambda parent: None if parent is None else _text(parent), None),
+        decode_only=bool(row["decode_only"]),
+    )
+    if not damaged:
+        return job
+    told = f"Damaged in its record, and left out: {', '.join(damaged)}."
+    return replace(job, damaged=", ".join(damaged), notes=(*job.notes, told))
+
+
+def _known(kind: type, text: str) -> dict[str, Any]:
+    """The fields of a table that this version of the program knows."""
+    names = {each.name for each in fields(kind)}
+    return {name: value for name, value in json.loads(text).items() if name in names}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _time(value: Any) -> float | None:
+    return None if value is None else _number(value)
 
 
 def search_words(settings: Settings) -> str:

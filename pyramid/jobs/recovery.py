@@ -22,11 +22,11 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramid.disk import link, write_through
+from pyramid.disk import check_file, link, write_through
 from pyramid.events import Unit
 from pyramid.failures import known
 from pyramid.media.files import hold, let_go, result_of
-from pyramid.settings import MACHINE, Settings, SettingsError, frames_of
+from pyramid.settings import MACHINE, Settings, SettingsError, briefly, frames_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,6 +119,7 @@ class UnitsFolder:
         from safetensors import SafetensorError, safe_open
 
         try:
+            check_file(self.path / STAGE)
             with safe_open(self.path / STAGE, "pt") as file:
                 told = file.metadata()
                 latents = file.get_tensor("latents")
@@ -199,13 +200,8 @@ class UnitsFolder:
     def about(self) -> dict[str, Any]:
         """What `begin` was told: settings, model, inputs. ValueError when this is no such folder."""
         try:
-            about = json.loads(self._about.read_text(encoding="utf-8"))
-            if about["version"] != FORMAT_VERSION:
-                raise ValueError(f"version {about['version']}, this program reads {FORMAT_VERSION}")
-            for name in ("settings", "model", "inputs"):
-                if not isinstance(about[name], dict):
-                    raise ValueError(f"{name} = {about[name]!r}, where a table is expected")
-            return about
+            check_file(self._about)
+            return _checked(json.loads(self._about.read_text(encoding="utf-8-sig")))
         except FileNotFoundError:
             raise ValueError(f"{self.path} holds no run that could go on") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -219,7 +215,7 @@ class UnitsFolder:
         killed between publishing it and `remove`.
         """
         inputs = self.about()["inputs"]
-        if "run" not in inputs:
+        if not {"run", "result"} <= inputs.keys():
             return None
         found = result_of(inputs["run"], self.path.with_name(Path(inputs["result"]).stem))
         return found[0] if found and not found[1].get("partial") else None
@@ -252,6 +248,25 @@ def what_there_is(settings: Settings, units: list[Unit]) -> dict[str, Any]:
     return {"num_frames": frames_of(len(units)), "image": None, "video": None}
 
 
+def _checked(about: Any) -> dict[str, Any]:
+    """What `run.json` says, if its parts are of the types that are written. ValueError, KeyError or
+    TypeError.
+    """
+    if about["version"] != FORMAT_VERSION:
+        raise ValueError(f"version {briefly(about['version'])}, this program reads {FORMAT_VERSION}")
+    for name in ("settings", "model", "inputs"):
+        if not isinstance(about[name], dict):
+            raise ValueError(f"{name} = {briefly(about[name])}, where a table is expected")
+    told = about["inputs"]
+    result = told.get("result", "video.mp4")
+    if not isinstance(result, str) or Path(result).name != result or result in ("", "..") or "\0" in result:
+        raise ValueError(f"result = {briefly(result)}, where the name of a file is expected")
+    edits = told.get("edits", [])
+    if not isinstance(edits, list) or not all(isinstance(edit, dict) for edit in edits):
+        raise ValueError(f"edits = {briefly(edits)}, where a list of tables is expected")
+    return about
+
+
 def _what_units_depend_on(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in settings.to_dict().items() if k not in ("preset", *MACHINE)}
 
@@ -267,6 +282,7 @@ def _read(path: Path, index: int) -> Unit | None:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_file(path)
         with safe_open(path, "pt") as file:
             told = file.metadata()
             latents = file.get_tensor("latents")

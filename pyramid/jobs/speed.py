@@ -23,6 +23,7 @@ from pyramid.generate.scales import Guidance
 from pyramid.hub.families import GRID, TEXT_TOKENS
 from pyramid.settings import Settings
 
+LONGEST = 1e9  # seconds of a step, or tokens: more is no measurement
 REMEMBERED = 50  # steps of one size: an older machine's figures fade as new ones come
 
 
@@ -92,11 +93,9 @@ class Speeds:
         self.path = path
         self._lock = threading.Lock()  # of who writes
         try:
-            self._known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            self._known = _checked(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             self._known = {}  # nothing was measured yet, or the file is damaged: it is measured again
-        if not isinstance(self._known, dict):
-            self._known = {}
 
     def step(self, key: str, tokens: int, seconds: float) -> None:
         """A step over so many tokens took so long."""
@@ -144,6 +143,17 @@ class Speeds:
     def save(self) -> None:
         with self._lock, whole(self.path) as part:
             part.write_text(json.dumps(self._known), encoding="utf-8")
+
+
+def _checked(known: dict[str, dict[str, dict[str, list]]]) -> dict[str, dict[str, dict[str, list]]]:
+    """What a file holds, if it was written here. ValueError, TypeError or AttributeError."""
+    for kinds in known.values():
+        for kind, table in kinds.items():
+            for name, (count, mean) in table.items():
+                size = float(name) if kind == "steps" else 1.0
+                if not (0 < count <= REMEMBERED and 0 <= mean < LONGEST and 0 < size < LONGEST):
+                    raise ValueError(f"{name!r}: {count} times {mean} s is nothing that was measured")
+    return known
 
 
 def _line(table: dict[str, list]) -> tuple[float, float]:

@@ -11,6 +11,8 @@ only.
 import re
 from pathlib import Path
 
+from pyramid.disk import check_file
+
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 CONTAINERS = {  # ffmpeg's demuxer -> whether a file's first bytes are of that container
     "mov": lambda head: head[4:8] in BOXES,
@@ -40,6 +42,7 @@ def container_of(path: Path) -> str:
 
     Raises ValueError for what is none of the containers that hold their pictures themselves.
     """
+    check_file(path)
     try:
         with path.open("rb") as file:
             head = file.read(400)

@@ -430,7 +430,8 @@ def _member_of(path: Path) -> bytes | None:
 
 def _text_of(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_METADATA else None
+        small = path.is_file() and path.stat().st_size <= MAX_METADATA
+        return path.read_text(encoding="utf-8-sig") if small else None
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -108,7 +108,7 @@ def _made(first: np.ndarray, rest: Iterator[Image.Image], how: str, frames: int)
 
 def _check(how: str, frames: int) -> None:
     """SettingsError for a loop that is none."""
-    if how not in HOWS:
+    if how not in tuple(HOWS):  # whatever a program sends
         raise SettingsError("how", f"unknown loop {how!r}: choose from {', '.join(HOWS)}")
     if frames < 1:
         raise SettingsError("frames", f"{frames} frames: a dissolve has 1 or more")

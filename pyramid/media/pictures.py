@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFilter, PngImagePlugin, UnidentifiedImageError
 
+from pyramid.disk import check_file
 from pyramid.media.files import OF_READERS, publish, readable, reserve, write_sidecar
 from pyramid.media.parts import MAX_BYTES, TooLarge, check_parts, tags_are_bounded
 from pyramid.settings import FITS, at_home
@@ -51,10 +52,12 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
     it is decoded as it is.
     """
     name = "the picture" if isinstance(source, bytes) else repr(str(source))
+    file = io.BytesIO(source) if isinstance(source, bytes) else at_home(source)
+    if isinstance(file, Path):
+        check_file(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd tags, and of large pictures: the limits are checked here
-            file = io.BytesIO(source) if isinstance(source, bytes) else at_home(source)
             check_parts(file, name)
             _open_heif(file)
             image = Image.open(file, formats=readable())

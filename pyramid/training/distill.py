@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pyramid.disk import link, whole, write_json
+from pyramid.disk import check_file, link, whole, write_json
 from pyramid.generate.guidance import Guidance, GuidedModel, Prompt
 from pyramid.generate.latents import history, jump
 from pyramid.generate.lora import new_lora, save_lora
@@ -72,7 +72,8 @@ def read_prompts(data: str | None, recipe: Recipe) -> list[str]:
         return sorted({caption(s, rng) for s in scenes for _ in range(recipe.distill.captions_per_scene)})
     path = Path(data)
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        check_file(path)
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         if path.suffix == ".jsonl":
             lines = [_text_of(json.loads(line)) for line in lines]
     except (OSError, ValueError) as error:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyramid.disk import check_file
+from pyramid.settings import briefly
 from pyramid.training.world import World
 
 LOSSES = ("own", "published")
@@ -223,19 +225,21 @@ def recipe_of(kind: type, path: str | Path) -> Any:
     """A recipe of that `kind`. ValueError names the file, the key and what is allowed there."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
+        check_file(path)
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(
             f"There is no recipe {path}: {error.strerror}. Recipes are in presets/training."
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     return read_table(kind, table, str(path))
 
 
 def read_table(kind: type, table: dict, where: str) -> Any:
     """A dataclass from a table, checking every key and turning lists into tuples, tables into dataclasses."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{where} = {briefly(table)}: a table of keys is expected.")
     known = typing.get_type_hints(kind)
     table = {FORMER_KEYS.get(key, key): value for key, value in table.items()}
     for key in table:
@@ -243,15 +247,35 @@ def read_table(kind: type, table: dict, where: str) -> Any:
             raise ValueError(f"{where}: unknown key '{key}'. Known keys: {', '.join(known)}.")
     values = {}
     for key, value in table.items():
-        hint = known[key]
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            value = read_table(hint, value, f"{where} [{key}]")
-        elif key == "phases":
-            value = tuple(read_table(Phase, phase, f"{where} [[phases]]") for phase in value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[key] = value
+        values[key] = _value_of(known[key], key, value, where)
     for needed in dataclasses.fields(kind):
         if needed.name not in values and needed.default is needed.default_factory is dataclasses.MISSING:
             raise ValueError(f"{where}: the key '{needed.name}' is missing.")
     return kind(**values)
+
+
+def _value_of(hint: Any, key: str, value: Any, where: str) -> Any:
+    """A value of a table as the key's type. ValueError for one of another type."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return read_table(hint, value, f"{where} [{key}]")
+    if key == "phases" and isinstance(value, list):
+        return tuple(read_table(Phase, phase, f"{where} [[phases]]") for phase in value)
+    value = tuple(value) if isinstance(value, list) else value
+    if not _fits(hint, value):
+        raise ValueError(f"{where}: {key} = {briefly(value)} is of another type than the key has.")
+    return value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of the type that a key has."""
+    inside = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        each = inside[:1] * len(value) if isinstance(value, tuple) and inside[-1:] == (...,) else inside
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, each, value))
+    if typing.get_origin(hint) is typing.Literal:
+        return value in inside
+    if inside:
+        return any(_fits(each, value) for each in inside)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint if hint in (int, str, bool) else isinstance(value, hint)

@@ -29,7 +29,15 @@ from pyramid.settings import SettingsError
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of_export
 from pyramid.ui.api_direct import DIRECTING, Directing
-from pyramid.ui.api_shared import ASKED_SETTINGS, Serving, documented, file_data, whole_number
+from pyramid.ui.api_shared import (
+    ASKED_SETTINGS,
+    Serving,
+    documented,
+    file_data,
+    whole_number,
+    words_or_nothing,
+    yes_or_no,
+)
 from pyramid.ui.compare import PLAYABLE
 from pyramid.ui.errors import told
 from pyramid.ui.finishing import finished_file, joined_file, looped_file
@@ -82,7 +90,7 @@ class Endpoints(Serving):
         """
         try:
             owner = self.owner(request, token)
-            asked = self.settings(prompt, seed, seconds, preset, settings or {})
+            asked = self.settings(prompt, seed, seconds, preset, settings)
             asked, picture, clip = self.started(asked, image, video)
             with self.app.working(request), self.app.adding(request, owner):
                 job = self.app.store.add(
@@ -123,7 +131,9 @@ class Endpoints(Serving):
         try:
             unit = whole_number("unit", unit)
             seeds = seeds_from(job.settings, seed, whole_number("tries", tries))
-            wanted = Edit(unit, prompt or None, seeds, bool(composition))
+            wanted = Edit(
+                unit, words_or_nothing("prompt", prompt), seeds, yes_or_no("composition", composition)
+            )
             with self.app.adding(request, job.owner):
                 made = edit(self.app.store, job.id, job.owner, wanted)
         except ValueError as error:
@@ -150,7 +160,8 @@ class Endpoints(Serving):
         """
 
         def make(job: Job) -> tuple[Path, list[str]]:
-            return finished_file(self.app, job, Finish(upscale, smooth, by)), []
+            asked = Finish(whole_number("upscale", upscale), whole_number("smooth", smooth), by)
+            return finished_file(self.app, job, asked), []
 
         return self.file_of(self.job(job_id, token, request), request, make)
 

@@ -17,7 +17,7 @@ import gradio as gr
 from pyramid.jobs.directing import WALLS, branch, endless, explore, refine, vary
 from pyramid.settings import frames_for_seconds
 from pyramid.timeline import Cue, read_timeline
-from pyramid.ui.api_shared import ASKED_SETTINGS, Serving, whole_number
+from pyramid.ui.api_shared import ASKED_SETTINGS, Serving, whole_number, yes_or_no
 from pyramid.ui.endless import most_units
 
 DIRECTING = ("drafts", "refine", "vary", "pause", "branch", "endless", "tell")
@@ -56,7 +56,7 @@ class Directing(Serving):
             token: your secret, where there are no accounts.
         """
         owner = self.owner(request, token)
-        asked = self.settings(prompt, seed, seconds, preset, settings or {})
+        asked = self.settings(prompt, seed, seconds, preset, settings)
         asked, picture, clip = self.started(asked, image, video)
         whole_number("count", count)
         given: dict[str, Any] = {"image": picture and picture[0], "video": clip and clip[0]}
@@ -168,7 +168,7 @@ class Directing(Serving):
             token: your secret, where there are no accounts.
         """
         owner = self.owner(request, token)
-        asked = self.settings(prompt, seed, None, preset, settings or {})
+        asked = self.settings(prompt, seed, None, preset, settings)
         asked, picture, clip = self.started(asked, image, video)
         units = most_units(self.app) if units is None else whole_number("units", units)
         trained = self.app.worker.checkpoint.defaults.units
@@ -195,12 +195,6 @@ class Directing(Serving):
 
 # ------------------------------------------------------------------------------------------------------------
 # What a program sends, read with care
-
-
-def yes_or_no(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} = {value!r}: true or false is expected")
-    return value
 
 
 def cue_of(unit: int, **told: Any) -> Cue:

@@ -17,7 +17,7 @@ from pyramid.jobs.queue import Job, State
 from pyramid.jobs.run import Live
 from pyramid.media.measure import Drift
 from pyramid.presets import find_preset, preset_names, resolve
-from pyramid.settings import MACHINE, STEPS, TABLE, Settings, Spec, is_whole, values_of
+from pyramid.settings import MACHINE, STEPS, TABLE, Settings, Spec, briefly, is_whole, values_of
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of, uploads_folder
 from pyramid.ui.errors import shown_words
@@ -89,9 +89,15 @@ class Serving:
             raise self.told(error) from error
 
     def settings(
-        self, prompt: str, seed: int | None, seconds: float | None, preset: str | None, others: dict[str, Any]
+        self,
+        prompt: str,
+        seed: int | None,
+        seconds: float | None,
+        preset: str | None,
+        others: dict[str, Any] | None,
     ) -> Settings:
         """The settings that are asked for. ValueError for what is unknown, or not the caller's to choose."""
+        others = {} if others is None else others
         if not isinstance(others, dict):
             raise ValueError(
                 f"settings: a table such as {{'fps': 8}} is expected, not {type(others).__name__}"
@@ -101,7 +107,7 @@ class Serving:
                 why = "upload it, as an argument of its own" if name in UPLOADS else "the server chooses it"
                 raise ValueError(f"{name} is no setting of this call: {why}")
         found = None
-        if preset:
+        if preset := words_or_nothing("preset", preset):
             if preset not in (names := self.preset_names()):  # a name, and never the path of a file
                 raise ValueError(f"there is no preset {preset!r}: choose from {', '.join(names)}")
             found = find_preset(preset, self.app.presets_folder)
@@ -176,8 +182,21 @@ class Serving:
 def whole_number(name: str, value: Any) -> int:
     """A whole number as it is. ValueError for anything else."""
     if not is_whole(value):
-        raise ValueError(f"{name} = {value!r}: a whole number is expected")
+        raise ValueError(f"{name} = {briefly(value)}: a whole number is expected")
     return int(value)
+
+
+def words_or_nothing(name: str, value: Any) -> str | None:
+    """A text, or None where it is empty or left out. ValueError for anything else."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} = {briefly(value)}: text is expected")
+    return value or None
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} = {briefly(value)}: true or false is expected")
+    return value
 
 
 def how_far(live: Live) -> dict[str, Any]:

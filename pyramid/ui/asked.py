@@ -42,14 +42,14 @@ def asked_of(event: gr.EventData) -> dict[str, str]:
 
 
 def table_of(value: str) -> dict[str, str]:
-    """The same of a value as the page sends it."""
+    """The same of a value as the page sends it; numbers as text too."""
     try:
         table = json.loads(value)
     except (ValueError, RecursionError):
         table = None
-    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+    if not isinstance(table, dict) or not all(type(each) in (str, int, float) for each in table.values()):
         raise ValueError("The form could not be read: reload the page.")
-    return table
+    return {name: str(each) for name, each in table.items()}
 
 
 def number_of(asked: dict[str, str], name: str, kind: Callable[[str], Number]) -> Number | None:

@@ -23,6 +23,7 @@ from pyramid.settings import SettingsError, label_of
 from pyramid.ui import App
 from pyramid.ui.markup import failure
 
+INFO = "/gradio_api/info"
 NO_JOB = "This job is no longer in the queue."
 PLACE = re.compile(r"'?(?:[A-Za-z]:)?[/\\][^\s']*[/\\]([^\s'/\\]+)'?")  # the path of a file
 
@@ -99,6 +100,14 @@ def guard_events(page: gr.Blocks, app: App) -> None:
             event.fn = told(app, event.fn)
 
 
+def status_and_words(app: App, error: Exception) -> tuple[int, str]:
+    """How a request that failed is answered: 400 where it is what was asked for, else 500."""
+    if found := re.match(r"Parameter `(.{1,100})` is not a valid key-word", str(error), re.DOTALL):
+        return 400, f"{found[1]!r} is no argument here: {INFO} lists those that there are"
+    theirs = isinstance(error, (ValueError, RecursionError, OverflowError))
+    return (400 if theirs else 500), app.shown(sentence(error))
+
+
 class Answers:
     """An ASGI application around another: what fails in it is answered in JSON, with a sentence."""
 
@@ -120,11 +129,10 @@ class Answers:
         try:
             await self.inner(scope, receive, watch)
         except Exception as error:
-            words = self.page.shown(sentence(error))
+            status, words = status_and_words(self.page, error)
             if begun:  # half of an answer is on its way: it ends here
                 return
             body = json.dumps({"detail": words}).encode()
-            status = 400 if isinstance(error, (ValueError, RecursionError, OverflowError)) else 500
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})

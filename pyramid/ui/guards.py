@@ -101,7 +101,9 @@ def in_place(prompt: str, word: str, known: str) -> str:
     """A prompt with a known word in place of an unknown one, wherever it stands; in place of all of it where
     no word is named.
     """
-    return known if not word else re.sub(rf"\b{re.escape(word)}\b", known, prompt, flags=re.IGNORECASE)
+    if not word:
+        return known
+    return re.sub(rf"\b{re.escape(word)}\b", lambda _: known, prompt, flags=re.IGNORECASE)
 
 
 def short(text: str, most: int = 90) -> str:

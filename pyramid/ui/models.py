@@ -8,6 +8,7 @@ the list; to fetch, add and switch is for the owner of the machine, at the machi
 """
 
 import json
+import os
 import re
 import threading
 from dataclasses import dataclass
@@ -152,10 +153,11 @@ def folders_file(app: App) -> Path:
 def read_folders(app: App) -> list[str]:
     """The folders that were added and are still there."""
     try:
-        kept = json.loads(folders_file(app).read_text())
-    except (OSError, ValueError):  # none was added, or the file is damaged: the folders themselves are not
+        kept = json.loads(folders_file(app).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):  # none was added, or it is damaged: the folders are not
         return []
-    return [path for path in kept if isinstance(path, str) and Path(path).is_dir()]
+    named = kept if isinstance(kept, list) else []
+    return [path for path in named if isinstance(path, str) and os.path.isdir(path)]
 
 
 def path_of(typed: str) -> Path:

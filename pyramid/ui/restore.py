@@ -88,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_TEXT:
             raise ValueError(f"{path.name} is too large to be settings")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path.name}: {known(error)}") from None
         if isinstance(found, dict) and "program" not in found and "version" in found and "prompt" in found:

@@ -7,7 +7,6 @@ A visitor sees and touches only their own: each action asks the store as its own
 address that names the job, never a folder (`addresses.address_of`).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +21,7 @@ from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
 from pyramid.settings import SettingsError, frames_of
 from pyramid.ui import AS_SENT, LATEST, QUIET, App
-from pyramid.ui.asked import table_of
+from pyramid.ui.asked import number_of, table_of
 from pyramid.ui.cards import (
     can_grow,
     detail_html,
@@ -319,21 +318,22 @@ def write_export(results: Results, job: Job, view: View, value: str) -> View:
     or what is wrong is.
     """
     try:
-        make_export(results.app, job, json.loads(value))
+        make_export(results.app, job, table_of(value))
     except (ValueError, OSError) as error:
         return view.tried("export", error)
     return view.tried("export")
 
 
-def make_export(app: App, job: Job, asked: dict) -> Path:
+def make_export(app: App, job: Job, asked: dict[str, str]) -> Path:
     """What a form asks for: kind, keep, quality and pattern. Raises ValueError."""
-    kind = asked.get("kind")
-    quality = int(asked.get("quality", job.output.quality))
+    kind = asked.get("kind", "")
+    given = number_of(asked, "quality", int)
+    quality = job.output.quality if given is None else given
     if kind not in KINDS:
         raise SettingsError("format", f"unknown format {kind!r}: choose from {', '.join(KINDS)}")
     if not has_file(job):
         raise ValueError("This result has no file to export.")
-    name = file_name(str(asked.get("pattern", "")), job.settings, index=int(job.position))
+    name = file_name(asked.get("pattern", ""), job.settings, index=int(job.position))
     if "/" in name:
         raise SettingsError(
             "pattern", "this file goes to your downloads, so its name cannot contain folders: leave out /"
@@ -355,14 +355,14 @@ def make_export(app: App, job: Job, asked: dict) -> Path:
 def longer(results: Results, job: Job, view: View, value: str) -> View:
     """The same and more, as a new job that begins with this one's finished units: see `recovery`."""
     store = results.app.store
-    asked = json.loads(value)
     try:
+        asked = table_of(value)
         if not can_grow(results.app, job):
             raise ValueError("The latents of this result no longer exist: continue from its video instead.")
-        frames = frames_of(job.settings.units + int(asked.get("units", 0)))
+        frames = frames_of(job.settings.units + (number_of(asked, "units", int) or 0))
         if frames <= job.settings.num_frames:
             raise ValueError("Choose at least one more unit.")
-        store.extend(job.id, job.owner, num_frames=frames, prompt=str(asked.get("prompt", "")))
+        store.extend(job.id, job.owner, num_frames=frames, prompt=asked.get("prompt", ""))
     except (ValueError, OSError) as error:
         return view.tried("longer", error)
     say("It continues when its turn comes.", "Added to the queue")

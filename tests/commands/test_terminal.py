@@ -16,6 +16,7 @@ from PIL import Image
 from pyramid.commands import cli
 from pyramid.commands.interrupts import Halted, interruptible
 from pyramid.commands.terminal import Steady, screen, steady_output, visible
+from pyramid.disk import whole
 from pyramid.media.files import describe
 from pyramid.media.pictures import write_picture
 from pyramid.settings import Settings
@@ -177,6 +178,23 @@ def test_the_second_ctrl_c_ends_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_every_command_is_ended_as_by_ctrl_c(monkeypatch, capsys, tmp_path, number):
+    """By `kill`, as a system does it, or by closing its terminal: what is half written goes."""
+
+    def run(_) -> None:
+        with whole(tmp_path / "made.mp4") as part:
+            part.write_bytes(b"half")
+            os.kill(os.getpid(), getattr(signal, number))
+            time.sleep(60)
+
+    monkeypatch.setattr("pyramid.commands.export.run", run)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["export", "clip.mp4"]) == 130
+    assert "Stopped." in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 SLOW = """

@@ -1,5 +1,7 @@
 """What a hostile visitor tries against a really started server, and which of Gradio's routes are open."""
 
+import json
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +178,71 @@ def test_paths_with_several_spellings_are_not_normal(path):
 def test_a_nul_in_an_address_is_answered_in_a_sentence(server, address):
     answer = httpx.get(f"{server[0].local_url}{address}")
     assert answer.status_code in (403, 404) and answer.json()["detail"].count(" ") > 2
+
+
+def test_a_name_that_no_file_can_have_is_not_there(server):
+    page, _, job = server
+    for name in (f"results/{job.id}/exports/{'a' * 300}", f"results/{job.id}/{'a' * 300}"):
+        assert raw(page, f"/gradio_api/file={name}") == 404
+    assert raw(page, f"/gradio_api/file=live/{job.id}/clip-{'0' * 300}.mp4") == 404
+
+
+def test_what_the_guard_did_not_foresee_has_an_id(server, monkeypatch):
+    page, app, _ = server
+    monkeypatch.setattr(app.store, "get", lambda *_: [][0])
+    answer = httpx.get(f"{page.local_url}gradio_api/file=results/a/b.mp4")
+    assert answer.status_code == 500 and re.search(
+        r"not foreseen .* error [0-9a-f]{8}", answer.json()["detail"]
+    )
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_pages_of_other_sites_read_nothing_and_ask_for_nothing(server):
+    page, app, _ = server
+    for origin in ("http://evil.example", "null", "http://[", "http://localhost.evil:80"):
+        answer = httpx.get(f"{page.local_url}config", headers={"Origin": origin})
+        assert answer.status_code == (403 if app.local else 200)
+    asked = {"data": [], "session_hash": "abc", "fn_index": 0}
+    for site, foreign in (("cross-site", True), ("same-site", True), ("same-origin", False), ("none", False)):
+        headers = {"Sec-Fetch-Site": site}
+        answer = httpx.post(f"{page.local_url}gradio_api/queue/join", json=asked, headers=headers)
+        assert (answer.status_code == 403) == foreign, answer.text
+        assert httpx.get(page.local_url, headers=headers).status_code == 200, "a link leads here"
+        read = httpx.get(f"{page.local_url}config", headers=headers | {"Origin": "http://localhost:80"})
+        assert (read.status_code == 403) == foreign
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "a\0b", "", "x" * 5000])
+def test_a_file_that_was_not_uploaded_is_told_before_gradio_sees_it(server, name):
+    page, _, _ = server
+    image = {"path": name, "meta": {"_type": "gradio.FileData"}}
+    for path in ("call/v2/generate", "queue/join", "api/generate"):
+        answer = httpx.post(f"{page.local_url}gradio_api/{path}", json={"prompt": "a", "data": [[image]]})
+        assert answer.status_code == 400 and "was not uploaded" in answer.json()["detail"]
+
+
+def test_a_file_at_another_address_is_fetched_for_nobody_else(server):
+    page, app, _ = server
+    address = "http://192.0.2.1/a.png"
+    named = {"path": address, "meta": {"_type": "gradio.FileData"}}
+    for asked in ({"image": address}, {"params": {"arguments": {"video": address}}}, {"data": [named]}):
+        text = json.dumps(asked).replace("http", "\\u0068ttp").replace("path", "p\\u0061th")
+        for body in (json.dumps(asked), text):
+            answer = httpx.post(f"{page.local_url}gradio_api/cancel", content=body)
+            assert ("not fetched" in answer.text) == (not app.local)
+    told = httpx.post(f"{page.local_url}gradio_api/cancel", json={"prompt": "see http://192.0.2.1 by image"})
+    assert "not fetched" not in told.text
+
+
+def test_a_range_that_is_none_gets_all_of_a_file_and_repeats_no_cookie(server):
+    page, _, job = server
+    address = f"{page.local_url}gradio_api/file=results/{job.id}/{quote(job.path.name)}"
+    size = job.path.stat().st_size
+    for wanted in ("bytes=0-1,2-3", "bytes=5-x", "bytes=--", "x", "bytes=0-" + "9" * 30, "bytes=\xb2-\xb3"):
+        answer = httpx.get(address, headers=[(b"Range", wanted.encode("latin-1"))])
+        assert answer.status_code == 200 and len(answer.content) == size, wanted
+    part = httpx.get(address, headers={"Range": "bytes=0-9", "Cookie": "a=secret"})
+    assert part.status_code == 206 and len(part.content) == 10 and "cookie" not in part.headers
 
 
 def test_names_of_hosts_come_with_ports_and_brackets():

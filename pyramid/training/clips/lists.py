@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pyramid.disk import check_file
 from pyramid.training.clips import bundles
 from pyramid.training.clips.sample import (
     MOST_CAPTION,
@@ -80,6 +81,8 @@ def open_list(path: str | Path, root: str | Path | None = None) -> Listing:
         raise ValueError(f"{str(path)[:80]!r}…: {error.strerror}") from None
     if not there and not shards:
         raise ValueError(f"{str(path)!r} is not there: give a list (csv, json, jsonl, txt, tar) or a folder")
+    if not path.is_dir() and not shards:
+        check_file(path)
     if root is not None and not Path(root).is_dir():
         raise ValueError(f"--root {str(root)!r} is not a folder")
     home = path if path.is_dir() else path.parent

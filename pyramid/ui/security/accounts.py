@@ -15,6 +15,8 @@ import re
 import secrets
 from pathlib import Path
 
+from pyramid.disk import special
+
 SCRYPT = {"n": 2**14, "r": 8, "p": 1}  # 16 MB and some 50 ms a try
 HASHED = re.compile(r"scrypt\$(\d+)\$(\d+)\$(\d+)\$([0-9a-f]{16,})\$([0-9a-f]{32,})")
 UNKNOWN = f"scrypt${'$'.join(map(str, SCRYPT.values()))}${'00' * 16}${'00' * 32}"
@@ -40,6 +42,8 @@ class Accounts:
 def read_accounts(path: Path) -> Accounts:
     """The accounts of a file. Raises ValueError, with the number of the line, for what is no account."""
     try:
+        if what := special(path):
+            raise OSError(None, f"it is {what}")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"

@@ -1,7 +1,7 @@
 """What comes with a request, bounded before anything is made of it: its size, and the time that it takes.
 
     body = await whole(scope, receive, MAX_BODY)        # Refused: 413 too large, 408 too slow
-    check_json(body)                                    # Refused: 400
+    check_json(body, check_file)                        # Refused: 400
     await inner(scope, replay(body, receive), send)
 
 Gradio and FastAPI read a body of any size into memory, and JSON becomes some twenty times as large there.
@@ -11,16 +11,19 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from pyramid.ui.security.traffic import Refused
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 MAX_BODY = 1_000_000  # bytes of a body that is no upload: the page sends some thousands
+MAX_FORM = 20_000  # of the form to log in, which has a name and a password
 PATIENCE = 20.0  # seconds for such a body, and for the next piece of an upload
 SLOWEST = 20_000  # bytes a second of an upload, on average, once it has begun
 MOST_DRAINED = 512_000_000  # bytes of a body that is refused: who sends it hears why only after sending it
+UPLOADS = ("image", "video")  # arguments of endpoints that are files
+ELSEWHERE = ("http://", "https://")
 SESSION = re.compile(r"[\w-]{1,64}")
 
 
@@ -80,9 +83,13 @@ async def drain(scope, receive: Receive) -> None:
 def too_large(size: int, most: int) -> Refused:
     return Refused(
         413,
-        f"This request brings at least {size / 1e6:,.1f} MB: at most {most / 1e6:,.1f} MB are taken at "
+        f"This request brings at least {in_words(size)}: at most {in_words(most)} are taken at "
         "once, so send less, or fewer files at a time.",
     )
+
+
+def in_words(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e3:,.0f} kB"
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
@@ -99,8 +106,10 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def check_json(body: bytes) -> None:
-    """Raises Refused for what is no JSON, or would have Gradio keep a name of any length for a session."""
+def check_json(body: bytes, check_file: Callable[[str], None] = lambda name: None) -> None:
+    """Raises Refused for what is no JSON, or would have Gradio keep a name of any length for a session, and
+    what `check_file` raises for each file that it names.
+    """
     if not body:
         return
     try:
@@ -112,6 +121,28 @@ def check_json(body: bytes) -> None:
     session = found.get("session_hash") if isinstance(found, dict) else None
     if session is not None and not (isinstance(session, str) and SESSION.fullmatch(session)):
         raise Refused(400, "session_hash: 1 to 64 letters and digits are expected")
+    if any(word in body for word in (b"path", b"http", b"\\u")):  # else nothing is named
+        for name in files_in(found):
+            check_file(name)
+
+
+def files_in(found: Any) -> Iterator[str]:
+    """What JSON names for Gradio to open or to fetch: files as its clients write them, addresses as MCP
+    does.
+    """
+    left = [found]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            meta = one.get("meta")
+            path = one.get("path")
+            if isinstance(path, str) and isinstance(meta, dict) and meta.get("_type") == "gradio.FileData":
+                yield path
+            named = (one.get(key) for key in UPLOADS)
+            yield from (each for each in named if isinstance(each, str) and each.startswith(ELSEWHERE))
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
 
 
 class Upload:

@@ -19,13 +19,16 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
+from pyramid.settings import briefly
 from pyramid.ui import App
 from pyramid.ui.addresses import FILE, uploads_folder
-from pyramid.ui.errors import Answers
+from pyramid.ui.errors import Answers, status_and_words
 from pyramid.ui.opening import Opening
 from pyramid.ui.security.accounts import Accounts
 from pyramid.ui.security.bodies import (
+    ELSEWHERE,
     MAX_BODY,
+    MAX_FORM,
     Upload,
     check_json,
     drain,
@@ -69,6 +72,8 @@ HEADERS = [
 
 CLIP = re.compile(r"clip-\d{3,}\.mp4")  # that grows, see `media.growing`
 PIECE = re.compile(r"unit-\d{6}\.mp4")  # of a clip without an end, see `media.growing`
+RANGE = re.compile(rb"bytes=\d{0,15}-\d{0,15}")  # of a file; any other is left out, so all of it comes
+OF_REQUESTS = (b"cookie", b"authorization")  # which Gradio repeats in the answer to a range
 SESSIONS = 500  # whose state Gradio keeps; the oldest go
 READS = ("GET", "HEAD", "OPTIONS")
 ROOM = 65536  # bytes of an upload's body beside its file
@@ -134,17 +139,30 @@ class Guard:
         scope = self.proxies.behind(scope)
         visitor = visitor_of(scope["client"][0])
         send = with_headers(send, secure=scope["scheme"] == "https")
+        begun = False
+
+        async def watched(message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
             with self.traffic.visit(visitor, free=is_free(scope["path"])):
-                await self.route(scope, receive, self.counted(send, visitor), visitor)
+                await self.route(scope, receive, self.counted(watched, visitor), visitor)
         except Refused as refused:
             await refuse(scope, send, refused)
+        except Exception as error:
+            refused = Refused(*status_and_words(self.page, error))
+            if not begun:  # else half of an answer is on its way: it ends here
+                await refuse(scope, send, refused)
 
     async def route(self, scope, receive, send, visitor: str) -> None:
         """To what a request is for. Raises Refused."""
         path = scope["path"]
         if not self.is_ours(scope):
             raise Refused(403, "this server does not go by that name: start it with --allowed-host NAME")
+        if is_foreign(scope):
+            raise Refused(403, "this was asked for by a page of another site, which may not")
         if path == UPLOAD and scope["method"] not in READS:
             await self.upload(scope, receive, send, visitor)
             return
@@ -153,16 +171,33 @@ class Guard:
         if wanted is None and rating is None and not is_open(path):
             raise Refused(404, "there is nothing at this address")
         if scope["method"] not in READS:
-            body = await whole(scope, receive, MAX_BODY)
+            form = path.rstrip("/") == "/login"
+            body = await whole(scope, receive, MAX_FORM if form else MAX_BODY)
             self.traffic.count_bytes(visitor, len(body))
             receive = replay(body, receive)
-            if path.rstrip("/") == "/login":
+            if form:
                 await self.login(scope, body, receive, send, visitor)
                 return
-            check_json(body)
+            check_json(body, self.check_named)
         if wanted is not None:
             scope = self.file(wanted, scope)
         await (rating or self.inner)(scope, receive, send)
+
+    def check_named(self, name: str) -> None:
+        """Raises Refused for a file that a request names and that was not uploaded. Gradio would fetch what
+        lies at an address, of any size: for the owner of the machine alone it does.
+        """
+        if name.startswith(ELSEWHERE):
+            if not self.page.local:
+                raise Refused(400, "files at other addresses are not fetched: upload the picture or video")
+            return
+        try:
+            there = inside(Path(os.path.realpath(name)), uploads_folder()) is not None
+        except ValueError:  # a NUL in it
+            there = False
+        if not there:
+            told = briefly(Path(name).name)
+            raise Refused(400, f"{told} was not uploaded; paths on the server are not taken")
 
     async def account(self, scope) -> str:
         """The account that a request comes with, as Gradio knows it; "" for none."""
@@ -223,7 +258,7 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         names = [headers.get(b"host", "")]
         if b"origin" in headers:
-            names.append(urlsplit(headers[b"origin"]).netloc)
+            names.append(host_of(headers[b"origin"]))
         return all(is_host(name, self.hosts) for name in names)
 
     def file(self, wanted: str, scope) -> dict:
@@ -241,7 +276,10 @@ class Guard:
             if found is None:
                 raise Refused(403, "this file is not served")
         path = f"{API}{FILE}{found}"
-        return scope | {"path": path, "raw_path": quote(path).encode()}
+        headers = [
+            (name, value) for name, value in scope["headers"] if name != b"range" or RANGE.fullmatch(value)
+        ]
+        return scope | {"path": path, "raw_path": quote(path).encode(), "headers": headers}
 
     def result(self, parts: list[str]) -> Path | None:
         """The file of a job's result, of which `parts` are the id, the name, and a name inside a folder.
@@ -254,12 +292,12 @@ class Guard:
             return None
         if parts[1:2] == ["exports"] and len(parts) == 3 and not parts[2].startswith("."):
             path = self.page.store.private / "exports" / job.id / parts[2]
-            return path if path.is_file() and "\\" not in parts[2] else None
+            return path if os.path.isfile(path) and "\\" not in parts[2] else None
         if job.path is None or parts[1:2] != [job.path.name] or len(parts) > 3:
             return None
         path = job.path / parts[2] if len(parts) == 3 else job.path
         inside = path.parent == job.path or path == job.path
-        return path if inside and path.is_file() and not (set(parts[1:]) & {"..", "."}) else None
+        return path if inside and os.path.isfile(path) and not (set(parts[1:]) & {"..", "."}) else None
 
     def growing(self, parts: list[str]) -> Path | None:
         """The clip of a job's finished units, or one before it, which a player may still read; or a piece of
@@ -272,7 +310,7 @@ class Guard:
         except KeyError:
             return None
         path = self.page.store.private / "live" / job.id / parts[1]
-        return path if path.is_file() else None
+        return path if os.path.isfile(path) else None
 
     def may_leave(self, wanted: str) -> Path | None:
         """The file of a path, if it may be served: one that Gradio keeps for the page (uploads, copies), or,
@@ -301,6 +339,23 @@ class Guard:
             await send(message)
 
         await self.inner(scope, receive, watch)
+
+
+def is_foreign(scope) -> bool:
+    """Whether a browser says that a page from elsewhere asks, to change something or to read the answer. A
+    link to this page, or a picture of it, is none of these.
+    """
+    headers = dict(scope["headers"])
+    elsewhere = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")  # same-site: another port
+    return elsewhere and (scope["method"] not in READS or b"origin" in headers)
+
+
+def host_of(origin: str) -> str:
+    """The host of an Origin; "", which is none of ours, for what is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def name_in(scope, body: bytes) -> str:
@@ -351,6 +406,7 @@ def with_headers(send, *, secure: bool):
             given = [
                 (name, cookie(value, secure=secure) if name.lower() == b"set-cookie" else value)
                 for name, value in message.get("headers", ())
+                if name.lower() not in OF_REQUESTS
             ]
             told = {name.lower() for name, _ in given}
             message = message | {

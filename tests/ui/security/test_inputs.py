@@ -122,7 +122,7 @@ def test_a_picture_that_is_a_program_is_refused(public, name):
 def test_a_path_of_the_server_is_no_upload(public, path):
     eve = public.visitor()
     named = str(public.folder / ".pyramid" / path) if "sqlite" in path or path == "inputs" else path
-    with pytest.raises(Told, match=r"upload|not taken|null"):
+    with pytest.raises(Told, match=r"upload|not taken|not fetched"):
         eve.generate(image={"path": named, "meta": {"_type": "gradio.FileData"}})
 
 
