@@ -12,6 +12,7 @@ What a file is, its content tells. The cells of a CSV are read as the command li
 empty one is left out.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -30,6 +31,8 @@ from pyramid.settings import ELSEWHERE, EXPECTED, FIELDS, STEPS, TABLE, Settings
 Row = tuple[int, Callable[[], dict[str, Any]]]
 BESIDE = ("id", "seconds")  # what a row may have beside the fields of `Settings`
 EXAMPLE = '{"prompt": "a red ball stays still"}'
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as office programs and PowerShell begin a text
+SEPARATOR = re.compile(r"(?:sep=.\r?\n)?", re.IGNORECASE)  # what Excel writes before the header
 MAX_BYTES = 100_000_000  # of a list: some hundred thousand lines
 MAX_DIGITS = 30  # of a whole number: those of settings have 16 at most
 
@@ -46,7 +49,10 @@ def rows(path: Path) -> Iterator[Row]:
         check_file(path)
         if path.stat().st_size > MAX_BYTES:
             raise ListError(f"{path.name} has more than {MAX_BYTES / 1e6:.0f} MB: cut it into several lists")
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        if data.startswith(b"PK\x03\x04"):
+            raise ListError(f"{path.name} is a workbook or a zip: save it as CSV in UTF-8")
+        text = data.decode("utf-16" if data[:2] in UTF16 else "utf-8-sig")
     except OSError as error:
         raise ListError(f"the list {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -162,7 +168,8 @@ def _refuse(words: str) -> NoReturn:
 
 def _delimiter(text: str) -> str | None:
     """What parts the cells of a CSV, told by its header; None where the first line is no header."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
+    lines = text[_begins(text) :].splitlines()
+    header = next((line for line in lines if line.strip()), "")
     for delimiter in ",;\t":
         names = [_name(cell.strip().strip('"')) for cell in header.split(delimiter)]
         if "prompt" in names or "prompt" in map(ELSEWHERE.get, names):
@@ -170,10 +177,18 @@ def _delimiter(text: str) -> str | None:
     return None
 
 
+def _begins(text: str) -> int:
+    """Where a CSV's header begins: after the line that tells Excel its separator."""
+    found = SEPARATOR.match(text)
+    return found.end() if found else 0
+
+
 def _of_csv(text: str, delimiter: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    before = _begins(text)
+    reader = csv.reader(io.StringIO(text[before:], newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
-    line = 1
+    above = bool(before)  # lines before the header
+    line = 1 + above
     while True:
         begins = line
         try:
@@ -184,15 +199,17 @@ def _of_csv(text: str, delimiter: str) -> Iterator[Row]:
                 partial(_raise, ValueError(f"this row of a CSV cannot be read ({error}): check its quotes")),
             )
             return
-        line = reader.line_num + 1
+        line = reader.line_num + 1 + above
         if cells is None:
             return
         if not any(cell.strip() for cell in cells):
             continue
         if names:
-            yield begins, partial(_table_of_cells, names, cells)
+            yield begins, partial(_table_of_cells, names, cells, delimiter)
             continue
         names = [_name(cell) for cell in cells]
+        while not names[-1]:  # columns that were emptied, which office programs write all the same
+            names.pop()
         try:
             _check_header(names)
         except ValueError as error:
@@ -211,7 +228,7 @@ def _check_header(names: list[str]) -> None:
     check_known(renamed(dict.fromkeys(names)), "column", (*FIELDS, *BESIDE))
 
 
-def _table_of_cells(names: list[str], cells: list[str]) -> dict[str, Any]:
+def _table_of_cells(names: list[str], cells: list[str], delimiter: str) -> dict[str, Any]:
     """A row of a CSV as a table. ValueError for cells without a column, and for what is no number."""
     if any(cell.strip() for cell in cells[len(names) :]):
         raise ValueError(
@@ -219,15 +236,19 @@ def _table_of_cells(names: list[str], cells: list[str]) -> dict[str, Any]:
             'between quotes, as "a ball, red"'
         )
     given = {name: cell.strip() for name, cell in zip(names, cells, strict=False) if cell.strip()}
-    return {name: _value(name, cell) for name, cell in given.items()}
+    return {name: _value(name, cell, comma=delimiter != ",") for name, cell in given.items()}
 
 
-def _value(name: str, cell: str) -> Any:
-    """What a cell says, in the type of its setting."""
+def _value(name: str, cell: str, *, comma: bool) -> Any:
+    """What a cell says, in the type of its setting. `comma`: fractions may have one, as where cells are
+    parted by semicolons.
+    """
     setting = next(iter(renamed({name: None})))
     kind: Any = TABLE[setting].kind if setting in TABLE else str
     if name == "seconds":
         kind = float
+    if kind is float and comma:
+        cell = re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell)
     if kind is bool:
         if cell.lower() not in ("true", "false"):
             raise SettingsError(name, f"= {cell!r}: true or false is expected", named=True)

@@ -48,6 +48,31 @@ def test_tables_of_other_programs_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b"sep=;\r\nprompt;seed;guidance_scale\r\none;3;4,5\r\n",
+        "\ufeffPrompt;Seed;Guidance Scale;;\r\none;3;4,5;;\r\n".encode(),
+        "prompt\tseed\tguidance_scale\r\none\t3\t4,5\r\n".encode("utf-16"),
+        "prompt,seed,guidance_scale,\r\none,3.0,4.5,\r\n".encode("utf-16"),
+    ],
+    ids=["Excel's own line", "columns that were emptied", "Unicode text", "from PowerShell"],
+)
+def test_tables_of_office_programs_are_read(tmp_path, content):
+    (tmp_path / "list.csv").write_bytes(content)
+    (item,) = read_list(tmp_path / "list.csv")
+    assert (item.settings.prompt, item.settings.seed, item.settings.guidance_scale) == ("one", 3, 4.5)
+
+
+def test_a_workbook_is_told_as_such_and_lines_count_from_the_first(tmp_path):
+    (tmp_path / "list.xlsx").write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(ListError, match=r"list\.xlsx is a workbook or a zip: save it as CSV in UTF-8"):
+        read_list(tmp_path / "list.xlsx")
+    (tmp_path / "list.csv").write_text("sep=;\nprompt;seed\none;x\n")
+    with pytest.raises(ListError, match="line 3: seed = 'x'"):
+        read_list(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize(
     "text", [LINES, ARRAY, CSV, SHEET, TABS], ids=["lines", "array", "csv", "sheet", "tabs"]
 )
 @pytest.mark.parametrize("name", ["list.jsonl", "list.csv"])
