@@ -4,21 +4,24 @@
 
 FOLDER is a checkout of https://github.com/jy0205/Pyramid-Flow; its trainer's own loop is run, no copy. Both
 train the same miniFLUX from the same weights, in float32, on the same latents and texts, in memory, with the
-same batch, optimizer and stage shares; each turn sweeps all lengths of the prefix once. A sample is one clip
-at one of the three stages, its past before it: a step of both has four, one, two and one of each stage. What
-the reference imports and a step never calls (torchvision, timm) need not be installed, and the empty caption,
+same batch, optimizer and stage shares. A step of one follows a step of the other, so that what else the
+machine does slows both alike; a round sweeps all lengths of the prefix once. A sample is one clip at one of
+the three stages, its past before it: a step of both has four, one, two and one of each stage. What the
+reference imports and a step never calls (torchvision, timm) need not be installed, and the empty caption,
 without which it stops, is given to it. Behind the turns one more sweep of ours is profiled: the share of the
 time that matrix products and attention take.
 """
 
 import argparse
 import importlib.machinery
+import io
 import json
 import statistics
 import sys
 import tempfile
 import time
 import types
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -140,7 +143,10 @@ class Reference:
         self.accelerator = Accelerator(mixed_precision="no", cpu=True)
         optimizer = create_optimizer(self.args, self.runner.dit)
         self.runner.dit, self.optimizer = self.accelerator.prepare(self.runner.dit, optimizer)
-        self.epoch, self.memory, self.done = train_one_epoch_with_fsdp, memory, 0
+        self.epoch = train_one_epoch_with_fsdp
+        self.memory = memory
+        self.data = self.batches()
+        self.done = 0
 
     def _runner(self, Runner, Network, units: int):
         """The reference's model and what it trains it with, from a folder, which it needs."""
@@ -172,25 +178,26 @@ class Reference:
             yield {"video": video, "text": reference_texts(items), "identifier": ["video"] * BATCH}
             at += BATCH
 
-    def sweep(self) -> tuple[float, float]:
-        """A step for each length of the prefix: seconds, and processor seconds."""
+    def step(self) -> tuple[float, float]:
+        """One step of its loop, which says much: seconds, and processor seconds."""
         began = now()
-        self.epoch(
-            self.runner,
-            None,
-            self.accelerator,
-            "fp32",
-            self.batches(),
-            self.optimizer,
-            None,
-            self.accelerator.device,
-            epoch=0,
-            start_steps=self.done,
-            args=self.args,
-            print_freq=1000,
-            iters_per_epoch=self.memory.units,
-        )
-        self.done += self.memory.units
+        with redirect_stdout(io.StringIO()):
+            self.epoch(
+                self.runner,
+                None,
+                self.accelerator,
+                "fp32",
+                self.data,
+                self.optimizer,
+                None,
+                self.accelerator.device,
+                epoch=0,
+                start_steps=self.done,
+                args=self.args,
+                print_freq=1000,
+                iters_per_epoch=1,
+            )
+        self.done += 1
         return since(began)
 
 
@@ -210,7 +217,7 @@ def recipe_of(rounds: int, units: int, size: tuple[int, int]) -> ClipRecipe:
 
 
 def measure(folder: Path, rounds: int, units: int, size: tuple[int, int]) -> dict:
-    """Sweeps of both in turns, the first of each not counted, then one of ours under the profiler."""
+    """Steps of both in turns, the first sweep not counted, then a sweep of ours under the profiler."""
     torch.manual_seed(0)
     model = PyramidFluxTransformer(**SIZES)
     for weight in model.parameters():  # a fresh model's last layers are zero
@@ -227,23 +234,29 @@ def measure(folder: Path, rounds: int, units: int, size: tuple[int, int]) -> dic
         stepper = Stepper(loop, memory, recipe, FAMILIES["miniflux"].scales)  # type: ignore[arg-type]
 
         def step(progress: float):
-            """Ours; between two sweeps, which last from call to call, one of the reference's."""
+            """Ours, which last from call to call; between two of them one of the reference's."""
             nonlocal began
-            sweep, first = divmod(loop.step, units)
-            if first == 0:
-                if sweep:
-                    ours.append(since(began))
-                if sweep <= rounds:
-                    reference.append(theirs.sweep())
-                elif sweep == rounds + 1:
-                    profiler.start()
-                else:
-                    profiler.stop()
-                began = now()
+            if loop.step:
+                ours.append(since(began))
+            counted = (rounds + 1) * units
+            if loop.step < counted:
+                reference.append(theirs.step())
+            elif loop.step == counted:
+                profiler.start()
+            elif loop.step == counted + units:
+                profiler.stop()
+            began = now()
             return stepper(progress)
 
         loop.run(step)
-    return table(ours[1 : rounds + 1], reference[1:], BATCH * units, profiler)
+    sweeps = [sums(steps[units : (rounds + 1) * units], units) for steps in (ours, reference)]
+    return table(*sweeps, BATCH * units, profiler)
+
+
+def sums(steps: list[tuple], units: int) -> list[tuple]:
+    """Of each sweep, seconds and processor seconds."""
+    sweeps = [steps[at : at + units] for at in range(0, len(steps), units)]
+    return [tuple(map(sum, zip(*sweep, strict=True))) for sweep in sweeps]
 
 
 def table(ours: list[tuple], theirs: list[tuple], samples: int, profiler) -> dict:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pyramid.models.layers import Linear, RMSNorm
+from pyramid.models.way_back import RotatedNorm, applies, prefixes
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,39 @@ def rotate(x, table):
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
 
 
+def rotated(norm, x, table):
+    """rotate(norm(x), table), of x (b, n, heads, d)."""
+    if applies(x) and type(norm) is RMSNorm and not norm._forward_hooks:
+        return RotatedNorm.apply(x, norm.weight, table, norm.eps)
+    return rotate(norm(x), table)
+
+
 def join(tensors, dim):
     """torch.cat that copies nothing when there is one tensor."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
-def whole(pair, bucket, stop=None):
-    """A bucket of a (text, image) pair as sequences: text, then `stop` image tokens; (b', l+n, heads, d)."""
-    image = pair[1][bucket.rows, :stop]
-    if not bucket.length:
-        return image
-    return torch.cat([pair[0][bucket.text].unflatten(0, (-1, bucket.length)), image], dim=1)
+def pieces(x, sizes, dim=0):
+    """torch.split, whose gradients are put together at once (those of slices one after the other)."""
+    return (x,) if len(sizes) == 1 else x.split(sizes, dim)
+
+
+def sequences(pair, buckets):
+    """A (text, image) pair for each bucket, as (b', l, heads, d) and (b', n, heads, d); texts may be None."""
+    texts = [None] * len(buckets)
+    if pair[0] is not None:
+        parts = pieces(pair[0], [bucket.text.stop - bucket.text.start for bucket in buckets])
+        texts = [
+            part.unflatten(0, (-1, bucket.length)) if bucket.length else None
+            for part, bucket in zip(parts, buckets, strict=True)
+        ]
+    images = pieces(pair[1], [bucket.rows.stop - bucket.rows.start for bucket in buckets])
+    return list(zip(texts, images, strict=True))
+
+
+def beside(text, image):
+    """Text, then image tokens; the text may be None."""
+    return image if text is None else torch.cat([text, image], dim=1)
 
 
 def sdpa(query, key, value):
@@ -140,20 +163,24 @@ def prefix_attention(query, key, value, layout, attend=sdpa):
     images = []
     current_only = query[0] is None
     groups = layout.last_groups if current_only else [(start, stop, stop) for start, stop in layout.groups]
-    for bucket in layout.buckets:
-        keys = whole(key, bucket)
-        values = whole(value, bucket)
-        outputs = []
-        for start, stop, seen in groups:
-            with_text = start == 0 and not current_only  # the text sees, and is seen, with the first unit
-            asking = whole(query, bucket, stop) if with_text else query[1][bucket.rows, start:stop]
-            seen = seen + bucket.length
-            outputs.append(attend(asking, keys[:, :seen], values[:, :seen]))
-        if not current_only:
-            texts.append(outputs[0][:, : bucket.length].flatten(0, 1))
-            outputs[0] = outputs[0][:, bucket.length :]
+    of_buckets = zip(*(sequences(pair, layout.buckets) for pair in (query, key, value)), strict=True)
+    for bucket, ((text, image), *others) in zip(layout.buckets, of_buckets, strict=True):
+        keys, values = (
+            prefixes(beside(*pair), [seen + bucket.length for _, _, seen in groups]) for pair in others
+        )
+        asking = list(pieces(image, [stop - start for start, stop, _ in groups], 1))
+        asking[0] = beside(text, asking[0])  # the text sees, and is seen, with the first unit
+        outputs = [attend(*group) for group in zip(asking, keys, values, strict=True)]
+        if text is not None:
+            seen_text, outputs[0] = outputs[0].split([bucket.length, outputs[0].shape[1] - bucket.length], 1)
+            texts.append(seen_text.flatten(0, 1))
         images.append(join(outputs, 1))
-    return None if current_only else join(texts, 0), join(images, 0)
+    return None if current_only else together(texts, query[0]), join(images, 0)
+
+
+def together(texts, like):
+    """The packed texts of all buckets; of `like`'s shape where no bucket has any."""
+    return join(texts, 0) if texts else like[:0]
 
 
 class Backend:
@@ -224,8 +251,8 @@ class Attention(nn.Module):
         def heads(x):
             return x.unflatten(-1, (self.heads, -1))  # … heads d
 
-        query = rotate(self.norm_q(heads(self.to_q(image[:, first:]))), table[first:])
-        key = rotate(self.norm_k(heads(self.to_k(image))), table)
+        query = rotated(self.norm_q, heads(self.to_q(image[:, first:])), table[first:])
+        key = rotated(self.norm_k, heads(self.to_k(image)), table)
         text_query = None if current_only else norm_q(heads(to_q(text)))
         text_key = norm_k(heads(to_k(text)))
         value = (heads(to_v(text)), heads(self.to_v(image)))
@@ -246,8 +273,8 @@ class Attention(nn.Module):
         def heads(x):
             return x.unflatten(-1, (self.heads, -1))  # … heads d
 
-        query = rotate(self.norm_q(heads(self.to_q(image))), table[layout.history :])
-        key = rotate(self.norm_k(heads(self.to_k(image))), table[layout.history :])
+        query = rotated(self.norm_q, heads(self.to_q(image)), table[layout.history :])
+        key = rotated(self.norm_k, heads(self.to_k(image)), table[layout.history :])
         keys = past.text_key, torch.cat([past.key, key], dim=1)
         values = past.text_value, torch.cat([past.value, heads(self.to_v(image))], dim=1)
         _, out = prefix_attention((None, query), keys, values, layout, self.attend)

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyramid.commands import bench, cli
 from pyramid.generate import benchmark
+from pyramid.models.way_back import plainly
 
 TINY = ["--width", "64", "--layers", "1,2", "--size", "32x32", "--stages", "2", "--device", "cpu"]
 
@@ -29,7 +30,8 @@ def test_useful_arithmetic_is_what_torch_counts(texts):
     current, timestep = torch.randn(2, 16, 1, 4, 4), torch.tensor([500.0, 500.0])
     with torch.no_grad():
         context = model.prepare(history, (1, 4, 4), prompt.embeds, prompt.mask)
-    with attention_backend("_native_math"), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with attention_backend("_native_math"), torch.enable_grad(), plainly(), counter:
         model.denoise(current, timestep, prompt.pooled, context)  # without fused kernels: all is counted
     with torch.no_grad():
         counted = benchmark.useful_flops(

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pyramid.models.way_back import plainly
+
 ARITHMETIC = ("add", "sub", "rsub", "mul", "div", "neg", "pow", "rsqrt", "exp", "sum", "mean", "cos", "sin")
 ACTIVATIONS = ("gelu", "gelu_backward", "silu", "silu_backward", "_softmax", "_softmax_backward_data")
 NORMS = ("native_layer_norm", "native_layer_norm_backward", "_fused_rms_norm", "_fused_rms_norm_backward")
@@ -31,7 +33,7 @@ def count_operations(work: Callable[[], Tensor], weights: Sequence[Tensor] = ())
     names = (name for name in ELEMENTWISE if hasattr(torch.ops.aten, name))
     mapping: dict[Any, Any] = {getattr(torch.ops.aten, name): _numbers for name in names}
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with counter, sdpa_kernel(SDPBackend.MATH):
+    with counter, sdpa_kernel(SDPBackend.MATH), plainly():
         result = work()
         if weights:
             torch.autograd.grad(
