@@ -281,7 +281,9 @@ def passing(family: list[Job], index: int) -> set[int]:
     """Columns of a row of the tree through which lines go, from rows above to rows below."""
     places = {job.id: n for n, job in enumerate(family)}
     return {
-        (job.directed.at_unit or 0) - 1 for job in family[index + 1 :] if places.get(job.parent, 0) < index
+        (job.directed.at_unit or 0) - 1
+        for job in family[index + 1 :]
+        if places.get(job.parent or "", 0) < index
     }
 
 

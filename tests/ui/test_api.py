@@ -234,7 +234,7 @@ def test_language_models_use_the_same_as_tools(tiny_checkpoint, tmp_path):
 
     try:
         names, job = asyncio.run(use())
-        assert names == set(ENDPOINTS) - {"resume"}
+        assert names == set(ENDPOINTS)
         kept = app.store.get(job["id"]).settings
         assert (kept.prompt, kept.seed, kept.num_frames) == ("a red ball", 7, QUICK["num_frames"])
     finally:
