@@ -193,17 +193,17 @@ def finish(page: Page, film: Film) -> None:
     generated(page)
     page.locator(".card .media").first.click()
     edit = form(page, "Edit")
-    edit.locator("input[name=unit]").nth(1).check(force=True)
+    edit.locator("input[name=unit]").nth(2).check(force=True)
     edit.locator("input[name=prompt]").fill("a red ball falls over a green meadow")
     edit.locator("input[name=composition]").uncheck()
     edit.locator("select[name=tries]").select_option("4")
-    film.take("Edit: eight frames are made anew, both sides stay", OPENED)
+    film.take("Edit: eight frames are made anew, the others stay", OPENED)
     made = page.locator(".card").count()
     edit.locator("[data-action=edit]").click()
     page.locator(".card").nth(made).wait_for()
     page.locator(".card .media").first.click()
     page.locator(".detail .seams img").first.wait_for()
-    film.take("How the new frames meet both sides", ".detail .seams")
+    film.take("How the new frames meet those before them", ".detail .seams")
     for title, button, words in (
         ("Finish", "look", "Finish: larger and smoother, a look first"),
         ("Join", "look-join", "Join: a look at the seam, which is measured"),
