@@ -182,16 +182,23 @@ def _figures(report: Any) -> list[tuple[str, str]]:
     facts = report.facts()
     if not facts:
         return []
-    sizes = Counter(f"{fact.width}×{fact.height}" for fact in facts).most_common(4)
-    rows = [("sizes", ", ".join(f"{size} ({count})" for size, count in sizes))]
+    rows = [("sizes", most_of(Counter(f"{fact.width}×{fact.height}" for fact in facts)))]
     if seconds := [fact.seconds for fact in facts if fact.seconds]:
         rows.append(("seconds", _spread(seconds)))
-    if rates := Counter(f"{fact.fps:g}" for fact in facts if fact.fps).most_common(4):
-        rows.append(("frames a second", ", ".join(f"{rate} ({count})" for rate, count in rates)))
+    if rates := Counter(f"{fact.fps:g}" for fact in facts if fact.fps):
+        rows.append(("frames a second", most_of(rates)))
     for name, of in BUCKETS.items():
         shares = bucket_shares(facts, of).items()
         rows.append((f"buckets {name}", ", ".join(f"{w}×{h} {share:.0%}" for (w, h), share in shares)))
     return rows
+
+
+def most_of(counts: Counter[str], shown: int = 4) -> str:
+    """The most frequent of some words with their counts, and how many items have others."""
+    told = [f"{word} ({count})" for word, count in counts.most_common(shown)]
+    if others := counts.total() - sum(count for _, count in counts.most_common(shown)):
+        told.append(f"others ({others})")
+    return ", ".join(told)
 
 
 def _spread(values: list) -> str:

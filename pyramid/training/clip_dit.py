@@ -530,6 +530,7 @@ class Sampler:
         pipe = PyramidFlowPipeline(model.to(state.device), self.parts.vae)
         pipe.vae.to(state.device)
         pipe.set_progress_bar_config(disable=True)
+        defaults = self.parts.checkpoint.defaults  # the guidance that the result will be used with
         units, *shape = self.entry.shape
         height, width = (GRID.downsampling * side for side in shape)
         both = together([self.text, self.nothing])
@@ -543,6 +544,8 @@ class Sampler:
             height=height,
             num_inference_steps=(self.steps,) * self.recipe.stages,
             video_num_inference_steps=(self.steps,) * self.recipe.stages,
+            guidance_scale=defaults.guidance_scale,
+            video_guidance_scale=defaults.video_guidance_scale,
             seed=self.recipe.seed,
             output_type="np",
             **embeds,

@@ -133,6 +133,14 @@ def _activations(recipe: ClipRecipe, family: Family, size: Any, tokens: int) -> 
     return one * (size.layers + SAVED) if recipe.train.gradient_checkpointing else one * size.layers * SAVED
 
 
+def in_all(days: float) -> str:
+    """Days as people say them, in hours or minutes where they are short."""
+    for unit, each in (("days", 1.0), ("hours", 1 / 24)):
+        if days >= each:
+            return f"{days / each:.3g} {unit}"
+    return f"{days * 1440:.2g} minutes"
+
+
 def as_table(cost: Cost) -> Any:
     """The plan for people."""
     from rich.table import Table
@@ -153,7 +161,7 @@ def as_table(cost: Cost) -> Any:
             f"{cost.full_tokens:,} ({times:.1f} times)",
         ),
         ("seconds a step", f"{cost.seconds:.3g}"),
-        ("days in all", f"{cost.days:.3g}"),
+        ("in all", in_all(cost.days)),
     ]
     for row in rows:
         table.add_row(*row)

@@ -324,7 +324,7 @@ class Loop:
                 self.spent += clock.now() - began
                 for name, value in (losses or {}).items():
                     told.setdefault(name, []).append(value)
-                if self.step % self.log_every == 0:
+                if self.step % self.log_every == 0 or self.progress >= 1:
                     means = {name: sum(values) / len(values) for name, values in told.items()}
                     told = {}
                     self._log(log, bar, rate, means)

@@ -47,6 +47,8 @@ from pyramid.training.perceptual import make_perceptual
 from pyramid.training.recipe import Phase, Recipe
 from pyramid.training.trackers import flat
 
+CARD = ("README.md", "*.png")  # of a checkpoint, which says what another autoencoder can do
+
 
 def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, source: str | None) -> Path:
     """Train an autoencoder on clips of a list, from nothing or from that of a checkpoint, whose latents stay
@@ -61,7 +63,7 @@ def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, sou
     if not PartialState().is_main_process:
         return folder / "checkpoint"
     if source is not None and list_variants(whole := vae_of(source).parent):
-        others = shutil.ignore_patterns("causal_video_vae")
+        others = shutil.ignore_patterns("causal_video_vae", *CARD)
         shutil.copytree(whole, folder / "checkpoint", ignore=others, copy_function=taken, dirs_exist_ok=True)
     shutil.copytree(made, folder / "checkpoint" / "causal_video_vae", dirs_exist_ok=True)
     return folder / "checkpoint"

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ from pyramid.training.clip_dit import (
     together,
     train_on_clips,
 )
-from pyramid.training.clip_plan import plan_of, stage_tokens
+from pyramid.training.clip_plan import in_all, plan_of, stage_tokens
 from pyramid.training.clips.batches import Order, generator_for
 from pyramid.training.clips.cache import (
     Cache,
@@ -150,6 +151,26 @@ def test_from_raw_clips_to_a_checkpoint_that_is_found_and_runs(whole):
     pipe = PyramidFlowPipeline.from_pretrained(whole / "checkpoint")
     assert len(pipe("a red ball", seed=1, num_frames=9, num_inference_steps=1).frames[0]) == 9
     assert len(losses(whole)) == 20 and min(losses(whole)) > 0
+
+
+def test_samples_are_made_with_the_guidance_of_the_result(
+    home, whole, tiny_checkpoint, tmp_path, monkeypatch
+):
+    asked = {}
+
+    def call(self, **arguments):
+        asked.update(arguments)
+        return SimpleNamespace(frames=[np.zeros((17, 64, 64, 3), np.float32)])
+
+    monkeypatch.setattr(PyramidFlowPipeline, "__call__", call)
+    model = PyramidFluxTransformer.from_pretrained(whole / "checkpoint" / "diffusion_transformer_64p")
+    parts = load_parts(find(tiny_checkpoint))
+    cache = Cache.open(whole / "cache", {})
+    cache.entries()
+    recipe = load_clip_recipe(home / "recipe.toml")
+    clip_dit.Sampler(lambda: model, cache, recipe, parts).save(tmp_path / "s.png")
+    written = json.loads((whole / "checkpoint" / "pyramid.json").read_text())
+    assert all(asked[name] == written[name] for name in ("guidance_scale", "video_guidance_scale"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
@@ -515,6 +536,7 @@ def test_a_plan_counts_weights_and_tokens(home, whole, tiny_checkpoint):
     # 64 pixels: 1, 4, 16 tokens a unit; prefixes of 1 to 3 units; 1, 2, 1 samples of each stage
     assert stage_tokens(load_clip_recipe(home / "recipe.toml")) == [[1, 2, 3], [4, 8, 9], [16, 32, 36]]
     assert cost.tokens == pytest.approx(2 + 2 * 7 + 28) and cost.full_tokens == 4 * 3 * 16
+    assert (in_all(2.5), in_all(0.25), in_all(0.01)) == ("2.5 days", "6 hours", "14 minutes")
     assert cost.days > 0 and cost.state_bytes == 20 * cost.weights
     lora = plan_of(Run("lora", source=str(tiny_checkpoint), **told))
     assert lora.trained == 4 * 2 * (32 + 32)

@@ -1,5 +1,7 @@
 """The trainers' parts: noising on the path that sampling walks, optimisers, recipes, the loop's resume."""
 
+import json
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -138,6 +140,8 @@ def test_a_run_resumes_from_its_checkpoint(tmp_path):
     assert loop.step == 4
     loop.run(stepper(again))
     assert torch.allclose(again.weight, model.weight, atol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10]  # a short run has a line too, of its end
 
 
 def test_each_step_has_the_threads_that_the_load_allows(tmp_path, monkeypatch):
