@@ -13,13 +13,14 @@ COLUMNS = ("plan", "fits", "card", "memory", "files", "last unit", "dtype")  # a
 def plan_table(every, chosen, machine, settings: Settings, measured: dict[str, float] | None):
     """All plans for the machine, as a rich table and a line on each; below the chosen one, what it took."""
     from rich.console import Group
+    from rich.markup import escape
     from rich.table import Table
 
     free = f"{machine.free_ram / 1e9:.1f} GB of main memory free"
     if machine.free_vram:
         free = f"{machine.free_vram / 1e9:.1f} of {machine.total_vram / 1e9:.1f} GB on {machine.name}, {free}"
     table = Table(
-        title=f"{settings.model}/{settings.variant}, {settings.width}×{settings.height}, "
+        title=f"{escape(settings.model)}/{escape(settings.variant)}, {settings.width}×{settings.height}, "
         f"{settings.num_frames} frames; {free}"
     )
     for name in COLUMNS:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 from scipy import ndimage
 
 from pyramid.evaluation.judge import Verdict, judge
@@ -218,7 +219,7 @@ def contact_sheet(clips: np.ndarray, columns: int = 7) -> Image.Image:
 
 def as_table(results: dict, title: str) -> Table:
     """The results as rich prints them."""
-    table = Table(title=title)
+    table = Table(title=Text(title, style="table.title"))
     table.add_column("measure")
     table.add_column("result")
     for name, value in results.items():

@@ -2,9 +2,12 @@
 
 import io
 import re
+from itertools import count
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from pyramid.commands import cli, data, evaluate_report, evaluate_study, evaluate_vbench, inspect
 from pyramid.commands.terminal import screen
@@ -12,6 +15,7 @@ from pyramid.evaluation import evaluate
 from pyramid.evaluation.evaluate import Share
 from pyramid.evaluation.few_steps import JUDGED, MOVES, as_table
 from pyramid.generate.benchmark import clip_table, forward_table
+from pyramid.generate.footprint import Measured
 from pyramid.settings import Settings
 from pyramid.training.clips.doctor import Report
 
@@ -34,6 +38,29 @@ def test_the_plans_fit(tiny_checkpoint, narrow, capsys, size):
     table = [line for line in lines if line.startswith(("┃", "│"))]
     assert table and max(map(len, table)) <= 80 and not re.search("…", "".join(table))
     assert any(line.startswith("cpu: text on cpu") for line in lines)
+
+
+def test_the_comparison_of_ways_and_samplers_fits(tiny_checkpoint, narrow, capsys, monkeypatch, tmp_path):
+    """`plan --compare`, whose runs are not made here, of a model whose folder has an odd name."""
+    from pyramid.commands import plan_tables
+
+    clip = np.zeros((2, 8, 8, 3), np.uint8)
+    runs = count()
+
+    def measure(*_) -> Measured:
+        made = next(runs)
+        latents = torch.full((1, 1), 1.0 + 123.4567 * made)
+        return Measured(123_456_789_012, 987_654_321_098, 0, 1234.567 * (made + 1), latents, clip + made)
+
+    monkeypatch.setattr(plan_tables, "measure", measure)
+    model = tmp_path / "[red]a model"
+    model.symlink_to(tiny_checkpoint)
+    more = ["--width", 1280, "--height", 768, "--seconds", 10]
+    lines = lines_of(capsys, "plan", "--model", model, "--compare", "--sheet", tmp_path / "sheet.png", *more)
+    tables = [line for line in lines if line.startswith(("┃", "│"))]
+    assert max(map(len, tables)) <= 80 and "…" not in "".join(tables)
+    assert "2, 2, 2" in "".join(tables) and "error" in "".join(tables) and "red]a model" in "".join(lines)
+    assert (tmp_path / "sheet.png").is_file()
 
 
 def test_what_doctor_says_fits(narrow, capsys, tmp_path):
@@ -127,7 +154,7 @@ def test_a_comparison_of_two_checkpoints_fits():
 
 def test_what_an_evaluation_says_fits():
     results = {"the right thing in the right color, moving the right way, of all": Share(99, 100), "b": 1.0}
-    assert "…" not in shown(evaluate.as_table(results, LONG.replace("[/b][red]", "")))
+    assert "…" not in shown(evaluate.as_table(results, LONG))
 
 
 def test_the_settings_of_a_foreign_file_fit():
