@@ -98,8 +98,9 @@ def ask(
     rest: int = 2,
     seed: int | None = None,
     count: int | None = None,
+    key: str = "",
 ) -> None:
-    """Fill the form, and press Generate."""
+    """Fill the form, and press Generate, or a key in the prompt that does the same."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
     for stage in (1, 2, 3):
         page.locator(f"#first-{stage} input").fill(str(first))
@@ -111,7 +112,10 @@ def ask(
     if count is not None:  # last: what is filled in while the parts of Advanced still come up may be lost
         page.locator("#count input").fill(str(count))
         page.locator("#count input").blur()
-    page.click("#generate")
+    if key:
+        page.get_by_label("Prompt", exact=True).press(key)
+    else:
+        page.click("#generate")
 
 
 def outlasting(page: Page) -> None:
@@ -223,7 +227,7 @@ def test_a_finished_unit_shows_its_stages(page):
 
 def test_a_random_seed_is_shown_and_kept(page):
     page.locator("#seed input").fill("999999999999")  # larger than those that are drawn
-    ask(page)
+    ask(page, key="Control+Enter")
     expect(page.locator("#seed input")).not_to_have_value("999999999999")
     expect(page.locator("#used-seed")).to_have_text(page.locator("#seed input").input_value())
 
@@ -354,6 +358,8 @@ def test_a_queue_of_three_is_moved_changed_and_worked_through(page):
     for stage in (1, 2, 3):
         page.locator(f"#first-{stage} input").fill("1")
         page.locator(f"#rest-{stage} input").fill("1")
+    expect(page.locator("#edit-save.primary")).to_have_text("Save the change")
+    expect(page.locator("#generate")).to_be_hidden()
     page.click("#edit-save")
     expect(waiting.nth(0)).to_contain_text("a blue star grows")
     expect(page.locator("#queue li.now")).to_contain_text("seed 100")
@@ -506,4 +512,9 @@ def test_the_page_fits(shown, size, theme):
     assert width <= size[0]
     if size[0] > 800:
         assert height <= size[1]
+        expect(shown.locator("#first-1")).to_be_in_viewport(ratio=1)  # the steps, without scrolling
+        share = shown.locator("#large").bounding_box()["width"] / size[0]
+        print("SHARE", share, size)
     expect(shown.locator("#generate")).to_be_visible()
+    cut = "chips => chips.filter(chip => chip.scrollWidth > chip.clientWidth).length"
+    assert shown.locator("#examples .chip, #examples .chip span").evaluate_all(cut) == 0
