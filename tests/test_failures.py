@@ -65,7 +65,7 @@ def test_a_setting_is_called_by_the_word_of_the_door():
     assert sentence(SettingsError("seconds", "= 0", named=True), flag_of) == "--seconds = 0"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ELOOP])
 def test_what_the_system_refuses_is_told_with_a_way_out_and_without_folders(number):
     words = sentence(OSError(number, "Refused", "/home/ana/outputs/clip.mp4"))
     assert words.startswith("clip.mp4: Refused: ") and "/home" not in words

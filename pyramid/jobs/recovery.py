@@ -202,7 +202,7 @@ class UnitsFolder:
         try:
             check_file(self._about)
             return _checked(json.loads(self._about.read_text(encoding="utf-8-sig")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ValueError(f"{self.path} holds no run that could go on") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else known(error)

@@ -118,14 +118,14 @@ def test_pipes_among_the_units_of_a_run_are_no_units(tmp_path):
         ["generate", "--from-draft"],
         ["generate", "--prompt", "x", "--preset"],
         ["generate", "--prompt", "x", "--lora"],
-        ["generate", "--prompt", "x", "--branch"],
-        ["batch", "--output-dir", "out", "--prompts"],
+        ["generate", "--prompt", "x", "--at-unit", "1", "--branch"],
+        ["batch", "--output-dir", "out"],
         ["export"],
         ["inspect"],
         ["resume"],
         ["loop"],
         ["edit", "--unit", "1"],
-        ["join", "--output", "a.mp4", "b.mp4"],
+        ["join", "--output", "c.mp4"],
     ],
     ids=lambda flags: " ".join((flags[0], flags[-1])),
 )
@@ -133,8 +133,10 @@ def test_every_flag_tells_it(tmp_path, monkeypatch, capsys, flags):
     monkeypatch.chdir(tmp_path)
     name = {"--timeline": "a.toml", "--preset": "a.toml", "--lora": "a.safetensors"}.get(flags[-1], "a.mp4")
     os.mkfifo(name)
+    more = [name] if flags[0] == "join" else []
     with at_once(), suppress(SystemExit):
-        assert cli.main([*flags, name]) == 2
+        assert cli.main([*flags, name, *more]) == 2
     said = capsys.readouterr().err
     assert name.partition(".")[0] in said and "Traceback" not in said and "not foreseen" not in said
+    assert re.search("is a pipe|is not a file|is no file|there is no LoRA|holds no run", said), said
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []

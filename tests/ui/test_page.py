@@ -513,8 +513,8 @@ def test_the_page_fits(shown, size, theme):
     if size[0] > 800:
         assert height <= size[1]
         expect(shown.locator("#first-1")).to_be_in_viewport(ratio=1)  # the steps, without scrolling
-        share = shown.locator("#large").bounding_box()["width"] / size[0]
-        print("SHARE", share, size)
+        box = shown.locator("#large").bounding_box()
+        assert box and box["width"] > size[0] * 0.4  # the pictures' area grows with the window
     expect(shown.locator("#generate")).to_be_visible()
     cut = "chips => chips.filter(chip => chip.scrollWidth > chip.clientWidth).length"
     assert shown.locator("#examples .chip, #examples .chip span").evaluate_all(cut) == 0

@@ -235,4 +235,12 @@ def test_a_wide_pattern_and_one_that_leads_away_are_refused(public):
         asked = json.dumps({"kind": "png", "keep": "none", "pattern": pattern})
         shown = json.dumps(ana.event("act_on_result", {"action": "export", "job": job["id"], "value": asked}))
         assert 'role=\\"alert\\"' in shown, pattern
+    for action in ("export", "longer", "edit", "finish", "join", "loop", "look-join"):
+        for value in ("[]", "5", "\ud800", "[" * 50_000, '{"kind": []}', '{"kind": "mp4", "quality": "9e9"}'):
+            try:
+                sent = {"action": action, "job": job["id"], "value": value}
+                shown = json.dumps(ana.event("act_on_result", sent))
+            except (Told, UnicodeEncodeError) as told:  # which JSON cannot say
+                shown = str(told)
+            assert "not foreseen" not in shown and '"error": null' not in shown, (action, value[:50])
     assert not (public.folder / ".pyramid" / "exports" / job["id"]).exists()
