@@ -620,7 +620,7 @@ class JobStore(Database):
         return [self._job(row) for row in self.rows(f"SELECT * FROM jobs WHERE {where} {order}", values)]
 
     def _job(self, row: sqlite3.Row) -> Job:
-        return job_of(row, self.folder)
+        return job_of(dict(row), self.folder)
 
     def _waiting(self, job_id: str, owner: str) -> Job:
         job = self.get(job_id, owner)

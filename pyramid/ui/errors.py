@@ -24,14 +24,21 @@ from pyramid.ui import App
 from pyramid.ui.markup import failure
 
 INFO = "/gradio_api/info"
+NO_EVENT = "what this button sent cannot be read: load the page anew"
+OF_EVENTS = re.compile(r"'EventData' object has no attribute|unhashable type")  # it was made up
 NO_JOB = "This job is no longer in the queue."
 PLACE = re.compile(r"'?(?:[A-Za-z]:)?[/\\][^\s']*[/\\]([^\s'/\\]+)'?")  # the path of a file
 
 
 def shown_words(app: App, error: Exception, name_of: Callable[[str], str] = label_of) -> str:
     """The sentence of an error. Files are called by their names: where they lie is not told."""
-    gone = isinstance(error, KeyError) and "there is no job" in str(error)
-    words = app.shown(PLACE.sub(r"\1", NO_JOB if gone else sentence(error, name_of)))
+    if isinstance(error, KeyError) and "there is no job" in str(error):
+        said = NO_JOB
+    elif name_of is not str and OF_EVENTS.search(str(error)):
+        said = NO_EVENT
+    else:
+        said = sentence(error, name_of)
+    words = app.shown(PLACE.sub(r"\1", said))
     as_it_is = (
         name_of is str or "." in words.partition(" ")[0]
     )  # a program reads it, or it begins with a file

@@ -152,9 +152,9 @@ class Guard:
         except Refused as refused:
             await refuse(scope, send, refused)
         except Exception as error:
-            refused = Refused(*status_and_words(self.page, error))
+            failed = Refused(*status_and_words(self.page, error))
             if not begun:  # else half of an answer is on its way: it ends here
-                await refuse(scope, send, refused)
+                await refuse(scope, send, failed)
 
     async def route(self, scope, receive, send, visitor: str) -> None:
         """To what a request is for. Raises Refused."""

@@ -161,7 +161,10 @@ def test_what_a_button_cannot_send_is_told_and_changes_nothing(public):
     ):
         with pytest.raises(Told) as told:
             eve.event("act_on_result", sent)
-        assert "Traceback" not in str(told.value) and str(public.folder) not in str(told.value)
+        assert "not foreseen" not in str(told.value) and str(public.folder) not in str(told.value)
+    for event in ("known_word", "take", "act_on_queue", "act_on_tree", "act_on_wall"):
+        with pytest.raises(Told, match="what this button sent cannot be read|What this button"):
+            eve.event(event, {})
 
 
 def test_a_preset_is_a_name_and_never_a_path(public):
