@@ -25,7 +25,9 @@ from pyramid.ui.markup import failure
 
 INFO = "/gradio_api/info"
 NO_EVENT = "what this button sent cannot be read: load the page anew"
-OF_EVENTS = re.compile(r"'EventData' object has no attribute|unhashable type")  # it was made up
+OF_EVENTS = re.compile(  # what Python says where an event of the page was made up
+    r"'EventData' object has no attribute|unhashable type|int\(\) argument must be|invalid literal for int"
+)
 NO_JOB = "This job is no longer in the queue."
 PLACE = re.compile(r"'?(?:[A-Za-z]:)?[/\\][^\s']*[/\\]([^\s'/\\]+)'?")  # the path of a file
 

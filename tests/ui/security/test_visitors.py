@@ -163,8 +163,11 @@ def test_what_a_button_cannot_send_is_told_and_changes_nothing(public):
             eve.event("act_on_result", sent)
         assert "not foreseen" not in str(told.value) and str(public.folder) not in str(told.value)
     for event in ("known_word", "take", "act_on_queue", "act_on_tree", "act_on_wall"):
-        with pytest.raises(Told, match="what this button sent cannot be read|What this button"):
+        with pytest.raises(Told, match="What this button sent cannot be read"):
             eve.event(event, {})
+    for index in (None, "x", [1]):
+        with pytest.raises(Told, match="What this button sent cannot be read"):
+            eve.event("act_on_tree", {"act": "at", "job": "x", "index": index})
 
 
 def test_a_preset_is_a_name_and_never_a_path(public):
