@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +15,7 @@ import pytest
 from pyramid.jobs.queue import JobStore, Limits
 from pyramid.jobs.worker import Worker
 from pyramid.ui import App
+from pyramid.ui.addresses import uploads_folder
 from pyramid.ui.api import register_api
 from pyramid.ui.security.guard import doors
 from pyramid.ui.security.routes import file_of, is_host, is_normal, is_open
@@ -219,6 +221,17 @@ def test_a_file_that_was_not_uploaded_is_told_before_gradio_sees_it(server, name
     for path in ("call/v2/generate", "queue/join", "api/generate"):
         answer = httpx.post(f"{page.local_url}gradio_api/{path}", json={"prompt": "a", "data": [[image]]})
         assert answer.status_code == 400 and "was not uploaded" in answer.json()["detail"]
+
+
+def test_a_path_that_is_too_long_is_not_followed(server):
+    page, _, _ = server
+    long = {"path": f"{uploads_folder()}/{'x/../' * 150_000}"}
+    began = time.monotonic()
+    for asked in (long, long | {"meta": {"_type": "gradio.FileData"}}):
+        answer = httpx.post(f"{page.local_url}gradio_api/queue/join", json={"data": [asked]})
+        assert answer.status_code == 400 and "was not uploaded" in answer.json()["detail"]
+    assert time.monotonic() - began < 5
+    assert raw(page, f"/gradio_api/file={uploads_folder()}/{'x/../' * 5000}") in (400, 403, 404)
 
 
 def test_a_file_at_another_address_is_fetched_for_nobody_else(server):

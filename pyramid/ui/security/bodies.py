@@ -22,6 +22,7 @@ MAX_FORM = 20_000  # of the form to log in, which has a name and a password
 PATIENCE = 20.0  # seconds for such a body, and for the next piece of an upload
 SLOWEST = 20_000  # bytes a second of an upload, on average, once it has begun
 MOST_DRAINED = 512_000_000  # bytes of a body that is refused: who sends it hears why only after sending it
+LONGEST = 4096  # characters of a path: the time to follow one grows with their square
 UPLOADS = ("image", "video")  # arguments of endpoints that are files
 ELSEWHERE = ("http://", "https://")
 SESSION = re.compile(r"[\w-]{1,64}")
@@ -128,7 +129,7 @@ def check_json(body: bytes, check_file: Callable[[str], None] = lambda name: Non
 
 def files_in(found: Any) -> Iterator[str]:
     """What JSON names for Gradio to open or to fetch: files as its clients write them, addresses as MCP
-    does.
+    does; and paths that are too long to be any.
     """
     left = [found]
     while left:
@@ -136,7 +137,8 @@ def files_in(found: Any) -> Iterator[str]:
         if isinstance(one, dict):
             meta = one.get("meta")
             path = one.get("path")
-            if isinstance(path, str) and isinstance(meta, dict) and meta.get("_type") == "gradio.FileData":
+            of_gradio = isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"
+            if isinstance(path, str) and (of_gradio or len(path) > LONGEST):
                 yield path
             named = (one.get(key) for key in UPLOADS)
             yield from (each for each in named if isinstance(each, str) and each.startswith(ELSEWHERE))

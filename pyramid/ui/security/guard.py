@@ -27,6 +27,7 @@ from pyramid.ui.opening import Opening
 from pyramid.ui.security.accounts import Accounts
 from pyramid.ui.security.bodies import (
     ELSEWHERE,
+    LONGEST,
     MAX_BODY,
     MAX_FORM,
     Upload,
@@ -192,11 +193,11 @@ class Guard:
                 raise Refused(400, "files at other addresses are not fetched: upload the picture or video")
             return
         try:
-            there = inside(Path(os.path.realpath(name)), uploads_folder()) is not None
+            known = len(name) <= LONGEST and inside(Path(os.path.realpath(name)), uploads_folder())
         except ValueError:  # a NUL in it
-            there = False
-        if not there:
-            told = briefly(Path(name).name)
+            known = None
+        if not known:
+            told = briefly(name[-LONGEST:].rpartition("/")[2])
             raise Refused(400, f"{told} was not uploaded; paths on the server are not taken")
 
     async def account(self, scope) -> str:
@@ -316,7 +317,7 @@ class Guard:
         """The file of a path, if it may be served: one that Gradio keeps for the page (uploads, copies), or,
         to the owner of the machine, one of the output folder that is not the app's own.
         """
-        if "\0" in wanted:
+        if "\0" in wanted or len(wanted) > LONGEST:
             return None
         path = Path(os.path.realpath(wanted))
         if inside(path, uploads_folder()) is not None:
