@@ -246,7 +246,7 @@ def steps(page: Page, count: int) -> None:
 
 def watch(page: Page, film: Film) -> None:
     """With two workers."""
-    steps(page, 60)
+    steps(page, 100)
     page.click("#generate")
     page.get_by_label("Prompt", exact=True).fill(LEFT)
     page.click("#generate")
