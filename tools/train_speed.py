@@ -4,10 +4,11 @@
 
 FOLDER is a checkout of https://github.com/jy0205/Pyramid-Flow; its trainer's own loop is run, no copy. Both
 train the same miniFLUX from the same weights, in float32, on the same latents and texts, in memory, with the
-same batch, optimizer and stage shares. A step of one follows a step of the other, so that what else the
-machine does slows both alike; a round sweeps all lengths of the prefix once. A sample is one clip at one of
-the three stages, its past before it: a step of both has four, one, two and one of each stage. What the
-reference imports and a step never calls (torchvision, timm) need not be installed, and the empty caption,
+same batch, optimizer and stage shares, each in a process of its own, as each is run: ours tells the system to
+keep freed memory, which helps whatever runs beside it. A step of one follows a step of the other, so that
+what else the machine does slows both alike; a round sweeps all lengths of the prefix once. A sample is one
+clip at one of the three stages, its past before it: a step of both has four, one, two and one of each. What
+the reference imports and a step never calls (torchvision, timm) need not be installed, and the empty caption,
 without which it stops, is given to it. Behind the turns one more sweep of ours is profiled: the share of the
 time that matrix products and attention take.
 """
@@ -16,18 +17,23 @@ import argparse
 import importlib.machinery
 import io
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 import types
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
 
 from pyramid.hub.families import FAMILIES
+from pyramid.memory.threads import Threads
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.training.clip_dit import Stepper, make_loop
 from pyramid.training.clips.cache import Entry, Stored, Text
@@ -201,6 +207,40 @@ class Reference:
         return since(began)
 
 
+def make_network() -> Any:
+    """The network that both begin with: the same weights in every process."""
+    torch.manual_seed(0)
+    model = PyramidFluxTransformer(**SIZES)
+    for weight in model.parameters():  # a fresh model's last layers are zero
+        torch.nn.init.normal_(weight, std=0.02) if weight.ndim > 1 else None
+    return model
+
+
+def serve(connection, folder: Path, units: int, size: tuple[int, int]) -> None:
+    """The reference's process: a step for each word that comes, its times back."""
+    theirs = Reference(folder, make_network().state_dict(), Memory(units, size))
+    while connection.recv():
+        connection.send(theirs.step())
+
+
+@contextmanager
+def reference_steps(folder: Path, units: int, size: tuple[int, int]) -> Iterator[Callable[[], tuple]]:
+    """What makes one step of the reference, in its own process, and says how long it took."""
+    here, there = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=serve, args=(there, folder, units, size), daemon=True)
+    process.start()
+    there.close()  # its end is in its process alone: where that dies, `recv` says so
+
+    def step() -> tuple[float, float]:
+        here.send(True)
+        return here.recv()
+
+    yield step
+    here.send(False)
+    process.join()
+
+
 def recipe_of(rounds: int, units: int, size: tuple[int, int]) -> ClipRecipe:
     """The same training as the reference's, in our words; one sweep more is profiled, one more warms up."""
     train = TrainRecipe(
@@ -218,19 +258,16 @@ def recipe_of(rounds: int, units: int, size: tuple[int, int]) -> ClipRecipe:
 
 def measure(folder: Path, rounds: int, units: int, size: tuple[int, int]) -> dict:
     """Steps of both in turns, the first sweep not counted, then a sweep of ours under the profiler."""
-    torch.manual_seed(0)
-    model = PyramidFluxTransformer(**SIZES)
-    for weight in model.parameters():  # a fresh model's last layers are zero
-        torch.nn.init.normal_(weight, std=0.02) if weight.ndim > 1 else None
     memory = Memory(units, size)
-    theirs = Reference(folder, model.state_dict(), memory)
     recipe = recipe_of(rounds, units, size)
     ours: list[tuple[float, float]] = []
     reference: list[tuple[float, float]] = []
     began = now()
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
-    with tempfile.TemporaryDirectory() as home:
-        loop = make_loop(Path(home), model.train(), recipe)
+    # The other trainer, at rest during a step of ours, is no load to make room for.
+    still = mock.patch.object(Threads, "adapt")
+    with tempfile.TemporaryDirectory() as home, reference_steps(folder, units, size) as theirs, still:
+        loop = make_loop(Path(home), make_network().train(), recipe)
         stepper = Stepper(loop, memory, recipe, FAMILIES["miniflux"].scales)  # type: ignore[arg-type]
 
         def step(progress: float):
@@ -240,7 +277,7 @@ def measure(folder: Path, rounds: int, units: int, size: tuple[int, int]) -> dic
                 ours.append(since(began))
             counted = (rounds + 1) * units
             if loop.step < counted:
-                reference.append(theirs.step())
+                reference.append(theirs())
             elif loop.step == counted:
                 profiler.start()
             elif loop.step == counted + units:
