@@ -29,9 +29,9 @@ FLAGS = [
     "--disable-background-networking",
 ]
 HALF_WAY = """() => document.querySelectorAll("#units .unit.done").length >= 2
-  && /stage 3 of 3/.test(document.querySelector("#status").textContent)
-  && [...document.querySelectorAll("#large video, .media video")].every((clip) => clip.readyState >= 2)
-  && document.querySelector("#large video").currentTime > 0.1"""
+  && /stage [23] of 3/.test(document.querySelector("#status").textContent)"""
+CLIPS_ARE_SEEN = """() => [...document.querySelectorAll("#large video, .media video")]
+  .every((clip) => clip.readyState >= 2)"""
 MINUTES = 10 * 60_000  # milliseconds: a slow machine is waited for
 
 
@@ -91,7 +91,10 @@ def make(page: Page, prompt: str, seed: int) -> None:
 
 
 def save(page: Page) -> None:
-    """A picture of the page as it is seen; PNG in few colors would hide the previews."""
+    """A picture of the page as it is seen, once its clips can be seen; PNG in few colors would hide the
+    previews.
+    """
+    page.wait_for_function(CLIPS_ARE_SEEN)
     with Image.open(io.BytesIO(page.screenshot(animations="disabled"))) as picture:
         picture.save(PICTURE, quality=88)
     print(PICTURE)
