@@ -23,10 +23,13 @@ const run = () => {
   else all.forEach((v) => v.pause());
   show();
 };
+let following = false;
+const follow = () => { if (!following) { following = true; requestAnimationFrame(tick); } };
 const tick = () => {
-  if (!element.isConnected) return;
   const all = videos();
-  if (all.length && all.every((v) => v.readyState >= 1)) {
+  following = element.isConnected && all.length > 0;
+  if (!following) return;
+  if (all.every((v) => v.readyState >= 1)) {
     const lead = leader();
     if (playing && lead.ended) { place(0); run(); }
     for (const v of all) if (v !== lead && !v.seeking) {
@@ -56,6 +59,7 @@ const begin = () => {
   playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   const all = videos();
   if (!all.length) return;
+  follow();
   let ready = 0;
   all.forEach((v) => {
     const go = () => { if (++ready === all.length) { place(0); run(); } };
@@ -86,4 +90,3 @@ element.addEventListener("input", (event) => {
 });
 watch("value", begin);
 begin();
-requestAnimationFrame(tick);

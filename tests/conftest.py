@@ -6,6 +6,7 @@ Run all with `python launch.py test`, one file with `python -m pytest -q tests/g
 import json
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -61,6 +62,10 @@ def pytest_configure(config):
     os.environ["PYRAMID_CACHE"] = config.pyramid_cache = tempfile.mkdtemp(prefix="pyramid-tests-")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     torch.set_num_threads(1)
+    for name in ("SIGINT", "SIGHUP"):  # ignored here, as behind nohup, started programs ignore them too
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_unconfigure(config):

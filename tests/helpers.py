@@ -13,6 +13,7 @@ from forks import start
 
 ROOT = Path(__file__).parent.parent
 GOLDENS = Path(__file__).parent / "data" / "goldens"
+SLOW_APP = Path(__file__).parent / "slow_app.py"
 CALM = {"reduced_motion": "reduce"}  # of a page of a browser without a card, which draws animations by itself
 
 
@@ -47,13 +48,16 @@ def left_of(app):
 
 
 @contextmanager
-def program(folder: Path, *arguments: str, forked: bool = False, **environment: str):
+def program(
+    folder: Path, *arguments: str, forked: bool = False, script: Path = ROOT / "app.py", **environment: str
+):
     """app.py at work: (process, address of the page, the lines that it printed until it was there).
 
-    `forked`: in a fork, for a test that is about the page and not about its start.
+    `forked`: in a fork, for a test that is about the page and not about its start. `script`: what stands for
+    app.py.
     """
     kind = {} if forked else {"fresh": True}
-    command = [ROOT / "app.py", "--output-dir", folder / "outputs", *arguments]
+    command = [script, "--output-dir", folder / "outputs", *arguments]
     with start(*command, cwd=folder, env=environment, merged=True, **kind) as process:
         try:
             printed = []

@@ -66,7 +66,9 @@ def build(app: App) -> gr.Blocks:
     (hidden gr.Textbox whose `change` says that the owner's results changed).
     """
     with gr.Blocks(title="Pyramid", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as page:
-        register_api(app)  # before all else, or an event of the page would take the name of an endpoint
+        with gr.Column(visible=False) as endpoints:
+            register_api(app)  # before all else, or an event of the page would take the name of an endpoint
+        endpoints.unrender()
         visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
         with gr.Column(elem_id="unseen"):  # words whose change is an event of its own
             pulse = gr.Textbox(visible="hidden", elem_id="pulse", label="pulse")
@@ -97,6 +99,8 @@ def build(app: App) -> gr.Blocks:
         shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model, news]
         page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
         gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", postprocess=False, **QUIET)
+        # Behind all else: for each value that changes, a browser looks through all components, from the first.
+        endpoints.render()
         guard_events(page, app)
     return page
 
