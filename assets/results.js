@@ -41,7 +41,23 @@ element.addEventListener("loadeddata", ({target}) => {
   if (stills.size > 300) stills.delete(stills.keys().next().value);
   behind(target, stills.get(source));
 }, true);
-new MutationObserver(stay).observe(element, {childList: true, subtree: true});
+let sure = "";  // the job whose deletion was asked for once, also when its card is drawn anew meanwhile
+const ask = () => {
+  for (const button of element.querySelectorAll('[data-action="delete"]')) {
+    const asked = button.dataset.job === sure;
+    if (asked === "words" in button.dataset) continue;
+    if (asked) {
+      button.dataset.words = button.innerHTML;
+      button.textContent = "Delete?";
+      button.dataset.sure = "yes";
+    } else {
+      button.dataset.sure = "";
+      button.innerHTML = button.dataset.words;
+      delete button.dataset.words;
+    }
+  }
+};
+new MutationObserver(() => { stay(); ask(); }).observe(element, {childList: true, subtree: true});
 stay();
 element.addEventListener("cancel", (event) => { event.preventDefault(); send("close"); }, true);
 element.addEventListener("click", (event) => {
@@ -49,11 +65,10 @@ element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-action]");
   if (!button || button.disabled) return;
   const {action, job} = button.dataset;
-  if (action === "delete" && button.dataset.sure !== "yes") {  // asks once more, for four seconds
-    const words = button.innerHTML;
-    button.dataset.sure = "yes";
-    button.textContent = "Delete?";
-    setTimeout(() => { button.dataset.sure = ""; button.innerHTML = words; }, 4000);
+  if (action === "delete" && sure !== job) {  // asks once more, for four seconds
+    sure = job;
+    ask();
+    setTimeout(() => { if (sure === job) sure = ""; ask(); }, 4000);
     return;
   }
   if (button.closest("form")) {

@@ -72,6 +72,16 @@ def program(
             process.kill()
 
 
+def tidy_form(page) -> None:
+    """Bring back into a page's form what tests that share it count on."""
+    if page.locator("#mode input:checked").input_value() != "text":
+        page.locator("#mode").get_by_label("Text").check(force=True)
+    seconds = page.locator("#seconds input[type=number]")
+    if seconds.input_value() != "2":
+        seconds.fill("2")
+        seconds.blur()
+
+
 def end(process: subprocess.Popen, number: int = signal.SIGTERM) -> str:
     """End it as a system does, or by another signal; the rest of what it printed."""
     process.send_signal(number)

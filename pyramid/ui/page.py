@@ -99,7 +99,7 @@ def build(app: App) -> gr.Blocks:
         shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model, news]
         page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
         gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", postprocess=False, **QUIET)
-        # Behind all else: for each value that changes, a browser looks through all components, from the first.
+        # Behind all else: for each value that changes, a browser looks through all parts from the first on.
         endpoints.render()
         guard_events(page, app)
     return page

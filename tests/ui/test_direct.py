@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from helpers import CALM, idle_app, program
+from helpers import CALM, SLOW_APP, idle_app, program
 from playwright.sync_api import Page, expect
 
 from pyramid.jobs.directing import explore
@@ -27,8 +27,16 @@ expect.set_options(timeout=120_000)
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs")
-    with program(folder, "--model", str(tiny_checkpoint), forked=True) as (_, address, _):
-        yield address
+    with program(folder, "--model", str(tiny_checkpoint), forked=True, script=SLOW_APP) as (_, address, _):
+        yield address, folder / "slowly"
+
+
+@pytest.fixture
+def slowly(server):
+    """What runs meanwhile waits at each step."""
+    server[1].touch()
+    yield
+    server[1].unlink()
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def page(browser, server):
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(server)
+    page.goto(server[0])
     expect(page.locator("#model.good")).to_be_visible()
     expect(page.locator("#verdict .ready")).to_be_visible()
     page.get_by_label("Prompt", exact=True).fill(BALL)
@@ -67,7 +75,7 @@ def tab(page: Page, name: str) -> None:
 @pytest.mark.browser
 def test_the_first_page_stays_prompt_picture_generate(browser, server):
     page = browser.new_page(**CALM)
-    page.goto(server)
+    page.goto(server[0])
     expect(page.locator("#model.good")).to_be_visible()
     expect(page.locator("#direct")).to_be_visible()
     assert page.locator("#explore, #tree, #tracks, #endless").filter(visible=True).count() == 0
@@ -96,9 +104,9 @@ def test_a_wall_is_made_a_draft_refined_and_varied(page):
 
 
 @pytest.mark.browser
-def test_a_clip_is_held_goes_on_and_is_left_by_a_branch(page):
+def test_a_clip_is_held_goes_on_and_is_left_by_a_branch(page, slowly):
     tab(page, "Pause and branch")
-    steps(page, 200)
+    steps(page, 10)
     page.locator("#seconds input[type=number]").fill("7")
     page.locator("#seconds input[type=number]").blur()
     page.click("#generate")
@@ -145,9 +153,9 @@ def test_a_timeline_is_set_unit_by_unit_and_made(page):
 
 
 @pytest.mark.browser
-def test_an_endless_clip_streams_hears_words_and_is_stopped(page):
+def test_an_endless_clip_streams_hears_words_and_is_stopped(page, slowly):
     tab(page, "Endless")
-    steps(page, 30)
+    steps(page, 3)
     page.click("#endless [data-act=begin]")
     video = page.locator("#large video[data-stream]")
     expect(video).to_be_visible()

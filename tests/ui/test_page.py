@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import CALM, SLOW_APP, program
+from helpers import CALM, SLOW_APP, program, tidy_form
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -93,12 +93,7 @@ class Visitor:
         """Bring back into the form what the next test counts on; `ask` fills in the rest."""
         self.page.evaluate("document.querySelectorAll('.toast-close').forEach((button) => button.click())")
         self.page.keyboard.press("Escape")  # an open list
-        if self.page.locator("#mode input:checked").input_value() != "text":
-            self.page.locator("#mode").get_by_label("Text").check(force=True)
-        seconds = self.page.locator("#seconds input[type=number]")
-        if seconds.input_value() != "2":
-            seconds.fill("2")
-            seconds.blur()
+        tidy_form(self.page)
 
 
 def ready(page: Page) -> None:
