@@ -66,9 +66,7 @@ def build(app: App) -> gr.Blocks:
     (hidden gr.Textbox whose `change` says that the owner's results changed).
     """
     with gr.Blocks(title="Pyramid", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as page:
-        with gr.Column(visible=False) as endpoints:
-            register_api(app)  # before all else, or an event of the page would take the name of an endpoint
-        endpoints.unrender()
+        endpoints = build_endpoints(app)  # first, or an event of the page would take the name of one
         visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
         with gr.Column(elem_id="unseen"):  # words whose change is an event of its own
             pulse = gr.Textbox(visible="hidden", elem_id="pulse", label="pulse")
@@ -99,10 +97,19 @@ def build(app: App) -> gr.Blocks:
         shown = [*live.outputs, left.queue.list, left.generate, head, pulse, model, news]
         page.load(None, visitor, visitor, js=NEW_VISITOR, api_visibility="private")
         gr.on([page.load, timer.tick], watch, visitor, shown, trigger_mode="once", postprocess=False, **QUIET)
-        # Behind all else: for each value that changes, a browser looks through all parts from the first on.
         endpoints.render()
         guard_events(page, app)
     return page
+
+
+def build_endpoints(app: App) -> gr.Column:
+    """What programs may ask, unseen. It is rendered behind all else: for each value that changes, a browser
+    looks through all parts from the first on, and these are a hundred.
+    """
+    with gr.Column(visible=False) as endpoints:
+        register_api(app)
+    endpoints.unrender()
+    return endpoints
 
 
 # ------------------------------------------------------------------------------------------------------------
