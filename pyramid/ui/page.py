@@ -70,9 +70,8 @@ def build(app: App) -> gr.Blocks:
         visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
         with gr.Column(elem_id="unseen"):  # words whose change is an event of its own
             pulse = gr.Textbox(visible="hidden", elem_id="pulse", label="pulse")
-            model = gr.Textbox(
-                app.worker.checkpoint.identity, visible="hidden", elem_id="model-loaded", label="model"
-            )
+            identity = app.worker.checkpoint.identity
+            model = gr.Textbox(identity, visible="hidden", elem_id="model-loaded", label="model")
             news = gr.Textbox(visible="hidden", elem_id="news", label="news")
             timer = gr.Timer(AGAIN_EVERY)
         head = html(head_words(app), js_on_load=HEAD, elem_id="head")
