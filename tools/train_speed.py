@@ -5,7 +5,7 @@
 FOLDER is a checkout of https://github.com/jy0205/Pyramid-Flow; its trainer's own loop is run, no copy. Both
 train the same miniFLUX from the same weights, in float32, on the same latents and texts, in memory, with the
 same batch, optimizer and stage shares, each in a process of its own, as each is run: ours tells the system to
-keep freed memory, which helps whatever runs beside it. A step of one follows a step of the other, so that
+keep freed memory, which the other does not. A step of one follows a step of the other, so that
 what else the machine does slows both alike; a round sweeps all lengths of the prefix once. A sample is one
 clip at one of the three stages, its past before it: a step of both has four, one, two and one of each. What
 the reference imports and a step never calls (torchvision, timm) need not be installed, and the empty caption,
