@@ -24,18 +24,32 @@ if TYPE_CHECKING:
     from pyramid.jobs.worker import Worker
     from pyramid.study.kept import Study
 
-__all__ = ["AS_SENT", "LATEST", "QUIET", "App", "Limits"]
+__all__ = ["AS_SENT", "LATEST", "QUIET", "App", "Limits", "follow"]
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 """For every event of the page: no endpoint of the API, no spinner over a part,
 and nobody waits for another.
 """
 LATEST = {**QUIET, "trigger_mode": "always_last"}
-"""For an event that shows how things are: of many that come at once, the last is seen to."""
+"""For what shows how things are: of many events that come at once, the last is seen to. See `follow`."""
 AS_SENT = {**QUIET, "preprocess": False}
 """For an event that takes the form's fields, see `Form.values`. Gradio's own checks would refuse a number
 beyond its slider, or a picture that it cannot open, before the form can say which field is wrong.
 """
+
+
+def follow(events: list, *call, **options) -> None:
+    """Call a function (with its inputs and outputs) whenever one of `events` comes, as `LATEST` says.
+
+    In two steps: where Gradio has seen to one of several events, it begins all that hangs on the last of them
+    anew, and two functions that hang on one keep each other at work for ever. Behind a step of its own each
+    begins itself alone.
+    """
+    import gradio as gr
+
+    gr.on(events, None, js="() => {}", **QUIET).then(*call, **LATEST, **options)
+
+
 PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+")
 
 

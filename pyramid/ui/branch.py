@@ -18,7 +18,7 @@ from pyramid.jobs.directing import branch
 from pyramid.jobs.queue import Job, State
 from pyramid.settings import frames_of, seconds_of
 from pyramid.timeline import Cue, told
-from pyramid.ui import LATEST, QUIET, App
+from pyramid.ui import QUIET, App, follow
 from pyramid.ui.art import about, art, choice, control, number, slider, text
 from pyramid.ui.asked import LOOK, asked_of, number_of
 from pyramid.ui.errors import shown_error
@@ -49,7 +49,7 @@ class Branching:
         outputs = [self.place, self.tree, self.form]
         self.tree.click(self.act_on_tree, state, outputs, **QUIET)
         self.form.click(self.begin, state, outputs, **QUIET)
-        gr.on([page.load, visitor.change, news.change], self.look, state, self.tree, **LATEST)
+        follow([page.load, visitor.change, news.change], self.look, state, self.tree)
 
     # -- what buttons do
 

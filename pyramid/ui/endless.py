@@ -16,7 +16,7 @@ from pyramid.jobs.directing import endless
 from pyramid.jobs.queue import Job, State
 from pyramid.media.measure import Drift
 from pyramid.settings import frames_of, seconds_of, units_of
-from pyramid.ui import AS_SENT, LATEST, QUIET, App
+from pyramid.ui import AS_SENT, QUIET, App, follow
 from pyramid.ui.art import about, art, choice, control, number, slider, text
 from pyramid.ui.asked import LOOK, Asking, asked_of, number_of
 from pyramid.ui.errors import problem, shown_error
@@ -48,7 +48,7 @@ class Endless:
         asked = [visitor, *form.components, *form.extras]
         self.start.click(self.begin, asked, self.verdict, **AS_SENT)
         self.going.click(self.tell, visitor, self.meter, **QUIET)
-        gr.on([page.load, visitor.change, news.change], self.look, visitor, self.meter, **LATEST)
+        follow([page.load, visitor.change, news.change], self.look, visitor, self.meter)
 
     def begin(self, token: str | None, request: gr.Request, event: gr.EventData, *values) -> str:
         """Put a clip without an end into the queue; what is wrong is said under the button."""

@@ -16,7 +16,7 @@ from pyramid.jobs.directing import explore, refine, vary
 from pyramid.jobs.drafting import draft_picture, draft_settings
 from pyramid.jobs.queue import Job, State
 from pyramid.settings import Settings
-from pyramid.ui import AS_SENT, LATEST, QUIET, App
+from pyramid.ui import AS_SENT, QUIET, App, follow
 from pyramid.ui.addresses import address_of_export
 from pyramid.ui.art import about, choice, control, slider
 from pyramid.ui.asked import LOOK, Asking, asked_of, number_of
@@ -72,7 +72,7 @@ class Explore:
         )
         state = [visitor, self.shown]
         self.wall.click(self.act_on_wall, state, [self.shown, self.wall], **QUIET)
-        gr.on([page.load, visitor.change, pulse.change], self.look, state, self.wall, **LATEST)
+        follow([page.load, visitor.change, pulse.change], self.look, state, self.wall)
 
     # -- what buttons do
 

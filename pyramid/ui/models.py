@@ -30,7 +30,7 @@ from pyramid.hub.download import (
 )
 from pyramid.hub.families import RELEASES
 from pyramid.settings import MODELS
-from pyramid.ui import LATEST, QUIET, App
+from pyramid.ui import QUIET, App, follow
 from pyramid.ui.markup import failure, html, say
 
 POLL = 0.5  # seconds between two looks at a download
@@ -260,10 +260,10 @@ def build_models(app: App, page: gr.Blocks, pulse: gr.Textbox | None = None) -> 
     seen = gr.State(None)
     events = [page.load, *([pulse.change] if pulse else [])]
     if not app.local:
-        gr.on(events, lambda before: news(app, before)[:2], seen, [seen, table], **LATEST)
+        follow(events, lambda before: news(app, before)[:2], seen, [seen, table])
         return
     panel = Panel(app, table)
-    gr.on(events, lambda *now: news(app, *now), [seen, panel.choice], [seen, table, panel.choice], **LATEST)
+    follow(events, lambda *now: news(app, *now), [seen, panel.choice], [seen, table, panel.choice])
     panel.wire(page)
 
 

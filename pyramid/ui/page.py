@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 from pyramid.settings import SettingsError
-from pyramid.ui import AS_SENT, LATEST, QUIET, App
+from pyramid.ui import AS_SENT, QUIET, App, follow
 from pyramid.ui.api import register_api
 from pyramid.ui.cards import facts
 from pyramid.ui.direct import build_direct
@@ -136,22 +136,10 @@ class Left:
         look = self.look
         self.wire_buttons([visitor, *form.components, *form.extras])
         changes = [field.change for field in form.components]
-        gr.on(
-            [page.load, pulse.change, *changes],
-            look,
-            form.components,
-            look.outputs,
-            trigger_mode="always_last",
-            **AS_SENT,
-        )
+        follow([page.load, pulse.change, *changes], look, form.components, look.outputs, preprocess=False)
         model.change(form.for_model, None, form.components, **QUIET)
-        gr.on(
-            [page.load, form.fields["mode"].change],
-            for_mode,
-            form.fields["mode"],
-            [form.extra["pictures"], form.extra["format"]],
-            **LATEST,
-        )
+        of_mode = [form.extra["pictures"], form.extra["format"]]
+        follow([page.load, form.fields["mode"].change], for_mode, form.fields["mode"], of_mode)
         self.plan.wire(page, form, pulse)
         prompt = form.fields["prompt"]
         look.counts.click(known_word, prompt, prompt, **QUIET)

@@ -11,7 +11,7 @@ import gradio as gr
 
 from pyramid.memory.plan import NAMES, Plan, describe, make_plan
 from pyramid.settings import QUANTIZE, Settings, SettingsError
-from pyramid.ui import AS_SENT, LATEST, App
+from pyramid.ui import LATEST, App, follow
 from pyramid.ui.form import Form
 from pyramid.ui.markup import html, say, warn, words_of
 
@@ -76,10 +76,10 @@ class PlanPart:
             form.fields[name].change for name in ("mode", "seconds", "size", "width", "height", "stages")
         ]
         events = [page.load, pulse.change, *decisive]
-        gr.on(events, look, form.components, self.words, trigger_mode="always_last", **AS_SENT)
+        follow(events, look, form.components, self.words, preprocess=False)
         if self.choice is not None and self.quantize is not None:
             both = [self.choice, self.quantize]
-            gr.on([page.load, pulse.change], self.chosen, None, both, **LATEST)
+            follow([page.load, pulse.change], self.chosen, None, both)
             self.choice.input(self.choose, self.choice, both, **LATEST)
             self.quantize.input(lambda kind: self.choose(quantize=kind), self.quantize, both, **LATEST)
 

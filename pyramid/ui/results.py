@@ -20,7 +20,7 @@ from pyramid.media.export import KINDS, export
 from pyramid.media.files import file_name
 from pyramid.media.preview import load_estimates
 from pyramid.settings import SettingsError, frames_of
-from pyramid.ui import AS_SENT, LATEST, QUIET, App
+from pyramid.ui import QUIET, App, follow
 from pyramid.ui.asked import number_of, table_of
 from pyramid.ui.cards import (
     can_grow,
@@ -114,13 +114,8 @@ class Results:
         self.form = form
         shown = [self.detail, self.compare, self.grid, self.four, self.view, self.sent]
         state = [visitor, self.view, self.sent]
-        gr.on(
-            [page.load, visitor.change, pulse.change, self.search.change, self.favorites.change],
-            self.look,
-            [*state, self.search, self.favorites],
-            shown,
-            **LATEST,
-        )
+        events = [page.load, visitor.change, pulse.change, self.search.change, self.favorites.change]
+        follow(events, self.look, [*state, self.search, self.favorites], shown)
         gr.on(
             [part.click for part in (self.grid, self.detail, self.compare, self.notes, self.four)],
             self.act_on_result,
@@ -131,13 +126,12 @@ class Results:
         restored = [self.file, self.notes, *form.components]
         self.file.upload(self.drop, [self.file, visitor], restored, **QUIET)
         pattern = form.extra["pattern"]
-        gr.on(
+        follow(
             [page.load, pattern.change],
             lambda words, *values: gr.update(info=name_words(form, words, *values)),
             [pattern, *form.components],
             pattern,
-            trigger_mode="always_last",
-            **AS_SENT,
+            preprocess=False,
         )
 
     def look(

@@ -12,7 +12,7 @@ from PIL import Image
 from pyramid.media.pictures import fit_picture, read_picture
 from pyramid.media.video_reader import read_video
 from pyramid.settings import Settings
-from pyramid.ui import AS_SENT, App
+from pyramid.ui import App, follow
 from pyramid.ui.form import OTHER, Form, listed_size, upload_path, whole
 from pyramid.ui.guards import check
 from pyramid.ui.markup import html, img, words_of
@@ -101,4 +101,4 @@ def last_frame(path: str, v: dict, size: tuple[int, int]) -> tuple[Image.Image, 
 def wire_sight(form: Form, sight: gr.HTML) -> None:
     watched = [form.fields[name] for name in Sight.FIELDS]
     changes = [field.change for field in watched]
-    gr.on(changes, Sight(form).for_visitor, watched, sight, trigger_mode="always_last", **AS_SENT)
+    follow(changes, Sight(form).for_visitor, watched, sight, preprocess=False)

@@ -15,7 +15,7 @@ import gradio as gr
 
 from pyramid.settings import Settings, SettingsError, check_value
 from pyramid.timeline import LONGEST_EASE, Cue, UnitPlan, read_timeline, write_timeline
-from pyramid.ui import AS_SENT, App
+from pyramid.ui import AS_SENT, App, follow
 from pyramid.ui.art import about, control, number, slider, text
 from pyramid.ui.asked import LOOK, asked_of, number_of, numbers_of
 from pyramid.ui.errors import shown_error, shown_words
@@ -53,14 +53,8 @@ class Line:
         outputs = [self.unit, self.tracks, self.editor]
         self.tracks.click(self.open, [self.unit, *values], outputs, **AS_SENT)
         self.editor.click(self.put, [self.unit, *values], [field, *outputs], **AS_SENT)
-        gr.on(
-            [page.load, *(each.change for each in fields)],
-            self.look,
-            [self.unit, *values],
-            self.tracks,
-            trigger_mode="always_last",
-            **AS_SENT,
-        )
+        events = [page.load, *(each.change for each in fields)]
+        follow(events, self.look, [self.unit, *values], self.tracks, preprocess=False)
 
     # -- what buttons do
 

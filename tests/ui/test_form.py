@@ -3,6 +3,7 @@ The page itself is in test_page.py.
 """
 
 import zipfile
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,9 +283,23 @@ def test_loras_have_sliders_that_say_the_setting_and_follow_it(app, tmp_path, mo
 # -- what goes wrong
 
 
-def test_every_event_of_the_page_tells_what_goes_wrong_in_it(app, tmp_path):
-    with page.build(app) as built:
-        pass
+@pytest.fixture(scope="module")
+def built(app):
+    """The whole page."""
+    return page.build(app)
+
+
+def test_no_two_functions_of_the_page_keep_each_other_at_work(built):
+    hanging = defaultdict(list)  # see `ui.follow`
+    for event in built.fns.values():
+        if event.fn is not None and event.trigger_mode == "always_last":
+            for target in event.targets:
+                hanging[target].append(event.name)
+    shared = {on: names for on, names in hanging.items() if len(names) > 1}
+    assert not [on for on in shared if on[1] not in ("load", "then")]  # these begin each function by itself
+
+
+def test_every_event_of_the_page_tells_what_goes_wrong_in_it(built):
     ours = [event.fn for event in built.fns.values() if event.fn is not None]
     assert len(ours) > 20 and all(hasattr(function, "__wrapped__") for function in ours)
 
