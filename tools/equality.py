@@ -43,7 +43,7 @@ CASES = {  # name -> settings that differ
     "still": {"num_frames": 1},
     "falling guidance": {"guidance_scale": 5.0, "video_guidance_scale": 4.0, "guidance_decay": 0.5},
 }
-WAIT = 300  # seconds for a job or a command
+WAIT = 1800  # seconds for a job or a command, on a machine that does other things besides
 
 
 def picture() -> np.ndarray:

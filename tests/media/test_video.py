@@ -108,7 +108,7 @@ def test_a_cmyk_jpeg_keeps_its_colors(tmp_path):
     "name, content, words",
     [
         ("gone.png", None, "No such file"),
-        ("folder", "folder", "cannot be read"),
+        ("folder", "folder", "is a folder: give a file"),
         ("empty.png", b"", "not a picture"),
         ("text.jpg", b"this is text", "not a picture"),
         ("cut.png", "cut png", "cannot be read"),

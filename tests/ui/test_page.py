@@ -93,6 +93,10 @@ class Visitor:
         """Bring back into the form what the next test counts on; `ask` fills in the rest."""
         self.page.evaluate("document.querySelectorAll('.toast-close').forEach((button) => button.click())")
         self.page.keyboard.press("Escape")  # an open list
+        count = self.page.locator("#count input")
+        if count.is_visible() and count.input_value() != "1":
+            count.fill("1")
+            count.blur()
         tidy_form(self.page)
 
 
