@@ -72,6 +72,15 @@ def program(
             process.kill()
 
 
+@contextmanager
+def slowly_in(folder: Path):
+    """Programs of SLOW_APP that were started in `folder` wait at each step, as long as its file is there."""
+    mark = folder / "slowly"
+    mark.touch()
+    yield mark
+    mark.unlink(missing_ok=True)
+
+
 def tidy_form(page) -> None:
     """Bring back into a page's form what tests that share it count on."""
     if page.locator("#mode input:checked").input_value() != "text":

@@ -22,7 +22,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from glob import escape
 from itertools import count
@@ -350,6 +350,21 @@ def no_interrupts():
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def filtering(command: list[str], said: Any = subprocess.PIPE) -> Iterator[Any]:
+    """A program at work, bytes in and bytes out; `said` gets what it says. Killed behind the `with`."""
+    with no_interrupts():
+        process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
+            with suppress(OSError):  # of what it did not take
+                stream.close()
 
 
 # -- metadata

@@ -12,10 +12,9 @@ enlarged, and the original file is never touched.
 
 import itertools
 import queue
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pyramid.media import learned
-from pyramid.media.files import ffmpeg, no_interrupts, words_of
+from pyramid.media.files import ffmpeg, filtering, words_of
 from pyramid.media.result import FASTEST, frames_of_result, metadata_of, pace_of, sound_for
 from pyramid.media.video import QUALITY, VideoWriter
 from pyramid.settings import SettingsError
@@ -226,24 +225,13 @@ def smoothed(frames: Iterator[np.ndarray], fps: float, factor: int) -> Iterator[
             yield after
 
 
-@contextmanager
-def _interpolator(shape: tuple[int, ...], fps: float, factor: int) -> Iterator[Any]:
+def _interpolator(shape: tuple[int, ...], fps: float, factor: int) -> AbstractContextManager[Any]:
     """ffmpeg at work: raw frames in, raw frames out."""
     height, width, _ = shape
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
     filters = f"format=yuv444p,minterpolate=fps={fps * factor:.6f}:{METHOD}"
     command = [ffmpeg(), "-v", "error", *raw, "-s", f"{width}x{height}", "-r", f"{fps:.6f}", "-i", "-"]
-    command += ["-vf", filters, *raw, "-"]
-    pipe = subprocess.PIPE
-    with no_interrupts():
-        process: Any = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
+    return filtering([*command, "-vf", filters, *raw, "-"])
 
 
 def _feed(process: Any, first: np.ndarray, frames: Iterator[np.ndarray], own: Own) -> None:

@@ -8,18 +8,17 @@ invented: likely, and not known. `enlarger.py` does the work, in a process of it
 graphics driver does to it ends no server.
 """
 
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyramid.media.files import no_interrupts
+from pyramid.media.files import filtering
 
 NAME = "Real-CUGAN, conservative"
 MODELS = {2: "MODEL_REALCUGAN_SE_UP2X_CONSERVATIVE", 4: "MODEL_REALCUGAN_SE_UP4X_CONSERVATIVE"}
@@ -60,19 +59,8 @@ def _larger(process: Any, frame: np.ndarray, factor: int, said: Any) -> np.ndarr
     return np.frombuffer(made, np.uint8).reshape(height, width, 3)
 
 
-@contextmanager
-def _program(factor: int, width: int, height: int, said: Any) -> Iterator[Any]:
+def _program(factor: int, width: int, height: int, said: Any) -> AbstractContextManager[Any]:
     """The program at work: raw frames in, raw frames out, `said` gets what it says."""
-    words = [MODELS[factor], str(factor), str(width), str(height)]
-    command = [sys.executable, "-P", str(PROGRAM), *words]  # -P: modules beside it are none of its own
-    pipe = subprocess.PIPE
-    with no_interrupts():
-        process: Any = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        with suppress(OSError):
-            process.stdin.close()
-        process.stdout.close()
+    command = [sys.executable, "-P", str(PROGRAM)]  # -P: modules beside it are none of its own
+    command += [MODELS[factor], str(factor), str(width), str(height)]
+    return filtering(command, said)

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from helpers import CALM, SLOW_APP, idle_app, program
+from helpers import CALM, SLOW_APP, idle_app, program, slowly_in
 from playwright.sync_api import Page, expect
 
 from pyramid.jobs.directing import explore
@@ -28,15 +28,14 @@ expect.set_options(timeout=120_000)
 def server(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs")
     with program(folder, "--model", str(tiny_checkpoint), forked=True, script=SLOW_APP) as (_, address, _):
-        yield address, folder / "slowly"
+        yield address, folder
 
 
 @pytest.fixture
 def slowly(server):
     """What runs meanwhile waits at each step."""
-    server[1].touch()
-    yield
-    server[1].unlink()
+    with slowly_in(server[1]):
+        yield
 
 
 @pytest.fixture

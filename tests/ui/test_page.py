@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import CALM, SLOW_APP, program, tidy_form
+from helpers import CALM, SLOW_APP, program, slowly_in, tidy_form
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -58,10 +58,8 @@ def server(tiny_checkpoint, tmp_path_factory):
 @pytest.fixture
 def slowly(server):
     """What runs meanwhile waits at each step."""
-    mark = server[1].parent / "slowly"
-    mark.touch()
-    yield mark
-    mark.unlink(missing_ok=True)
+    with slowly_in(server[1].parent) as mark:
+        yield mark
 
 
 class Visitor:
