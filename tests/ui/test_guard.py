@@ -214,6 +214,25 @@ def test_pages_of_other_sites_read_nothing_and_ask_for_nothing(server):
         assert (read.status_code == 403) == foreign
 
 
+def test_a_call_without_a_session_leaves_none_behind(server):
+    page, _, _ = server
+    kept = page.app.state_holder.session_data
+    named = {"data": [], "session_hash": "mine1"}
+    for name, asked, left in (
+        ("presets", {"data": []}, set()),
+        ("v2/presets", {}, set()),
+        ("presets", named, {"mine1"}),
+    ):
+        before = set(kept)
+        call = httpx.post(f"{page.local_url}gradio_api/call/{name}", json=asked).json()["event_id"]
+        answer = httpx.get(f"{page.local_url}gradio_api/call/{name}/{call}")
+        assert answer.text.startswith("event: complete"), answer.text
+        end = time.monotonic() + 10
+        while set(kept) - before != left and time.monotonic() < end:  # it goes after its last word
+            time.sleep(0.01)
+        assert set(kept) == before | left, "those of open pages stay"
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "a\0b", "", "x" * 5000])
 def test_a_file_that_was_not_uploaded_is_told_before_gradio_sees_it(server, name):
     page, _, _ = server

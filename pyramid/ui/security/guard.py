@@ -40,7 +40,7 @@ from pyramid.ui.security.bodies import (
 )
 from pyramid.ui.security.login import Tries
 from pyramid.ui.security.proxies import Proxies
-from pyramid.ui.security.routes import API, UPLOAD, file_of, is_free, is_host, is_open
+from pyramid.ui.security.routes import API, UPLOAD, call_of, file_of, is_free, is_host, is_open
 from pyramid.ui.security.traffic import Refused, Traffic
 from pyramid.ui.security.uploads import Uploads
 from pyramid.ui.study import Rating, is_study
@@ -182,7 +182,11 @@ class Guard:
             check_json(body, self.check_named)
         if wanted is not None:
             scope = self.file(wanted, scope)
-        await (rating or self.inner)(scope, receive, send)
+        try:
+            await (rating or self.inner)(scope, receive, send)
+        finally:
+            if scope["method"] == "GET" and (call := call_of(path)) is not None:
+                forget_session(scope["app"], call)
 
     def check_named(self, name: str) -> None:
         """Raises Refused for a file that a request names and that was not uploaded. Gradio would fetch what
@@ -340,6 +344,18 @@ class Guard:
             await send(message)
 
         await self.inner(scope, receive, watch)
+
+
+def forget_session(app, call: str) -> None:
+    """Let go what Gradio keeps (0.4 MB here) for a call that named no session, once it was answered: its
+    session goes by the call's own id, and nobody asks in it again. `app`: Gradio's, with its sessions.
+
+    Kept, such sessions would grow to hundreds of megabytes and push those of open pages out.
+    """
+    sessions = app.state_holder
+    with sessions.lock:
+        sessions.session_data.pop(call, None)
+        sessions.time_last_used.pop(call, None)
 
 
 def is_foreign(scope) -> bool:

@@ -27,6 +27,7 @@ OPEN = (  # regular expressions of whole paths
 )
 IS_OPEN = re.compile("|".join(f"(?:{pattern})" for pattern in OPEN))
 IS_FILE = re.compile(rf"{API}{re.escape(FILE)}(.+)", re.DOTALL)
+IS_ANSWER = re.compile(rf"{API}/call/(?:v2/)?\w+/([0-9a-f]{{32}})/?")
 
 
 def is_open(path: str) -> bool:
@@ -42,6 +43,12 @@ def is_free(path: str) -> bool:
 def file_of(path: str) -> str | None:
     """What an address of a file names; None for every other address."""
     found = IS_FILE.fullmatch(path)
+    return found[1] if found else None
+
+
+def call_of(path: str) -> str | None:
+    """The id of the call whose answer an address brings; None for every other address."""
+    found = IS_ANSWER.fullmatch(path)
     return found[1] if found else None
 
 
