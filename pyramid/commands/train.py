@@ -92,12 +92,13 @@ def add_vae(parser: argparse.ArgumentParser) -> None:
     add("--root", type=expanduser, metavar="DIR", help="where the names in the list start")
     text = "with --data: the checkpoint whose autoencoder is trained on (default: from nothing)"
     add("--from", dest="source", type=expanduser, metavar="MODEL", help=text)
+    add("--plan", action="store_true", help="say what it will cost, with --data, and train nothing")
 
 
 def vae_part(args: argparse.Namespace) -> int:
     """Train an autoencoder on clips where there is a list of them, else on the synthetic world."""
     if args.data is None:
-        return clips_part(argparse.Namespace(**vars(args), variant=None, plan=False))
+        return clips_part(argparse.Namespace(**vars(args), variant=None))
     check_steps(args.steps)
     from pyramid.training.build import with_steps
     from pyramid.training.clips.lists import open_list
@@ -108,6 +109,13 @@ def vae_part(args: argparse.Namespace) -> int:
     if args.steps is not None:
         recipe = with_steps(recipe, "vae", args.steps)
     listing = open_list(args.data, args.root)
+    if args.plan:
+        from rich.console import Console
+
+        from pyramid.training.vae_plan import vae_plan, vae_table
+
+        Console().print(vae_table(vae_plan(recipe, args.source)))
+        return 0
     print(f"Written to {train_vae_on_clips(recipe, args.output, listing, args.source)}")
     return 0
 

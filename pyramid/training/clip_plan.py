@@ -143,9 +143,6 @@ def in_all(days: float) -> str:
 
 def as_table(cost: Cost) -> Any:
     """The plan for people."""
-    from rich.table import Table
-
-    table = Table(title="Before anything is trained (estimated)", show_header=False)
     times = cost.full_tokens / cost.tokens
     rows = [
         (
@@ -163,6 +160,14 @@ def as_table(cost: Cost) -> Any:
         ("seconds a step", f"{cost.seconds:.3g}"),
         ("in all", in_all(cost.days)),
     ]
+    return tabled(rows)
+
+
+def tabled(rows: list[tuple[str, str]]) -> Any:
+    """Figures of a plan for people: what, and how much."""
+    from rich.table import Table
+
+    table = Table(title="Before anything is trained (estimated)", show_header=False)
     for row in rows:
         table.add_row(*row)
     return table

@@ -314,7 +314,7 @@ class Loop:
         form = "{desc} {bar} {n:.1f}% [{elapsed}<{remaining}] {postfix}"
         bar = tqdm(total=100, unit="%", bar_format=form, disable=not main)
         write = (self.folder / "log.jsonl").open("a") if main else nullcontext()
-        with closing(Clock()) as clock, write as log:
+        with closing(bar), closing(Clock()) as clock, write as log:
             while self.progress < 1:
                 began = clock.now()
                 threads.adapt()
@@ -329,7 +329,6 @@ class Loop:
                     told = {}
                     self._log(log, bar, rate, means)
                 self._save_and_sample(sample_fn)
-        bar.close()
 
     def _log(self, log, bar: tqdm, rate: float, means: dict[str, float]) -> None:
         """A line of the log, and what the bar shows."""

@@ -62,6 +62,10 @@ class VAERecipe:
     the full rate, after which a cosine leads to the share `final_rate` of it; None: as `constant_share` has
     it. `decoder_layers`: of each of its blocks, 0 for as many as the encoder's. `context`: so many processes
     share the frames of each clip (`pyramid.training.context`), with the published losses.
+
+    `clips`: so many are rendered of the world, or taken from a list (0: all of it). Of a list, `pool_mb`
+    megabytes of clips are in memory of each process at a time; `fresh` are read anew a step where there are
+    more, and more than the share `most_broken` of unusable ones ends the run (`pyramid.training.clips.pool`).
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 64)
@@ -89,6 +93,9 @@ class VAERecipe:
     final_rate: float = 0.1
     context: int = 1
     clips: int = 600
+    pool_mb: int = 2000
+    fresh: float = 1.0
+    most_broken: float = 0.1
     photo_folders: tuple[str, ...] = ()
     phases: tuple[Phase, ...] = ()
 
@@ -214,6 +221,8 @@ def load_recipe(path: str | Path) -> Recipe:
             f"the published critic needs phases of {CRITIC_SIZE} pixels or more",
             smallest,
         ),
+        (min(vae.clips, vae.fresh) >= 0, "clips and fresh are 0 or more", min(vae.clips, vae.fresh)),
+        (0 <= vae.most_broken <= 1, "most_broken is a share, 0 to 1", vae.most_broken),
         (0 <= vae.adversary_from < 1, "adversary_from is a share of the run, below 1", vae.adversary_from),
     ]
     if wrong := next((f"{words}, not {value!r}" for good, words, value in checks if not good), ""):

@@ -57,9 +57,9 @@ def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, sou
     """
     folder = Path(output or Path("runs") / recipe.name)
     begin_processes()
-    pool = ListPool(listing, recipe, np.random.default_rng(recipe.seed))
     start = None if source is None else CausalVideoVAE.from_pretrained(vae_of(source)).train()
-    made = train_vae(recipe, folder / "vae", pool=pool, start=start)
+    with ListPool(listing, recipe, share_of(recipe)) as pool:
+        made = train_vae(recipe, folder / "vae", pool=pool, start=start)
     if not PartialState().is_main_process:
         return folder / "checkpoint"
     if source is not None and list_variants(whole := vae_of(source).parent):
@@ -67,6 +67,13 @@ def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, sou
         shutil.copytree(whole, folder / "checkpoint", ignore=others, copy_function=taken, dirs_exist_ok=True)
     shutil.copytree(made, folder / "checkpoint" / "causal_video_vae", dirs_exist_ok=True)
     return folder / "checkpoint"
+
+
+def share_of(recipe: Recipe) -> tuple[int, int]:
+    """Which of how many processes this is that have clips of their own: those that share clips are one."""
+    state = PartialState()
+    together = recipe.vae.context
+    return state.process_index // together, max(state.num_processes // together, 1)
 
 
 def taken(source: str, target: str) -> None:
@@ -99,7 +106,6 @@ def train_vae(
     losses = losses_of(recipe, state.device)
     loop = make_loop(folder, model, recipe, adversary)
     inflated = (folder / "inflated").exists() or start is not None
-    of_a_list = isinstance(pool, ListPool)
 
     def step(progress: float) -> dict[str, Tensor]:
         nonlocal inflated
@@ -109,14 +115,17 @@ def train_vae(
             (folder / "inflated").touch()
             inflated = True
         against = adversary if progress >= settings.adversary_from else None
-        # Of a list, what a step draws follows from its number and the process: it goes on as if unbroken.
-        seeds = [recipe.seed, state.process_index // settings.context, loop.step]
-        drawn = np.random.default_rng(seeds) if of_a_list else rng
+        drawn = rng
+        if isinstance(pool, ListPool):  # what a step draws follows from its number: it goes on as if unbroken
+            pool.advance(loop.step)
+            drawn = np.random.default_rng([recipe.seed, share_of(recipe)[0], loop.step])
         return losses(loop.model, draw(pool, phase, drawn).to(state.device), recipe, against)
 
     loop.run(step, lambda path: save_samples(model, pool, path))
     if not loop.accelerator.is_main_process:
         return folder / "causal_video_vae"
+    if isinstance(pool, ListPool):
+        pool.advance(loop.step)
     if start is None:
         give_meaning(model.eval(), pool, recipe.seed)
     model.eval().save_pretrained(folder / "causal_video_vae")

@@ -1,19 +1,24 @@
 """The published losses of the autoencoder: their terms, LPIPS by files, the stand-in, from raw clips."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from forks import joined
 from helpers import ROOT
+from PIL import Image
 
 from pyramid.commands import cli
 from pyramid.media.video import VideoWriter
 from pyramid.models.vae import CausalVideoVAE
+from pyramid.training.clips.lists import open_list
+from pyramid.training.clips.pool import ListPool, readers
 from pyramid.training.context import Context
 from pyramid.training.critic import Adversary, PatchCritic
 from pyramid.training.perceptual import LAYERS, make_perceptual
-from pyramid.training.recipe import Recipe, VAERecipe, load_recipe
+from pyramid.training.recipe import Phase, Recipe, VAERecipe, load_recipe
 from pyramid.training.vae import make_vae, published_losses
 
 RECIPE = """
@@ -200,3 +205,49 @@ def test_two_processes_that_share_a_clip_have_the_gradients_of_one():
 def test_a_context_that_the_processes_do_not_have_is_refused():
     with pytest.raises(ValueError, match="context = 2 does not divide the 1 processes"):
         Context(2)
+
+
+def test_a_long_list_is_read_on_in_bounded_memory_and_any_step_finds_the_same(tmp_path, capsys):
+    for number in range(100):
+        Image.new("RGB", (64, 64), (2 * number, 0, 0)).save(tmp_path / f"{number:03d}.png")
+    (tmp_path / "050.png").write_bytes(b"no picture")
+    phase = Phase(share=1.0, size=64, frames=1, batch=1, photos=0.0)
+    settings = VAERecipe(clips=0, pool_mb=1, fresh=1.5, most_broken=0.5, phases=(phase,))
+    listing, recipe = open_list(tmp_path), Recipe("tiny", seed=5, vae=settings)
+
+    def seen(pool: ListPool) -> torch.Tensor:
+        return pool.batch(4, 64, 1, np.random.default_rng(1), photos=0.0)
+
+    with ListPool(listing, recipe) as pool:
+        stream = pool.streams["image"]
+        assert not stream.whole and len(pool.held) == 4
+        found = {}
+        for step in range(60):  # more than a round over the list
+            pool.advance(step)
+            found[step] = seen(pool)
+            assert 64 * 64 * 3 * (len(stream.window) + 2 * readers()) <= 2**20
+        assert len({float(batch.sum()) for batch in found.values()}) > 20
+        count = len(stream.samples)
+        order = [stream.sample(number) for number in range(count)]
+    assert capsys.readouterr().out.count("skipped: 050.png: unreadable") == 1
+    assert count == 96 == len({sample.name for sample in order})
+    with ListPool(listing, recipe) as again:  # of a run that was killed
+        again.advance(40)
+        assert torch.equal(seen(again), found[40])
+    two = [replace(stream, share=(which, 2)) for which in range(2)]
+    assert [two[number % 2].sample(number // 2) for number in range(count)] == order
+    with pytest.raises(ValueError, match="pool_mb = 0 holds too few clips of 1 frames at 64×64: give 1 or"):
+        ListPool(listing, replace(recipe, vae=replace(settings, pool_mb=0)))
+    with pytest.raises(ValueError, match="1 of 96 items cannot be used, more than the share 0 of"):
+        ListPool(listing, replace(recipe, vae=replace(settings, pool_mb=2000, most_broken=0.0)))
+
+
+def test_the_plan_of_an_autoencoder_tells_its_memory(tmp_path, capsys):
+    (tmp_path / "r.toml").write_text(RECIPE)
+    (tmp_path / "clip.png").touch()
+    command = ["train", "vae", "--config", str(tmp_path / "r.toml"), "--plan"]
+    assert cli.main([*command, "--data", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1.95 GiB at most" in said and "frames a step │ 9" in said
+    assert not list(tmp_path.glob("runs")) and cli.main(command) == 2
+    assert "--plan goes with --data" in capsys.readouterr().err
