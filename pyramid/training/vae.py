@@ -99,6 +99,7 @@ def train_vae(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     settings = recipe.vae
+    streamed = pool if isinstance(pool, ListPool) else None
     model = start or make_vae(recipe)
     pool = pool or ClipPool(recipe.world, settings.clips, rng, photo_folders=settings.photo_folders)
     state = PartialState()
@@ -115,17 +116,14 @@ def train_vae(
             (folder / "inflated").touch()
             inflated = True
         against = adversary if progress >= settings.adversary_from else None
-        drawn = rng
-        if isinstance(pool, ListPool):  # what a step draws follows from its number: it goes on as if unbroken
-            pool.advance(loop.step)
-            drawn = np.random.default_rng([recipe.seed, share_of(recipe)[0], loop.step])
+        drawn = rng if streamed is None else streamed.drawn(loop.step)
         return losses(loop.model, draw(pool, phase, drawn).to(state.device), recipe, against)
 
     loop.run(step, lambda path: save_samples(model, pool, path))
     if not loop.accelerator.is_main_process:
         return folder / "causal_video_vae"
-    if isinstance(pool, ListPool):
-        pool.advance(loop.step)
+    if streamed is not None:
+        streamed.advance(loop.step)
     if start is None:
         give_meaning(model.eval(), pool, recipe.seed)
     model.eval().save_pretrained(folder / "causal_video_vae")

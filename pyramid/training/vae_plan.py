@@ -50,31 +50,22 @@ class VAECost:
 def vae_plan(recipe: Recipe, source: str | None) -> VAECost:
     """The cost of a run in its largest phase. ValueError as the run itself raises."""
     settings = recipe.vae
-    largest(settings)
+    _, frames = largest(settings)
     phase = max(settings.phases, key=lambda one: one.batch * one.frames * one.size**2)
-    with torch.device("meta"):
-        if source is None:
-            model = make_vae(recipe)
-        else:
-            config = json.loads((vae_of(source) / "config.json").read_text(encoding="utf-8"))
-            model = CausalVideoVAE.from_config(config)
-        flops, kept = _counted(model.train(), phase)
-        weights = sum(weight.numel() for weight in model.parameters())
-        state = STATE[settings.optimizer] * weights
-        if settings.adversarial_weight > 0 and settings.losses == "published":
-            critic = PatchCritic(settings.adversary_width)
-            flops += CRITIC_PASSES * _flops(critic, phase)
-            state += 16 * sum(weight.numel() for weight in critic.parameters())
+    model = _network(recipe, source)
+    flops, kept = _counted(model, phase)
+    weights = sum(weight.numel() for weight in model.parameters())
+    critic_flops, critic_weights = _critic(recipe, phase)
     devices = max(CudaCard.count(), 1)
-    device = "cuda" if CudaCard.count() else MAIN
-    seconds = flops / settings.context / (BUSY * matmul_rate(device, "bfloat16"))
+    rate = BUSY * matmul_rate("cuda" if CudaCard.count() else MAIN, "bfloat16")
+    seconds = (flops + critic_flops) / settings.context / rate
     return VAECost(
         weights=weights,
         devices=devices,
-        state_bytes=state,
+        state_bytes=STATE[settings.optimizer] * weights + 16 * critic_weights,
         activation_bytes=kept // settings.context,
         pool_bytes=settings.pool_mb * 2**20,
-        places=places(settings, largest(settings)[1]),
+        places=places(settings, frames),
         fresh=settings.fresh,
         frames=max(devices // settings.context, 1) * phase.batch * phase.frames,
         seconds=seconds,
@@ -82,9 +73,18 @@ def vae_plan(recipe: Recipe, source: str | None) -> VAECost:
     )
 
 
+def _network(recipe: Recipe, source: str | None) -> CausalVideoVAE:
+    """The autoencoder without its weights."""
+    with torch.device("meta"):
+        if source is None:
+            return make_vae(recipe)
+        config = json.loads((vae_of(source) / "config.json").read_text(encoding="utf-8"))
+        return CausalVideoVAE.from_config(config).train()
+
+
 def _counted(model: CausalVideoVAE, phase: Phase) -> tuple[int, int]:
     """Operations of a forward and a backward, and bytes kept between them in bfloat16, each tensor once."""
-    video = torch.empty(phase.batch, 3, phase.frames, phase.size, phase.size)
+    video = torch.empty(phase.batch, 3, phase.frames, phase.size, phase.size, device="meta")
     mine = {id(weight) for weight in model.parameters()}
     kept: dict[int, Any] = {}
 
@@ -100,11 +100,18 @@ def _counted(model: CausalVideoVAE, phase: Phase) -> tuple[int, int]:
     return 3 * counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()) // 2
 
 
-def _flops(critic: PatchCritic, phase: Phase) -> int:
-    video = torch.empty(phase.batch, 3, phase.frames, phase.size, phase.size)
+def _critic(recipe: Recipe, phase: Phase) -> tuple[int, int]:
+    """Operations of the published critic in a step, and its weights; none of each without it."""
+    settings = recipe.vae
+    if settings.adversarial_weight <= 0 or settings.losses != "published":
+        return 0, 0
+    with torch.device("meta"):
+        critic = PatchCritic(settings.adversary_width)
+        video = torch.empty(phase.batch, 3, phase.frames, phase.size, phase.size)
     with FlopCounterMode(display=False) as counter:
         critic(video)
-    return counter.get_total_flops()
+    weights = sum(weight.numel() for weight in critic.parameters())
+    return CRITIC_PASSES * counter.get_total_flops(), weights
 
 
 def vae_table(cost: VAECost) -> Any:

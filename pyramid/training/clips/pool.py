@@ -119,6 +119,8 @@ class ListPool(ClipPool):
 
     def __init__(self, listing: Listing, recipe: Recipe, share: tuple[int, int] = (0, 1)):
         self.settings = recipe.vae
+        self.seed = recipe.seed
+        self.share = share
         side, self.frames = largest(recipe.vae)
         self.world = replace(recipe.world, size=side, frames=self.frames)
         least = min(self.frames, 1 + FRAMES_PER_UNIT)
@@ -180,6 +182,11 @@ class ListPool(ClipPool):
                 print(f"skipped: {sample.name}: {error.reason}")
                 self.broken[sample.name] = error.reason
             return None
+
+    def drawn(self, step: int) -> np.random.Generator:
+        """Have in memory what a step draws from; what it draws with, which follows from its number, too."""
+        self.advance(step)
+        return np.random.default_rng([self.seed, self.share[0], step])
 
     def advance(self, step: int) -> None:
         """Have in memory what a step draws from; waits for the threads where they are behind."""
