@@ -35,7 +35,6 @@ from pyramid.generate.schedule import Stage, make_stages
 from pyramid.hub.checkpoints import Checkpoint, find, fingerprint, weight_files
 from pyramid.hub.families import FAMILIES, GRID, LatentScales, family_of
 from pyramid.media.video import VideoWriter
-from pyramid.memory.device import CudaCard
 from pyramid.models import transformer_class
 from pyramid.models.mmdit import PyramidDiffusionMMDiT
 from pyramid.models.sd3 import measure_gains
@@ -277,7 +276,7 @@ def add_lora(model: Any, recipe: ClipRecipe) -> Any:
 
 
 def make_optimizer(model: nn.Module, recipe: ClipRecipe) -> list[torch.optim.Optimizer]:
-    """AdamW; norms, biases and vectors have no weight decay. Raises ValueError for 8 bits without a card."""
+    """AdamW; norms, biases and vectors have no weight decay. ValueError for 8 bits without bitsandbytes."""
     train = recipe.train
     groups: tuple[list, list] = ([], [])
     for name, weight in model.named_parameters():
@@ -290,10 +289,13 @@ def make_optimizer(model: nn.Module, recipe: ClipRecipe) -> list[torch.optim.Opt
         if train.update != "plain":
             options[train.update] = True
         return [torch.optim.AdamW(tables, **options)]
-    if not CudaCard.count():
-        raise ValueError("[train] optimizer = adamw8bit needs a CUDA card: use adamw")
-    from bitsandbytes.optim import AdamW8bit
-
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ValueError(
+            "[train] optimizer = adamw8bit takes the package bitsandbytes, which is not installed: "
+            "pip install bitsandbytes, or use adamw"
+        ) from None
     return [AdamW8bit(tables, **options)]
 
 

@@ -467,6 +467,18 @@ def test_a_bad_step_is_skipped_and_three_in_a_row_end_the_run(tmp_path):
         loop.run(lambda _: {"loss": model(torch.ones(2)).sum() * 0 + 2.0})
 
 
+def test_eight_bits_of_an_optimizer_train_on_a_processor_too(home):
+    recipe = load_clip_recipe(home / "recipe.toml")
+    eight = replace(recipe, train=replace(recipe.train, optimizer="adamw8bit"))
+    model = torch.nn.Linear(64, 64, bias=False)
+    before = model.weight.detach().clone()
+    (optimizer,) = clip_dit.make_optimizer(model, eight)
+    model(torch.ones(1, 64)).square().sum().backward()
+    optimizer.step()
+    assert (model.weight - before).abs().max() > 0
+    assert optimizer.state[model.weight]["state1"].dtype == torch.uint8
+
+
 def test_an_end_while_a_checkpoint_takes_its_name_leaves_the_one_before(tmp_path):
     model = torch.nn.Linear(2, 1)
     loop = make_loop(tmp_path, model, recipe_of(steps=2))

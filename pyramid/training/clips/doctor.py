@@ -11,10 +11,11 @@ import hashlib
 import json
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,14 +81,14 @@ def examine(
     limits. Raises ValueError where the list cannot be read.
     """
     report = Report(listing.format)
-    chosen = _chosen(listing, limits)
     known = _known(journal, listing, limits)
+    items: Iterable[tuple[int, Item]] = enumerate(listing)
+    if limits.sample is not None:
+        report.items, items = _chosen(items, limits)
     with _opened(journal, listing, limits, known) as file:
-        for index, item, verdict in _verdicts(listing, chosen, known, limits, sheet):
-            report.items += 1
-            if verdict is None:
-                continue
+        for index, item, verdict in _verdicts(items, known, limits, sheet):
             report.examined += 1
+            report.items = max(report.items, report.examined)
             picture = verdict.pop("picture", None)
             if file is not None and index not in known:
                 file.write(json.dumps({"index": index, **verdict}) + "\n")
@@ -102,31 +103,37 @@ def examine(
     return report
 
 
-def _chosen(listing: Listing, limits: Limits) -> set[int] | None:
-    """The places of the items to look at; None: all of them."""
-    if limits.sample is None:
-        return None
-    total = sum(1 for _ in listing)
-    return set(random.Random(limits.seed).sample(range(total), min(limits.sample, total)))
+def _chosen(items: Iterable[tuple[int, Item]], limits: Limits) -> tuple[int, list[tuple[int, Item]]]:
+    """How many items there are, and those to look at, in order; of a long list in one pass (Vitter, "Random
+    sampling with a reservoir", algorithm R).
+    """
+    assert limits.sample is not None
+    rng = random.Random(limits.seed)
+    kept: list[tuple[int, Item]] = []
+    total = 0
+    for total, each in enumerate(items, 1):
+        if len(kept) < limits.sample:
+            kept.append(each)
+        elif (place := rng.randrange(total)) < limits.sample:
+            kept[place] = each
+    return total, sorted(kept, key=itemgetter(0))
 
 
 def _verdicts(
-    listing: Listing, chosen: set[int] | None, known: dict[int, dict], limits: Limits, sheet: bool
-) -> Iterator[tuple[int, Item, dict | None]]:
-    """(place, item, what was found) in the order of the list; None for an item that is not looked at."""
-    waiting: deque[tuple[int, Item, Future | dict | None]] = deque()
+    items: Iterable[tuple[int, Item]], known: dict[int, dict], limits: Limits, sheet: bool
+) -> Iterator[tuple[int, Item, dict]]:
+    """(place, item, what was found) in the order of the list."""
+    waiting: deque[tuple[int, Item, Future | dict]] = deque()
 
-    def first() -> tuple[int, Item, dict | None]:
+    def first() -> tuple[int, Item, dict]:
         index, item, found = waiting.popleft()
         return index, item, found.result() if isinstance(found, Future) else found
 
     with ThreadPoolExecutor(limits.workers) as pool:
         shown = 0
-        for index, item in enumerate(listing):
-            found: Future | dict | None
-            if chosen is not None and index not in chosen:
-                found = None
-            elif isinstance(item, Broken):
+        for index, item in items:
+            found: Future | dict
+            if isinstance(item, Broken):
                 found = {"reason": item.reason}
             elif index in known and not (sheet and shown < SHEET and "reason" not in known[index]):
                 found = known[index]

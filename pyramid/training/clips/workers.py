@@ -8,6 +8,7 @@ waits for anybody; a worker that dies leaves the rest of its share for the next 
 clips and cache by the same paths: the folders lie on a disk that all of them have.
 """
 
+import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -37,9 +38,7 @@ def fill_by_processes(run: Run, folder: Path, count: int, say=print) -> Cache:
         return _whole(run, folder, fill_part(run, folder, (0, 1)), say)
     context = multiprocessing.get_context("spawn")
     threads = max(1, min(torch.get_num_threads(), int(usable_cores())) // count)
-    with ProcessPoolExecutor(
-        count, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
         try:
             parts = [pool.submit(fill_part, run, folder, (rank, count)) for rank in range(count)]
             told = [line for part in parts for line in part.result()]
@@ -49,6 +48,14 @@ def fill_by_processes(run: Run, folder: Path, count: int, say=print) -> Cache:
                 "with fewer --processes if need be"
             ) from None
     return _whole(run, folder, told, say)
+
+
+def _begin(threads: int) -> None:
+    """What a process of one's own has from the command's, a new one not: threads, and libraries that keep to
+    themselves which optional kernels they have looked for.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    torch.set_num_threads(threads)
 
 
 def fill_by_ray(run: Run, folder: Path, ray: Any, count: int, say=print) -> Cache:
