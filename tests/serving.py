@@ -8,13 +8,13 @@ close(page, app)
 import time
 from pathlib import Path
 
-import gradio as gr
 from gradio_client import Client
 
 from pyramid.jobs.queue import JobStore, Limits
 from pyramid.jobs.worker import Worker
 from pyramid.ui import App
 from pyramid.ui.api import register_api
+from pyramid.ui.errors import Telling
 from pyramid.ui.security.guard import doors
 
 QUICK = {"num_inference_steps": [1, 1, 1], "video_num_inference_steps": [1, 1, 1], "num_frames": 9}
@@ -26,7 +26,7 @@ def serve(folder: Path, checkpoint: Path, *, local: bool, accounts=None, limits=
     """The endpoints alone as a running server: (page, app)."""
     store = JobStore(folder, limits or Limits())
     app = App(store, Worker(store, model=str(checkpoint)), store.folder, store.limits, local)
-    with gr.Blocks(analytics_enabled=False) as page:
+    with Telling(app, analytics_enabled=False) as page:
         register_api(app)
     page.launch(prevent_thread_lock=True, quiet=True, mcp_server=mcp, **doors(app, accounts))
     return page, app

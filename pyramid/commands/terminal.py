@@ -19,6 +19,8 @@ from typing import Any
 # All of ASCII's and Latin-1's but newline and tab, and those that turn the direction of writing.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
+STDERR = 2
+
 
 def visible(text: str) -> str:
     """A text with its control characters as escapes; newlines and tabs stay."""
@@ -52,9 +54,9 @@ class Lasting:
 
     def _forget(self, error: OSError) -> None:
         """Whatever comes from here on, also at the program's end, goes nowhere. Other errors than that nobody
-        reads (a full disk) are raised again.
+        reads (a full disk) are raised again, but for words beside the result: they fail nothing.
         """
-        if error.errno not in (errno.EPIPE, errno.EIO):
+        if error.errno not in (errno.EPIPE, errno.EIO) and self.stream.fileno() != STDERR:
             raise error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.stream.fileno())

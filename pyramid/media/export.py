@@ -31,6 +31,7 @@ from pyramid.media.pictures import read_picture, write_picture
 from pyramid.media.result import frames_of_result, metadata_of, pace_of, sound_for
 from pyramid.media.sound import Sound
 from pyramid.media.video import QUALITY, FramesWriter, VideoWriter
+from pyramid.media.video_reader import read_frames
 from pyramid.settings import FRAMES_PER_UNIT, SettingsError
 
 KINDS = {  # what a result can become -> the file's ending, what it is for people
@@ -133,6 +134,8 @@ def _convert(
 
 def copy_video(source: Path, target: Path, metadata: dict[str, Any], keep: str) -> Path:
     """The same video without loss, with its settings inside, beside or nowhere."""
+    if not metadata:  # somebody else's: what cannot be decoded would be copied as well
+        next(read_frames(source))
     part, path = reserve(target)
     try:
         tag(source, part, metadata if keep == "embed" else None)

@@ -37,6 +37,8 @@ TO_SDR = (  # diffuse white at 203 nits, ITU-R BT.2408; what is brighter is clip
     "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=tonemap=clip:desat=0,"
     "zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
 )
+WIDE = {"bt2020", "smpte431", "smpte432"}  # primaries of BT.2020 and P3, with the brightness of SDR
+TO_NARROW = "zscale=p=bt709:t=bt709:m=bt709:r=tv,format=yuv444p"  # as screens show it
 # A frame is shown for a minute at most: the next one may be given for a day later, and `fps` would fill the
 # day.
 CLOSE_GAPS = "setpts='if(isnan(PREV_OUTPTS),PTS,PREV_OUTPTS+min(PTS-PREV_INPTS,60/TB))'"
@@ -314,11 +316,15 @@ def _filters(info: VideoInfo, fps: float | None, *, from_zero: bool = False) -> 
     chain = ["bwdif=mode=send_frame"] if info.interlaced else []
     if fps is not None:
         chain += [CLOSE_GAPS, f"fps={fps}:start_time=0" if from_zero else f"fps={fps}"]
-    if info.transfer in HDR:
-        told = {"colorspace": (info.matrix, "bt2020nc"), "color_primaries": (info.primaries, "bt2020")}
+    if info.transfer in HDR or info.primaries in WIDE:
+        told = {
+            "colorspace": (info.matrix, "bt709" if info.primaries.startswith("smpte") else "bt2020nc"),
+            "color_primaries": (info.primaries, "bt2020"),
+            "color_trc": (info.transfer, "bt709"),
+        }
         usual = [f"{name}={value}" for name, (known, value) in told.items() if known in ("", "unknown")]
         chain += [f"setparams={':'.join(usual)}"] if usual else []
-        chain.append(TO_SDR)
+        chain.append(TO_SDR if info.transfer in HDR else TO_NARROW)
     if info.alpha:
         ground = f"drawbox=t=fill:color={BACKGROUND}@1:replace=1"
         chain.append(
@@ -418,6 +424,8 @@ def _why_not(said: str, budget: Budget) -> str:
 
 def _reason(said: str) -> str:
     """ffmpeg's last complaint, without its addresses; "" when there is none."""
+    if "Impossible to convert" in said or "Unsupported input" in said:
+        return ": its colors are of a kind that ffmpeg cannot convert; save it as BT.709 where it plays"
     lines = words_of(said).splitlines()
     lines = [line for line in lines if not line.startswith(("Input #", "At least one output"))]
     return f": {lines[0]}" if lines and "Stream #" not in said else ""

@@ -25,7 +25,7 @@ from pyramid.jobs.editing import Edit, seeds_from
 from pyramid.jobs.queue import Job
 from pyramid.media.finish import Finish
 from pyramid.presets import find_preset
-from pyramid.settings import SettingsError
+from pyramid.settings import SettingsError, briefly
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of_export
 from pyramid.ui.api_direct import DIRECTING, Directing
@@ -254,9 +254,10 @@ class Endpoints(Serving):
         """
         try:
             if not (type(limit) is type(offset) is int and 1 <= limit <= 100 and 0 <= offset <= MOST):
-                raise ValueError(f"limit = {limit!r} and offset = {offset!r}: 1 to 100, and 0 or more")
+                told = f"limit = {briefly(limit)} and offset = {briefly(offset)}"
+                raise ValueError(f"{told}: 1 to 100, and 0 or more")
             if not isinstance(search, str):
-                raise ValueError(f"search = {search!r}: text is expected")
+                raise ValueError(f"search = {briefly(search)}: text is expected")
             owner = self.owner(request, token)
         except ValueError as error:
             raise self.told(error) from error

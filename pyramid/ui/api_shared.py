@@ -81,10 +81,10 @@ class Serving:
         """The caller's job of that id; gr.Error when there is none."""
         try:
             if not isinstance(job_id, str):
-                raise ValueError(f"job_id = {job_id!r}: text is expected")
+                raise ValueError(f"job_id = {briefly(job_id)}: text is expected")
             return self.app.store.get(job_id, self.owner(request, token))
         except KeyError:
-            raise self.told(ValueError(f"there is no job {job_id!r} of yours")) from None
+            raise self.told(ValueError(f"there is no job {briefly(job_id)} of yours")) from None
         except ValueError as error:
             raise self.told(error) from error
 

@@ -1,10 +1,11 @@
 """Whatever goes wrong behind the page is told there in a sentence, by one function around every handler.
 
+    with Telling(app) as page: ...       # gr.Blocks, with what goes wrong before and after a handler
     guard_events(page, app)              # once all events are wired
     told(app, endpoint, program=True)    # an endpoint that raises nothing but gr.Error
     problem(app, error)                  # what is wrong with the form, near the button
 
-`Answers` does the same for what fails before or after a handler, such as a request that cannot be read.
+`Answers` and `unreadable` do the same for a request that comes to no event at all.
 """
 
 import functools
@@ -17,9 +18,10 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.routes import HTTPException, JSONResponse
 
-from pyramid.failures import sentence
-from pyramid.settings import SettingsError, label_of
+from pyramid.failures import printable, sentence, unforeseen
+from pyramid.settings import SettingsError, briefly, label_of
 from pyramid.ui import App
 from pyramid.ui.markup import failure
 
@@ -27,6 +29,7 @@ INFO = "/gradio_api/info"
 NO_EVENT = "what this button sent cannot be read: load the page anew"
 OF_EVENTS = re.compile(  # what Python says where an event of the page was made up
     r"'EventData' object has no attribute|unhashable type|int\(\) argument must be|invalid literal for int"
+    r"|argument of type 'NoneType' is not iterable"
 )
 NO_JOB = "This job is no longer in the queue."
 PLACE = re.compile(r"'?(?:[A-Za-z]:)?[/\\][^\s']*[/\\]([^\s'/\\]+)'?")  # the path of a file
@@ -109,10 +112,69 @@ def guard_events(page: gr.Blocks, app: App) -> None:
             event.fn = told(app, event.fn)
 
 
+class Telling(gr.Blocks):
+    """Gradio's blocks, where what goes wrong around a handler is told as what goes wrong in it: values that
+    are too few or of another kind, and results that cannot be written.
+
+    Nor do they keep what was sent. Gradio remembers each session's values, of any size, for links that this
+    page has none of.
+    """
+
+    def __init__(self, app_of_page: App, **options: Any):
+        super().__init__(**options)
+        self.app_of_page = app_of_page
+
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+        if len(inputs) < len(block_fn.inputs):
+            raise self.unreadable(block_fn, f"{len(inputs)} values came, {len(block_fn.inputs)} are expected")
+        try:
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error:
+            raise
+        except Exception as error:  # each part of the page has its own ways to find a value wrong
+            unforeseen(error)
+            raise self.unreadable(block_fn, "a value is of another kind than is expected") from error
+
+    async def process_api(self, block_fn, inputs, state=None, *args, **options):
+        event = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        if event.fn is None:  # the page sees to it by itself, and asks nobody
+            raise self.unreadable(event, "there is nothing to be called")
+        try:
+            return await super().process_api(event, inputs, state, *args, **options)
+        except Exception as error:
+            raise _as_told(self.app_of_page, not _is_of_page(event), error) from error
+        finally:
+            kept = state.config_values if state else {}
+            for part in (*event.inputs, *event.outputs):
+                kept.get(part._id, {}).get("props", {}).pop("value", None)
+
+    def unreadable(self, event, why: str) -> gr.Error:
+        """What is told of values that the handler of an event cannot have."""
+        if _is_of_page(event):
+            return failure(NO_EVENT[:1].upper() + NO_EVENT[1:])
+        return gr.Error(f"{event.api_name}: {why}, as {INFO} lists them", print_exception=False)
+
+
+def _is_of_page(event: Any) -> bool:
+    return event.api_visibility != "public"
+
+
+async def unreadable(request: Any, error: Any) -> JSONResponse:
+    """The answer to a body that is none of Gradio's, by FastAPI's list of what is wrong with it."""
+    first = error.errors()[0]
+    at = ".".join(str(part) for part in first["loc"])
+    words = f"{at}: {first['msg'][:1].lower()}{first['msg'][1:]}; {INFO} lists what is expected"
+    return JSONResponse({"detail": printable(words)}, 422)
+
+
 def status_and_words(app: App, error: Exception) -> tuple[int, str]:
     """How a request that failed is answered: 400 where it is what was asked for, else 500."""
     if found := re.match(r"Parameter `(.{1,100})` is not a valid key-word", str(error), re.DOTALL):
         return 400, f"{found[1]!r} is no argument here: {INFO} lists those that there are"
+    if found := re.match(r"Could not infer function index for API name: (.*)", str(error), re.DOTALL):
+        return 404, f"there is no endpoint {briefly(found[1])}: {INFO} lists those that there are"
+    if isinstance(error, KeyError) and isinstance(error.args[0], int):  # how Gradio looks for an event
+        return 404, f"there is no event {error} on this page: load it anew"
     theirs = isinstance(error, (ValueError, RecursionError, OverflowError))
     return (400 if theirs else 500), app.shown(sentence(error))
 
@@ -138,6 +200,8 @@ class Answers:
         try:
             await self.inner(scope, receive, watch)
         except Exception as error:
+            if begun and isinstance(error.__cause__, HTTPException):  # such as a session that is not known
+                return
             status, words = status_and_words(self.page, error)
             if begun:  # half of an answer is on its way: it ends here
                 return

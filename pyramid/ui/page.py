@@ -14,7 +14,7 @@ from pyramid.ui import AS_SENT, QUIET, App, follow
 from pyramid.ui.api import register_api
 from pyramid.ui.cards import facts
 from pyramid.ui.direct import build_direct
-from pyramid.ui.errors import guard_events, problem
+from pyramid.ui.errors import Telling, guard_events, problem
 from pyramid.ui.form import (
     Form,
     build_advanced,
@@ -65,7 +65,7 @@ def build(app: App) -> gr.Blocks:
     Parts that others plug in: `visitor` (gr.BrowserState, pass it to `app.owner` as the token) and `pulse`
     (hidden gr.Textbox whose `change` says that the owner's results changed).
     """
-    with gr.Blocks(title="Pyramid", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as page:
+    with Telling(app, title="Pyramid", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as page:
         endpoints = build_endpoints(app)  # first, or an event of the page would take the name of one
         visitor = gr.BrowserState(None, storage_key="pyramid-visitor", secret="pyramid")
         with gr.Column(elem_id="unseen"):  # words whose change is an event of its own

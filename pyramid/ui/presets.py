@@ -151,7 +151,7 @@ def wire_presets(
                 raise SettingsError(
                     "preset", "presets are kept for everybody here, so visitors cannot save any"
                 )
-            path = save_preset(wanted, form.basis(*values), app.presets_folder)
+            path = save_preset(wanted or "", form.basis(*values), app.presets_folder)
         except (SettingsError, OSError) as error:
             raise shown_error(app, error, "The preset was not saved") from error
         say(f"It is among the presets now, as {path.stem}.", "Preset saved")

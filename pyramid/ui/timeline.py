@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from pyramid.settings import Settings, SettingsError, check_value
+from pyramid.settings import Settings, SettingsError, check_value, is_whole
 from pyramid.timeline import LONGEST_EASE, Cue, UnitPlan, read_timeline, write_timeline
 from pyramid.ui import AS_SENT, App, follow
 from pyramid.ui.art import about, control, number, slider, text
@@ -81,6 +81,7 @@ class Line:
     # -- what is shown
 
     def look(self, unit: int, *values) -> str:
+        unit = unit if is_whole(unit) else 0
         try:
             settings = self.form.basis(*values)
             settings.check_shape()

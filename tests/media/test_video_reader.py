@@ -75,6 +75,39 @@ def test_hdr_is_shown_as_sdr(eight_bits, tmp_path, transfer):
     assert np.abs(gray - wanted).max() <= 12
 
 
+@pytest.mark.parametrize("primaries", ["smpte432", "bt2020"])
+def test_colors_of_a_wide_space_are_those_that_a_screen_shows(tmp_path, primaries):
+    """Red stays red: as numbers of BT.709 it would be paler."""
+    red = "color=c=0xbf0000:s=64x64:r=8:d=0.3,format=gbrp,setparams=colorspace=gbr:range=pc"
+    red += ":color_primaries=bt709:color_trc=bt709"
+    matrix = "bt2020nc" if primaries == "bt2020" else "bt709"
+    wide = f"zscale=p={primaries}:t=bt709:m={matrix}:r=tv,format=yuv420p10le"
+    tags = ["-color_primaries", primaries, "-color_trc", "bt709", "-colorspace", matrix]
+    path = make(tmp_path / "wide.mkv", "-f", "lavfi", "-i", red, "-vf", wide, *tags, "-c:v", "ffv1")
+    assert np.abs(arrays(path)[0, 20, 20] - (191, 0, 0)).max() <= 4
+
+
+def test_colors_that_cannot_be_converted_are_told(eight_bits, tmp_path):
+    odd = "h264_metadata=colour_primaries=1:transfer_characteristics=1:matrix_coefficients=8"
+    path = make(tmp_path / "odd.mp4", "-i", eight_bits, "-c", "copy", "-bsf:v", odd)
+    with pytest.raises(ValueError, match=r"odd.mp4 has no frame .*: its colors are of a kind that"):
+        arrays(path)
+
+
+@pytest.mark.parametrize("kind", ["cut", "sound", "noise"])
+def test_what_is_no_video_is_not_copied_as_one(eight_bits, tmp_path, kind):
+    path, whole = tmp_path / "clip.mp4", eight_bits.read_bytes()
+    if kind == "sound":
+        make(path, "-f", "lavfi", "-i", "sine=d=0.2", "-c:a", "aac")
+    else:
+        index = whole.rindex(b"moov") - 4  # it lies behind the frames
+        noise = b"\x5a" * (index - 60)
+        path.write_bytes(whole[: index // 2] if kind == "cut" else whole[:60] + noise + whole[index:])
+    with pytest.raises(ValueError, match=r"clip.mp4.* (is not a video|has no frame)") as told:
+        export(path, "mp4", tmp_path / "out.mp4")
+    assert "could not be embedded" not in str(told.value) and not (tmp_path / "out.mp4").exists()
+
+
 @pytest.mark.parametrize(("fps", "rate"), [(8, 24), (8, 30), (24, 60)])
 def test_a_clip_of_one_frame_gives_it(tmp_path, fps, rate):
     path = make(tmp_path / "one.mp4", "-f", "lavfi", "-i", f"smptebars=s=64x64:r={rate}", "-frames:v", "1")

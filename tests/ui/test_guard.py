@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-import gradio as gr
 import httpx
 import pytest
 
@@ -17,6 +16,7 @@ from pyramid.jobs.worker import Worker
 from pyramid.ui import App
 from pyramid.ui.addresses import uploads_folder
 from pyramid.ui.api import register_api
+from pyramid.ui.errors import Telling
 from pyramid.ui.security.guard import doors
 from pyramid.ui.security.routes import file_of, is_host, is_normal, is_open
 
@@ -31,6 +31,8 @@ CLOSED = {  # Gradio's routes that this page has no use for
     "/monitoring/{key}",
     "/gradio_api/deep_link",
     "/gradio_api/dev/reload",
+    *("/gradio_api/run/{api_name}", "/gradio_api/run/{api_name}/"),  # `call` is the one door of programs
+    *("/gradio_api/api/{api_name}", "/gradio_api/api/{api_name}/"),
     "/gradio_api/runs/",
     "/gradio_api/runs",
     "/gradio_api/run-history/connect",
@@ -60,7 +62,7 @@ CLOSED = {  # Gradio's routes that this page has no use for
 def start(folder: Path, checkpoint: Path, *, local: bool):
     store = JobStore(folder, Limits())
     app = App(store, Worker(store, model=str(checkpoint)), store.folder, store.limits, local)
-    with gr.Blocks(analytics_enabled=False) as page:
+    with Telling(app, analytics_enabled=False) as page:
         register_api(app)
     page.launch(prevent_thread_lock=True, quiet=True, **doors(app, None))
     return page, app
@@ -237,9 +239,70 @@ def test_a_call_without_a_session_leaves_none_behind(server):
 def test_a_file_that_was_not_uploaded_is_told_before_gradio_sees_it(server, name):
     page, _, _ = server
     image = {"path": name, "meta": {"_type": "gradio.FileData"}}
-    for path in ("call/v2/generate", "queue/join", "api/generate"):
+    for path in ("call/v2/generate", "queue/join", "call/generate"):
         answer = httpx.post(f"{page.local_url}gradio_api/{path}", json={"prompt": "a", "data": [[image]]})
         assert answer.status_code == 400 and "was not uploaded" in answer.json()["detail"]
+
+
+FILE = '{"path": "x", "meta": 5}'
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        (
+            "call/generate",
+            '{"data": []}',
+            200,
+            "generate: 0 values came, 8 are expected, as /gradio_api/info",
+        ),
+        ("call/v2/generate", f'{{"prompt": "x", "image": {FILE}}}', 400, "meta = 5, beside a path: a table"),
+        (
+            "call/v2/generate",
+            '{"prompt": "x", "image": 5, "token": "0123456789abcdef"}',
+            200,
+            "image: upload",
+        ),
+        ("call/v2/status", f'{{"job_id": [{"[]," * 30000}0]}}', 400, "holds more than 20,000 values"),
+        (
+            "call/v2/status",
+            f'{{"job_id": [{"[]," * 9000}0], "token": "0123456789abcdef"}}',
+            200,
+            r"job_id = \[\[.{1,200}…: text is expected",
+        ),
+        ("call/nothing", '{"data": []}', 404, "there is no endpoint 'nothing': /gradio_api/info lists"),
+        ("queue/join", '{"seed": NaN}', 422, "body.data: field required; /gradio_api/info lists"),
+        ("queue/join", '{"data": 1e999}', 422, "body.data: input should be a valid list"),
+        ("queue/join", '{"data": [], "fn_index": -1, "session_hash": "a"}', 404, "there is no event -1"),
+        ("reset", '{"event_id": "\\ud800", "x": Infinity}', 200, "success"),
+        ("cancel", "[1, NaN]", 422, "body: input should be a valid dictionary"),
+    ],
+)
+def test_what_gradio_itself_finds_wrong_is_told_in_a_sentence(server, path, body, status, words):
+    page, _, _ = server
+    address = f"{page.local_url}gradio_api/{path}"
+    answer = httpx.post(address, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    said = answer.text
+    if "event_id" in said and path.startswith("call"):
+        said = httpx.get(f"{address}/{answer.json()['event_id']}").text.encode().decode("unicode_escape")
+    assert re.search(words, said) and "null" not in said and "not foreseen" not in said
+
+
+def test_what_is_sent_is_not_kept(server):
+    """Gradio remembers the values of 500 sessions, and each may be of any size."""
+    page, _, _ = server
+    for number in range(3):
+        asked = {"data": [f"{number}{'x' * 1000}", "0123456789abcdef"], "session_hash": f"kept{number}"}
+        asked["fn_index"] = next(n for n, event in page.fns.items() if event.api_name == "status")
+        httpx.post(f"{page.local_url}gradio_api/queue/join", json=asked)
+        with httpx.stream(
+            "GET", f"{page.local_url}gradio_api/queue/data", params={"session_hash": f"kept{number}"}
+        ) as answer:
+            assert "there is no job" in "".join(answer.iter_lines())
+    sessions = page.state_holder.session_data
+    assert "kept2" in sessions
+    assert "x" * 1000 not in str([one.config_values for one in sessions.values()])
 
 
 def test_a_path_that_is_too_long_is_not_followed(server):

@@ -14,12 +14,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from pyramid.settings import briefly
 from pyramid.ui.security.traffic import Refused
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 MAX_BODY = 1_000_000  # bytes of a body that is no upload: the page sends some thousands
 MAX_FORM = 20_000  # of the form to log in, which has a name and a password
 PATIENCE = 20.0  # seconds for such a body, and for the next piece of an upload
+MOST_VALUES = 20_000  # numbers, texts and tables in JSON: each takes some hundred bytes of memory
 SLOWEST = 20_000  # bytes a second of an upload, on average, once it has begun
 MOST_DRAINED = 512_000_000  # bytes of a body that is refused: who sends it hears why only after sending it
 LONGEST = 4096  # characters of a path: the time to follow one grows with their square
@@ -119,12 +121,25 @@ def check_json(body: bytes, check_file: Callable[[str], None] = lambda name: Non
         raise Refused(400, "this JSON is nested too deeply to be read") from None
     except ValueError:
         raise Refused(400, "this is no JSON that can be read") from None
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > MOST_VALUES and is_more(found, MOST_VALUES):
+        raise Refused(400, f"this JSON holds more than {MOST_VALUES:,} values: send fewer")
     session = found.get("session_hash") if isinstance(found, dict) else None
     if session is not None and not (isinstance(session, str) and SESSION.fullmatch(session)):
         raise Refused(400, "session_hash: 1 to 64 letters and digits are expected")
     if any(word in body for word in (b"path", b"http", b"\\u")):  # else nothing is named
         for name in files_in(found):
             check_file(name)
+
+
+def is_more(found: Any, most: int) -> bool:
+    """Whether JSON holds more than `most` values."""
+    left, number = [found], 0
+    while left and number <= most:
+        one = left.pop()
+        number += 1
+        if isinstance(one, (dict, list)):
+            left += one.values() if isinstance(one, dict) else one
+    return number > most
 
 
 def files_in(found: Any) -> Iterator[str]:
@@ -137,6 +152,8 @@ def files_in(found: Any) -> Iterator[str]:
         if isinstance(one, dict):
             meta = one.get("meta")
             path = one.get("path")
+            if isinstance(path, str) and "meta" in one and not isinstance(meta, dict):
+                raise Refused(400, f"meta = {briefly(meta)}, beside a path: a table is expected")
             of_gradio = isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"
             if isinstance(path, str) and (of_gradio or len(path) > LONGEST):
                 yield path

@@ -19,10 +19,12 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
+from gradio.routes import fastapi
+
 from pyramid.settings import briefly
 from pyramid.ui import App
 from pyramid.ui.addresses import FILE, uploads_folder
-from pyramid.ui.errors import Answers, status_and_words
+from pyramid.ui.errors import Answers, status_and_words, unreadable
 from pyramid.ui.opening import Opening
 from pyramid.ui.security.accounts import Accounts
 from pyramid.ui.security.bodies import (
@@ -40,7 +42,16 @@ from pyramid.ui.security.bodies import (
 )
 from pyramid.ui.security.login import Tries
 from pyramid.ui.security.proxies import Proxies
-from pyramid.ui.security.routes import API, UPLOAD, call_of, file_of, is_free, is_host, is_open
+from pyramid.ui.security.routes import (
+    API,
+    OF_SESSIONS,
+    UPLOAD,
+    call_of,
+    file_of,
+    is_free,
+    is_host,
+    is_open,
+)
 from pyramid.ui.security.traffic import Refused, Traffic
 from pyramid.ui.security.uploads import Uploads
 from pyramid.ui.study import Rating, is_study
@@ -83,7 +94,7 @@ ROOM = 65536  # bytes of an upload's body beside its file
 def doors(app: App, accounts: Accounts | None, trusted_proxies: Sequence[str] = ()) -> dict:
     """What `launch` is told about who comes in and what leaves, beside the address."""
     limit = app.limits.max_upload_mb
-    guard = {"app_of_page": app, "trusted_proxies": trusted_proxies}
+    guard = {"app_of_page": app, "trusted_proxies": trusted_proxies, "closed": accounts is not None}
     return {
         "auth": accounts.check if accounts else None,
         "allowed_paths": [str(app.folder)],
@@ -92,7 +103,8 @@ def doors(app: App, accounts: Accounts | None, trusted_proxies: Sequence[str] = 
         ],
         "max_file_size": int(limit * 1e6) if limit is not None else None,
         "app_kwargs": {
-            "middleware": [(Guard, (), guard), (Answers, (), {"app_of_page": app}), (Opening, (), {})]
+            "exception_handlers": {fastapi.exceptions.RequestValidationError: unreadable},
+            "middleware": [(Guard, (), guard), (Answers, (), {"app_of_page": app}), (Opening, (), {})],
         },
         "footer_links": ["api"],
         "run_history": False,
@@ -119,10 +131,13 @@ class Guard:
         inner: Callable[..., Awaitable[None]],
         app_of_page: App,
         trusted_proxies: Sequence[str] = (),
+        *,
+        closed: bool = False,
     ):
         limits = app_of_page.limits
         self.inner = inner
         self.page = app_of_page
+        self.closed = closed  # to those without an account
         self.tries = Tries()
         self.proxies = Proxies(trusted_proxies)
         self.traffic = Traffic(limits.max_requests, limits.max_traffic_mb)
@@ -171,6 +186,8 @@ class Guard:
         rating = self.rating if is_study(path) else None
         if wanted is None and rating is None and not is_open(path):
             raise Refused(404, "there is nothing at this address")
+        if self.closed and OF_SESSIONS.fullmatch(path) and not await self.account(scope):
+            raise Refused(401, "log in first")
         if scope["method"] not in READS:
             form = path.rstrip("/") == "/login"
             body = await whole(scope, receive, MAX_FORM if form else MAX_BODY)

@@ -13,6 +13,7 @@ from pyramid.ui.addresses import FILE
 
 API = "/gradio_api"
 UPLOAD = f"{API}/upload"
+OF_SESSIONS = re.compile(rf"{API}/(cancel|reset/?|heartbeat/\w+)")  # which Gradio asks no login for
 FREE = ("/static/", "/assets/", "/svelte/")  # what a page consists of, hundreds of small files
 OPEN = (  # regular expressions of whole paths
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/openapi\.json|/pwa_icon(/\d+)?",
@@ -20,7 +21,7 @@ OPEN = (  # regular expressions of whole paths
     r"/login/?|/logout",
     rf"{API}/(user|login_check|app_id|info|startup-events)/?|{API}/(openapi\.json|theme\.css)",
     rf"{API}/heartbeat/\w+",
-    rf"{API}/(api|run|call|call/v2)/\w+(/\w+)?/?",
+    rf"{API}/(call|call/v2)/\w+(/\w+)?/?",
     rf"{API}/queue/(join|data|status)|{API}/cancel|{API}/reset/?",
     rf"{API}/upload|{API}/upload_progress",
     rf"{API}/mcp(/.*)?",

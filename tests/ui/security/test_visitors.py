@@ -66,7 +66,7 @@ def test_a_flood_of_requests_is_told_when_to_come_again_and_others_are_served(pu
 def test_bodies_are_bounded_before_they_are_parsed(public):
     eve = public.visitor()
     large = {"data": ["a" * 1_100_000], "fn_index": 0, "session_hash": "abc"}
-    for path in ("queue/join", "call/generate", "call/v2/generate", "run/status", "api/status", "cancel"):
+    for path in ("queue/join", "call/generate", "call/v2/generate", "cancel"):
         answer = eve.http.post(f"gradio_api/{path}", json=large)
         assert answer.status_code == 413 and "at most 1.0 MB" in answer.json()["detail"], path
     assert eve.http.post("login", data={"username": "a" * 1_100_000}).status_code == 413
@@ -367,9 +367,13 @@ def test_with_accounts_nothing_is_there_without_a_login(members):
         "gradio_api/queue/join",
         "gradio_api/call/history",
         "gradio_api/upload",
-        "gradio_api/api/history",
+        "gradio_api/call/v2/history",
     ):
         assert eve.http.post(path, json={"data": [], "session_hash": "abc"}).status_code in (401, 400, 422), (
             path
         )
+    for path in ("gradio_api/cancel", "gradio_api/reset"):
+        asked = {"session_hash": "abc", "fn_index": 0, "event_id": "a"}
+        assert eve.http.post(path, json=asked).status_code == 401, path
+    assert eve.http.get("gradio_api/heartbeat/abc").status_code == 401
     assert b"a red ball" not in eve.http.get("").content
