@@ -228,10 +228,17 @@ def load_preset(name: str, folder: Path = PRESETS_FOLDER) -> Preset:
         raise SettingsError(error.field, f"preset {path.name}: {error}") from error
     except OSError as error:
         raise SettingsError("preset", f"preset {str(path)!r} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError("preset", f"preset {str(path)!r} cannot be read as TOML: {error}") from error
+    except (UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
+        why = {
+            UnicodeDecodeError: "save it as UTF-8",
+            RecursionError: "its tables lie too deep in each other",
+        }
+        told = why.get(type(error), str(error))
+        raise SettingsError("preset", f"preset {str(path)!r} cannot be read as TOML: {told}") from error
     except ValueError as error:
-        raise SettingsError("preset", f"preset {path.name}: {error}") from error
+        long = "Exceeds the limit" in str(error)  # Python names a function of its own as the way out
+        told = "a number in it has thousands of digits: no setting takes it" if long else str(error)
+        raise SettingsError("preset", f"preset {path.name}: {told}") from error
     return preset
 
 

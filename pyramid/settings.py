@@ -35,6 +35,7 @@ FRAMES_PER_UNIT = 8
 PIXELS_PER_PATCH = 8 * 2  # autoencoder × transformer patch
 MAX_STAGES = 4
 TRAINED_STAGES = 3
+NEAR = 0.68  # of a name to another: "negative" is meant as one of ours, "color" is not meant as "lora"
 MAX_SEED = 2**53 - 1  # the largest whole number that survives JSON in a browser
 MAX_SIZE = 4096  # pixels a side: ten times the largest trained area is a typing error
 MAX_STEPS = 200
@@ -969,7 +970,7 @@ def _nearest(name: Any, choices: Iterable[str]) -> str:
     known = list(choices)
     word = str(name).lower().replace("-", "_")
     meant = ELSEWHERE.get(word, word)
-    close = [meant] if meant in known else difflib.get_close_matches(word, known, n=1, cutoff=0.65)
+    close = [meant] if meant in known else difflib.get_close_matches(word, known, n=1, cutoff=NEAR)
     return f", did you mean {close[0]!r}?" if close and close[0] != name else ""
 
 
@@ -1041,7 +1042,8 @@ def typed(spec: Spec, value: Any) -> Any:
         return float(value)
     if kind == STEPS and isinstance(value, (list, tuple)) and all(is_whole(plain(count)) for count in value):
         return tuple(int(plain(count)) for count in value)
-    shown = "is empty" if value is None else f"= {briefly(value)}"
+    told = repr(value) if isinstance(value, float) else briefly(value)  # 7.0, which is no 7
+    shown = "is empty" if value is None else f"= {told}"
     raise SettingsError(spec.name, f"{shown}: {EXPECTED[kind]} is expected", named=True)
 
 

@@ -171,9 +171,14 @@ def read_timeline(text: str) -> tuple[Cue, ...]:
     if not text.strip():
         return ()
     try:
-        tables = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is no JSON ({error}): a list such as {_EXAMPLE} is expected") from None
+        tables = json.loads(text.removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise ValueError(f"it is no JSON ({where}): a list such as {_EXAMPLE} is expected") from None
+    except RecursionError:
+        raise ValueError(f"its lists lie too deep in each other: {_EXAMPLE} is expected") from None
+    except ValueError:  # a number of thousands of digits
+        raise ValueError(f"a number in it has too many digits: {_EXAMPLE} is expected") from None
     return _cues(tables["unit"] if isinstance(tables, dict) and set(tables) == {"unit"} else tables)
 
 

@@ -52,6 +52,8 @@ def test_a_preset_of_another_model_keeps_what_the_user_said_and_takes_the_models
         ('description = "d"\nwidth = 100', ["100", "64 or 128"]),
         ("width = 64", ["description"]),
         ("width = = 64", ["as TOML"]),
+        ("a = " + "[" * 50_000, ["as TOML: its tables lie too deep in each other"]),
+        ("seed = " + "9" * 5000, ["my.toml: a number in it has thousands of digits"]),
     ],
 )
 def test_presets_are_read_strictly(tmp_path, text, words):

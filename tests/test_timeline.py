@@ -50,6 +50,9 @@ def test_what_a_table_leaves_out_goes_on_and_words_come_slowly(tmp_path):
     "timeline, words",
     [
         ("no", "no JSON"),
+        ("[" * 100_000, "lie too deep in each other"),
+        ('[{"from": ' + "9" * 5000 + "}]", "too many digits"),
+        ("\ufeff[1]", "list of tables"),
         ("{}", "list of tables"),
         ([{"prompt": "a"}], "from which unit"),
         ([{"from": -1}], "0 to"),

@@ -58,9 +58,11 @@ def rows(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ListError(f"{path.name}, line {line}: this is not UTF-8 text; save the list as UTF-8") from None
+    if "\0" in text[:4]:
+        raise ListError(f"{path.name}, line 1: this is not UTF-8 text; save the list as UTF-8")
     if text.lstrip().startswith("["):
         return _of_array(text)
-    if delimiter := _delimiter(text):
+    if delimiter := _delimiter(text, certain=path.suffix.lower() in (".csv", ".tsv")):
         return _of_csv(text, delimiter)
     lines = enumerate(re.split("\r\n?|\n", text), 1)
     return ((number, partial(table_of, line)) for number, line in lines if line.strip())
@@ -80,7 +82,9 @@ def table_of(text: str) -> dict[str, Any]:
 
 
 def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_number, parse_int=_whole)
+    return json.JSONDecoder(
+        object_pairs_hook=_pairs, parse_constant=_no_number, parse_int=_whole, parse_float=_number
+    )
 
 
 def _pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,6 +104,11 @@ def _whole(digits: str) -> int:
             f"a whole number of {len(digits)} digits ({digits[:8]}…) is more than any setting takes"
         )
     return int(digits)
+
+
+def _number(written: str) -> float | int:
+    """A number; 7.0 is how pandas writes 7 where some are missing."""
+    return _whole(written.partition(".")[0]) if re.fullmatch(r"-?\d+\.0", written) else float(written)
 
 
 def _checked(value: Any) -> dict[str, Any]:
@@ -166,15 +175,18 @@ def _refuse(words: str) -> NoReturn:
 # -- CSV
 
 
-def _delimiter(text: str) -> str | None:
-    """What parts the cells of a CSV, told by its header; None where the first line is no header."""
+def _delimiter(text: str, *, certain: bool = False) -> str | None:
+    """What parts the cells of a CSV, told by its header; None where the first line is no header. `certain`:
+    its name says that it is one, so what is wrong with its header is told.
+    """
     lines = text[_begins(text) :].splitlines()
     header = next((line for line in lines if line.strip()), "")
     for delimiter in ",;\t":
         names = [_name(cell.strip().strip('"')) for cell in header.split(delimiter)]
         if "prompt" in names or "prompt" in map(ELSEWHERE.get, names):
             return delimiter
-    return None
+    is_table = certain and header and not header.lstrip().startswith("{")
+    return max(",;\t", key=header.count) if is_table else None
 
 
 def _begins(text: str) -> int:
@@ -226,6 +238,8 @@ def _check_header(names: list[str]) -> None:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{twice[0]!r} is given twice" if twice[0] else "two columns have no name")
     check_known(renamed(dict.fromkeys(names)), "column", (*FIELDS, *BESIDE))
+    if "prompt" not in renamed(dict.fromkeys(names)):
+        raise ValueError("the first line names the columns, and has no prompt among them")
 
 
 def _table_of_cells(names: list[str], cells: list[str], delimiter: str) -> dict[str, Any]:

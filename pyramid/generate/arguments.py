@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pyramid.settings import ELSEWHERE
+from pyramid.settings import ELSEWHERE, NEAR
 
 NO_CLIP_SKIP = "the text encoders are read as the model was trained"
 NO_ADAPTER = "there is no such adapter for these models"
@@ -70,7 +70,7 @@ def unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
     """The error for an argument that `function` does not have."""
     known = list(known)
     other = ELSEWHERE.get(name)
-    near = [other] if other in known else difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+    near = [other] if other in known else difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
     hint = f", did you mean {near[0]!r}?" if near else ""
     return TypeError(f"{function} got an unexpected argument {name!r}{hint}")
 

@@ -1,6 +1,7 @@
 """Lists of videos as people have them: JSON lines, a JSON array, a CSV of a spreadsheet."""
 
 import json
+import re
 
 import pytest
 
@@ -39,6 +40,8 @@ def test_tables_of_other_programs_are_read(tmp_path):
     ]
     path.write_bytes(b'{"prompt": "a"}\r{"prompt": "b"}\r')
     assert [item.settings.prompt for item in read_list(path)] == ["a", "b"]
+    path.write_text('[{"prompt": "a", "seed": 7.0}]')
+    assert [item.settings.seed for item in read_list(path)] == [7]
     path.write_text("Caption,Seed\na ball,7\n")
     with pytest.raises(ListError, match="unknown column 'caption', did you mean 'prompt'"):
         read_list(path)
@@ -102,6 +105,8 @@ def test_steps_of_each_stage_and_texts_of_several_lines_are_cells_too(read):
         ('[{"prompt": "x"},\n\n{"prompt": }]', 3, "not JSON"),
         ('[{"prompt": "x"}]\nmore', 2, "after the end of the array"),
         ('[{"prompt": "x"},\n"y"]', 2, "a table such as"),
+        ('[{"prompt": "x", "color": "red"}]', 1, "unknown setting 'color'; known are prompt"),
+        ('[{"prompt": "x", "seed": 7.5}]', 1, "seed = 7.5: a whole number is expected"),
         ("prompt,sede\nx,1\n", 1, "unknown column 'sede', did you mean 'seed'?"),
         ("prompt,seed,seed\nx,1,2\n", 1, "'seed' is given twice"),
         ("prompt,seed\nx,1\na ball, red,2\n", 3, "3 cells under a header of 2"),
@@ -123,6 +128,20 @@ def test_what_is_wrong_is_told_with_its_line(read, text, line, words):
         read(text)
     assert f"list.jsonl, line {line}: " in str(told.value) and words in str(told.value)
     assert "set_int_max_str_digits" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("promt;seed\nx;1\n", "unknown column 'promt', did you mean 'prompt'?"),
+        ("a red ball\na blue cube\n", "unknown column 'a_red_ball'; known are prompt"),
+        ("p\0r\0o\0m\0p\0t\0\n\0", "this is not UTF-8 text"),
+        ("seed\n1\n", "the first line names the columns, and has no prompt among them"),
+    ],
+)
+def test_what_is_a_table_by_its_name_is_told_as_one(read, text, words):
+    with pytest.raises(ListError, match=re.escape(f"list.csv, line 1: {words}")):
+        read(text, "list.csv")
 
 
 def test_an_empty_array_has_no_lines(read):

@@ -13,7 +13,7 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from pyramid.commands import cli
+from pyramid.commands import cli, terminal
 from pyramid.commands.interrupts import Halted, interruptible
 from pyramid.commands.terminal import Steady, screen, steady_output, visible
 from pyramid.disk import whole
@@ -77,6 +77,16 @@ def test_output_that_nobody_reads_any_more_goes_nowhere():
         for _ in range(3):
             steady.write("x" * 100_000)
             steady.flush()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is full by nature")
+def test_a_full_disk_fails_the_result_and_not_the_words_beside_it(monkeypatch):
+    with pytest.raises(OSError, match="No space"), open("/dev/full", "w") as stream:
+        Steady(stream).write("x" * 100_000)
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(terminal, "STDERR", stream.fileno())
+        Steady(stream).write("x" * 100_000)
+        Steady(stream).flush()
 
 
 # -- control characters
@@ -200,7 +210,7 @@ def test_every_command_is_ended_as_by_ctrl_c(monkeypatch, capsys, tmp_path, numb
 SLOW = """
 import sys, time
 import pyramid.generate.loaded as loaded
-from pyramid.commands import cli
+from pyramid.commands import cli, terminal
 loaded.ladder.load = lambda *_: (print("at it", file=sys.stderr, flush=True), time.sleep(60))
 sys.exit(cli.main(["generate", "--prompt", "x", "--model", sys.argv[1]]))
 """
