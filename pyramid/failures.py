@@ -10,6 +10,7 @@ log has with the traceback: it is all that has to be told to find the cause.
 import errno
 import json
 import logging
+import os
 import re
 import secrets
 import sqlite3
@@ -93,6 +94,8 @@ def _by_its_words(error: BaseException) -> str | None:
     words = str(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
         return BY_TYPE[MemoryError]
+    if re.search(r"No space left on device|os error 28", words):  # of libraries that have no OSError for it
+        return f"{os.strerror(errno.ENOSPC)}: {WAYS_OUT[errno.ENOSPC]}"
     if isinstance(error, RuntimeError) and re.search(r"encrypted|password required", words):
         return "the archive is encrypted: unpack it, and give what is in it"
     if isinstance(error, ValueError):

@@ -47,6 +47,10 @@ def raised(action) -> Exception:
             lambda: (_ for _ in ()).throw(RuntimeError("File 'a' is encrypted, password required")),
             "unpack it",
         ),
+        (
+            lambda: (_ for _ in ()).throw(RuntimeError("I/O error: No space left on device (os error 28)")),
+            "^No space left on device: free some space there$",
+        ),
         (lambda: float(10**400), "a number is too large"),
         (
             lambda: Path("/nowhere/at/all.png").read_text(),

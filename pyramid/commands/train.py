@@ -11,8 +11,10 @@ command goes on where it was when it is given again.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from os.path import expanduser
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,13 +61,19 @@ def check_steps(steps: int | None) -> None:
         raise ValueError(f"--steps {steps}: at least 1 is expected")
 
 
+def say_where(made: Path) -> None:
+    """The last line of a training: of several processes, the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Written to {made}")
+
+
 def build_part(args: argparse.Namespace) -> int:
     """Train a part of the embedded model on its synthetic world."""
     steps = getattr(args, "steps", None)
     check_steps(steps)
     from pyramid.training.build import build
 
-    print(f"Written to {build(args.part, args.config, args.output, steps)}")
+    say_where(build(args.part, args.config, args.output, steps))
     return 0
 
 
@@ -116,7 +124,7 @@ def vae_part(args: argparse.Namespace) -> int:
 
         Console().print(vae_table(vae_plan(recipe, args.source)))
         return 0
-    print(f"Written to {train_vae_on_clips(recipe, args.output, listing, args.source)}")
+    say_where(train_vae_on_clips(recipe, args.output, listing, args.source))
     return 0
 
 
@@ -145,7 +153,7 @@ def clips_part(args: argparse.Namespace) -> int:
 
         Console().print(as_table(plan_of(asked)))
         return 0
-    print(f"Written to {train_on_clips(asked)}")
+    say_where(train_on_clips(asked))
     return 0
 
 
@@ -165,7 +173,7 @@ def distill_part(args: argparse.Namespace) -> int:
     from pyramid.training.distill import distill
 
     made = distill(args.config, args.source, args.variant, args.data, args.output, args.steps)
-    print(f"Written to {made}")
+    say_where(made)
     return 0
 
 

@@ -82,10 +82,17 @@ class VideoInfo:
     sound: str = ""  # codec of the first sound track
     matrix: str = ""  # as `transfer`, of brightness and colors; "gbr" is none
     primaries: str = ""
+    rotation: float = 0.0  # degrees that its frames are turned by when they are shown
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """(width, height) of the frames as they are read: with square pixels, upright."""
+        wide, high = int(self.width * self.aspect), self.height
+        return (high, wide) if round(self.rotation / 90) % 2 else (wide, high)
 
     @property
     def shown_pixels(self) -> int:
-        return int(self.width * self.aspect) * self.height
+        return self.shown[0] * self.shown[1]
 
 
 # -- what a file is
@@ -111,10 +118,7 @@ def probe(path: str | Path, budget: Budget | None = None) -> str:
 
 
 def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
-    """The first video stream of a file.
-
-    Raises ValueError for a file without one, and for frames that are larger than the budget.
-    """
+    """The first video stream of a file. ValueError without one, and for frames larger than the budget."""
     path = Path(path)
     budget = budget or Budget()
     said = probe(path, budget)
@@ -147,9 +151,17 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
         sound=sound[1] if sound else "",
         matrix=colors[1] if colors else "",
         primaries=colors[2] if colors else "",
+        rotation=_rotation(said, line.end()),
     )
     _check(path, info, budget)
     return info
+
+
+def _rotation(said: str, place: int) -> float:
+    """The degrees that a stream's frames are turned by, of what ffmpeg says behind its line."""
+    of_stream = said[place:].partition("Stream #")[0]
+    turned = re.search(r"^ +display ?matrix: rotation of (-?[\d.]+) degrees", of_stream, re.M | re.I)
+    return float(turned[1]) if turned else 0.0
 
 
 def sound_of(path: Path) -> Sound | None:

@@ -25,9 +25,12 @@ def build(part: str, config: str, output: str | None = None, steps: int | None =
     """Train `part` (text, vae, dit, or embedded: all of them) by a recipe's file; the folder of the parts.
 
     output: where runs and the checkpoint are written, runs/NAME of the recipe when None. steps: the budget of
-    the part, in place of the recipe's.
+    the part, in place of the recipe's. ValueError where several processes were started.
     """
+    from pyramid.training.loop import begin_alone
+
     recipe = load_recipe(config)
+    begin_alone("training on the synthetic world")
     if steps is not None:
         recipe = with_steps(recipe, part, steps)
     folder = Path(output or Path("runs") / recipe.name)

@@ -193,9 +193,11 @@ def fill_share(
     def nothing() -> Text:
         return _text_of([""], parts)[0]
 
-    fill_cache(cache, listing, encode, nothing, share=share, say=say)
-    parts.text.free()
-    shutil.rmtree(parts.text.cache, ignore_errors=True)
+    try:
+        fill_cache(cache, listing, encode, nothing, share=share, say=say)
+    finally:
+        parts.text.free()
+        shutil.rmtree(parts.text.cache, ignore_errors=True)
     return cache
 
 

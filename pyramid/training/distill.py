@@ -45,7 +45,7 @@ from pyramid.generate.schedule import Stage, make_stages
 from pyramid.hub.checkpoints import PREFIX, Checkpoint
 from pyramid.hub.families import GRID
 from pyramid.models.for_diffusers import StageTransformer
-from pyramid.training.loop import Budget, Loop
+from pyramid.training.loop import Budget, Loop, begin_alone
 from pyramid.training.optim import make_optimizers
 from pyramid.training.recipe import DistillRecipe, Recipe, load_recipe
 from pyramid.training.world import caption
@@ -391,6 +391,7 @@ def train_distill(recipe: Recipe, source: str, variant: str | None, data: str | 
     that cannot be used.
     """
     check(recipe.distill)
+    begin_alone("distillation")
     torch.manual_seed(recipe.seed)
     pipe = PyramidFlowPipeline.from_pretrained(source, variant, dtype=torch.bfloat16)
     pipe.text.cache = folder / "distill" / "prompts"

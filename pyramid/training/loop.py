@@ -13,6 +13,7 @@ its part of all that (`pyramid.training.sharding`).
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -122,6 +123,16 @@ def begin_processes() -> None:
         raise ValueError(
             f"{wanted} processes were started, and accelerate made {state.num_processes} of them: use "
             "accelerate launch, or torchrun"
+        )
+
+
+def begin_alone(what: str) -> None:
+    """ValueError where several processes were started for what one does: each would do all of it, and write
+    over the others.
+    """
+    if (started := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(
+            f"{started} processes were started, and {what} is the work of one: leave torchrun away"
         )
 
 
@@ -247,7 +258,13 @@ class Loop:
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self._write(part)
+        try:
+            self._write(part)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            if "inline_container" in str(error):  # how torch tells that a file could not be written whole
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part)) from error
+            raise
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             shutil.rmtree(before, ignore_errors=True)

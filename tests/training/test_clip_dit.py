@@ -257,6 +257,14 @@ def test_processes_that_would_train_alone_are_told(monkeypatch, told, why):
         begin_processes()
 
 
+def test_several_processes_for_the_work_of_one_are_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (tmp_path / "r.toml").write_text('name = "alone"')
+    for kind in ("distill", "vae"):
+        assert cli.main(["train", kind, "--config", str(tmp_path / "r.toml"), "--output", str(tmp_path)]) == 2
+        assert "2 processes were started, and" in capsys.readouterr().err
+
+
 def test_a_lora_is_trained_saved_and_loaded(home, whole, tiny_checkpoint, tmp_path):
     changes = {"kind": "lora", "source": str(tiny_checkpoint), "steps": 4}
     (tmp_path / "run").mkdir()
@@ -486,6 +494,19 @@ def test_an_end_while_a_checkpoint_takes_its_name_leaves_the_one_before(tmp_path
     os.replace(tmp_path / "checkpoint", tmp_path / "checkpoint.before")
     AcceleratorState._reset_state(reset_partial_state=True)
     assert make_loop(tmp_path, model, recipe_of(steps=2)).step == 2
+
+
+def test_a_disk_that_is_full_is_told_and_what_was_begun_goes(tmp_path, monkeypatch):
+    loop = make_loop(tmp_path, torch.nn.Linear(2, 1), recipe_of(steps=2))
+
+    def full(folder: Path) -> None:
+        folder.mkdir()
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 89920 vs 89808")
+
+    monkeypatch.setattr(loop, "_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        loop.save()
+    assert not (tmp_path / "checkpoint.part").exists()
 
 
 def test_texts_of_several_lengths_are_padded():

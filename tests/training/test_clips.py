@@ -26,7 +26,7 @@ from pyramid.media.video_reader import inspect, read_frames, read_frames_from
 from pyramid.training.clips.buckets import BUCKETS, nearest, whole_units
 from pyramid.training.clips.doctor import Limits, contact_sheet, examine, write_clean
 from pyramid.training.clips.lists import open_list
-from pyramid.training.clips.reading import Wanted, read_clip, shots
+from pyramid.training.clips.reading import Wanted, look, read_clip, shots
 from pyramid.training.clips.sample import Broken, BrokenItem, FileSource, Sample, ZipSource
 
 WANTED = Wanted(fps=8, frames=17, sizes=((64, 64),))
@@ -565,6 +565,16 @@ def test_buckets_are_the_published_ones():
 
 
 @pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_clip_on_its_side_has_the_size_that_it_is_shown_in(made, tmp_path):
+    (tmp_path / "a.txt").write_text("a mill")
+    turn = ["-display_rotation", "90", "-i", made / "good.mp4", "-c", "copy", tmp_path / "a.mp4"]
+    subprocess.run([ffmpeg(), "-v", "error", *turn], check=True)
+    (sample,) = open_list(tmp_path)
+    for picture in (False, True):
+        facts = look(sample, least_frames=1, least_side=1, picture=picture)
+        assert (facts.width, facts.height) == (64, 96)
+
+
 def test_a_pipe_among_the_clips_is_not_waited_for(made, tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     assert broken(open_list(tmp_path)) == {"missing": ["pipe.mp4"]}

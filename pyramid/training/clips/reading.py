@@ -170,14 +170,12 @@ def _video_facts(sample: Sample, path: Path, picture: bool) -> Facts:
     info = inspect(path)
     if complaint := _complaint(path):
         raise BrokenItem("truncated", f"{sample.name}: {complaint}")
-    width = round(info.width * info.aspect)
-    first = None
     if picture:
         first = next(read_frames(path))
-        width, height = first.size  # as it is shown: upright
+        width, height = first.size
         first.thumbnail((256, 256))
         return Facts(width, height, info.fps, info.duration, first)
-    return Facts(width, info.height, info.fps, info.duration)
+    return Facts(*info.shown, info.fps, info.duration)
 
 
 def _complaint(path: Path) -> str:

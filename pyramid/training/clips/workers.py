@@ -10,8 +10,13 @@ clips and cache by the same paths: the folders lie on a disk that all of them ha
 
 import logging
 import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +43,37 @@ def fill_by_processes(run: Run, folder: Path, count: int, say=print) -> Cache:
         return _whole(run, folder, fill_part(run, folder, (0, 1)), say)
     context = multiprocessing.get_context("spawn")
     threads = max(1, min(torch.get_num_threads(), int(usable_cores())) // count)
+    before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
         try:
-            parts = [pool.submit(fill_part, run, folder, (rank, count)) for rank in range(count)]
+            with _deaf():
+                parts = [pool.submit(fill_part, run, folder, (rank, count)) for rank in range(count)]
             told = [line for part in parts for line in part.result()]
         except BrokenProcessPool:
             raise ValueError(
                 "a process that filled the cache was ended (out of memory?): the same command goes on, "
                 "with fewer --processes if need be"
             ) from None
+        except BaseException:  # also Ctrl-C: what they have not written is made again
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            raise
     return _whole(run, folder, told, say)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started meanwhile do not hear Ctrl-C, which would make each of them tell where it
+    was: the first one hears it, and ends them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _begin(threads: int) -> None:
@@ -55,6 +81,7 @@ def _begin(threads: int) -> None:
     themselves which optional kernels they have looked for.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what it has for a while goes with it
     torch.set_num_threads(threads)
 
 
