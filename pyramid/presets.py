@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.disk import check_file
-from pyramid.hub.checkpoints import find, list_variants
+from pyramid.hub.checkpoints import Checkpoint, find, list_variants
 from pyramid.settings import (
     FAST,
     FIELDS,
     MACHINE,
+    PHOTOS,
     SPEEDS,
     TABLE,
     Settings,
@@ -110,7 +111,8 @@ def resolve(
         start = model
         decided = (*CHOSEN_WITH_THE_MODEL, *MACHINE)
     else:
-        start = start_of(model, changes.pop("variant", None), preset, speed)
+        source = None if changes.get("num_frames") == 1 else changes.get("image") or changes.get("video")
+        start = start_of(model, changes.pop("variant", None), preset, speed, source)
         decided = CHOSEN_WITH_THE_MODEL
         changes.pop("model", None)
     chosen = {} if speed is None else at_speed(speed, start)
@@ -124,12 +126,17 @@ def resolve(
 
 
 def start_of(
-    model: str | None, variant: str | None, preset: Preset | None, speed: str | None = None
+    model: str | None,
+    variant: str | None,
+    preset: Preset | None,
+    speed: str | None = None,
+    source: str | Path | None = None,
 ) -> Settings:
     """What the model that is asked for starts with, its own checkpoint's word first.
 
-    A preset's variant is one of its own model's: with another model it says nothing. A speed decides between
-    a variant and its fast one, where none is named.
+    A preset's variant is one of its own model's: with another model it says nothing. Where none is named, a
+    speed decides between a variant and its fast one, and a `source`, the picture or video that a clip begins
+    with, goes to the one that moves photographs if it is one.
     """
     asked = preset.values if preset else {}
     model = typed(TABLE["model"], asked.get("model", "embedded") if model is None else model)
@@ -141,7 +148,18 @@ def start_of(
         wanted = slow + FAST if speed == "quick" else slow
         if wanted in list_variants(checkpoint.folder):
             checkpoint = find(model, wanted)
+    if variant is None and source and (mover := mover_beside(checkpoint)):
+        from pyramid.media.looks import is_drawn_file
+
+        checkpoint = checkpoint if is_drawn_file(source, model) else find(model, mover)
     return Settings.for_model(model, checkpoint.variant, expects=checkpoint.defaults)
+
+
+def mover_beside(checkpoint: Checkpoint) -> str | None:
+    """The variant beside a checkpoint that moves photographs, where its own does not."""
+    if checkpoint.defaults.photographs:
+        return None
+    return next((name for name in list_variants(checkpoint.folder) if name.endswith(PHOTOS)), None)
 
 
 # -- speeds

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny import make_checkpoint
 
 from pyramid.presets import (
@@ -163,3 +165,18 @@ def test_quick_takes_the_fast_variant_where_there_is_one(tmp_path):
     assert speeds_of(made["quick"]) == ("quick",)
     with pytest.raises(SettingsError, match="choose 128p"):
         resolve(str(folder), None, {"variant": "128p-fast"}, speed="balanced")
+
+
+def test_a_photograph_takes_the_variant_that_moves_it_where_none_is_named(tmp_path):
+    photo, drawing = tmp_path / "photo.png", tmp_path / "drawing.png"
+    texture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    Image.fromarray(texture).save(photo)
+    Image.new("RGB", (128, 128), "blue").save(drawing)
+
+    def variant(**changes) -> str:
+        return resolve("embedded", None, changes).variant
+
+    assert variant(image=str(photo)) == "128p-photos"
+    assert resolve(None, None, {"image": str(photo)}, speed="quick").variant == "128p-photos"
+    assert variant(image=str(photo), variant="128p-fast") == "128p-fast"
+    assert variant(image=str(photo), num_frames=1) == variant(image=str(drawing)) == variant() == "128p"

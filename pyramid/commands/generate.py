@@ -19,6 +19,7 @@ from pyramid.media.files import PATTERN, ending_of, file_name
 from pyramid.presets import load_preset, resolve, speed_words
 from pyramid.settings import (
     ENDLESS_UNITS,
+    PHOTOS,
     Settings,
     SettingsError,
     at_home,
@@ -75,6 +76,10 @@ def run(args: argparse.Namespace) -> int:
     if args.speed:
         print(f"{args.speed}: {speed_words(args.speed, settings)}", file=sys.stderr)
     drawn = is_drawn_file(settings.image or settings.video or "", settings.model)
+    if args.variant is None and settings.variant.endswith(PHOTOS) and not drawn:
+        told = f"a photograph: {settings.variant} moves a camera over it"
+        other = settings.variant.removesuffix(PHOTOS)
+        print(f"note: {told}. --variant {other} keeps it as the first frame.", file=sys.stderr)
     for note in settings.experimental(checkpoint.defaults, drawn=drawn):
         print(f"note: {note}", file=sys.stderr)
     kind = EndlessGeneration if args.endless else Generation

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pyramid.hub.checkpoints import Checkpoint, CheckpointError, find, list_variants
 from pyramid.media.looks import is_drawn_file
-from pyramid.presets import at_speed, speed_of, speeds_of
-from pyramid.settings import FAST, MACHINE, PHOTOS, SPEEDS, Settings
+from pyramid.presets import at_speed, mover_beside, speed_of, speeds_of
+from pyramid.settings import FAST, MACHINE, SPEEDS, Settings
 from pyramid.text.vocabulary import Vocabulary
 from pyramid.ui import App
 
@@ -31,10 +31,7 @@ CAMERAS = (
 
 def mover(app: App) -> Checkpoint | None:
     """The variant of the loaded model that moves photographs, where the loaded one does not."""
-    now = app.worker.checkpoint
-    if now.defaults.photographs:
-        return None
-    return _variant(app, next((name for name in list_variants(now.folder) if name.endswith(PHOTOS)), None))
+    return _variant(app, mover_beside(app.worker.checkpoint))
 
 
 def teacher(app: App) -> Checkpoint | None:
