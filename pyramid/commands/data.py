@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sample", type=int, metavar="N", help="look at N items, chosen by chance (default: all)")
     add("--min-frames", type=int, default=9, metavar="N", help="a shorter video is too short (default: 9)")
     add("--min-size", type=int, default=64, metavar="N", help="a shorter side is too small (default: 64)")
+    add("--no-captions", action="store_true", help="items need none, as for train vae")
     add("--tokenizer", type=at_home, metavar="DIR", help="a T5 tokenizer, to count captions' tokens by")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="clips at a time")
 
@@ -111,7 +112,9 @@ def examine_list(args: argparse.Namespace) -> int:
     from pyramid.training.clips.lists import open_list
 
     listing = open_list(args.list, args.root)
-    limits = doctor.Limits(args.min_frames, args.min_size, args.sample, workers=args.workers)
+    limits = doctor.Limits(
+        args.min_frames, args.min_size, not args.no_captions, args.sample, workers=args.workers
+    )
     journal = args.json.with_name(args.json.name + ".progress") if args.json else None
     console = screen(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

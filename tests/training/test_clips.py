@@ -138,7 +138,13 @@ def test_a_zip_that_unpacks_to_far_more_is_refused(tmp_path):
 def test_open_sora_plan_with_cuts_crops_and_several_captions(made, tmp_path):
     (tmp_path / "a, b").symlink_to(made, target_is_directory=True)
     table = [
-        {"path": "long.mp4", "cap": ["A mill.", "Mill."], "cut": [8, 25], "crop": [0, 64, 0, 64], "fps": 8},
+        {
+            "path": "long.mp4",
+            "cap": ["A mill.", "Mill."],
+            "cut": [8, 25],
+            "crop": ["0", 64, "0", 64],
+            "fps": 8,
+        },
         {"path": "door.jpg", "cap": "A red door", "aes": 6.1},
         {"path": "good.mp4"},
         {"path": "good.mp4", "cap": "x", "cut": [14, 17]},
@@ -147,7 +153,7 @@ def test_open_sora_plan_with_cuts_crops_and_several_captions(made, tmp_path):
         "no table",
     ]
     (tmp_path / "pexels.json").write_text(json.dumps(table))
-    (tmp_path / "data.txt").write_text(f"{tmp_path}/a, b,{tmp_path}/pexels.json\n\n")
+    (tmp_path / "data.txt").write_text(f"{tmp_path}/a, b , {tmp_path}/pexels.json\r\n\n")
     listing = open_list(tmp_path / "data.txt")
     assert listing.format == "open-sora-plan"
     assert broken(listing) == {
@@ -241,6 +247,13 @@ def test_a_data_set_by_its_metadata_and_a_saved_one(made, tmp_path):
     listing = open_list(folder)
     assert listing.format == "datasets"
     assert broken(listing) == {"outside the root": ["../x.mp4"]}
+    split = tmp_path / "splits" / "train"
+    split.mkdir(parents=True)
+    shutil.copy(made / "good.mp4", split)
+    (split / "metadata.csv").write_text('file_name,text\ngood.mp4,"a red, square"\n')
+    (sample,) = open_list(split.parent)
+    assert (sample.name, sample.captions) == ("train/good.mp4", ("a red, square",))
+    assert not broken(open_list(split.parent))
     saved = tmp_path / "saved"
     saved.mkdir()
     (saved / "state.json").write_text("{}")
@@ -454,6 +467,10 @@ def test_the_doctors_command_writes_report_sheet_and_clean_list(made, tmp_path, 
     assert most_of(Counter("aaabbcccc"), 2) == "c (4), a (3), others (2)"
     assert Image.open(paths[1]).width == 2 * 160
     assert list(names(open_list(paths[2], made)).values()) == ["ok", "ok"]
+    (tmp_path / "vae.jsonl").write_text('{"video": "good.mp4"}\n')
+    command = ["data", "doctor", str(tmp_path / "vae.jsonl"), "--root", str(made), "--json", str(paths[0])]
+    assert cli.main([*command, "--no-captions"]) == 0
+    assert json.loads(paths[0].read_text())["usable"] == 1
 
 
 def test_a_look_goes_on_where_it_was_interrupted(made, tmp_path, monkeypatch):

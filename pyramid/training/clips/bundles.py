@@ -131,15 +131,32 @@ def _bytes(source: TarSource) -> bytes:
 # -- datasets
 def is_data_set(path: Path) -> bool:
     """Whether a folder is one that `datasets` saved or would load by its metadata."""
-    if any((path / name).is_file() for name in (*SAVED, *TABLES)):
+    if any((path / name).is_file() for name in SAVED) or tables_of(path):
         return True
     return any(path.glob("*.parquet")) or any(path.glob("data/*.parquet"))
 
 
+def tables_of(path: Path) -> list[Path]:
+    """The metadata of a folder of files: its own, or that of each of its splits."""
+    own = [path / name for name in TABLES if (path / name).is_file()]
+    return own[:1] or sorted(
+        table for name in TABLES for table in path.glob(f"*/{name}") if _names_files(table)
+    )
+
+
+def _names_files(table: Path) -> bool:
+    """Whether a table is one of files: of another the folder is one of clips."""
+    try:
+        with table.open("rb") as file:
+            return b"file_name" in file.readline(MOST_TEXT)
+    except OSError:
+        return False
+
+
 def read_data_set(path: Path, root: Path) -> Iterator[Item]:
     """The rows of a folder of `datasets`. ValueError where the package is needed and missing."""
-    table = next((path / name for name in TABLES if (path / name).is_file()), None)
-    rows = _saved_rows(path) if table is None else _table_rows(table)
+    tables = tables_of(path)
+    rows = _saved_rows(path) if not tables else (row for table in tables for row in _named_rows(path, table))
     for number, row in enumerate(rows):
         try:
             yield _of_row(path, number, row)
@@ -147,6 +164,14 @@ def read_data_set(path: Path, root: Path) -> Iterator[Item]:
             yield Broken(str(row.get("file_name") or f"row {number}"), error.reason)
         except OSError:
             yield Broken(f"row {number}", "unreadable")
+
+
+def _named_rows(path: Path, table: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table, the names of their files from `path` on."""
+    within = table.parent.relative_to(path)
+    for row in _table_rows(table):
+        name = row.get("file_name")
+        yield row | {"file_name": str(within / name)} if isinstance(name, str) and name else row
 
 
 def _table_rows(table: Path) -> Iterator[dict[str, Any]]:

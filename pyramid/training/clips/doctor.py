@@ -36,6 +36,7 @@ class Limits:
 
     least_frames: int = 9  # of a video: two units
     least_side: int = 64  # pixels: one patch at the coarsest of three stages
+    captions: bool = True  # whether an item needs one
     sample: int | None = None  # so many items, chosen by chance; None: all
     seed: int = 0
     workers: int = 2
@@ -151,7 +152,13 @@ def _verdicts(
 def _verdict(sample: Sample, limits: Limits, picture: bool) -> dict[str, Any]:
     """What there is to say of one sample: its facts, or a reason."""
     try:
-        facts = look(sample, least_frames=limits.least_frames, least_side=limits.least_side, picture=picture)
+        facts = look(
+            sample,
+            least_frames=limits.least_frames,
+            least_side=limits.least_side,
+            picture=picture,
+            captions=limits.captions,
+        )
     except BrokenItem as error:
         return {"reason": error.reason}
     found = {name: getattr(facts, name) for name in ("width", "height", "fps", "seconds")}
@@ -163,7 +170,9 @@ def _mark(listing: Listing, limits: Limits) -> str:
     """What a journal belongs to: the list as it is, and the limits that decide."""
     stat = listing.path.stat() if listing.path.exists() else None
     about = (str(listing.path.absolute()), stat and (stat.st_size, stat.st_mtime_ns), str(listing.root))
-    return hashlib.sha256(repr((about, limits.least_frames, limits.least_side)).encode()).hexdigest()
+    return hashlib.sha256(
+        repr((about, limits.least_frames, limits.least_side, limits.captions)).encode()
+    ).hexdigest()
 
 
 def _known(journal: Path | None, listing: Listing, limits: Limits) -> dict[int, dict]:

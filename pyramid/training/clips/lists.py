@@ -186,7 +186,7 @@ def read_webvid(path: Path, root: Path) -> Iterator[Item]:
             yield Broken(f"line {line}", "damaged line")
             continue
         name = row["videoid"].strip()
-        page = row["page dir"].strip()
+        page = row["page dir"].strip().strip("/")
         if not name:
             yield Broken(f"line {line}", "damaged line")
         elif name in seen:
@@ -272,7 +272,7 @@ def read_open_sora_plan(path: Path, root: Path) -> Iterator[Item]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            folder, comma, annotation = line.strip().rpartition(",")  # a root may hold a comma
+            folder, comma, annotation = map(str.strip, line.rpartition(","))  # a root may hold a comma
             if not comma or not annotation.endswith((".json", ".pkl")):
                 raise ValueError(
                     f"{path.name}, line {number}: a folder, a comma and a .json are expected, not {line!r}"
@@ -330,8 +330,9 @@ def _whole(values: Any, count: int | None = None) -> tuple[int, ...] | None:
     """So many whole numbers of 0 or more, such as places of frames; None where it is anything else."""
     if not isinstance(values, list) or (count is not None and len(values) != count) or not values:
         return None
-    good = all(type(value) in (int, float) and 0 <= value < 2**60 for value in values)
-    return tuple(int(value) for value in values) if good else None
+    numbers = [None if isinstance(value, bool) else _number(value) for value in values]
+    good = [number for number in numbers if number is not None and 0 <= number < 2**53]
+    return tuple(map(int, good)) if len(good) == len(values) else None
 
 
 def _part(places: Any) -> tuple[int, int | None]:

@@ -131,8 +131,11 @@ def shots(clip: np.ndarray) -> list[np.ndarray]:
 
 
 # -- whether it can be used
-def look(sample: Sample, *, least_frames: int, least_side: int, picture: bool = False) -> Facts:
-    """What a sample is, read no further than that takes; `picture`: with its first frame.
+def look(
+    sample: Sample, *, least_frames: int, least_side: int, picture: bool = False, captions: bool = True
+) -> Facts:
+    """What a sample is, read no further than that takes; `picture`: with its first frame. `captions`: whether
+    it needs one.
 
     Raises BrokenItem: missing, empty, unreadable, truncated, too short, too small, no caption.
     """
@@ -154,7 +157,7 @@ def look(sample: Sample, *, least_frames: int, least_side: int, picture: bool = 
         raise BrokenItem(
             "too small", f"{sample.name} is {sides[0]}×{sides[1]}: {least_side} pixels are needed"
         )
-    if not sample.captions:
+    if captions and not sample.captions:
         raise BrokenItem("no caption", f"{sample.name} has no caption")
     return facts
 
