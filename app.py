@@ -28,6 +28,8 @@ from urllib.parse import urlsplit
 from pyramid.commands.cli import Parser
 from pyramid.commands.interrupts import SIGNALS, handled
 from pyramid.commands.terminal import steady_output
+from pyramid.disk import unwritable
+from pyramid.hub.proxies import unusable
 from pyramid.memory.threads import wait_briefly
 from pyramid.settings import (
     DTYPES,
@@ -189,8 +191,10 @@ def serve(options: argparse.Namespace) -> int:
     """Check what was asked, start the device thread and the page, and wait for the end."""
     from pyramid.ui.security.accounts import read_accounts
     from pyramid.ui.security.login import check_door
+    from pyramid.ui.security.proxies import Proxies
 
     check_limits(options)
+    Proxies(options.trusted_proxy)  # tells what is no address
     check_machine(options)
     place = check_listen(options.listen)
     open_to_others = check_door(
@@ -238,6 +242,9 @@ def keep_uploads_apart(output_dir: Path) -> None:
                 f"{folder.parent} is somebody else's: name a folder for uploads by GRADIO_TEMP_DIR"
             )
         folder.mkdir(exist_ok=True)
+    named = os.environ["GRADIO_TEMP_DIR"]
+    if why := unwritable(Path(named)):
+        raise ValueError(f"GRADIO_TEMP_DIR = {named!r}: {why}")
 
 
 def check_limits(options: argparse.Namespace) -> None:
@@ -257,6 +264,9 @@ def check_machine(options: argparse.Namespace) -> None:
         value = os.environ.get(name)
         if value and not value.isdecimal():
             raise ValueError(f"{name} = {value!r}: the variable holds a whole number, or is not set")
+    path = os.environ.get("GRADIO_ROOT_PATH", "/")
+    if path and not path.startswith(("/", "http")):
+        raise ValueError(f"GRADIO_ROOT_PATH = {path!r}: the path begins with a slash, as /{path}")
     check_choice("--memory", options.memory, ("auto", *NAMES))
     try:
         check_value("device", options.device)
@@ -389,9 +399,9 @@ def show(app, options: argparse.Namespace, accounts, begin: threading.Event) -> 
     """The page, until the program is ended. The model is loaded once the page is there:
     both at once would make the page wait for the model.
     """
+    reach_directly(options.listen)  # before Gradio is loaded
     from pyramid.ui import page
 
-    reach_directly(options.listen)
     built = page.build(app)
     try:
         launch(built, app, options, accounts)
@@ -445,6 +455,9 @@ def reach_directly(listen: str) -> None:
     """Gradio asks its own page whether it is there: not through the proxy that an office's machine may
     name.
     """
+    for name, why in unusable():
+        del os.environ[name]
+        print(f"note: {name} is not used: {why}", flush=True)
     for name in ("no_proxy", "NO_PROXY"):
         known = [host for host in os.environ.get(name, "").split(",") if host]
         own = [host for host in ("localhost", "127.0.0.1", "::1", listen) if host not in known]

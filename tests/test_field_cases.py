@@ -226,6 +226,10 @@ def test_14_tiny_and_long_pictures_and_odd_names(tmp_path, size, name):
 
 def test_18_19_the_page_starts_behind_a_dead_proxy_and_at_ipv6(tiny_checkpoint, tmp_path):
     dead = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    dead |= {
+        "ALL_PROXY": "socks5://127.0.0.1:9",
+        "https_proxy": "::",
+    }  # which httpx would not even begin with
     flags = ["--model", str(tiny_checkpoint)]
     try:
         app.check_reachable("::1", *app.check_listen("::1"))
@@ -239,11 +243,24 @@ def test_18_19_the_page_starts_behind_a_dead_proxy_and_at_ipv6(tiny_checkpoint, 
         end(process)
 
 
-@pytest.mark.parametrize(("name", "value"), [("GRADIO_SERVER_PORT", "abc"), ("GRADIO_NUM_PORTS", "many")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GRADIO_SERVER_PORT", "abc"),
+        ("GRADIO_NUM_PORTS", "many"),
+        ("GRADIO_TEMP_DIR", __file__),
+        ("GRADIO_ROOT_PATH", "pf"),
+    ],
+)
 def test_21_variables_of_gradio_are_named(monkeypatch, capsys, tmp_path, name, value):
     monkeypatch.setenv(name, value)
     assert app.main(["--output-dir", str(tmp_path)]) == 2
     assert f"{name} = '{value}'" in capsys.readouterr().err
+
+
+def test_21_what_is_no_proxy_is_told_at_once(capsys, tmp_path):
+    assert app.main(["--output-dir", str(tmp_path), "--trusted-proxy", "the office"]) == 2
+    assert "--trusted-proxy the office: give the address of the proxy" in capsys.readouterr().err
 
 
 def test_22_a_page_below_another_address():

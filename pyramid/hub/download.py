@@ -34,6 +34,7 @@ from pyramid.hub.checkpoints import (
     verify,
 )
 from pyramid.hub.families import FAMILIES, RELEASES, Family
+from pyramid.hub.proxies import unusable
 
 CHUNK = 1 << 20  # bytes read and written at a time
 PATIENCE = 60  # seconds without a byte before a connection counts as broken
@@ -203,6 +204,8 @@ def told(repository: str):
 
     start = f"{repository} could not be downloaded: "
     again = "Check the connection, then run it again: it goes on where it stopped"
+    for name, why in unusable():
+        raise CheckpointError(f"{start}{name} cannot be used: {why}. Correct or unset it, then run it again")
     try:
         yield
     except OfflineModeIsEnabled as error:

@@ -31,6 +31,7 @@ OF_EVENTS = re.compile(  # what Python says where an event of the page was made 
     r"'EventData' object has no attribute|unhashable type|int\(\) argument must be|invalid literal for int"
     r"|argument of type 'NoneType' is not iterable"
 )
+NO_ENDPOINT = re.compile(r"(?:Could not infer function index for API name: |'/)(\w{1,100})'?$")
 NO_JOB = "This job is no longer in the queue."
 PLACE = re.compile(r"'?(?:[A-Za-z]:)?[/\\][^\s']*[/\\]([^\s'/\\]+)'?")  # the path of a file
 
@@ -129,8 +130,10 @@ class Telling(gr.Blocks):
             raise self.unreadable(block_fn, f"{len(inputs)} values came, {len(block_fn.inputs)} are expected")
         try:
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
-        except gr.Error:
-            raise
+        except gr.Error as error:  # Gradio's own words, which may repeat what was sent
+            if _is_of_page(block_fn):
+                raise failure(str(error.message)) from None
+            raise gr.Error(str(error.message), print_exception=False) from None
         except Exception as error:  # each part of the page has its own ways to find a value wrong
             unforeseen(error)
             raise self.unreadable(block_fn, "a value is of another kind than is expected") from error
@@ -171,10 +174,10 @@ def status_and_words(app: App, error: Exception) -> tuple[int, str]:
     """How a request that failed is answered: 400 where it is what was asked for, else 500."""
     if found := re.match(r"Parameter `(.{1,100})` is not a valid key-word", str(error), re.DOTALL):
         return 400, f"{found[1]!r} is no argument here: {INFO} lists those that there are"
-    if found := re.match(r"Could not infer function index for API name: (.*)", str(error), re.DOTALL):
-        return 404, f"there is no endpoint {briefly(found[1])}: {INFO} lists those that there are"
     if isinstance(error, KeyError) and isinstance(error.args[0], int):  # how Gradio looks for an event
         return 404, f"there is no event {error} on this page: load it anew"
+    if found := NO_ENDPOINT.match(str(error)):
+        return 404, f"there is no endpoint {briefly(found[1])}: {INFO} lists those that there are"
     theirs = isinstance(error, (ValueError, RecursionError, OverflowError))
     return (400 if theirs else 500), app.shown(sentence(error))
 

@@ -11,6 +11,7 @@ from hub_server import COMMIT, Hub, serving
 from huggingface_hub import constants
 
 from pyramid.hub import download as module
+from pyramid.hub import proxies
 from pyramid.hub.checkpoints import CheckpointError, find, verify
 from pyramid.hub.download import (
     Cancelled,
@@ -278,3 +279,26 @@ def test_the_published_models_have_their_variants():
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
 def test_a_repositorys_family_follows_from_its_text_encoders(family):
     assert family_in(f"{part.folder}/config.json" for part in family.text) is family
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("HTTPS_PROXY", "::", "no address of a proxy"),
+        ("https_proxy", "x://y", "neither http, https nor socks5"),
+        ("ALL_PROXY", "socks5://ana:secret@127.0.0.1:9", "needs the package socksio"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_told_by_its_name(monkeypatch, name, value, words):
+    for each in [each for each in os.environ if each.lower() in proxies.NAMES]:
+        monkeypatch.delenv(each)
+    assert proxies.unusable() == []
+    monkeypatch.setenv("HTTP_PROXY", "10.0.0.5:8080")
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(proxies.importlib.util, "find_spec", lambda _: None)
+    with (
+        pytest.raises(CheckpointError, match=f"{name} cannot be used: .*{words}") as caught,
+        module.told("a/b"),
+    ):
+        pass
+    assert "secret" not in str(caught.value)

@@ -271,6 +271,7 @@ FILE = '{"path": "x", "meta": 5}'
             r"job_id = \[\[.{1,200}…: text is expected",
         ),
         ("call/nothing", '{"data": []}', 404, "there is no endpoint 'nothing': /gradio_api/info lists"),
+        ("call/v2/nothing", '{"data": []}', 404, "there is no endpoint 'nothing': /gradio_api/info lists"),
         ("queue/join", '{"seed": NaN}', 422, "body.data: field required; /gradio_api/info lists"),
         ("queue/join", '{"data": 1e999}', 422, "body.data: input should be a valid list"),
         ("queue/join", '{"data": [], "fn_index": -1, "session_hash": "a"}', 404, "there is no event -1"),

@@ -9,7 +9,8 @@ import gradio as gr
 import pytest
 from helpers import idle_app, left_of
 
-from pyramid.ui.errors import told
+from pyramid.ui import QUIET
+from pyramid.ui.errors import Telling, told
 from pyramid.ui.opening import SCRIPT, Opening
 from pyramid.ui.results import Results
 from pyramid.ui.view import View
@@ -52,6 +53,19 @@ def test_a_list_of_jobs_that_another_program_has_locked_is_told_near_the_button(
         _, verdict = left.begin("t", gr.Request(), *fields, *[part.value for part in left.form.extras])
     assert "The list of jobs is locked by another program: close that one, and try again" in verdict
     assert 'role="alert"' in verdict and not app.store.queue()
+
+
+def test_gradios_own_words_about_what_was_sent_are_text_and_fill_no_terminal(app):
+    with Telling(app, analytics_enabled=False) as page:
+        choice = gr.Dropdown(["a"])
+        gr.on([choice.change], lambda value: None, choice, None, **QUIET)
+    (event,) = page.fns.values()
+    for sent, words in (("<img src=x>", "&lt;img"), ({"path": {}}, "kind|read|list of choices")):
+        with pytest.raises(gr.Error, match=words) as told:
+            asyncio.run(page.preprocess_data(event, [sent], None))
+        assert "<" not in told.value.message and not told.value.print_exception
+    with pytest.raises(gr.Error, match="What this button sent cannot be read"):
+        asyncio.run(page.preprocess_data(event, [], None))
 
 
 @pytest.mark.parametrize(
