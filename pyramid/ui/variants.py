@@ -146,7 +146,9 @@ def photograph_words(app: App, settings: Settings) -> str:
         for words in CAMERAS
         if vocabulary is None or not vocabulary.unknown(words)
     )
-    title = f"A photograph: {to.variant} makes this clip. It moves the camera, not what is on the photo:"
+    steps = "-".join(map(str, settings.video_num_inference_steps))
+    makes = f"{to.variant} makes this clip, in {steps} steps"
+    title = f"A photograph: {makes}. It moves the camera, not what is on the photo:"
     return (
         f'<div class="unknown photograph" role="status"><span>{escape(title)}</span>'
         f"<ul><li>{offers}</li></ul></div>"
