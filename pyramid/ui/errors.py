@@ -24,6 +24,7 @@ from pyramid.failures import printable, sentence, unforeseen
 from pyramid.settings import SettingsError, briefly, label_of
 from pyramid.ui import App
 from pyramid.ui.markup import failure
+from pyramid.ui.security.routes import UPLOAD
 
 INFO = "/gradio_api/info"
 NO_EVENT = "what this button sent cannot be read: load the page anew"
@@ -33,6 +34,8 @@ OF_EVENTS = re.compile(  # what Python says where an event of the page was made 
 )
 NO_ENDPOINT = re.compile(r"(?:Could not infer function index for API name: |'/)(\w{1,100})'?$")
 NO_JOB = "This job is no longer in the queue."
+NO_FORM = "this form with files cannot be read: send each file in a field of its own, named files"
+NO_CALL = b'data: "404: Not Found"', b'data: "there is no such call, or it was answered: call again"'
 PLACE = re.compile(r"'?(?:[A-Za-z]:)?[/\\][^\s']*[/\\]([^\s'/\\]+)'?")  # the path of a file
 
 
@@ -172,8 +175,10 @@ async def unreadable(request: Any, error: Any) -> JSONResponse:
 
 def status_and_words(app: App, error: Exception) -> tuple[int, str]:
     """How a request that failed is answered: 400 where it is what was asked for, else 500."""
-    if found := re.match(r"Parameter `(.{1,100})` is not a valid key-word", str(error), re.DOTALL):
-        return 400, f"{found[1]!r} is no argument here: {INFO} lists those that there are"
+    if found := re.match(r"Parameter `(.*)` is not a valid key-word", str(error), re.DOTALL):
+        return 400, f"{briefly(found[1])} is no argument here: {INFO} lists those that there are"
+    if found := re.match(r"No value provided for required argument: (\w+)", str(error)):
+        return 400, f"{found[1]} is missing: {INFO} lists what is expected"
     if isinstance(error, KeyError) and isinstance(error.args[0], int):  # how Gradio looks for an event
         return 404, f"there is no event {error} on this page: load it anew"
     if found := NO_ENDPOINT.match(str(error)):
@@ -194,19 +199,28 @@ class Answers:
             await self.inner(scope, receive, send)
             return
         begun = False
+        streams = False
 
         async def watch(message: dict[str, Any]) -> None:
-            nonlocal begun
-            begun = True
+            nonlocal begun, streams
+            if message["type"] == "http.response.start":
+                begun = True
+                streams = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/event-stream")
+            elif streams:
+                message = message | {"body": message.get("body", b"").replace(*NO_CALL)}
             await send(message)
 
         try:
             await self.inner(scope, receive, watch)
         except Exception as error:
-            if begun and isinstance(error.__cause__, HTTPException):  # such as a session that is not known
-                return
-            status, words = status_and_words(self.page, error)
+            known = begun and isinstance(error.__cause__, HTTPException)  # such as a call that nobody made
+            if scope["path"] == UPLOAD and isinstance(error, (TypeError, AttributeError)):
+                status, words = 400, NO_FORM
+            elif not known:
+                status, words = status_and_words(self.page, error)
             if begun:  # half of an answer is on its way: it ends here
+                if streams:
+                    await send({"type": "http.response.body", "body": b""})
                 return
             body = json.dumps({"detail": words}).encode()
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -235,6 +235,24 @@ def test_a_call_without_a_session_leaves_none_behind(server):
         assert set(kept) == before | left, "those of open pages stay"
 
 
+def test_calls_and_forms_that_gradio_does_not_foresee_are_told(server):
+    page, _, _ = server
+    for name, asked, words in (
+        ("v2/vary", {}, "job_id is missing"),
+        ("v2/presets", {"": 1}, "'' is no argument here"),
+        ("v2/presets", {"x" * 500: 1}, "is no argument here"),
+    ):
+        answer = httpx.post(f"{page.local_url}gradio_api/call/{name}", json=asked)
+        assert answer.status_code == 400 and words in answer.json()["detail"]
+    for call in ("0", "a" * 32):
+        answer = httpx.get(f"{page.local_url}gradio_api/call/presets/{call}")  # whole, not broken off
+        assert answer.text.startswith("event: error") and "there is no such call" in answer.text
+    text = b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\n{}\r\n--b--\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = httpx.post(f"{page.local_url}gradio_api/upload", content=text, headers=kind)
+    assert answer.status_code == 400 and "each file" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "a\0b", "", "x" * 5000])
 def test_a_file_that_was_not_uploaded_is_told_before_gradio_sees_it(server, name):
     page, _, _ = server
