@@ -18,6 +18,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.exceptions import InvalidPathError
 from gradio.routes import HTTPException, JSONResponse
 
 from pyramid.failures import printable, sentence, unforeseen
@@ -138,8 +139,7 @@ class Telling(gr.Blocks):
                 raise failure(str(error.message)) from None
             raise gr.Error(str(error.message), print_exception=False) from None
         except Exception as error:  # each part of the page has its own ways to find a value wrong
-            unforeseen(error)
-            raise self.unreadable(block_fn, "a value is of another kind than is expected") from error
+            raise self.unreadable(block_fn, _why_unreadable(error)) from error
 
     async def process_api(self, block_fn, inputs, state=None, *args, **options):
         event = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
@@ -158,19 +158,34 @@ class Telling(gr.Blocks):
         """What is told of values that the handler of an event cannot have."""
         if _is_of_page(event):
             return failure(NO_EVENT[:1].upper() + NO_EVENT[1:])
-        return gr.Error(f"{event.api_name}: {why}, as {INFO} lists them", print_exception=False)
+        words = printable(f"{event.api_name}: {why}; {INFO} lists what is expected")
+        return gr.Error(words, print_exception=False)
 
 
 def _is_of_page(event: Any) -> bool:
     return event.api_visibility != "public"
 
 
-async def unreadable(request: Any, error: Any) -> JSONResponse:
-    """The answer to a body that is none of Gradio's, by FastAPI's list of what is wrong with it."""
+def _why_unreadable(error: Exception) -> str:
+    """What is wrong with values that Gradio refused. What only we could have caused goes into the log."""
+    if isinstance(error, InvalidPathError):
+        return "a file that was not uploaded; paths on the server are not taken"
+    if callable(getattr(error, "errors", None)):  # pydantic's
+        return _first_problem(error)
+    unforeseen(error)
+    return "a value is of another kind than is expected"
+
+
+def _first_problem(error: Any) -> str:
+    """The first of what pydantic finds wrong: where, and what."""
     first = error.errors()[0]
     at = ".".join(str(part) for part in first["loc"])
-    words = f"{at}: {first['msg'][:1].lower()}{first['msg'][1:]}; {INFO} lists what is expected"
-    return JSONResponse({"detail": printable(words)}, 422)
+    return f"{at}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+async def unreadable(request: Any, error: Any) -> JSONResponse:
+    """The answer to a body that is none of Gradio's, by FastAPI's list of what is wrong with it."""
+    return JSONResponse({"detail": printable(f"{_first_problem(error)}; {INFO} lists what is expected")}, 422)
 
 
 def status_and_words(app: App, error: Exception) -> tuple[int, str]:

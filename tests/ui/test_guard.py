@@ -268,12 +268,7 @@ FILE = '{"path": "x", "meta": 5}'
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        (
-            "call/generate",
-            '{"data": []}',
-            200,
-            "generate: 0 values came, 8 are expected, as /gradio_api/info",
-        ),
+        ("call/generate", '{"data": []}', 200, "generate: 0 values came, 8 are expected; /gradio_api/info"),
         ("call/v2/generate", f'{{"prompt": "x", "image": {FILE}}}', 400, "meta = 5, beside a path: a table"),
         (
             "call/v2/generate",

@@ -68,6 +68,20 @@ def test_gradios_own_words_about_what_was_sent_are_text_and_fill_no_terminal(app
         asyncio.run(page.preprocess_data(event, [], None))
 
 
+def test_a_file_that_a_program_describes_wrongly_is_told_with_what_is_wrong(app):
+    def take(file: gr.FileData) -> str:
+        return ""
+
+    with Telling(app, analytics_enabled=False) as page:
+        gr.api(take, api_name="take")
+    (event,) = page.fns.values()
+    file = {"path": __file__, "size": "x", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(
+        gr.Error, match="take: size: input should be a valid integer.*; /gradio_api/info lists"
+    ):
+        asyncio.run(page.preprocess_data(event, [file], None))
+
+
 @pytest.mark.parametrize(
     ("kind", "pieces", "whole"),
     [
