@@ -113,6 +113,11 @@ def read_recipe(run: Run) -> ClipRecipe:
         recipe = replace(recipe, train=replace(recipe.train, steps=run.steps))
     if run.kind == "lora" and run.source is None:
         raise ValueError("train lora needs --from: the checkpoint that the LoRA is for")
+    if run.kind == "lora" and is_sd3(str(run.source)):
+        raise ValueError(
+            f"--from {run.source}: Stable Diffusion 3 makes no videos, so no LoRA is trained for it: train "
+            "dit makes a checkpoint of it, which a LoRA can be for"
+        )
     return recipe
 
 

@@ -423,9 +423,9 @@ class Loop:
         self.bad_steps += 1
         if self.bad_steps == BAD_STEPS:
             raise TrainingFailed(
-                f"{BAD_STEPS} steps in a row had a loss that is none or too high, step {self.step} the last "
-                f"({loss:g}): go on from the last checkpoint with a lower learning rate or in float32, or "
-                "let data doctor look at the clips"
+                f"{BAD_STEPS} steps in a row had a loss that is none or too high, the last of them step "
+                f"{self.step + 1} ({loss:g}): go on from the last checkpoint with a lower learning rate or "
+                "in float32, or let data doctor look at the clips"
             )
         return True
 

@@ -276,6 +276,8 @@ def test_a_lora_is_trained_saved_and_loaded(home, whole, tiny_checkpoint, tmp_pa
     pipe.load_lora_weights(made)
     with pytest.raises(ValueError, match="needs --from"):
         train(home, tmp_path / "run", kind="lora")
+    with pytest.raises(ValueError, match="Stable Diffusion 3 makes no videos"):
+        train(home, tmp_path / "run", kind="lora", source="sd3-medium")
 
 
 def test_stable_diffusion_3_becomes_a_checkpoint_of_ours(home, tmp_path):
