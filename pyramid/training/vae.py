@@ -24,7 +24,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from pyramid.disk import link
+from pyramid.disk import link, whole
 from pyramid.generate.latents import down
 from pyramid.hub.checkpoints import find, list_variants
 from pyramid.hub.families import GRID
@@ -106,14 +106,14 @@ def train_vae(
     adversary = make_adversary(recipe, state.device)
     losses = losses_of(recipe, state.device)
     loop = make_loop(folder, model, recipe, adversary)
-    inflated = (folder / "inflated").exists() or start is not None
+    inflated = start is not None or was_inflated(folder, loop.step)
 
     def step(progress: float) -> dict[str, Tensor]:
         nonlocal inflated
         phase = current_phase(settings.phases, progress)
         if phase.frames > 1 and not inflated:
             inflate(model)
-            (folder / "inflated").touch()
+            note_inflated(folder, loop.step)
             inflated = True
         against = adversary if progress >= settings.adversary_from else None
         drawn = rng if streamed is None else streamed.drawn(loop.step)
@@ -300,6 +300,21 @@ def inflate(model: CausalVideoVAE) -> None:
             module.conv.conv.weight[0::2] = module.conv.conv.weight[1::2]
             bias = bias_of(module.conv)
             bias[0::2] = bias[1::2]
+
+
+def note_inflated(folder: Path, step: int) -> None:
+    """Keep from which step on a run's model is one of clips."""
+    if PartialState().is_main_process:
+        with whole(folder / "inflated") as part:
+            Path(part).write_text(str(step))
+
+
+def was_inflated(folder: Path, step: int) -> bool:
+    """Whether a run's model was one of clips before a step: not yet, where its last checkpoint is older than
+    that moment, or where another process is at that moment.
+    """
+    path = folder / "inflated"
+    return path.exists() and int(path.read_text() or -1) < step
 
 
 def vae_losses(

@@ -19,7 +19,7 @@ from pyramid.training.context import Context
 from pyramid.training.critic import Adversary, PatchCritic
 from pyramid.training.perceptual import LAYERS, make_perceptual
 from pyramid.training.recipe import Phase, Recipe, VAERecipe, load_recipe
-from pyramid.training.vae import make_vae, published_losses
+from pyramid.training.vae import make_vae, note_inflated, published_losses, was_inflated
 
 RECIPE = """
 name = "tiny"
@@ -145,6 +145,14 @@ def test_two_stages_from_raw_clips_with_a_critic_whose_start_is_reached(tmp_path
     ]
     assert made[0].config.image_scale == made[1].config.image_scale
     assert not torch.equal(made[0].decoder.conv_in.conv.weight, made[1].decoder.conv_in.conv.weight)
+
+
+def test_a_run_that_goes_back_behind_its_first_clip_begins_clips_anew(tmp_path):
+    assert not was_inflated(tmp_path, 0)
+    note_inflated(tmp_path, 5)
+    assert [was_inflated(tmp_path, step) for step in (0, 5, 6)] == [False, False, True]
+    (tmp_path / "inflated").write_text("")  # as it was written before
+    assert was_inflated(tmp_path, 0)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
