@@ -68,9 +68,11 @@ class PlanPart:
 
         def look(*values) -> str:
             try:
-                return plan_words(self.app, form.basis(*values))
+                settings = form.basis(*values)
+                settings.check_shape()
             except SettingsError:
                 return gr.skip()  # the form says what is wrong
+            return plan_words(self.app, settings)
 
         decisive = [
             form.fields[name].change for name in ("mode", "seconds", "size", "width", "height", "stages")
