@@ -139,6 +139,7 @@ class Results:
     ) -> list:
         """The results as the search and the history now are."""
         search = words or ""  # a page that is not quite there yet sends None
+        favorites = favorites is True
         if (search, favorites) != (view.search, view.favorites):
             view = replace(view, search=search, favorites=favorites, limit=SHOWN)
         return self.updates(self.app.owner(request, token), view, sent)
