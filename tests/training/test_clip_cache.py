@@ -16,7 +16,8 @@ from pyramid.commands import cli
 from pyramid.training.clip_dit import Run
 from pyramid.training.clips import cache as cache_module
 from pyramid.training.clips import workers
-from pyramid.training.clips.cache import Cache, ShardWriter, Stored, Text
+from pyramid.training.clips.cache import Cache, ShardWriter, Stored, Text, fill_cache
+from pyramid.training.clips.lists import open_list
 
 RECIPE = """
 name = "mine"
@@ -168,3 +169,18 @@ def test_shards_are_held_open_and_not_too_many(tmp_path, monkeypatch):
     lines = (tmp_path / "index-0.jsonl").read_text().splitlines()
     assert [json.loads(line)["shard"] for line in lines] == [f"shard-0-{n}.safetensors" for n in range(5)]
     assert np.isclose(float(cache.named("3").texts[0].pooled[0]), 3)
+
+
+def test_what_is_made_is_kept_when_the_work_is_ended_and_waits_for_others_not_too_long(
+    home, tmp_path, monkeypatch
+):
+    latent = torch.ones(2, 1, 2, 2)
+    stored = Stored(latent, latent, (Text(latent[0, 0], latent[0, 0, 0]),))
+    encode = Mock(side_effect=[stored, stored, KeyboardInterrupt])
+    with pytest.raises(KeyboardInterrupt):
+        fill_cache(Cache.open(tmp_path, {}), open_list(home / "clips"), encode, lambda: stored.texts[0])
+    assert [entry.name for entry in Cache.open(tmp_path, {}).entries()] == ["0.png", "1.png"]
+    monkeypatch.setattr(cache_module, "SHARD_SECONDS", -1.0)
+    writer = ShardWriter(Cache.open(tmp_path / "slow", {}), 0)
+    writer.add("a", "image", stored)
+    assert writer.number == 1 and not writer.rows

@@ -11,6 +11,7 @@ each is, by name, and which items were broken. The reference's `.pt` files stand
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,11 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pyramid.disk import whole, write_json
-from pyramid.training.clips.lists import Listing
+from pyramid.training.clips.lists import Item, Listing
 from pyramid.training.clips.sample import Broken, BrokenItem, Sample
 
 ABOUT = "cache.json"
 SHARD_BYTES = 2**28  # of a shard, about
+SHARD_SECONDS = 300.0  # an item waits no longer for others, so an end at any moment costs no more
 NOTHING = "nothing"  # the name of the empty caption's features
 MOST_OPEN = 64  # shards that are held open: each is a map of its file, and a header of thousands of names
 
@@ -154,6 +156,7 @@ class ShardWriter:
         self.tensors: dict[str, Tensor] = {}
         self.rows: list[dict[str, Any]] = []
         self.bytes = 0
+        self.begun = 0.0  # when the first of them came
         there = [path.stem.rpartition("-")[2] for path in cache.folder.glob(f"shard-{rank}-*.safetensors")]
         used = {entry.shard for entry in cache._places.values()}
         numbers = [int(number) for number in there if f"shard-{rank}-{number}.safetensors" in used]
@@ -161,6 +164,8 @@ class ShardWriter:
 
     def add(self, name: str, kind: str, item: Stored) -> None:
         """One more item."""
+        if not self.rows:
+            self.begun = time.monotonic()
         key = str(len(self.rows))
         self.tensors[f"{key}.mean"] = item.mean.to(torch.bfloat16).contiguous()
         if item.deviation is not None:
@@ -173,7 +178,7 @@ class ShardWriter:
         self.rows.append(row | {"captions": len(item.texts)})
         numbers = item.mean.numel() * (1 if item.deviation is None else 2)
         self.bytes += 2 * (numbers + sum(text.states.numel() + text.pooled.numel() for text in item.texts))
-        if self.bytes > SHARD_BYTES:
+        if self.bytes > SHARD_BYTES or time.monotonic() - self.begun > SHARD_SECONDS:
             self.write()
 
     def broken(self, name: str, reason: str) -> None:
@@ -227,21 +232,30 @@ def fill_cache(
     if rank == 0 and not cache.knows(NOTHING):
         text = nothing()
         writer.add(NOTHING, "text", Stored(torch.zeros(1, 0, 0, 0), None, (text,)))
-    for place, (name, item) in enumerate(listing.named_apart()):
-        if place % processes != rank or cache.knows(name):
-            continue
-        try:
-            if isinstance(item, Broken):
-                raise BrokenItem(item.reason)
-            if not item.captions:
-                raise BrokenItem("no caption")
-            stored = encode(item)
-        except BrokenItem as error:
-            say(f"skipped: {name}: {error.reason}")
-            writer.broken(name, error.reason)
-            continue
-        writer.add(name, item.kind, stored)
+    try:
+        for place, (name, item) in enumerate(listing.named_apart()):
+            if place % processes != rank or cache.knows(name):
+                continue
+            try:
+                kind, stored = _encoded(item, encode)
+            except BrokenItem as error:
+                say(f"skipped: {name}: {error.reason}")
+                writer.broken(name, error.reason)
+                continue
+            writer.add(name, kind, stored)
+    except (KeyboardInterrupt, SystemExit):  # asked to end: what is made is kept
+        writer.write()
+        raise
     writer.write()
+
+
+def _encoded(item: Item, encode: Callable[[Sample], Stored]) -> tuple[str, Stored]:
+    """The kind of an item and what is stored of it. Raises BrokenItem."""
+    if isinstance(item, Broken):
+        raise BrokenItem(item.reason)
+    if not item.captions:
+        raise BrokenItem("no caption")
+    return item.kind, encode(item)
 
 
 def check_broken(cache: Cache, most: float) -> None:
