@@ -8,13 +8,11 @@ waits for anybody; a worker that dies leaves the rest of its share for the next 
 clips and cache by the same paths: the folders lie on a disk that all of them have.
 """
 
-import logging
 import multiprocessing
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +22,10 @@ import torch
 
 from pyramid.memory.threads import usable_cores
 from pyramid.training.clip_dit import Run, fill_share, load_parts, read_recipe, source_checkpoint
+from pyramid.training.clips.begin import begin
 from pyramid.training.clips.cache import Cache, check_broken
+
+WRITING = 10.0  # seconds that a process has for it when it is to end
 
 
 def fill_part(run: Run, folder: Path, share: tuple[int, int]) -> list[str]:
@@ -44,7 +45,8 @@ def fill_by_processes(run: Run, folder: Path, count: int, say=print) -> Cache:
     context = multiprocessing.get_context("spawn")
     threads = max(1, min(torch.get_num_threads(), int(usable_cores())) // count)
     before = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
+    parts: list[Future] = []
+    with ProcessPoolExecutor(count, mp_context=context, initializer=begin, initargs=(threads,)) as pool:
         try:
             with _deaf():
                 parts = [pool.submit(fill_part, run, folder, (rank, count)) for rank in range(count)]
@@ -54,9 +56,13 @@ def fill_by_processes(run: Run, folder: Path, count: int, say=print) -> Cache:
                 "a process that filled the cache was ended (out of memory?): the same command goes on, "
                 "with fewer --processes if need be"
             ) from None
-        except BaseException:  # also Ctrl-C: what they have not written is made again
-            for process in set(multiprocessing.active_children()) - before:
+        except BaseException:  # also Ctrl-C: they write what they have
+            started = set(multiprocessing.active_children()) - before
+            for process in started:
                 process.terminate()
+            wait(parts, timeout=WRITING)
+            for process in started:
+                process.kill()
             raise
     return _whole(run, folder, told, say)
 
@@ -74,15 +80,6 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _begin(threads: int) -> None:
-    """What a process of one's own has from the command's, a new one not: threads, and libraries that keep to
-    themselves which optional kernels they have looked for.
-    """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what it has for a while goes with it
-    torch.set_num_threads(threads)
 
 
 def fill_by_ray(run: Run, folder: Path, ray: Any, count: int, say=print) -> Cache:
