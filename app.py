@@ -256,6 +256,7 @@ def check_limits(options: argparse.Namespace) -> None:
 
 def check_machine(options: argparse.Namespace) -> None:
     """Raises ValueError for a port, a plan of memory or a device that is none."""
+    from pyramid.media.files import check_ffmpeg
     from pyramid.memory.plan import NAMES
 
     if options.port is not None and not 1 <= options.port <= 65535:
@@ -267,6 +268,7 @@ def check_machine(options: argparse.Namespace) -> None:
     path = os.environ.get("GRADIO_ROOT_PATH", "/")
     if path and not path.startswith(("/", "http")):
         raise ValueError(f"GRADIO_ROOT_PATH = {path!r}: the path begins with a slash, as /{path}")
+    check_ffmpeg()
     check_choice("--memory", options.memory, ("auto", *NAMES))
     try:
         check_value("device", options.device)

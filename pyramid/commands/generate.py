@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pyramid.commands.flags import add_settings, asked_for
 from pyramid.disk import unwritable
-from pyramid.media.files import PATTERN, ending_of, file_name
+from pyramid.media.files import PATTERN, check_ffmpeg, ending_of, file_name
 from pyramid.presets import load_preset, resolve, speed_words
 from pyramid.settings import (
     ENDLESS_UNITS,
@@ -189,4 +189,6 @@ def output_path(asked: Path, settings: Settings) -> Path:
         raise ValueError(f"--output {asked}: {what} needs a name that ends in {ending}")
     if why := unwritable(asked.parent):
         raise ValueError(f"--output {asked}: {why}")
+    if ending == ".mp4":
+        check_ffmpeg()
     return asked

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import string
 import struct
@@ -330,7 +331,17 @@ def ffmpeg() -> str:
     """The ffmpeg that came with imageio-ffmpeg, or the one that IMAGEIO_FFMPEG_EXE names."""
     import imageio_ffmpeg  # here, for a page and a command line that open at once
 
+    check_ffmpeg()
     return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def check_ffmpeg() -> None:
+    """ValueError where IMAGEIO_FFMPEG_EXE names no program, before what it would have to write is made."""
+    named = os.environ.get("IMAGEIO_FFMPEG_EXE")
+    if named and shutil.which(named) is None:
+        raise ValueError(
+            f"IMAGEIO_FFMPEG_EXE = {named!r}: no program is there; name ffmpeg's path, or unset it"
+        )
 
 
 def words_of(said: str) -> str:

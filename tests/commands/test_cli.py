@@ -166,7 +166,7 @@ def check_refusal(result, words):
     assert all(word in err for word in words), err
 
 
-def test_empty_prompts_and_bad_outputs_are_refused(generate, tmp_path):
+def test_empty_prompts_and_bad_outputs_are_refused(generate, tmp_path, monkeypatch):
     check_refusal(generate(prompt=""), ["prompt is empty"])
     check_refusal(generate(prompt="  "), ["prompt is empty"])
     check_refusal(generate(output=tmp_path / "out" / "a.gif"), [".mp4"])
@@ -174,6 +174,8 @@ def test_empty_prompts_and_bad_outputs_are_refused(generate, tmp_path):
     check_refusal(generate("--num-frames", 1, output=tmp_path / "out" / "a.mp4"), ["1 frame", ".png"])
     (tmp_path / "file").write_text("")
     check_refusal(generate(output=tmp_path / "file" / "a.mp4"), ["nothing can be written"])
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    check_refusal(generate(), ["IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg", "unset it"])
 
 
 def test_broken_checkpoints_are_refused(generate, tiny_checkpoint, tmp_path):
