@@ -6,6 +6,8 @@ in_use()                          # memory that its models take now
 """
 
 import ctypes
+import functools
+import importlib.util
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,3 +147,16 @@ def in_use() -> int:
 
     on_cards = sum(card.allocated() for card in cards())
     return on_cards or psutil.Process().memory_info().rss
+
+
+@functools.cache
+def built_for_cards() -> bool:
+    """Whether torch brings the libraries of cards, which a process holds wherever it computes. For this torch
+    is not loaded.
+    """
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    libraries = Path(found.origin).parent / "lib"
+    names = ("libtorch_cuda.so", "torch_cuda.dll", "libtorch_hip.so")
+    return any((libraries / name).exists() for name in names)

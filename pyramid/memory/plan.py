@@ -21,7 +21,7 @@ from pyramid.hub.checkpoints import Checkpoint
 from pyramid.hub.families import RGB
 from pyramid.memory.device import MAIN, Processor
 from pyramid.memory.estimate import Shape, Size, component_sizes
-from pyramid.memory.machine import GIB, Machine, peak_bytes
+from pyramid.memory.machine import GIB, Machine, built_for_cards, peak_bytes
 from pyramid.memory.placement import BITSANDBYTES, Part, Placement
 from pyramid.settings import Settings, SettingsError, loras_of
 
@@ -31,6 +31,7 @@ NAMES = ("max", "balanced", "low", "tiny", "cpu")
 # for a new number of tokens, and of how many it keeps that; then the ratio of what the process grows to the
 # bytes of tensors alive, as the C library hands out memory and oneDNN keeps blocked copies.
 BASE_RAM = 290e6
+CARDS_RAM = 320e6  # more in a process whose torch is built for cards, also where it computes on the processor
 DIFFUSERS_RAM = 300e6
 UNIT_RAM, UNITS_KEPT = 8.5e6, 16
 GROWTH = {"sampling": 1.3, "decoding": 1.8}
@@ -304,7 +305,7 @@ def _ram(plan: Plan, sizes: dict[str, Size], shape: Shape, diffusers: bool = Fal
         decoding += _frames(plan, shape)
     # Weights in files are not read before they are used: what is not converted costs nothing while texts are
     # read.
-    base = BASE_RAM + DIFFUSERS_RAM * diffusers
+    base = BASE_RAM + CARDS_RAM * built_for_cards() + DIFFUSERS_RAM * diffusers
     reading = text + both - file
     working = both + max(sampling, decoding) + UNIT_RAM * min(shape.units, UNITS_KEPT)
     return (int(base + reading), text_file) if reading > working else (int(base + working), file)
