@@ -31,6 +31,7 @@ from pyramid.settings import ELSEWHERE, EXPECTED, FIELDS, STEPS, TABLE, Settings
 Row = tuple[int, Callable[[], dict[str, Any]]]
 BESIDE = ("id", "seconds")  # what a row may have beside the fields of `Settings`
 EXAMPLE = '{"prompt": "a red ball stays still"}'
+NO_TEXT = "this is not UTF-8 text; save the list as UTF-8"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as office programs and PowerShell begin a text
 SEPARATOR = re.compile(r"(?:sep=.\r?\n)?", re.IGNORECASE)  # what Excel writes before the header
 MAX_BYTES = 100_000_000  # of a list: some hundred thousand lines
@@ -57,9 +58,9 @@ def rows(path: Path) -> Iterator[Row]:
         raise ListError(f"the list {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ListError(f"{path.name}, line {line}: this is not UTF-8 text; save the list as UTF-8") from None
+        raise ListError(f"{path.name}, line {line}: {NO_TEXT}") from None
     if "\0" in text[:4]:
-        raise ListError(f"{path.name}, line 1: this is not UTF-8 text; save the list as UTF-8")
+        raise ListError(f"{path.name}, line 1: {NO_TEXT}")
     if text.lstrip().startswith("["):
         return _of_array(text)
     if delimiter := _delimiter(text, certain=path.suffix.lower() in (".csv", ".tsv")):

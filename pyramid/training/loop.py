@@ -118,7 +118,7 @@ def begin_processes() -> None:
         if given.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise ValueError(f"{name} of accelerate launch is not used here: leave it off, and give {use}")
     state = PartialState(cpu=not torch.accelerator.is_available())
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = started()
     if state.num_processes != wanted:
         raise ValueError(
             f"{wanted} processes were started, and accelerate made {state.num_processes} of them: use "
@@ -126,13 +126,18 @@ def begin_processes() -> None:
         )
 
 
+def started() -> int:
+    """How many processes torchrun or the like started, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def begin_alone(what: str) -> None:
     """ValueError where several processes were started for what one does: each would do all of it, and write
     over the others.
     """
-    if (started := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if (number := started()) > 1:
         raise ValueError(
-            f"{started} processes were started, and {what} is the work of one: leave torchrun away"
+            f"{number} processes were started, and {what} is the work of one: leave torchrun away"
         )
 
 

@@ -62,9 +62,9 @@ def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, sou
         made = train_vae(recipe, folder / "vae", pool=pool, start=start)
     if not PartialState().is_main_process:
         return folder / "checkpoint"
-    if source is not None and list_variants(whole := vae_of(source).parent):
+    if source is not None and list_variants(around := vae_of(source).parent):
         others = shutil.ignore_patterns("causal_video_vae", *CARD)
-        shutil.copytree(whole, folder / "checkpoint", ignore=others, copy_function=taken, dirs_exist_ok=True)
+        shutil.copytree(around, folder / "checkpoint", ignore=others, copy_function=taken, dirs_exist_ok=True)
     shutil.copytree(made, folder / "checkpoint" / "causal_video_vae", dirs_exist_ok=True)
     return folder / "checkpoint"
 

@@ -33,6 +33,10 @@ from pyramid.training.recipe import Recipe, VAERecipe
 HELD_OUT = 10  # of so many items one is
 SHOWN = 4  # held-out clips
 MOST_READERS = 4  # threads, each of which waits for ffmpeg
+AHEAD = 2 * MOST_READERS  # clips that are read before their step comes
+RESERVE = (
+    AHEAD + 2 * MOST_READERS
+)  # room for clips beside those in memory: one that is being read takes it twice
 PICTURES = 1 / 8  # of the memory, where a list has clips too
 LEAST_PLACES = 8  # for clips in memory: with fewer, neighboring steps are too much alike
 
@@ -50,24 +54,20 @@ def readers() -> int:
 
 
 def places(settings: VAERecipe, frames: int, share: float = 1.0) -> int:
-    """How many clips of so many frames a share of `pool_mb` holds, besides those that are being read, which
-    have their frames twice for a moment. ValueError where they are too few.
+    """How many clips of so many frames a share of `pool_mb` holds, besides those that are being read. It
+    follows from the recipe alone, or a run would go on otherwise on a machine of other cores. ValueError
+    where they are too few.
     """
     side, _ = largest(settings)
     each = frames * side * side * 3
-    count = int(share * settings.pool_mb * 2**20) // each - ahead() - 2 * readers()
+    count = int(share * settings.pool_mb * 2**20) // each - RESERVE
     if count < LEAST_PLACES:
-        least = each * (LEAST_PLACES + ahead() + 2 * readers()) / share / 2**20
+        least = each * (LEAST_PLACES + RESERVE) / share / 2**20
         raise ValueError(
             f"[vae] pool_mb = {settings.pool_mb} holds too few clips of {frames} frames at {side}×{side}: "
             f"give {int(least) + 1} or more"
         )
     return count
-
-
-def ahead() -> int:
-    """Clips that are read before their step comes."""
-    return 2 * readers()
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Stream:
         end = first + min(self.places, len(self.samples))
         for number in [number for number in self.window if number < first]:
             self.window.pop(number).cancel()
-        for number in range(first, end if self.whole else end + ahead()):
+        for number in range(first, end if self.whole else end + AHEAD):
             if number not in self.window:
                 self.window[number] = read(self.sample(number))
         return [(self.sample(number), self.window[number]) for number in range(first, end)]
@@ -252,7 +252,7 @@ def streams(kinds: dict[str, list[Sample]], recipe: Recipe, share: tuple[int, in
     if not found:
         raise ValueError("the list has no clips and no pictures to train on: data doctor says why")
     both = len(found) > 1
-    shares = {"video": 1 - PICTURES if both else 1.0, "image": PICTURES if both else 1.0}
+    shares = {"video": 1 - PICTURES, "image": PICTURES} if both else dict.fromkeys(found, 1.0)
     lengths = {"video": largest(recipe.vae)[1], "image": 1}
     return {
         kind: Stream(samples, places(recipe.vae, lengths[kind], shares[kind]), recipe.seed, share)
