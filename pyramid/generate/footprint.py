@@ -12,13 +12,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pyramid.settings import Settings
@@ -175,22 +173,21 @@ def measure(settings: Settings, plan, checkpoint) -> Measured:
     frames: list[Any] = []
     encoders: list[Any] = []
     plan.transformer.place.reset_peak()
-    with tempfile.TemporaryDirectory() as folder:
-        pipe.text.cache = Path(folder)
-        read = pipe.text.load
+    pipe.text.cache = False
+    read = pipe.text.load
 
-        def load(part):
-            encoders.append(read(part))
-            return encoders[-1]
+    def load(part):
+        encoders.append(read(part))
+        return encoders[-1]
 
-        pipe.text.load = load
-        began = time.perf_counter()
-        for event in pipe.stream(settings):
-            if isinstance(event, Frames):
-                frames.append(event.video)
-            elif isinstance(event, Finished) and event.latents is not None:
-                latents = event.latents.float().cpu()
-        seconds = time.perf_counter() - began
+    pipe.text.load = load
+    began = time.perf_counter()
+    for event in pipe.stream(settings):
+        if isinstance(event, Frames):
+            frames.append(event.video)
+        elif isinstance(event, Finished) and event.latents is not None:
+            latents = event.latents.float().cpu()
+    seconds = time.perf_counter() - began
     weights = sum(map(bytes_of, (*encoders, pipe.transformer, pipe.vae)))
     decoding = decoding_bytes(settings, plan, checkpoint)
     vram = plan.transformer.place.peak_allocated()

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -86,7 +86,7 @@ class TextEncoders:
     so prompt and negative prompt are best encoded in one call.
     `load(part)` returns an encoder where it is to run, in place of `load_encoder`; `precision` then names
     what it did to the weights, so that embeddings made otherwise are not taken from the cache.
-    `cache=None` is `cache_folder()`. May be used from several threads.
+    `cache=None` is `cache_folder()`, False nothing on the disk. May be used from several threads.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class TextEncoders:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         *,
-        cache: Path | None = None,
+        cache: Path | Literal[False] | None = None,
         keep: bool | None = None,
         load: Callable[[Part], torch.nn.Module] | None = None,
         precision: str = "",
@@ -103,7 +103,7 @@ class TextEncoders:
         self.parts = parts
         self.dtype = dtype
         self.device = torch.device(device)
-        self.cache = cache or cache_folder() / "prompts"
+        self.cache = cache_folder() / "prompts" if cache is None else cache
         self.keep = keep
         self.load = load
         self.precision = precision
@@ -210,6 +210,8 @@ class TextEncoders:
                 shutil.copytree(source, Path(folder, source.name), dirs_exist_ok=True)
 
     def _cached(self, prompt: str, length: int) -> PromptEmbeds:
+        if not self.cache:
+            return self._encode(prompt, length)
         path = self.cache / f"{self._key(prompt, length)}.safetensors"
         found = read_embeds(path)
         if found is None:

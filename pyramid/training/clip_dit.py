@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -162,9 +161,7 @@ def load_parts(checkpoint: Checkpoint, other_vae: str = "") -> Parts:
     device = PartialState().device
     vae_folder = vae_of(other_vae) if other_vae else checkpoint.vae
     vae = CausalVideoVAE.from_pretrained(vae_folder, torch_dtype=torch.float32).eval().to(device)
-    text = TextEncoders.from_folder(
-        checkpoint.folder, device=device, cache=Path(tempfile.mkdtemp(prefix="pyramid-texts-")), keep=True
-    )
+    text = TextEncoders.from_folder(checkpoint.folder, device=device, cache=False, keep=True)
     scales = LatentScales.stated(vae.config) or checkpoint.family.scales
     weights = [fingerprint(path)[:16] for path in weight_files(vae_folder)]
     return Parts(
@@ -202,7 +199,6 @@ def fill_share(
         fill_cache(cache, listing, encode, nothing, share=share, say=say)
     finally:
         parts.text.free()
-        shutil.rmtree(parts.text.cache, ignore_errors=True)
     return cache
 
 

@@ -241,3 +241,13 @@ def test_the_cache_folder_can_be_set(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path
     monkeypatch.delenv("PYRAMID_CACHE")
     assert "pyramid-flow" in cache_folder().parts
+
+
+@torch.no_grad()
+def test_without_a_cache_nothing_is_written(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYRAMID_CACHE", str(tmp_path))
+    kept = encoders(tiny_checkpoint, tmp_path).encode(PROMPT)
+    before = sorted(tmp_path.rglob("*"))
+    made = TextEncoders.from_folder(tiny_checkpoint, cache=False).encode(PROMPT)
+    assert torch.equal(made.prompt_embeds, kept.prompt_embeds) and torch.equal(made.pooled, kept.pooled)
+    assert sorted(tmp_path.rglob("*")) == before

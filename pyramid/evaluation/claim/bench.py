@@ -9,7 +9,6 @@ The world is a small one, so that a network which two cores train in minutes can
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -152,8 +151,7 @@ class Parts:
     @cached_property
     def text(self) -> TextEncoders:
         """Loaded when a caption is to be read."""
-        cache = Path(tempfile.mkdtemp(prefix="pyramid-texts-"))
-        return TextEncoders.from_folder(self.checkpoint.folder, device="cpu", cache=cache, keep=True)
+        return TextEncoders.from_folder(self.checkpoint.folder, device="cpu", cache=False, keep=True)
 
     def texts(self, captions: Sequence[str]) -> list[Text]:
         """Captions as the transformer reads them."""

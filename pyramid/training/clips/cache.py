@@ -11,6 +11,7 @@ each is, by name, and which items were broken. The reference's `.pt` files stand
 
 import json
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -51,9 +52,9 @@ class Text:
     pooled: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """Where an item lies, and its shape: units, height and width in latents."""
+    """Where an item lies, and its shape: units, height and width in latents. There are millions of them."""
 
     name: str
     shard: str
@@ -92,6 +93,7 @@ class Cache:
     def _load(self) -> "Cache":
         self.broken = {}
         self._places = {}
+        shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         for index in sorted(self.folder.glob("index-*.jsonl")):
             for line in index.read_text(encoding="utf-8").splitlines():
                 try:
@@ -101,7 +103,10 @@ class Cache:
                 if "broken" in row:
                     self.broken[row["name"]] = row["broken"]
                 else:
-                    row["shape"] = tuple(row["shape"])
+                    shape = tuple(row["shape"])
+                    row["shape"] = shapes.setdefault(shape, shape)
+                    for key in ("shard", "key", "kind"):  # of a million rows a few thousand words
+                        row[key] = sys.intern(row[key])
                     self._places[row["name"]] = Entry(**row)
         return self
 

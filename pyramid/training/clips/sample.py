@@ -49,7 +49,7 @@ class BrokenItem(ValueError):
         super().__init__(message or reason)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Broken:
     """A line of a list that gives no sample, and why."""
 
@@ -57,7 +57,7 @@ class Broken:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileSource:
     """A file on the disk."""
 
@@ -77,7 +77,7 @@ class FileSource:
         return {"path": _short(self.file, root)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ZipSource:
     """A member of a zip, which may be split into several files."""
 
@@ -100,7 +100,7 @@ class ZipSource:
         return {"path": self.member, "archive": [_short(part, root) for part in self.parts]}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TarSource:
     """A regular file in an unpacked tar, by its place there."""
 
@@ -129,7 +129,7 @@ class TarSource:
         return {"path": self.member, **where}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BytesSource:
     """Bytes that a data set holds itself."""
 
@@ -153,7 +153,7 @@ class BytesSource:
 Source = FileSource | ZipSource | TarSource | BytesSource
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A clip or a picture with its captions.
 
