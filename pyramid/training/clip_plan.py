@@ -137,8 +137,13 @@ def in_all(days: float) -> str:
     """Days as people say them, in hours or minutes where they are short."""
     for unit, each in (("days", 1.0), ("hours", 1 / 24)):
         if days >= each:
-            return f"{days / each:.3g} {unit}"
-    return f"{days * 1440:.2g} minutes"
+            return f"{in_digits(days / each)} {unit}"
+    return f"{in_digits(days * 1440, 2)} minutes"
+
+
+def in_digits(value: float, digits: int = 3) -> str:
+    """A figure in three digits that count, without an exponent: 2,130 and 0.0213."""
+    return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
 
 
 def as_table(cost: Cost) -> Any:
@@ -157,7 +162,7 @@ def as_table(cost: Cost) -> Any:
             "at full resolution, all units at once",
             f"{cost.full_tokens:,} ({times:.1f} times)",
         ),
-        ("seconds a step", f"{cost.seconds:.3g}"),
+        ("seconds a step", in_digits(cost.seconds)),
         ("in all", in_all(cost.days)),
     ]
     return tabled(rows)

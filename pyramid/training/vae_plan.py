@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyramid.memory.device import MAIN, CudaCard
 from pyramid.memory.loading import matmul_rate
 from pyramid.models.vae import CausalVideoVAE
-from pyramid.training.clip_plan import BUSY, in_all, tabled
+from pyramid.training.clip_plan import BUSY, in_all, in_digits, tabled
 from pyramid.training.clips.pool import largest, places
 from pyramid.training.critic import PatchCritic
 from pyramid.training.recipe import Phase, Recipe
@@ -127,7 +127,7 @@ def vae_table(cost: VAECost) -> Any:
         ),
         ("clips read anew a step", f"{cost.fresh:g}, of each process"),
         ("frames a step", f"{cost.frames:,}"),
-        ("seconds a step", f"{cost.seconds:.3g}"),
+        ("seconds a step", in_digits(cost.seconds)),
     ]
     if cost.days is not None:
         rows.append(("in all", in_all(cost.days)))

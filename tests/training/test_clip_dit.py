@@ -42,7 +42,7 @@ from pyramid.training.clip_dit import (
     together,
     train_on_clips,
 )
-from pyramid.training.clip_plan import in_all, plan_of, stage_tokens
+from pyramid.training.clip_plan import in_all, in_digits, plan_of, stage_tokens
 from pyramid.training.clips.batches import Order, generator_for
 from pyramid.training.clips.cache import (
     Cache,
@@ -572,6 +572,8 @@ def test_a_plan_counts_weights_and_tokens(home, whole, tiny_checkpoint):
     assert stage_tokens(load_clip_recipe(home / "recipe.toml")) == [[1, 2, 3], [4, 8, 9], [16, 32, 36]]
     assert cost.tokens == pytest.approx(2 + 2 * 7 + 28) and cost.full_tokens == 4 * 3 * 16
     assert (in_all(2.5), in_all(0.25), in_all(0.01)) == ("2.5 days", "6 hours", "14 minutes")
+    assert (in_all(4940.2), in_digits(2130.4), in_digits(0.02134)) == ("4,940 days", "2,130", "0.0213")
+    assert (in_digits(0), in_digits(12345678.0)) == ("0", "12,300,000")
     assert cost.days > 0 and cost.state_bytes == 20 * cost.weights
     lora = plan_of(Run("lora", source=str(tiny_checkpoint), **told))
     assert lora.trained == 4 * 2 * (32 + 32)
