@@ -1,16 +1,17 @@
 """Samples a second of our trainer beside the reference's, in turns, on the same cores:
 
-    python tools/train_speed.py FOLDER [--rounds 3] [--units 8] [--size 640 384] [--json FILE]
+    python tools/train_speed.py FOLDER [--rounds 3] [--units 8] [--size 640 384]
+        [--precision bf16] [--json FILE]
 
 FOLDER is a checkout of https://github.com/jy0205/Pyramid-Flow; its trainer's own loop is run, no copy. Both
-train the same miniFLUX from the same weights, in float32, on the same latents and texts, in memory, with the
-same batch, optimizer and stage shares, each in a process of its own, as each is run: ours tells the system to
-keep freed memory, which the other does not. A step of one follows a step of the other, so that
-what else the machine does slows both alike; a round sweeps all lengths of the prefix once. A sample is one
-clip at one of the three stages, its past before it: a step of both has four, one, two and one of each. What
-the reference imports and a step never calls (torchvision, timm) need not be installed, and the empty caption,
-without which it stops, is given to it. Behind the turns one more sweep of ours is profiled: the share of the
-time that matrix products and attention take.
+train the same miniFLUX from the same weights, in float32 or bfloat16's autocast, on the same latents and
+texts, in memory, with the same batch, optimizer and stage shares, each in a process of its own, as each is
+run: ours tells the system to keep freed memory, which the other does not. A step of one follows a step of
+the other, so that what else the machine does slows both alike; a round sweeps all lengths of the prefix
+once. A sample is one clip at one of the three stages, its past before it: a step of both has four, one, two
+and one of each. What the reference imports and a step never calls (torchvision, timm) need not be
+installed, and the empty caption, without which it stops, is given to it. Behind the turns one more sweep of
+ours is profiled: the share of the time that matrix products and attention take.
 """
 
 import argparse
@@ -127,7 +128,7 @@ def since(began: tuple[float, float]) -> tuple[float, float]:
 class Reference:
     """The reference's trainer, ready for one epoch after the other."""
 
-    def __init__(self, folder: Path, weights: dict, memory: Memory):
+    def __init__(self, folder: Path, weights: dict, memory: Memory, precision: str):
         sys.meta_path.append(Absentees())
         sys.path.insert(0, str(folder.resolve()))
         from pyramid_dit import PyramidDiTForVideoGeneration as Runner
@@ -146,10 +147,11 @@ class Reference:
             gradient_accumulation_steps=1,
             batch_size=BATCH,
         )
-        self.accelerator = Accelerator(mixed_precision="no", cpu=True)
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=True)
         optimizer = create_optimizer(self.args, self.runner.dit)
         self.runner.dit, self.optimizer = self.accelerator.prepare(self.runner.dit, optimizer)
         self.epoch = train_one_epoch_with_fsdp
+        self.precision = precision
         self.memory = memory
         self.data = self.batches()
         self.done = 0
@@ -192,7 +194,7 @@ class Reference:
                 self.runner,
                 None,
                 self.accelerator,
-                "fp32",
+                self.precision,
                 self.data,
                 self.optimizer,
                 None,
@@ -216,19 +218,21 @@ def make_network() -> Any:
     return model
 
 
-def serve(connection, folder: Path, units: int, size: tuple[int, int]) -> None:
+def serve(connection, folder: Path, units: int, size: tuple[int, int], precision: str) -> None:
     """The reference's process: a step for each word that comes, its times back."""
-    theirs = Reference(folder, make_network().state_dict(), Memory(units, size))
+    theirs = Reference(folder, make_network().state_dict(), Memory(units, size), precision)
     while connection.recv():
         connection.send(theirs.step())
 
 
 @contextmanager
-def reference_steps(folder: Path, units: int, size: tuple[int, int]) -> Iterator[Callable[[], tuple]]:
+def reference_steps(
+    folder: Path, units: int, size: tuple[int, int], precision: str
+) -> Iterator[Callable[[], tuple]]:
     """What makes one step of the reference, in its own process, and says how long it took."""
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=serve, args=(there, folder, units, size), daemon=True)
+    process = context.Process(target=serve, args=(there, folder, units, size, precision), daemon=True)
     process.start()
     there.close()  # its end is in its process alone: where that dies, `recv` says so
 
@@ -241,13 +245,13 @@ def reference_steps(folder: Path, units: int, size: tuple[int, int]) -> Iterator
     process.join()
 
 
-def recipe_of(rounds: int, units: int, size: tuple[int, int]) -> ClipRecipe:
+def recipe_of(rounds: int, units: int, size: tuple[int, int], precision: str) -> ClipRecipe:
     """The same training as the reference's, in our words; one sweep more is profiled, one more warms up."""
     train = TrainRecipe(
         steps=(rounds + 2) * units + 1,
         batch=BATCH,
         learning_rate=1e-4,
-        precision="no",
+        precision=precision,
         gradient_checkpointing=False,
         save_every=10**9,
         warm_up=0,
@@ -256,17 +260,21 @@ def recipe_of(rounds: int, units: int, size: tuple[int, int]) -> ClipRecipe:
     return ClipRecipe("speed", data=DataRecipe(width=size[0], height=size[1], images=0), train=train)
 
 
-def measure(folder: Path, rounds: int, units: int, size: tuple[int, int]) -> dict:
+def measure(folder: Path, rounds: int, units: int, size: tuple[int, int], precision: str) -> dict:
     """Steps of both in turns, the first sweep not counted, then a sweep of ours under the profiler."""
     memory = Memory(units, size)
-    recipe = recipe_of(rounds, units, size)
+    recipe = recipe_of(rounds, units, size, precision)
     ours: list[tuple[float, float]] = []
     reference: list[tuple[float, float]] = []
     began = now()
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
     # The other trainer, at rest during a step of ours, is no load to make room for.
     still = mock.patch.object(Threads, "adapt")
-    with tempfile.TemporaryDirectory() as home, reference_steps(folder, units, size) as theirs, still:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        reference_steps(folder, units, size, precision) as theirs,
+        still,
+    ):
         loop = make_loop(Path(home), make_network().train(), recipe)
         stepper = Stepper(loop, memory, recipe, FAMILIES["miniflux"].scales)  # type: ignore[arg-type]
 
@@ -325,11 +333,13 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=8, help=text)
     text = "of the clips, in pixels (default: 640 384, as published)"
     parser.add_argument("--size", type=int, nargs=2, default=(640, 384), help=text)
+    text = "no is float32, bf16 what the reference's own recipes take (default: no)"
+    parser.add_argument("--precision", choices=("no", "bf16"), default="no", help=text)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
     if not (args.folder / "pyramid_dit").is_dir():
         parser.error(f"{args.folder} is no checkout of the reference: it has no folder pyramid_dit")
-    figures = measure(args.folder, args.rounds, args.units, tuple(args.size))
+    figures = measure(args.folder, args.rounds, args.units, tuple(args.size), args.precision)
     for name, value in figures.items():
         print(f"{name:40} {value:.3g}")
     if args.json:

@@ -6,7 +6,8 @@
     identity(checkpoint)  # its name and hashes of its weights, as results carry them
 
 A checkpoint is a folder with `causal_video_vae/`, a `diffusion_transformer_<variant>/` for each variant, and
-the text encoders with their tokenizers. Which of the two families it is, the transformer's config tells.
+the text encoders with their tokenizers. Which of the two families it is, the transformer's config tells. A
+variant that decodes otherwise has a `causal_video_vae_<variant>/` of its own, whose latents mean the same.
 A file `pyramid.json` beside the folders, where there is one, holds the checkpoint's own defaults, any of:
 
     {"name": "…", "variant": "128p", "licence": "…", "trained_on": "…",
@@ -29,7 +30,7 @@ import re
 import struct
 import threading
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ from pyramid.settings import MODELS, Variant, at_home, variant_of
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
+VAE = "causal_video_vae"
 WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
 WEIGHT_FILE = re.compile(  # its first or second group: the variant, if it has one
     rf"(?:{'|'.join(WEIGHTS)})\.(?:(?:(\w+)\.)?(?:safetensors|bin)|(?:safetensors|bin)\.index\.(?:(\w+)\.)?json)"
@@ -85,7 +87,7 @@ class Checkpoint:
 
     @property
     def vae(self) -> Path:
-        return self.folder / "causal_video_vae"
+        return self.folder / vae_folder(self.variant, lambda name: (self.folder / name).is_dir())
 
     @property
     def transformer_class(self) -> str:
@@ -125,7 +127,7 @@ def find(
     if not variants:
         raise CheckpointError(
             f"{folder} is not a Pyramid Flow checkpoint: it has no folder {PREFIX}…; "
-            f"give the folder that holds causal_video_vae and {PREFIX}384p"
+            f"give the folder that holds {VAE} and {PREFIX}384p"
         )
     details = read_details(folder)
     if not isinstance(details.get("variants", {}), dict):
@@ -145,6 +147,12 @@ def find(
         licence=details.get("licence") or (release.licence if release else ""),
         details=details,
     )
+
+
+def vae_folder(variant: str, there: Callable[[str], bool]) -> str:
+    """The name of the folder with a variant's autoencoder: its own where that is there, else that of all."""
+    own = f"{VAE}_{variant}"
+    return own if there(own) else VAE
 
 
 def page_variant(model: str | Path) -> str:
@@ -216,7 +224,7 @@ def _downloaded(
 
     try:
         # One small file that all variants need: whether the rest is there is for `verify` to say.
-        pattern = "causal_video_vae/config.json"
+        pattern = f"{VAE}*/config.json"
         found = snapshot_download(
             repository,
             revision=revision,

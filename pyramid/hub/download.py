@@ -31,6 +31,7 @@ from pyramid.hub.checkpoints import (
     find,
     looks_like_repository,
     release_of,
+    vae_folder,
     verify,
 )
 from pyramid.hub.families import FAMILIES, RELEASES, Family
@@ -119,12 +120,12 @@ def needed_files(files: Iterable[str], family: Family, variant: str) -> list[str
 
     Raises CheckpointError when the repository lacks a folder.
     """
+    files = sorted(files)
     folders = [
-        "causal_video_vae",
+        vae_folder(variant, lambda name: any(path.startswith(name + "/") for path in files)),
         PREFIX + variant,
         *(name for encoder in family.text for name in (encoder.folder, encoder.tokenizer)),
     ]
-    files = sorted(files)
     chosen = []
     for folder in folders:
         inside = [path for path in files if path.startswith(folder + "/") and path.count("/") == 1]

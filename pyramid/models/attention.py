@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pyramid.models.layers import Linear, RMSNorm
-from pyramid.models.way_back import RotatedNorm, applies, prefixes
+from pyramid.models.way_back import RotatedNorm, prefixes, trains_here
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def rotate(x, table):
 
 def rotated(norm, x, table):
     """rotate(norm(x), table), of x (b, n, heads, d)."""
-    if applies(x) and type(norm) is RMSNorm and not norm._forward_hooks:
+    if trains_here(x) and type(norm) is RMSNorm and not norm._forward_hooks:
         return RotatedNorm.apply(x, norm.weight, table, norm.eps)
     return rotate(norm(x), table)
 

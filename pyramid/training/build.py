@@ -92,10 +92,11 @@ def _dit(recipe: Recipe, folder: Path, parts: Path) -> None:
 
 def _take_over(recipe: Recipe, parts: Path) -> None:
     """Copy what the recipe's `start` has beside its transformer."""
-    start = find(recipe.dit.start).folder
-    for name in ("causal_video_vae", *TEXT_FOLDERS):
+    start = find(recipe.dit.start, recipe.dit.start_variant or None)
+    sources = {"causal_video_vae": start.vae} | {name: start.folder / name for name in TEXT_FOLDERS}
+    for name, source in sources.items():
         if not (parts / name).exists():
-            shutil.copytree(start / name, parts / name)
+            shutil.copytree(source, parts / name)
 
 
 def describe(recipe: Recipe) -> dict:

@@ -42,7 +42,7 @@ from pyramid.generate.lora import new_lora, save_lora
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.generate.sampler import Crossing, Noise
 from pyramid.generate.schedule import Stage, make_stages
-from pyramid.hub.checkpoints import PREFIX, Checkpoint
+from pyramid.hub.checkpoints import PREFIX, VAE, Checkpoint
 from pyramid.hub.families import GRID
 from pyramid.models.for_diffusers import StageTransformer
 from pyramid.training.loop import Budget, Loop, begin_alone
@@ -424,6 +424,8 @@ def save(student: Any, teacher: Checkpoint, settings: DistillRecipe, folder: Pat
     for part in teacher.folder.iterdir():
         if part.is_dir() and not (folder / part.name).exists():
             shutil.copytree(part, folder / part.name, copy_function=link)
+    if teacher.vae.name != VAE:  # its own, which the student decodes with, too
+        shutil.copytree(teacher.vae, folder / f"{VAE}_{name}", copy_function=link, dirs_exist_ok=True)
     student.to(torch.bfloat16).save_pretrained(folder / (PREFIX + name))
     details = dict(teacher.details)
     details["variants"] = details.get("variants", {}) | {name: described(settings)}

@@ -63,7 +63,7 @@ def train_vae_on_clips(recipe: Recipe, output: str | None, listing: Listing, sou
     if not PartialState().is_main_process:
         return folder / "checkpoint"
     if source is not None and list_variants(around := vae_of(source).parent):
-        others = shutil.ignore_patterns("causal_video_vae", *CARD)
+        others = shutil.ignore_patterns("causal_video_vae*", *CARD)
         shutil.copytree(around, folder / "checkpoint", ignore=others, copy_function=taken, dirs_exist_ok=True)
     shutil.copytree(made, folder / "checkpoint" / "causal_video_vae", dirs_exist_ok=True)
     return folder / "checkpoint"

@@ -141,7 +141,7 @@ def size_of(checkpoint) -> int:
     try:
         needed = needed_files(paths, checkpoint.family, checkpoint.variant)
     except CheckpointError:
-        folders = (f"{checkpoint.transformer.name}/", "causal_video_vae/")
+        folders = (f"{checkpoint.transformer.name}/", f"{checkpoint.vae.name}/")
         needed = [path for path in paths if path.startswith(folders)]
     return sum((folder / path).stat().st_size for path in needed)
 

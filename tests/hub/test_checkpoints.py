@@ -10,13 +10,14 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from tiny import make_checkpoint
+from tiny import VAE, make_checkpoint
 
 from pyramid.hub.checkpoints import (
     CheckpointError,
     _read_ahead,
     detect_family,
     find,
+    identity,
     list_variants,
     page_variant,
     verify,
@@ -237,6 +238,20 @@ def test_bin_files_are_verified_too(copy):
     truncate(path.with_suffix(".bin"), 5000)
     with pytest.raises(CheckpointError, match="truncated or damaged"):
         verify(find(copy))
+
+
+def test_a_variant_may_decode_otherwise(tmp_path):
+    folder = make_checkpoint(tmp_path)
+    shutil.copytree(folder / "diffusion_transformer_128p", folder / "diffusion_transformer_128p-photos")
+    own = folder / "causal_video_vae_128p-photos"
+    CausalVideoVAE(**VAE).save_pretrained(own)
+    assert [find(folder, name).vae.name for name in ("128p", "128p-photos")] == ["causal_video_vae", own.name]
+    kinds = [identity(find(folder, name))["weights"] for name in ("128p", "128p-photos")]
+    assert kinds[0]["transformer"] == kinds[1]["transformer"] and kinds[0]["vae"] != kinds[1]["vae"]
+    truncate(own / "diffusion_pytorch_model.safetensors", 500)
+    verify(find(folder))
+    with pytest.raises(CheckpointError, match="128p-photos/diffusion_pytorch_model.safetensors is truncated"):
+        verify(find(folder, "128p-photos"))
 
 
 def test_a_variant_may_differ_from_the_rest_and_a_page_may_start_with_it(tmp_path):

@@ -246,6 +246,13 @@ def test_only_what_a_variant_needs_is_downloaded():
         needed_files(LISTING, FAMILIES["sd3"], "384p")
 
 
+def test_a_variant_with_an_autoencoder_of_its_own_needs_no_other():
+    own = "causal_video_vae_384p/config.json"
+    needed = needed_files([*LISTING, own], FAMILIES["miniflux"], "384p")
+    assert own in needed and not any(path.startswith("causal_video_vae/") for path in needed)
+    assert own not in needed_files([*LISTING, own], FAMILIES["miniflux"], "768p")
+
+
 def test_a_download_without_a_connection_says_so(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):

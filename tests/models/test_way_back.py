@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pyramid.models import layers
+from pyramid.models.attention import rotated
 from pyramid.models.flux import PyramidFluxTransformer
 from pyramid.models.layers import OnednnLinear
 from pyramid.models.mmdit import PyramidDiffusionMMDiT
@@ -56,6 +57,31 @@ def test_velocity_and_all_gradients_are_those_of_autograd(network, folder, monke
     assert len(written) == len(plain)
     for one, other in zip(written, plain, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+def test_norms_in_bfloat16_are_autograds_within_its_rounding():
+    norm = layers.RMSNorm(8, 1e-6)
+    torch.nn.init.normal_(norm.weight, mean=1.0, std=0.2)
+    table = torch.polar(torch.ones(5, 1, 4), random(5, 1, 4))
+    given = random(2, 5, 3, 8).bfloat16()
+    towards = random(2, 5, 3, 8, seed=1).bfloat16()
+
+    def made():
+        x = given.clone().requires_grad_()
+        norm.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = rotated(norm, x, table)
+        y.backward(towards)
+        assert y.dtype == x.grad.dtype == torch.bfloat16
+        return y.detach(), x.grad, norm.weight.grad.clone()
+
+    with mock.patch.object(RotatedNorm, "apply", wraps=RotatedNorm.apply) as spy:
+        written = made()
+    assert spy.called
+    with plainly():
+        plain = made()
+    for one, other in zip(written, plain, strict=True):
+        torch.testing.assert_close(one.float(), other.float(), rtol=2**-7, atol=2**-7)
 
 
 def test_prefixes_give_their_gradients_back_where_they_lie():

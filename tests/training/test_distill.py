@@ -92,6 +92,7 @@ def test_an_own_rollout_begins_each_stage_where_the_student_came_to(pipe):
 @pytest.mark.parametrize("family", ["miniflux", "sd3"])
 def test_the_command_makes_a_variant_that_generates(family, tmp_path, capsys):
     teacher = make_checkpoint(tmp_path / "teacher", family, variant="384p")
+    (teacher / "causal_video_vae").rename(teacher / "causal_video_vae_384p")
     (tmp_path / "tiny.toml").write_text(RECIPE)
     (tmp_path / "prompts.txt").write_text("a red ball\n\na blue star\n")
     words = f"train distill --config {tmp_path}/tiny.toml --from {teacher} --data {tmp_path}/prompts.txt"
@@ -100,6 +101,7 @@ def test_the_command_makes_a_variant_that_generates(family, tmp_path, capsys):
     made = find(tmp_path / "run" / "checkpoint", "384p-fast")
     assert made.defaults.sampler == "even" and made.defaults.steps == made.defaults.video_steps == (2, 2, 1)
     assert made.defaults.guidance_scale == made.defaults.video_guidance_scale == 1
+    assert made.vae.name == "causal_video_vae_384p-fast"
     assert find(tmp_path / "run" / "checkpoint").defaults.sampler == "reference"
     student = PyramidFlowPipeline.from_pretrained(tmp_path / "run" / "checkpoint", "384p-fast")
     student.set_progress_bar_config(disable=True)
