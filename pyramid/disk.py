@@ -7,10 +7,12 @@ write_through(path, content)              # the same for bytes, and a power cut 
 link(source, target)                      # the same file once more, or a copy
 unwritable(Path("outputs"))               # "", or why nothing can be written there
 check_file(Path("photo.png"))             # ValueError for a folder, a pipe or a device
+file_variant(Path("causal_video_vae"))    # "fp16", where the weights' names say so
 """
 
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -20,6 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
+WEIGHT_FILE = re.compile(  # its first or second group: the variant, if it has one
+    rf"(?:{'|'.join(WEIGHTS)})\.(?:(?:(\w+)\.)?(?:safetensors|bin)|(?:safetensors|bin)\.index\.(?:(\w+)\.)?json)"
+)
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -109,3 +115,15 @@ def unwritable(folder: Path) -> str:
     except OSError as error:
         return f"nothing can be written in {there}: {error.strerror}"
     return ""
+
+
+def file_variant(folder: Path) -> str:
+    """The variant in the names of a folder's weights, as diffusers and transformers call it: "fp16" where
+    they are saved as `model.fp16.safetensors`. "" where weights without one are there, or none.
+    """
+    found = set()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name = WEIGHT_FILE.fullmatch(path.name)
+        if name:
+            found.add(name[1] or name[2] or "")
+    return "" if "" in found else min(found, default="")

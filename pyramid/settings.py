@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pyramid.timeline import Cue, UnitPlan, plan_unit, read_timeline, write_timeline
+from pyramid.wording import briefly
 
 FORMAT_VERSION = 1  # of `to_dict`; raised when a field changes its meaning
 FRAMES_PER_UNIT = 8
@@ -43,7 +44,6 @@ MAX_LORA = 4  # strength of a LoRA, in either direction
 MAX_UNITS = 256
 ENDLESS_UNITS = 10_000  # where the history is bounded
 CORRECTIONS = ("none", "statistics")
-MOST_SHOWN = 60  # characters of a value in a message
 MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most
 FITS = ("crop", "fit", "pad")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -1045,12 +1045,3 @@ def typed(spec: Spec, value: Any) -> Any:
     told = repr(value) if isinstance(value, float) else briefly(value)  # 7.0, which is no 7
     shown = "is empty" if value is None else f"= {told}"
     raise SettingsError(spec.name, f"{shown}: {EXPECTED[kind]} is expected", named=True)
-
-
-def briefly(value: Any) -> str:
-    """A value of any size and depth in a message: its beginning, where it is long."""
-    try:
-        text = f"{value:g}" if isinstance(value, float) else repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, lists deep in each other
-        return f"a {type(value).__name__} too large to be shown"
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"

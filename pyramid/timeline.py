@@ -23,12 +23,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
+from pyramid.wording import briefly
+
 KEYS = ("from", "prompt", "guidance", "steps", "seed", "ease")
 TOLD = ("prompt", "guidance", "steps", "seed")  # what a table may change
 MOST = 256  # tables
 LONGEST_EASE = 64
 LARGEST = 1_000_000  # bytes of a file
-SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def load_timeline(path: Path) -> str:
     try:
         if isinstance(tables, dict):
             if unknown := sorted(set(tables) - {"unit"}):
-                raise ValueError(f"{_brief(unknown[0])} is unknown; a timeline has [[unit]] tables only")
+                raise ValueError(f"{briefly(unknown[0])} is unknown; a timeline has [[unit]] tables only")
             tables = tables.get("unit", [])
         return write_timeline(_cues(tables))
     except ValueError as error:
@@ -201,12 +202,12 @@ def _cue(table: dict[str, Any], number: int) -> Cue:
     """A table as it was written. Limits of the values are the settings'."""
     which = f"table {number}"
     if unknown := sorted(str(name) for name in set(table) - set(KEYS)):
-        raise ValueError(f"{which}: {_brief(unknown[0])} is unknown; known are {', '.join(KEYS)}")
+        raise ValueError(f"{which}: {briefly(unknown[0])} is unknown; known are {', '.join(KEYS)}")
     if "from" not in table:
         raise ValueError(f"{which} does not say from which unit on: from = 3")
     prompt = table.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
-        raise ValueError(f"{which}, prompt = {_brief(prompt)}: text is expected")
+        raise ValueError(f"{which}, prompt = {briefly(prompt)}: text is expected")
     return Cue(
         _whole(table, "from", which, 0, 10**6) or 0,
         prompt,
@@ -223,7 +224,7 @@ def _whole(table: dict[str, Any], name: str, which: str, low: int, high: int) ->
         return None
     if type(value) is not int or not low <= value <= high:
         raise ValueError(
-            f"{which}, {name} = {_brief(value)}: a whole number from {low} to {high} is expected"
+            f"{which}, {name} = {briefly(value)}: a whole number from {low} to {high} is expected"
         )
     return value
 
@@ -234,17 +235,8 @@ def _numbers(table: dict[str, Any], name: str, which: str, kinds: tuple[type, ..
     values = value if isinstance(value, list) else [value]
     if not all(type(each) in kinds and abs(each) < 10**300 for each in values):  # a float holds no more
         expected = "a number is expected, or a list of one a stage"
-        raise ValueError(f"{which}, {name} = {_brief(value)}: {expected}")
+        raise ValueError(f"{which}, {name} = {briefly(value)}: {expected}")
     return values
-
-
-def _brief(value: Any) -> str:
-    """A value in a message: its beginning, where it is long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, lists deep in each other
-        return f"a {type(value).__name__} too large to be shown"
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def told(cues: Sequence[Cue]) -> str:

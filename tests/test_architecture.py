@@ -18,12 +18,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyramid"
 
 ROOMS = {  # room -> what it may import from other rooms
-    "timeline": set(),
-    "settings": {"timeline"},
+    "wording": set(),
+    "timeline": {"wording"},
+    "settings": {"timeline", "wording"},
     "events": set(),
     "disk": set(),
     "failures": {"settings"},
-    "models": set(),
+    "models": {"disk"},
     "hub": {"settings", "disk"},
     "media": {"settings", "disk"},
     "presets": {"settings", "hub", "disk", "media"},
@@ -31,14 +32,16 @@ ROOMS = {  # room -> what it may import from other rooms
     "memory": {"settings", "events", "hub", "models", "text", "disk"},
     "generate": {"timeline", "settings", "events", "models", "text", "memory", "hub", "media", "disk"},
     "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"}
-    | {"timeline", "disk"},
+    | {"timeline", "disk", "wording"},
     "study": {"settings", "media", "jobs"},
-    "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media", "disk"},
+    "training": {"settings", "events", "models", "text", "memory", "hub", "generate", "media", "disk"}
+    | {"wording"},
 }
 ROOMS["evaluation"] = ROOMS["training"] | {"training"}
 ROOMS["ui"] = ROOMS["jobs"] | {"presets", "jobs", "study"}
 ROOMS["commands"] = ROOMS["ui"] | {"training", "evaluation"}
 PURE = {  # room or module -> the only packages from elsewhere it may import
+    "wording": set(),
     "timeline": set(),
     "settings": set(),
     "disk": set(),

@@ -12,7 +12,8 @@ import pytest
 from pyramid import failures
 from pyramid.commands import cli
 from pyramid.failures import keep_log, known, printable, sentence
-from pyramid.settings import Settings, SettingsError, briefly, flag_of, frames_for_seconds, label_of
+from pyramid.settings import Settings, SettingsError, flag_of, frames_for_seconds, label_of
+from pyramid.wording import briefly
 
 
 def raised(action) -> Exception:

@@ -26,7 +26,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import struct
 import threading
 import zipfile
@@ -38,17 +37,13 @@ from typing import Any, get_args, get_origin
 
 from safetensors import SafetensorError, safe_open
 
-from pyramid.disk import check_file
+from pyramid.disk import WEIGHTS, check_file, file_variant
 from pyramid.hub.families import FAMILIES, RELEASES, Family, Release
 from pyramid.settings import MODELS, Variant, at_home, variant_of
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 PREFIX = "diffusion_transformer_"
 VAE = "causal_video_vae"
-WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")  # names of weight files before the dot
-WEIGHT_FILE = re.compile(  # its first or second group: the variant, if it has one
-    rf"(?:{'|'.join(WEIGHTS)})\.(?:(?:(\w+)\.)?(?:safetensors|bin)|(?:safetensors|bin)\.index\.(?:(\w+)\.)?json)"
-)
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 AHEAD = 0.5  # of the free memory that weights may take before they are used
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of them is enough
@@ -388,18 +383,6 @@ def weight_files(folder: Path) -> list[Path]:
                 if whole.is_file():
                     return [whole]
     raise CheckpointError(_no_weights(folder))
-
-
-def file_variant(folder: Path) -> str:
-    """The variant in the names of a folder's weights, as diffusers and transformers call it: "fp16" where
-    they are saved as `model.fp16.safetensors`. "" where weights without one are there, or none.
-    """
-    found = set()
-    for path in folder.iterdir() if folder.is_dir() else ():
-        name = WEIGHT_FILE.fullmatch(path.name)
-        if name:
-            found.add(name[1] or name[2] or "")
-    return "" if "" in found else min(found, default="")
 
 
 def _no_weights(folder: Path) -> str:

@@ -13,7 +13,6 @@ from pyramid.settings import (
     TABLE,
     Settings,
     SettingsError,
-    briefly,
     check_choice,
     label_of,
     renamed,
@@ -21,6 +20,7 @@ from pyramid.settings import (
     typed,
     variant_of,
 )
+from pyramid.wording import briefly
 
 FORMATS = ("mp4", "webm", "gif", "png")  # of a result, see `export.open_writer`; png is a zip of pictures
 

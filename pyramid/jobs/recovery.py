@@ -26,7 +26,8 @@ from pyramid.disk import check_file, link, write_through
 from pyramid.events import Unit
 from pyramid.failures import known
 from pyramid.media.files import hold, let_go, result_of
-from pyramid.settings import MACHINE, Settings, SettingsError, briefly, frames_of
+from pyramid.settings import MACHINE, Settings, SettingsError, frames_of
+from pyramid.wording import briefly
 
 if TYPE_CHECKING:
     from torch import Tensor

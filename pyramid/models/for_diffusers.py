@@ -10,7 +10,6 @@ files, offloading, quantizing, narrower storage, attention backends, several pro
 import functools
 import json
 import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from diffusers.models.model_loading_utils import load_state_dict
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from pyramid.disk import file_variant
 from pyramid.models.attention import Attention
 from pyramid.models.flux import FluxNetwork, StageNetwork
 from pyramid.models.mmdit import MMDiTNetwork
@@ -57,7 +57,7 @@ class StrictLoading(Loading):
         ):
             kwargs["use_safetensors"] = False  # else diffusers looks for what is not there, aloud
         if kwargs.get("variant") is None and folder.is_dir():
-            kwargs["variant"] = only_variant(folder)
+            kwargs["variant"] = file_variant(folder) or None
         load = functools.partial(
             super().from_pretrained, pretrained_model_name_or_path, output_loading_info=True
         )
@@ -104,18 +104,6 @@ class StrictLoading(Loading):
     def extract_init_dict(cls, config_dict, **kwargs):
         known = {k: v for k, v in config_dict.items() if k not in cls._leftover_config_keys}
         return super().extract_init_dict(known, **kwargs)
-
-
-def only_variant(folder: Path) -> str | None:
-    """The variant in the names of a folder's weights ("fp16" of `*.fp16.safetensors`), where there are no
-    weights without one.
-    """
-    form = re.compile(
-        r"diffusion_pytorch_model\.(?:(\w+)\.)?(?:safetensors|bin)(?:\.index\.(?:(\w+)\.)?json)?"
-    )
-    names = filter(None, (form.fullmatch(path.name) for path in folder.iterdir()))
-    found = {name[1] or name[2] for name in names}
-    return None if None in found or not found else min(found)
 
 
 class DiffusersModel(StrictLoading, ModelMixin, ConfigMixin):

@@ -25,7 +25,8 @@ from typing import Any, Literal
 
 import torch
 
-from pyramid.hub.checkpoints import CheckpointError, file_variant, fingerprint
+from pyramid.disk import file_variant
+from pyramid.hub.checkpoints import CheckpointError, fingerprint
 from pyramid.hub.families import ENCODER_KINDS, FAMILIES, T5, TEXT_TOKENS, TextEncoder
 from pyramid.text import plain
 from pyramid.text.cache import CACHE_VERSION, PromptEmbeds, cache_folder, read_embeds, write_embeds

@@ -27,6 +27,7 @@ from pyramid.models.mmdit import PyramidDiffusionMMDiT
 from pyramid.settings import units_of
 from pyramid.training.clip_dit import Run, from_nothing, is_sd3, read_recipe, source_checkpoint
 from pyramid.training.clips.recipe import ClipRecipe
+from pyramid.wording import in_digits
 
 BUSY = 0.4  # share of the rate of matrix products that a training step reaches, about
 SAVED = (
@@ -139,11 +140,6 @@ def in_all(days: float) -> str:
         if days >= each:
             return f"{in_digits(days / each)} {unit}"
     return f"{in_digits(days * 1440, 2)} minutes"
-
-
-def in_digits(value: float, digits: int = 3) -> str:
-    """A figure in three digits that count, without an exponent: 2,130 and 0.0213."""
-    return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
 
 
 def as_table(cost: Cost) -> Any:

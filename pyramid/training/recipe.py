@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pyramid.disk import check_file
-from pyramid.settings import briefly
 from pyramid.training.world import World
+from pyramid.wording import briefly
 
 LOSSES = ("own", "published")
 OPTIMIZERS = ("muon", "adamw")

@@ -21,11 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyramid.memory.device import MAIN, CudaCard
 from pyramid.memory.loading import matmul_rate
 from pyramid.models.vae import CausalVideoVAE
-from pyramid.training.clip_plan import BUSY, in_all, in_digits, tabled
+from pyramid.training.clip_plan import BUSY, in_all, tabled
 from pyramid.training.clips.pool import largest, places
 from pyramid.training.critic import PatchCritic
 from pyramid.training.recipe import Phase, Recipe
 from pyramid.training.vae import make_vae, vae_of
+from pyramid.wording import in_digits
 
 STATE = {"adamw": 20, "muon": 16}  # bytes a weight: itself, gradient, moments, average
 CRITIC_PASSES = 8  # forwards' worth of what it judges and learns in a step

@@ -25,7 +25,7 @@ from pyramid.jobs.editing import Edit, seeds_from
 from pyramid.jobs.queue import Job
 from pyramid.media.finish import Finish
 from pyramid.presets import find_preset
-from pyramid.settings import SettingsError, briefly
+from pyramid.settings import SettingsError
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of_export
 from pyramid.ui.api_direct import DIRECTING, Directing
@@ -42,6 +42,7 @@ from pyramid.ui.compare import PLAYABLE
 from pyramid.ui.errors import told
 from pyramid.ui.finishing import finished_file, joined_file, looped_file
 from pyramid.ui.models import entries
+from pyramid.wording import briefly
 
 OWN = (
     *("generate", "edit", "status", "stop", "resume"),

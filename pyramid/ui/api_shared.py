@@ -17,12 +17,13 @@ from pyramid.jobs.queue import Job, State
 from pyramid.jobs.run import Live
 from pyramid.media.measure import Drift
 from pyramid.presets import find_preset, preset_names, resolve
-from pyramid.settings import MACHINE, STEPS, TABLE, Settings, Spec, briefly, is_whole, values_of
+from pyramid.settings import MACHINE, STEPS, TABLE, Settings, Spec, is_whole, values_of
 from pyramid.ui import App
 from pyramid.ui.addresses import address_of, uploads_folder
 from pyramid.ui.errors import shown_words
 from pyramid.ui.models import title_of
 from pyramid.ui.variants import for_request
+from pyramid.wording import briefly
 
 SHORTEST_TOKEN = 16
 OURS_ALONE = ("model", "variant", *MACHINE)  # settings that only the machine's owner may choose

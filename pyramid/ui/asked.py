@@ -12,8 +12,9 @@ from typing import Any, Protocol, TypeVar
 
 import gradio as gr
 
-from pyramid.settings import SettingsError, briefly
+from pyramid.settings import SettingsError
 from pyramid.ui.form import Form
+from pyramid.wording import briefly
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 LOOK: dict[str, Any] = {  # of every gr.HTML in the panel

@@ -22,10 +22,11 @@ from gradio.exceptions import InvalidPathError
 from gradio.routes import HTTPException, JSONResponse
 
 from pyramid.failures import printable, sentence, unforeseen
-from pyramid.settings import SettingsError, briefly, label_of
+from pyramid.settings import SettingsError, label_of
 from pyramid.ui import App
 from pyramid.ui.markup import failure
 from pyramid.ui.security.routes import UPLOAD
+from pyramid.wording import briefly
 
 INFO = "/gradio_api/info"
 NO_EVENT = "what this button sent cannot be read: load the page anew"

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pyramid.disk import file_variant
 from pyramid.generate.pipeline import PyramidFlowPipeline
-from pyramid.hub.checkpoints import CheckpointError, file_variant, find, verify, weight_files
+from pyramid.hub.checkpoints import CheckpointError, find, verify, weight_files
 from pyramid.models.network import shared_prefix
 
 TRANSFORMER = "diffusion_transformer_128p/diffusion_pytorch_model.safetensors"

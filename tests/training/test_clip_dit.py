@@ -42,7 +42,7 @@ from pyramid.training.clip_dit import (
     together,
     train_on_clips,
 )
-from pyramid.training.clip_plan import in_all, in_digits, plan_of, stage_tokens
+from pyramid.training.clip_plan import in_all, plan_of, stage_tokens
 from pyramid.training.clips.batches import Order, generator_for
 from pyramid.training.clips.cache import (
     Cache,
@@ -59,6 +59,7 @@ from pyramid.training.clips.recipe import ClipRecipe, DataRecipe, TrainRecipe, l
 from pyramid.training.clips.sample import BrokenItem
 from pyramid.training.loop import TrainingFailed, begin_processes
 from pyramid.training.sharding import check_sharded
+from pyramid.wording import in_digits
 
 RECIPE = """
 name = "mine"

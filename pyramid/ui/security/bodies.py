@@ -14,8 +14,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from pyramid.settings import briefly
 from pyramid.ui.security.traffic import Refused
+from pyramid.wording import briefly
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 MAX_BODY = 1_000_000  # bytes of a body that is no upload: the page sends some thousands

@@ -21,7 +21,6 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from gradio.routes import fastapi
 
-from pyramid.settings import briefly
 from pyramid.ui import App
 from pyramid.ui.addresses import FILE, uploads_folder
 from pyramid.ui.errors import Answers, status_and_words, unreadable
@@ -56,6 +55,7 @@ from pyramid.ui.security.traffic import Refused, Traffic
 from pyramid.ui.security.uploads import Uploads
 from pyramid.ui.study import Rating, is_study
 from pyramid.ui.visitors import visitor_of
+from pyramid.wording import briefly
 
 LOCAL_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
 POLICY = "; ".join(  # Gradio's page writes its own scripts and styles into itself
