@@ -58,6 +58,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     add("--output", type=expanduser, help="of that training (default: runs/NAME of the recipe)")
     add("--root", type=expanduser, metavar="DIR", help="where the names in the list start")
     add("--from", dest="source", type=expanduser, metavar="MODEL", help="what the training starts from")
+    add("--variant", help="which of its transformers: one may have an autoencoder of its own")
     add("--processes", type=int, metavar="N", help="so many processes of this machine (default: 1)")
     text = "do it on a Ray cluster with a common disk (default: one that is started here)"
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help=text)
@@ -84,7 +85,7 @@ def fill_cache(args: argparse.Namespace) -> int:
     from pyramid.training.clips import workers
     from pyramid.training.clips.recipe import load_clip_recipe
 
-    asked = Run("dit", args.list, args.config, args.output, args.source, root=args.root)
+    asked = Run("dit", args.list, args.config, args.output, args.source, args.variant, args.root)
     folder = Path(args.output or Path("runs") / load_clip_recipe(args.config).name) / "cache"
     if args.ray is None:
         cache = workers.fill_by_processes(asked, folder, args.processes or 1)
