@@ -149,6 +149,7 @@ class Variant:
     prompt_suffix: str = RELEASED_SUFFIX
     negative_prompt: str = RELEASED_NEGATIVE
     sampler: str = "reference"
+    guided_stages: int = 0  # 0: all of them
     photographs: bool = True  # whether it was trained on them, or on drawn scenes alone
 
     @property
@@ -395,7 +396,8 @@ class Settings:
     Immutable: `dataclasses.replace(settings, seed=1)` makes a changed copy. `image` and `video` are paths;
     `seed` is None until `resolved()` draws one; `num_frames` counts the whole result, given frames included.
     Guidance 1 turns guidance off. With `guidance_decay` > 0 the guidance of unit u is
-    max(video_guidance_scale − guidance_decay·u, min_guidance_scale).
+    max(video_guidance_scale − guidance_decay·u, min_guidance_scale). With `guided_stages` > 0 it is 1 at the
+    stages behind so many; a timeline's guidance is taken as it is.
     """
 
     prompt: str = setting(
@@ -546,6 +548,16 @@ class Settings:
         flag="min_guidance",
         **GUIDANCE_LIMITS,
     )
+    guided_stages: int = setting(
+        0,
+        "Guided stages",
+        "stages that have guidance, the coarsest first; a step of the others takes half the time; 0 is all",
+        "guidance",
+        short="Stages",
+        low=0,
+        high=MAX_STAGES,
+        of_model="guided_stages",
+    )
     seed: int | None = setting(
         None,
         "Seed",
@@ -689,6 +701,7 @@ class Settings:
         """Settings without effect on this result, as others switch them off."""
         off = {
             ("guidance_decay", "min_guidance_scale"): not self.guidance_decay,
+            ("guided_stages",): not 0 < self.guided_stages < self.stages,
             ("fit",): self.image is None and self.video is None,
             ("variation_strength",): self.variation_seed is None,
             ("history_units",): not self.history_units,
@@ -726,7 +739,7 @@ class Settings:
         if self.guidance_decay > 0:
             scale = max(scale - self.guidance_decay * unit, self.min_guidance_scale)
         steps = self.video_num_inference_steps if unit else self.num_inference_steps
-        return plan_unit(self.cues, UnitPlan.plain(scale, steps), unit)
+        return plan_unit(self.cues, UnitPlan.plain(scale, steps, self.guided_stages), unit)
 
     def check_shape(self) -> None:
         """Raises SettingsError where length, size or steps cannot be made, whatever the rest says."""

@@ -73,9 +73,10 @@ class UnitPlan:
     seed: int | None = None  # None is the clip's own
 
     @classmethod
-    def plain(cls, guidance: float, steps: Sequence[int]) -> Self:
-        """What a clip without a timeline tells a unit."""
-        return cls(((None, 1.0),), (guidance,) * len(steps), tuple(steps))
+    def plain(cls, guidance: float, steps: Sequence[int], guided: int = 0) -> Self:
+        """What a clip without a timeline tells a unit; `guided`: stages that have guidance, 0 all."""
+        scales = tuple(guidance if not guided or stage < guided else 1.0 for stage in range(len(steps)))
+        return cls(((None, 1.0),), scales, tuple(steps))
 
 
 def plan_unit(cues: Sequence[Cue], plan: UnitPlan, unit: int) -> UnitPlan:

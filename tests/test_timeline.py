@@ -110,3 +110,11 @@ def test_a_branch_says_what_holds_from_its_unit_on():
     assert (
         branched(before[1:], Cue(2, "c", guidance=(1.0,)))[-1].start == 2
     )  # the later one says nothing more
+
+
+def test_a_timelines_guidance_is_taken_as_it_is_where_stages_have_none():
+    plain = UnitPlan.plain(4.0, (8, 8, 8), 1)
+    assert plain.guidance == (4.0, 1.0, 1.0)
+    cue = Cue(2, guidance=(3.0,))
+    assert plan_unit([cue], plain, 1).guidance == (4.0, 1.0, 1.0)
+    assert plan_unit([cue], plain, 2).guidance == (3.0, 3.0, 3.0)

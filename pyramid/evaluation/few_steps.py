@@ -144,15 +144,19 @@ def _row(pipe: PyramidFlowPipeline, way: Way, asked: Asked, exact: Tensor) -> Ro
         clips += _made(pipe, way, texts[at : at + BATCH], asked.seed + at)[0]
     alone = [_made(pipe, way, texts[:1], asked.seed)[1].timings for _ in range(TIMED)]
     settings = _settings(pipe, way)
-    counts = [sum(settings.evaluations(unit)) for unit in range(settings.units)]
-    doubled = [1 if Guidance.of(settings).at(unit) == 1 else 2 for unit in range(settings.units)]
+    guidance = Guidance.of(settings)
+    steps = [
+        (count, 1 if guidance.at(unit, stage) == 1 else 2)
+        for unit in range(settings.units)
+        for stage, count in enumerate(settings.evaluations(unit))
+    ]
     scores = score([judge(clip, world) for clip in clips], scenes)
     return Row(
         way,
         settings.num_inference_steps,
         settings.sampler,
-        evaluations=sum(counts),
-        forwards=sum(n * rows for n, rows in zip(counts, doubled, strict=True)),
+        evaluations=sum(count for count, _ in steps),
+        forwards=sum(count * rows for count, rows in steps),
         seconds={name: float(np.median([t[name] for t in alone])) for name in ("sample", "decode")},
         scores={column: scores[name] for column, name in JUDGED.items()},
         error=float((_latents(pipe, way, asked) - exact).norm() / exact.norm()),

@@ -110,7 +110,7 @@ def what_it_depends_on(settings: Settings) -> dict[str, Any]:
     first = settings.image is None and settings.video is None
     later = ("video_num_inference_steps", "video_guidance_scale")
     own = ("num_inference_steps", "guidance_scale")
-    free = {"version", "preset", "device", *later, *own}
+    free = {"version", "preset", "device", "guided_stages", *later, *own}
     if settings.video is None:  # how much is read of a given clip depends on the length
         free |= {"num_frames", "fps"}
     if first or not settings.guidance_decay:

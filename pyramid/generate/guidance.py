@@ -130,7 +130,8 @@ class GuidedModel:
         control = self.control or Control()
 
         def texts_now() -> tuple[Any, float, list[Told]]:
-            scale = self.guidance.at(unit, stage) if control.scale is None else max(control.scale, 1.0)
+            changed = None if control.scale is None else max(control.scale, 1.0)
+            scale = self.guidance.at(unit, stage, changed)
             texts = self._with(control)._texts(scale)
             return control.state, scale, [self._told(text, history, x) for text in texts]
 

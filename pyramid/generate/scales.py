@@ -16,6 +16,7 @@ class Guidance:
     minimum: float = 2.0  # where the linear schedule stops
     decay: float = 0.0  # above 0, unit u gets `max(scale - decay * u, minimum)`
     units: Mapping[int, Sequence[float]] = field(default_factory=dict)  # one a stage, for these units instead
+    stages: int = 0  # above 0, the stages behind so many have none
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -27,11 +28,16 @@ class Guidance:
             settings.min_guidance_scale,
             settings.guidance_decay,
             {unit: settings.plan_of(unit).guidance for unit in directed},
+            settings.guided_stages,
         )
 
-    def at(self, unit: int, stage: int = 0) -> float:
-        """The guidance scale of a unit's stage."""
-        if unit in self.units:
+    def at(self, unit: int, stage: int = 0, scale: float | None = None) -> float:
+        """The guidance scale of a unit's stage; `scale` is what all units have now, if that was changed."""
+        if unit in self.units and scale is None:
             return self.units[unit][stage]
+        if self.stages and stage >= self.stages:
+            return 1.0
+        if scale is not None:
+            return scale
         scale = self.video if unit else self.first
         return max(scale - self.decay * unit, self.minimum) if self.decay > 0 else scale

@@ -328,7 +328,9 @@ class Distillation:
         wanted = Prompt(text["states"], mask, text["pooled"])
         unwanted = self.prompts.unwanted(*mask.shape)
         guidance = Guidance(
-            settings.guidance or defaults.guidance_scale, settings.guidance or defaults.video_guidance_scale
+            settings.guidance or defaults.guidance_scale,
+            settings.guidance or defaults.video_guidance_scale,
+            stages=defaults.guided_stages,
         )
         teacher = GuidedModel(transformer, _on(wanted, transformer), _on(unwanted, transformer), guidance)
         student = None

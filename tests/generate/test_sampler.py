@@ -140,6 +140,17 @@ def test_guidance_of_one_runs_a_single_branch():
     assert {len(noise) for _, noise in both.noises} == {1, 2}
 
 
+def test_finer_stages_may_run_without_guidance():
+    model = Oracle({1.0: video(1), 2.0: video(2)}, 3)
+    run(model, text(1.0), text(2.0), guidance=Guidance(3.0, 3.0, stages=1))
+    sizes = {noise.shape[-1]: set() for _, noise in model.noises}
+    for _, noise in model.noises:
+        sizes[noise.shape[-1]].add(len(noise))
+    assert [sizes[side] for side in sorted(sizes)] == [{2}, {1}, {1}]
+    guidance = Guidance(3.0, 2.0, stages=1)  # a change meanwhile holds where there is guidance
+    assert [guidance.at(1, stage, 5.0) for stage in range(3)] == [5.0, 1.0, 1.0]
+
+
 def test_history_is_the_clean_past_for_both_branches():
     model = Oracle({1.0: video(6), 2.0: video(7)}, 3)
     units = [

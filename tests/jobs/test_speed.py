@@ -39,3 +39,9 @@ def test_guidance_doubles_a_step_and_given_units_cost_none():
     assert [rows(replace(s, guidance_decay=0.0), unit) for unit in range(4)] == [1, 2, 2, 2]
     assert [rows(s, unit) for unit in range(4)] == [1, 2, 2, 1]
     assert len(steps_of(s)) == 120 and len(steps_of(s, given=1)) == 90 and steps_of(s, 3)[0] == (3, 0)
+
+
+def test_stages_without_guidance_take_half():
+    s = Settings(guidance_scale=4.0, video_guidance_scale=3.0, guided_stages=2)
+    assert [[rows(s, unit, stage) for stage in range(3)] for unit in (0, 1)] == [[2, 2, 1]] * 2
+    assert [rows(replace(s, guided_stages=count), 1, 2) for count in (0, 3, 4)] == [2, 2, 2]
