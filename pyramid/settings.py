@@ -551,9 +551,8 @@ class Settings:
     guided_stages: int = setting(
         0,
         "Guided stages",
-        "stages that have guidance, the coarsest first; a step of the others takes half the time; 0 is all",
+        "stages that have guidance, the coarsest first; a step of the others is one forward, not two; 0 is all",
         "guidance",
-        short="Stages",
         low=0,
         high=MAX_STAGES,
         of_model="guided_stages",
