@@ -551,7 +551,7 @@ class Settings:
     guided_stages: int = setting(
         0,
         "Guided stages",
-        "stages that have guidance, the coarsest first; a step of the others is one forward, not two; 0 is all",
+        "stages with guidance, the coarsest first; a step of the others is one forward, not two; 0 is all",
         "guidance",
         low=0,
         high=MAX_STAGES,
