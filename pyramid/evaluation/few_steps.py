@@ -146,7 +146,7 @@ def _row(pipe: PyramidFlowPipeline, way: Way, asked: Asked, exact: Tensor) -> Ro
     settings = _settings(pipe, way)
     guidance = Guidance.of(settings)
     steps = [
-        (count, 1 if guidance.at(unit, stage) == 1 else 2)
+        (count, guidance.rows(unit, stage))
         for unit in range(settings.units)
         for stage, count in enumerate(settings.evaluations(unit))
     ]

@@ -35,9 +35,13 @@ class Guidance:
         """The guidance scale of a unit's stage; `scale` is what all units have now, if that was changed."""
         if unit in self.units and scale is None:
             return self.units[unit][stage]
-        if self.stages and stage >= self.stages:
+        if 0 < self.stages <= stage:
             return 1.0
         if scale is not None:
             return scale
         scale = self.video if unit else self.first
         return max(scale - self.decay * unit, self.minimum) if self.decay > 0 else scale
+
+    def rows(self, unit: int, stage: int = 0) -> int:
+        """Rows that a step runs for each sample: 2 where the negative prompt goes beside the prompt."""
+        return 1 if self.at(unit, stage) == 1 else 2

@@ -36,7 +36,7 @@ def step_tokens(settings: Settings, unit: int, stage: int) -> int:
 
 def rows(settings: Settings, unit: int, stage: int = 0) -> int:
     """2 where guidance runs the negative prompt beside the prompt, else 1."""
-    return 1 if Guidance.of(settings).at(unit, stage) == 1 else 2
+    return Guidance.of(settings).rows(unit, stage)
 
 
 def steps_of(settings: Settings, given: int = 0) -> list[tuple[int, int]]:

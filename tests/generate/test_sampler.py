@@ -143,9 +143,9 @@ def test_guidance_of_one_runs_a_single_branch():
 def test_finer_stages_may_run_without_guidance():
     model = Oracle({1.0: video(1), 2.0: video(2)}, 3)
     run(model, text(1.0), text(2.0), guidance=Guidance(3.0, 3.0, stages=1))
-    sizes = {noise.shape[-1]: set() for _, noise in model.noises}
+    sizes: dict[int, set[int]] = {}
     for _, noise in model.noises:
-        sizes[noise.shape[-1]].add(len(noise))
+        sizes.setdefault(noise.shape[-1], set()).add(len(noise))
     assert [sizes[side] for side in sorted(sizes)] == [{2}, {1}, {1}]
     guidance = Guidance(3.0, 2.0, stages=1)  # a change meanwhile holds where there is guidance
     assert [guidance.at(1, stage, 5.0) for stage in range(3)] == [5.0, 1.0, 1.0]

@@ -34,9 +34,7 @@ HELD_OUT = 10  # of so many items one is
 SHOWN = 4  # held-out clips
 MOST_READERS = 4  # threads, each of which waits for ffmpeg
 AHEAD = 2 * MOST_READERS  # clips that are read before their step comes
-RESERVE = (
-    AHEAD + 2 * MOST_READERS
-)  # room for clips beside those in memory: one that is being read takes it twice
+RESERVE = AHEAD + 2 * MOST_READERS  # places for clips beside those: one that is being read takes two
 PICTURES = 1 / 8  # of the memory, where a list has clips too
 LEAST_PLACES = 8  # for clips in memory: with fewer, neighboring steps are too much alike
 
