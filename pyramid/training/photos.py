@@ -81,6 +81,7 @@ SOURCES: tuple[tuple[str, str, str, str], ...] = (
 HELD_OUT = ("camera.png", "chelsea.png", "coffee.png", "china.jpg", "rocket.jpg", "gravel.png")
 STILL = "still"  # the name of no camera: a photograph that nobody moves, which creeps closer
 ZOOM, CREEP, WAY = 1.55, 1.1, 0.375  # what a training clip's camera does: factors, and a share of the width
+WHOLE = 0.5  # the share of training clips that see all of a photograph
 LARGEST = 768  # pixels of the shorter side: more only costs memory at 128 pixels
 
 
@@ -195,16 +196,23 @@ def camera_clip(  # noqa: PLR0913 - one keyword each for size, length and the tw
 
 
 def varied_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: int, frames: int) -> np.ndarray:
-    """A clip to learn motion on, uint8 `(frames, size, size, 3)`: a piece of the photograph at any scale,
-    mirrored or not, in other colors, seen by a camera of one speed. `camera` STILL: it creeps closer.
+    """A clip to learn motion on, uint8 `(frames, size, size, 3)`: all of the photograph or a piece of it at
+    any scale, mirrored or not, in other colors, seen by a camera of one speed. `camera` STILL: it creeps
+    closer.
 
-    One speed, amid the range of `camera_clip`, leaves nothing to guess but what comes in at the edge, and a
-    pan goes by a whole token of the transformer a unit.
+    A share `WHOLE` sees all of it, as who drops a photograph does: that is finer than a piece, and harder
+    to move. One speed, amid the range of `camera_clip`, leaves nothing to guess but what comes in at the
+    edge, and a pan goes by a whole token of the transformer a unit.
     """
     height, width = photo.image.shape[:2]
-    side = round(np.exp(rng.uniform(np.log(min(1.4 * size, height, width)), np.log(min(height, width)))))
-    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-    piece = recolored(photo.image[top : top + side, left : left + side], rng)
+    shortest = min(height, width)
+    if rng.random() < WHOLE:
+        piece = photo.image
+    else:
+        side = round(np.exp(rng.uniform(np.log(min(1.4 * size, shortest)), np.log(shortest))))
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        piece = photo.image[top : top + side, left : left + side]
+    piece = recolored(piece, rng)
     if rng.random() < 0.5:
         piece = piece[:, ::-1]
     seen = Photo(photo.name, photo.license, photo.attribution, np.ascontiguousarray(piece))

@@ -91,6 +91,24 @@ def test_a_clip_to_learn_on_moves_at_one_speed_and_as_it_is_named(camera):
     assert move.along(camera) == pytest.approx(np.log(ZOOM) if "zoom" in camera else WAY, abs=0.06)
 
 
+def test_half_of_the_clips_to_learn_on_see_all_of_the_photograph(monkeypatch):
+    def share_of_width(seed: int) -> float:
+        """How much of the ramp, a step of 255 from side to side, is in the first frame."""
+        clip = varied_clip(ramp(), STILL, np.random.default_rng(seed), size=16, frames=2)
+        return np.ptp(clip[0, 8].astype(float), axis=0).max() / 255
+
+    def share_that_is_wide() -> float:
+        return np.mean([share_of_width(seed) > 0.3 for seed in range(40)])
+
+    monkeypatch.setattr("pyramid.training.photos.recolored", lambda image, _: image)
+    mixed = share_that_is_wide()
+    monkeypatch.setattr("pyramid.training.photos.WHOLE", 0.0)
+    pieces = share_that_is_wide()
+    monkeypatch.setattr("pyramid.training.photos.WHOLE", 1.0)
+    assert share_that_is_wide() == 1 and pieces < 0.5
+    assert pieces + 0.3 < mixed < 0.95
+
+
 def test_colors_change_and_what_is_seen_does_not():
     seen = {recolored(ramp().image, np.random.default_rng(seed)).mean().round() for seed in range(6)}
     assert len(seen) > 3
