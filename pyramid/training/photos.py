@@ -147,12 +147,20 @@ def _load(path: Path) -> np.ndarray:
 
 def crop(photo: Photo, rng: np.random.Generator, size: int) -> np.ndarray:
     """A random square of the photograph at a random scale (and side), `(size, size, 3)`."""
-    height, width = photo.image.shape[:2]
-    side = round(np.exp(rng.uniform(np.log(size), np.log(min(height, width)))))
-    top = rng.integers(height - side + 1)
-    left = rng.integers(width - side + 1)
+    left, top, side = _square(photo.image, rng, size)
     picture = _window(photo.image, left + side / 2, top + side / 2, side, size)
     return picture[:, ::-1] if rng.random() < 0.5 else picture
+
+
+def _square(image: np.ndarray, rng: np.random.Generator, smallest: float) -> tuple[int, int, int]:
+    """Left, top and side of a random square in the picture, all scales from `smallest` on alike, or all of
+    its shorter side where that is less.
+    """
+    height, width = image.shape[:2]
+    shortest = min(height, width)
+    side = round(np.exp(rng.uniform(np.log(min(smallest, shortest)), np.log(shortest))))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    return int(left), int(top), side
 
 
 def camera_clip(  # noqa: PLR0913 - one keyword each for size, length and the two kinds of speed
@@ -204,14 +212,10 @@ def varied_clip(photo: Photo, camera: str, rng: np.random.Generator, *, size: in
     to move. One speed, amid the range of `camera_clip`, leaves nothing to guess but what comes in at the
     edge, and a pan goes by a whole token of the transformer a unit.
     """
-    height, width = photo.image.shape[:2]
-    shortest = min(height, width)
-    if rng.random() < WHOLE:
-        piece = photo.image
-    else:
-        side = round(np.exp(rng.uniform(np.log(min(1.4 * size, shortest)), np.log(shortest))))
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        piece = photo.image[top : top + side, left : left + side]
+    piece = photo.image
+    if rng.random() >= WHOLE:
+        left, top, side = _square(piece, rng, 1.4 * size)
+        piece = piece[top : top + side, left : left + side]
     piece = recolored(piece, rng)
     if rng.random() < 0.5:
         piece = piece[:, ::-1]
