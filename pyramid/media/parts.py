@@ -43,6 +43,8 @@ OF_TYPE = {
     17: 8,
     18: 8,
 }
+ORIENTATION = 0x0112  # tag of how a picture is turned
+WHOLE = {1: "B", 3: "H", 4: "I"}  # types of whole numbers
 STRIPS = (273, 324)  # tags that list where strips or tiles are
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments of a JPEG that say its size
 SCANS = (0xC2, 0xC6, 0xCA, 0xCE)  # those of one in many scans
@@ -233,20 +235,45 @@ def tags_are_bounded(exif: bytes) -> bool:
     return True
 
 
+def orientation_of(exif: bytes) -> int | None:
+    """The orientation in an EXIF's first directory; None without one.
+
+    Each entry is looked at by itself: one whose value lies beyond the end hides none behind it. Pillow ends
+    there.
+    """
+    content = exif.removeprefix(b"Exif\0\0")
+    if not TIFF.match(content[:4]):
+        return None
+    order = "<" if content.startswith(b"II") else ">"
+    try:
+        for tag, kind, number, value in _entries(io.BytesIO(content)):
+            if tag == ORIENTATION and kind in WHOLE and number == 1:
+                return int(struct.unpack_from(order + WHOLE[kind], value)[0])
+    except struct.error:
+        pass
+    return None
+
+
 def _tags(file: IO[bytes], size: int, name: str) -> None:
     """The first directory of a TIFF. Each tag's value is read by itself: all may point to the same bytes."""
-    order = "<" if file.read(2) == b"II" else ">"
-    big = _unpack(f"{order}H", file) == (43,)
-    (at,) = _unpack(f"{order}4xQ" if big else f"{order}I", file)
-    file.seek(at)
-    (count,) = _unpack(f"{order}{'Q' if big else 'H'}", file)
     total = 0
-    size_of_entry = 20 if big else 12
-    entries = file.read(size_of_entry * min(count, MOST_JUNK))
-    for entry in _pieces(entries, size_of_entry):
-        tag, kind, number = struct.unpack_from(f"{order}HH{'Q' if big else 'I'}", entry)
+    for tag, kind, number, _ in _entries(file):
         total += min(number * OF_TYPE.get(kind, 0), size)
         if tag in STRIPS and number > MOST_STRIPS and size > 4 * MOST_STRIPS:
             raise _refused(name, f"{number} strips")
     if total > 4 * size + MOST_TAGS:
         raise _refused(name, "tags that are in each other")
+
+
+def _entries(file: IO[bytes]) -> Iterator[tuple[int, int, int, bytes]]:
+    """The entries of a TIFF's first directory: tag, type, number of values, and the bytes that hold a small
+    value itself and the place of a large one. struct.error where it ends early.
+    """
+    order = "<" if file.read(2) == b"II" else ">"
+    big = _unpack(f"{order}H", file) == (43,)
+    (at,) = _unpack(f"{order}4xQ" if big else f"{order}I", file)
+    file.seek(at)
+    (count,) = _unpack(f"{order}{'Q' if big else 'H'}", file)
+    size = 20 if big else 12
+    for entry in _pieces(file.read(size * min(count, MOST_JUNK)), size):
+        yield *struct.unpack_from(f"{order}HH{'Q' if big else 'I'}", entry), entry[12 if big else 8 :]

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFilter, PngImagePlugin, Unidenti
 
 from pyramid.disk import check_file
 from pyramid.media.files import OF_READERS, publish, readable, reserve, write_sidecar
-from pyramid.media.parts import MAX_BYTES, TooLarge, check_parts, tags_are_bounded
+from pyramid.media.parts import MAX_BYTES, TooLarge, check_parts, orientation_of, tags_are_bounded
 from pyramid.settings import FITS, at_home
 
 BACKGROUND = "white"  # what shows through transparent parts
@@ -138,15 +138,22 @@ def upright(image: Image.Image) -> Image.Image:
     as phones write odd things there.
     """
     image.load()  # Pillow turns a TIFF by itself when it is read
-    exif = image.info.get("exif")
-    if isinstance(exif, bytes) and not tags_are_bounded(exif):
-        return image
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except OF_READERS:
-        return image
+    orientation = _orientation(image)
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """How a picture is turned, by its EXIF, or what Pillow finds elsewhere (XMP); None where nothing says."""
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes):
+        orientation = orientation_of(exif)
+        if orientation is not None or not tags_are_bounded(exif):
+            return orientation
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except OF_READERS:
+        return None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

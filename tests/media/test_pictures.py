@@ -16,6 +16,10 @@ ODD = {  # tag, type, count, value: what phones and converters have written
     "a rational of nothing": (0x011A, 5, 1, struct.pack("<I", 0)),
     "a signed rational": (0x9204, 10, 1, struct.pack("<I", 8)),
     "an unknown type": (0x0132, 99, 1, b"abcd"),
+    "a maker beyond the end": (0x010F, 2, 20, struct.pack("<I", 5000)),
+    "a maker that is too long": (0x010F, 2, 200, struct.pack("<I", 8)),
+    "widths beyond the end": (0x0100, 4, 1_000_000, struct.pack("<I", 8)),
+    "strips beyond the end": (0x0111, 4, 1_000_000, b"abcd"),
 }
 
 
@@ -39,6 +43,22 @@ def test_an_odd_tag_changes_nothing(orientation, odd):
     plain = np.asarray(read_picture(tagged(orientation)))
     assert plain.shape == ((32, 48, 3) if orientation < 5 else (48, 32, 3))
     assert np.array_equal(np.asarray(read_picture(tagged(orientation, ODD[odd]))), plain)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tag_that_lies_nowhere_hides_no_orientation(kind, order):
+    maker = struct.pack(order + "HHII", 0x010F, 2, 20, 5000)
+    turned = struct.pack(order + "HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = struct.pack(order + "HIH", 42, 8, 2) + maker + turned + bytes(4)
+    exif = b"Exif\0\0" + (b"II" if order == "<" else b"MM") + exif
+    image = Image.new("RGB", (12, 8), "red")
+    image.paste("blue", (0, 0, 12, 4))  # the upper half, which comes to lie on the right
+    out = io.BytesIO()
+    image.save(out, kind, exif=exif)
+    read = read_picture(out.getvalue())
+    assert read.size == (8, 12)
+    assert read.getpixel((0, 6))[0] > 200 and read.getpixel((7, 6))[2] > 200
 
 
 def test_an_orientation_that_is_none_is_ignored():
