@@ -7,6 +7,7 @@ write_picture("still.png", frame, metadata)                             # uint8 
 import io
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses files a little a
 STORED = {"1": 1, "L": 1, "P": 1, "I": 8, "F": 8}  # bytes a pixel, in Pillow and on the way; "I;16": 6
 OF_MODE = 4  # in all other modes, and of the RGB that is made
 OF_FORMAT = {"WEBP": 12, "AVIF": 6, "HEIF": 6}  # what a decoder takes beside
+SCALES = {"L;2": 85, "L;4": 17}  # from values of 2 and 4 bits, as Pillow names them, to those of 8
 STRIP = 256  # rows that are brought to 8 bits, or to RGB, at once
 
 
@@ -102,19 +104,39 @@ def _open_heif(file: io.BytesIO | Path) -> None:
 
 def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
     """Any picture as RGB: upright, in sRGB, 16 bit as 8, flattened on `background`. Twice is as once."""
+    _scale_key(image)
     image = upright(image)
     if image.mode == "RGB" and not image.info:  # a large one is not copied for nothing
-        image.load()
         return image
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
-    image.load()  # reads all of it: a truncated file shows here
+    wide = image.mode.startswith("I") or image.mode == "F"
+    limit = _limit(image) if wide else 0.0
     made = Image.new("RGB", image.size)
-    for top in range(0, image.height, STRIP):  # a large one is not there several times
-        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
-        made.paste(_flat(strip, profile, background), (0, top))
+    for top, strip in _strips(image):
+        narrow = _eight_bits(strip, limit) if wide else strip
+        made.paste(_flat(narrow, profile, background), (0, top))
     return made
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """A picture in pieces, each with the row that it begins at: a large one is not there several times."""
+    for top in range(0, image.height, STRIP):
+        yield top, image.crop((0, top, image.width, min(top + STRIP, image.height)))
+
+
+def _scale_key(image: Image.Image) -> None:
+    """The color that a PNG says is transparent, in the 8 bits that Pillow will bring its pixels to. That of
+    16 bits of gray stays as it is, as they do; of 16 bits of color Pillow keeps the upper half.
+    """
+    key = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)  # what is still to be decoded
+    if key is None or not tiles or image.format != "PNG":
+        return
+    depth = tiles[0].args
+    if depth in SCALES:
+        image.info["transparency"] = key * SCALES[depth]
+    elif depth == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def _flat(image: Image.Image, profile: bytes | None, background: str) -> Image.Image:
@@ -137,7 +159,7 @@ def upright(image: Image.Image) -> Image.Image:
     """A picture turned as its EXIF says. Nothing else of the EXIF is read,
     as phones write odd things there.
     """
-    image.load()  # Pillow turns a TIFF by itself when it is read
+    image.load()  # reads all of it: a truncated file shows here; Pillow turns a TIFF by itself
     orientation = _orientation(image)
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
@@ -156,21 +178,26 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grayscale of 16 or 32 bits or floating point as 8 bits; the range follows the values that occur.
+def _limit(image: Image.Image) -> float:
+    """The white of grayscale of 16 or 32 bits or floating point: it follows the values that occur."""
+    values = (np.asarray(strip) for _, strip in _strips(image))
+    top = max(float(strip.max(initial=0, where=np.isfinite(strip))) for strip in values)
+    known = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
+    return next((limit for limit in known if top <= limit), top)
 
-    What is no number becomes black, and infinity white.
+
+def _eight_bits(image: Image.Image, limit: float) -> Image.Image:
+    """Grayscale of 16 or 32 bits or floating point as 8 bits, in which `limit` is white.
+
+    What is no number becomes black, and infinity white. Where one value is transparent, with an alpha.
     """
     values = np.asarray(image)
-    strips = [values[row : row + STRIP] for row in range(0, len(values), STRIP)]
-    top = max(float(strip.max(initial=0, where=np.isfinite(strip))) for strip in strips)
-    known = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
-    limit = next((limit for limit in known if top <= limit), top)
-    made = np.empty(values.shape, np.uint8)
-    for number, strip in enumerate(strips):
-        numbers = np.nan_to_num(strip.astype(np.float64), posinf=limit)
-        made[number * STRIP : (number + 1) * STRIP] = (numbers / limit * 255).round().clip(0, 255)
-    return Image.fromarray(made)
+    numbers = np.nan_to_num(values.astype(np.float64), posinf=limit)
+    made = Image.fromarray((numbers / limit * 255).round().clip(0, 255).astype(np.uint8))
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        made.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return made
 
 
 def _check_bytes(image: Image.Image, name: str) -> None:

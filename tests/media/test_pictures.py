@@ -3,6 +3,7 @@
 import io
 import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -135,6 +136,52 @@ def test_a_profile_of_another_color_space_is_left_alone(space):
     plain = io.BytesIO()
     image.save(plain, "TIFF")
     assert read_picture(saved(image, space, "TIFF")).tobytes() == read_picture(plain.getvalue()).tobytes()
+
+
+# -- transparency by one color
+
+
+def png(depth, kind, row, key):
+    """A PNG of 8 × 2 pixels with a transparent color, as optimizers write it and Pillow does not."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 8, 2, depth, kind, 0, 0, 0)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", head),
+            chunk(b"tRNS", np.asarray(key, ">u2").tobytes()),
+            chunk(b"IDAT", zlib.compress(2 * (b"\0" + row))),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+KEYED = {  # bits, kind, a row of four transparent and four other pixels, the transparent color, the other
+    "1 bit": (1, 0, b"\x0f", [0], (255, 255, 255)),
+    "2 bits": (2, 0, b"\x55\xaa", [1], (170, 170, 170)),
+    "4 bits": (4, 0, b"\x55\x55\xaa\xaa", [5], (170, 170, 170)),
+    "8 bits": (8, 0, bytes([85] * 4 + [170] * 4), [85], (170, 170, 170)),
+    "16 bits": (16, 0, np.array([0x1234] * 4 + [0x1280] * 4, ">u2").tobytes(), [0x1234], (18, 18, 18)),
+    "colors of 8 bits": (8, 2, bytes([1, 2, 3] * 4 + [128, 32, 192] * 4), [1, 2, 3], (128, 32, 192)),
+    "colors of 16 bits": (
+        16,
+        2,
+        np.array([0x1234, 0x5678, 0x9ABC] * 4 + [0x8080, 0x2020, 0xC0C0] * 4, ">u2").tobytes(),
+        [0x1234, 0x5678, 0x9ABC],
+        (128, 32, 192),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEYED)
+def test_a_transparent_color_is_white_at_every_depth(case):
+    depth, kind, row, key, other = KEYED[case]
+    image = read_picture(png(depth, kind, row, key))
+    assert image.getpixel((1, 1)) == (255, 255, 255)
+    assert image.getpixel((6, 1)) == other
 
 
 # -- HEIC
