@@ -60,16 +60,7 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd tags, and of large pictures: the limits are checked here
-            check_parts(file, name)
-            _open_heif(file)
-            image = Image.open(file, formats=readable())
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            if size is not None:
-                least = 2 * max(size) / min(image.size)  # covers twice the size, whichever way up
-                image.draft("RGB", (int(image.width * least), int(image.height * least)))
-            _check_bytes(image, name)
-            return to_rgb(image)
+            return to_rgb(_open(file, name, size))
     except Image.DecompressionBombError:
         limit = f"{MAX_PIXELS // 10**6} million pixels"
         raise ValueError(f"{name} has more than {limit}: make it smaller first") from None
@@ -86,6 +77,20 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
     except OF_READERS as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ValueError(f"{name} cannot be read: {reason}") from error
+
+
+def _open(file: io.BytesIO | Path, name: str, size: tuple[int, int] | None) -> Image.Image:
+    """A picture of which only the header has been read, with its limits checked: see `read_picture`."""
+    check_parts(file, name)
+    _open_heif(file)
+    image = Image.open(file, formats=readable())
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    if size is not None:
+        least = 2 * max(size) / min(image.size)  # covers twice the size, whichever way up
+        image.draft("RGB", (int(image.width * least), int(image.height * least)))
+    _check_bytes(image, name)
+    return image
 
 
 def _open_heif(file: io.BytesIO | Path) -> None:
