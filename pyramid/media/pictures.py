@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFilter, PngImagePlugin, UnidentifiedImageError
 
 from pyramid.disk import check_file
+from pyramid.media.colors import as_srgb, told_colors
 from pyramid.media.files import OF_READERS, publish, readable, reserve, write_sidecar
 from pyramid.media.parts import MAX_BYTES, TooLarge, check_parts, orientation_of, tags_are_bounded
 from pyramid.settings import FITS, at_home
@@ -43,6 +44,7 @@ STORED = {"1": 1, "L": 1, "P": 1, "I": 8, "F": 8}  # bytes a pixel, in Pillow an
 OF_MODE = 4  # in all other modes, and of the RGB that is made
 OF_FORMAT = {"WEBP": 12, "AVIF": 6, "HEIF": 6}  # what a decoder takes beside
 SCALES = {"L;2": 85, "L;4": 17}  # from values of 2 and 4 bits, as Pillow names them, to those of 8
+TOLD = "colors told by numbers"  # where they are kept in Pillow's `info` of a picture
 STRIP = 256  # rows that are brought to 8 bits, or to RGB, at once
 
 
@@ -90,6 +92,8 @@ def _open(file: io.BytesIO | Path, name: str, size: tuple[int, int] | None) -> I
         least = 2 * max(size) / min(image.size)  # covers twice the size, whichever way up
         image.draft("RGB", (int(image.width * least), int(image.height * least)))
     _check_bytes(image, name)
+    if told := told_colors(file):
+        image.info[TOLD] = told
     return image
 
 
@@ -113,13 +117,12 @@ def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
     image = upright(image)
     if image.mode == "RGB" and not image.info:  # a large one is not copied for nothing
         return image
-    profile = image.info.get("icc_profile")
     wide = image.mode.startswith("I") or image.mode == "F"
     limit = _limit(image) if wide else 0.0
     made = Image.new("RGB", image.size)
     for top, strip in _strips(image):
         narrow = _eight_bits(strip, limit) if wide else strip
-        made.paste(_flat(narrow, profile, background), (0, top))
+        made.paste(_flat(narrow, image.info, background), (0, top))
     return made
 
 
@@ -144,13 +147,16 @@ def _scale_key(image: Image.Image) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
-def _flat(image: Image.Image, profile: bytes | None, background: str) -> Image.Image:
-    """A picture of any mode of 8 bits as RGB, in sRGB, flattened on `background`."""
+def _flat(image: Image.Image, info: dict[Any, Any], background: str) -> Image.Image:
+    """A strip of any mode of 8 bits as RGB, in sRGB, flattened on `background`; `info`: of its picture."""
     if image.mode in ("La", "RGBa"):  # colors times transparency
         image = image.convert(image.mode.upper())
     transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     alpha = image.convert("RGBA").getchannel("A") if transparent else None
-    image = _to_srgb(image, profile) if profile else image
+    if profile := info.get("icc_profile"):
+        image = _to_srgb(image, profile)
+    elif told := info.get(TOLD):
+        image = as_srgb(image.convert("RGB"), told)
     if alpha is not None:
         image = image.convert("RGB")
         image.putalpha(alpha)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import subprocess
 import sys
 import zlib
 
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from pyramid.media.colors import told_colors
+from pyramid.media.files import ffmpeg
 from pyramid.media.pictures import read_picture
+from pyramid.media.video_reader import read_frames
 
 ODD = {  # tag, type, count, value: what phones and converters have written
     "a resolution in letters": (0x011A, 2, 3, b"72\0\0"),
@@ -141,22 +145,15 @@ def test_a_profile_of_another_color_space_is_left_alone(space):
 # -- transparency by one color
 
 
-def png(depth, kind, row, key):
-    """A PNG of 8 × 2 pixels with a transparent color, as optimizers write it and Pillow does not."""
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    head = struct.pack(">IIBBBBB", 8, 2, depth, kind, 0, 0, 0)
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", head),
-            chunk(b"tRNS", np.asarray(key, ">u2").tobytes()),
-            chunk(b"IDAT", zlib.compress(2 * (b"\0" + row))),
-            chunk(b"IEND", b""),
-        ]
-    )
+def png(depth, kind, row, *chunks):
+    """A PNG of 8 × 2 pixels with chunks of such kinds and depths as Pillow does not write."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 2, depth, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(2 * (b"\0" + row)))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + pixels + chunk(b"IEND", b"")
 
 
 KEYED = {  # bits, kind, a row of four transparent and four other pixels, the transparent color, the other
@@ -179,9 +176,78 @@ KEYED = {  # bits, kind, a row of four transparent and four other pixels, the tr
 @pytest.mark.parametrize("case", KEYED)
 def test_a_transparent_color_is_white_at_every_depth(case):
     depth, kind, row, key, other = KEYED[case]
-    image = read_picture(png(depth, kind, row, key))
+    image = read_picture(png(depth, kind, row, chunk(b"tRNS", np.asarray(key, ">u2").tobytes())))
     assert image.getpixel((1, 1)) == (255, 255, 255)
     assert image.getpixel((6, 1)) == other
+
+
+# -- HDR, and wide gamuts without a profile
+
+PATCHES = [(191, 63, 63), (62, 158, 94), (189, 189, 189)]
+TO_LIGHT = "format=gbrpf32le,setparams=color_primaries=bt709:color_trc={}:colorspace=gbr:range=pc"
+TO_2020 = ",zscale=t=linear:npl=203,zscale=p=2020:t={}:m=2020_ncl:npl=203,format=yuv444p10le"
+TO_P3 = ",zscale=t=linear,zscale=p=smpte432:t=iec61966-2-1:m=709,format=yuv444p10le"
+WIDE = {  # ffmpeg's filter, and the names of matrix, primaries and transfer that the file tells
+    "PQ": (TO_LIGHT.format("bt709") + TO_2020.format("smpte2084"), "bt2020nc", "bt2020", "smpte2084"),
+    "HLG": (TO_LIGHT.format("bt709") + TO_2020.format("arib-std-b67"), "bt2020nc", "bt2020", "arib-std-b67"),
+    "P3": (TO_LIGHT.format("iec61966-2-1") + TO_P3, "bt709", "smpte432", "iec61966-2-1"),
+    "sRGB": ("scale=out_color_matrix=bt709,format=yuv444p10le", "bt709", "bt709", "iec61966-2-1"),
+}
+
+
+def wide_avif(path, case):
+    """PATCHES side by side, 16 × 16 each, as an AVIF of 10 bits."""
+    chain, matrix, primaries, transfer = WIDE[case]
+    patches = np.repeat(np.repeat(np.array([PATCHES], np.uint8), 16, 1), 16, 0)
+    command = [ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "48x16", "-i", "-"]
+    command += ["-vf", chain, "-frames:v", "1", "-c:v", "libaom-av1", "-still-picture", "1", "-crf", "0"]
+    command += ["-cpu-used", "8", "-colorspace", matrix, "-color_primaries", primaries]
+    command += ["-color_trc", transfer, str(path)]
+    subprocess.run(command, input=patches.tobytes(), check=True)
+    return path
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_an_avif_has_the_colors_that_it_tells(tmp_path, case):
+    path = wide_avif(tmp_path / "wide.avif", case)
+    for source in (path, path.read_bytes()):
+        image = read_picture(source)
+        for number, color in enumerate(PATCHES):
+            # A step of PQ is up to four of sRGB's, and libavif is off by one.
+            assert np.abs(np.subtract(image.getpixel((16 * number + 8, 8)), color)).max() <= 8
+
+
+def test_an_avif_in_hdr_is_as_bright_as_the_same_video(tmp_path):
+    path = wide_avif(tmp_path / "wide.avif", "HLG")
+    frame = np.asarray(next(read_frames(path)), int)
+    assert np.abs(np.asarray(read_picture(path), int) - frame)[:, 8::16].max() <= 4
+
+
+def test_a_png_in_hdr_is_clipped_at_diffuse_white():
+    pq = chunk(b"cICP", bytes([1, 16, 0, 1]))
+    row = bytes([148] * 3 * 4 + [129] * 3 * 4)  # 203 and 98 nits: BT.1886's white, and 188
+    image = read_picture(png(8, 2, row, pq))
+    assert image.getpixel((1, 1)) == (255, 255, 255)
+    assert image.getpixel((6, 1)) == (188, 188, 188)
+    gray = read_picture(png(16, 0, np.full(8, 129 * 257, ">u2").tobytes(), pq))
+    assert gray.getpixel((6, 1)) == (188, 188, 188)
+
+
+def test_transparent_parts_of_hdr_are_white():
+    pq = chunk(b"cICP", bytes([9, 16, 0, 1]))
+    image = read_picture(png(8, 6, bytes([100, 50, 20, 0] * 4 + [129, 129, 129, 255] * 4), pq))
+    assert image.getpixel((1, 1)) == (255, 255, 255)
+    assert image.getpixel((6, 1)) == (188, 188, 188)
+
+
+def test_a_file_that_tells_nothing_or_ends_early_tells_no_colors(tmp_path):
+    whole = wide_avif(tmp_path / "wide.avif", "PQ").read_bytes()
+    assert told_colors(io.BytesIO(whole)) == (9, 16)
+    box = whole.index(b"colrnclx")
+    assert all(told_colors(io.BytesIO(whole[:end])) is None for end in range(box))
+    assert told_colors(io.BytesIO(whole.replace(b"colrnclx\0\x09\0\x10", b"colrnclx\0\x01\0\x0d"))) is None
+    plain = png(8, 2, bytes(24), chunk(b"cICP", bytes([1, 13, 0, 1])))
+    assert all(told_colors(io.BytesIO(plain[:end])) is None for end in range(len(plain)))
 
 
 # -- HEIC
