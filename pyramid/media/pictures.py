@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageFilter, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFilter, PngImagePlugin, TiffTags, UnidentifiedImageError
 
 from pyramid.disk import check_file
 from pyramid.media.colors import as_srgb, told_colors
@@ -170,10 +170,24 @@ def upright(image: Image.Image) -> Image.Image:
     """A picture turned as its EXIF says. Nothing else of the EXIF is read,
     as phones write odd things there.
     """
+    _drop_odd_tags(image)
     image.load()  # reads all of it: a truncated file shows here; Pillow turns a TIFF by itself
     orientation = _orientation(image)
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
+
+
+def _drop_odd_tags(image: Image.Image) -> None:
+    """Leave out what Pillow would look at beside the pixels, and fail at: a profile or XMP that is no bytes,
+    and in a TIFF the directories that its tags point to.
+    """
+    for name in ("icc_profile", "xmp"):
+        if not isinstance(image.info.get(name, b""), bytes):
+            del image.info[name]
+    if image.format == "TIFF":
+        exif = image.getexif()
+        for pointer in TiffTags.TAGS_V2_GROUPS:
+            exif.pop(pointer, None)
 
 
 def _orientation(image: Image.Image) -> Any:

@@ -66,6 +66,26 @@ def test_a_tag_that_lies_nowhere_hides_no_orientation(kind, order):
     assert read.getpixel((0, 6))[0] > 200 and read.getpixel((7, 6))[2] > 200
 
 
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"),
+    [
+        (0x02BC, 3, 7),  # XMP, a profile, and where the directories of EXIF and GPS are
+        (0x8773, 4, 7),
+        (0x8773, 2, 0x646362),
+        (0x8769, 9, -3),
+        (0x8825, 8, 0xFFFD),
+    ],
+)
+def test_an_odd_tag_of_a_tiff_changes_nothing(tag, kind, value):
+    values = {256: 3, 257: 2, 258: 8, 259: 1, 262: 1, 273: 8, 274: 6, 277: 1, 278: 2, 279: 6}
+    entries = [struct.pack("<HHIi", number, 4, 1, told) for number, told in values.items()]
+    entries.append(struct.pack("<HHIi", tag, kind, 1, value))
+    entries.sort(key=lambda entry: struct.unpack("<H", entry[:2]))
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    data = b"II*\0" + struct.pack("<I", 14) + bytes([10, 20, 30, 40, 50, 60]) + directory
+    assert np.asarray(read_picture(data))[..., 0].tolist() == [[40, 10], [50, 20], [60, 30]]
+
+
 def test_an_orientation_that_is_none_is_ignored():
     assert read_picture(tagged(77)).size == (48, 32)
 
