@@ -114,6 +114,7 @@ def _open_heif(file: io.BytesIO | Path) -> None:
 def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
     """Any picture as RGB: upright, in sRGB, 16 bit as 8, flattened on `background`. Twice is as once."""
     _scale_key(image)
+    extent = _extent(image)
     image = upright(image)
     if image.mode == "RGB" and not image.info:  # a large one is not copied for nothing
         return image
@@ -123,7 +124,21 @@ def to_rgb(image: Image.Image, background: str = BACKGROUND) -> Image.Image:
     for top, strip in _strips(image):
         narrow = _eight_bits(strip, limit) if wide else strip
         made.paste(_flat(narrow, image.info, background), (0, top))
-    return made
+    if extent is None:
+        return made
+    ground = Image.new("RGB", image.size, background)
+    ground.paste(made.crop(extent), extent)
+    return ground
+
+
+def _extent(image: Image.Image) -> tuple[int, int, int, int] | None:
+    """Where the first picture of a GIF lies, if that is not all of its screen. Around it there is nothing,
+    which Pillow gives the first color of the palette.
+    """
+    if image.format != "GIF" or image.tell():
+        return None
+    extent = getattr(image, "dispose_extent", None)
+    return None if extent == (0, 0, *image.size) else extent
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:

@@ -201,6 +201,24 @@ def test_a_transparent_color_is_white_at_every_depth(case):
     assert image.getpixel((6, 1)) == other
 
 
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_gif_is_white_around_a_first_picture_that_is_smaller_than_its_screen(transparent):
+    first = Image.new("P", (4, 3), 1)
+    first.putpalette([9, 9, 9, 200, 40, 40])
+    out = io.BytesIO()
+    first.save(out, "GIF", **({"transparency": 0} if transparent else {}))
+    data = bytearray(out.getvalue())
+    data[6:10] = struct.pack("<HH", 8, 6)  # the screen
+    at = data.index(struct.pack("<BHHHH", ord(","), 0, 0, 4, 3))
+    data[at + 1 : at + 5] = struct.pack("<HH", 2, 1)  # where it lies
+    image = np.asarray(read_picture(bytes(data)))
+    assert image.shape == (6, 8, 3)
+    assert (image[1:4, 2:6] == COLOR).all()
+    image = image.copy()
+    image[1:4, 2:6] = 255
+    assert (image == 255).all()
+
+
 # -- HDR, and wide gamuts without a profile
 
 PATCHES = [(191, 63, 63), (62, 158, 94), (189, 189, 189)]
