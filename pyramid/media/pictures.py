@@ -6,6 +6,7 @@ write_picture("still.png", frame, metadata)                             # uint8 
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,10 @@ MODES_OF = {  # modes that hold such colors
     "LAB": ("LAB",),
 }
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands, after "ftyp"
+SIGNS = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|II[*+]\0|MM\0[*+]|....ftypavi[fs]", re.DOTALL
+)  # how pictures begin
+PLAIN = {"could not create decoder object": "it is damaged or cut off"}  # what is said of a WebP
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses files a little above that
 STORED = {"1": 1, "L": 1, "P": 1, "I": 8, "F": 8}  # bytes a pixel, in Pillow and on the way; "I;16": 6
 OF_MODE = 4  # in all other modes, and of the RGB that is made
@@ -67,8 +72,7 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
         limit = f"{MAX_PIXELS // 10**6} million pixels"
         raise ValueError(f"{name} has more than {limit}: make it smaller first") from None
     except UnidentifiedImageError:
-        advice = "use PNG, JPEG, WebP, AVIF or TIFF (a video is given as video)"
-        raise ValueError(f"{name} is not a picture this program can read: {advice}") from None
+        raise ValueError(f"{name} {_why_none(_head(file))}") from None
     except ModuleNotFoundError:
         raise ValueError(
             f"{name} is a HEIC picture, as phones take them: install pillow-heif to read it "
@@ -78,13 +82,14 @@ def read_picture(source: str | Path | bytes, size: tuple[int, int] | None = None
         raise
     except OF_READERS as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ValueError(f"{name} cannot be read: {reason}") from error
+        raise ValueError(f"{name} cannot be read: {PLAIN.get(reason, reason)}") from error
 
 
 def _open(file: io.BytesIO | Path, name: str, size: tuple[int, int] | None) -> Image.Image:
     """A picture of which only the header has been read, with its limits checked: see `read_picture`."""
     check_parts(file, name)
-    _open_heif(file)
+    _open_heif(_head(file))
+    told = told_colors(file)
     image = Image.open(file, formats=readable())
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
@@ -92,18 +97,38 @@ def _open(file: io.BytesIO | Path, name: str, size: tuple[int, int] | None) -> I
         least = 2 * max(size) / min(image.size)  # covers twice the size, whichever way up
         image.draft("RGB", (int(image.width * least), int(image.height * least)))
     _check_bytes(image, name)
-    if told := told_colors(file):
+    if told:
         image.info[TOLD] = told
     return image
 
 
-def _open_heif(file: io.BytesIO | Path) -> None:
-    """Make Pillow read HEIC, if `file` is one. ModuleNotFoundError where pillow-heif is missing."""
+def _head(file: io.BytesIO | Path) -> bytes:
+    """The first 12 bytes, which say what a file is."""
     if isinstance(file, io.BytesIO):
-        head = file.getbuffer()[:12].tobytes()
-    else:
-        with file.open("rb") as opened:
-            head = opened.read(12)
+        return file.getbuffer()[:12].tobytes()
+    with file.open("rb") as opened:
+        return opened.read(12)
+
+
+def _why_none(head: bytes) -> str:
+    """Why a file that begins with `head` is none that Pillow takes for a picture."""
+    if not head:
+        return "is empty: fetch or save it again"
+    if SIGNS.match(head):
+        return (
+            "begins as a picture does, but is damaged, cut off, or of a rare kind: fetch it again, or save "
+            "it as PNG or JPEG"
+        )
+    return (
+        "is not a picture this program can read: use PNG, JPEG, WebP, AVIF or TIFF "
+        "(a video is given as video)"
+    )
+
+
+def _open_heif(head: bytes) -> None:
+    """Make Pillow read HEIC, if a file that begins so is one. ModuleNotFoundError where pillow-heif is
+    missing.
+    """
     if head[4:8] != b"ftyp" or head[8:12] not in HEIF:
         return
     import pillow_heif

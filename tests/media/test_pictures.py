@@ -90,6 +90,29 @@ def test_an_orientation_that_is_none_is_ignored():
     assert read_picture(tagged(77)).size == (48, 32)
 
 
+# -- what is said of files that are none
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF", "TIFF", "JPEG"])
+@pytest.mark.parametrize("end", [12, 30, 100])
+def test_a_picture_that_is_cut_off_is_said_to_be(kind, end):
+    out = io.BytesIO()
+    Image.effect_noise((64, 48), 99).save(out, kind)
+    with pytest.raises(ValueError, match=r"cut off|runcated") as told:
+        read_picture(out.getvalue()[:end])
+    assert "is not a picture" not in str(told.value)
+
+
+def test_an_empty_file_and_one_of_another_kind_are_told_as_such(tmp_path):
+    path = tmp_path / "empty.png"
+    path.touch()
+    for source in (path, b""):
+        with pytest.raises(ValueError, match="is empty"):
+            read_picture(source)
+    with pytest.raises(ValueError, match="is not a picture this program can read: use PNG"):
+        read_picture(b"a letter to a friend")
+
+
 # -- colors
 
 

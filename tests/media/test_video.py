@@ -109,7 +109,7 @@ def test_a_cmyk_jpeg_keeps_its_colors(tmp_path):
     [
         ("gone.png", None, "No such file"),
         ("folder", "folder", "is a folder: give a file"),
-        ("empty.png", b"", "not a picture"),
+        ("empty.png", b"", "is empty"),
         ("text.jpg", b"this is text", "not a picture"),
         ("cut.png", "cut png", "cannot be read"),
         ("cut.jpg", "cut jpeg", "truncated"),
