@@ -343,6 +343,32 @@ def test_a_file_at_another_address_is_fetched_for_nobody_else(server):
     assert "not fetched" not in told.text
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", ""])
+def test_json_that_is_not_in_utf_8_is_read_by_nobody(server, encoding, kind):
+    page, _, _ = server
+    named = {"path": "http://192.0.2.1/a.png", "meta": {"_type": "gradio.FileData"}}
+    body = json.dumps({"data": ["a", named], "prompt": "a"}).encode(encoding)
+    for path in ("call/generate", "call/v2/generate", "queue/join", "cancel"):
+        answer = httpx.post(
+            f"{page.local_url}gradio_api/{path}", content=body, headers={"Content-Type": kind}
+        )
+        assert answer.status_code == 400 and "no JSON in UTF-8" in answer.json()["detail"]
+
+
+def test_a_byte_order_mark_before_json_hides_no_file(server):
+    page, _, _ = server
+    named = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    for asked, status in (({"data": []}, 200), ({"data": [named]}, 400)):
+        body = b"\xef\xbb\xbf" + json.dumps(asked).encode()
+        answer = httpx.post(
+            f"{page.local_url}gradio_api/call/presets",
+            content=body,
+            headers={"Content-Type": "application/json"},
+        )
+        assert answer.status_code == status
+
+
 def test_a_range_that_is_none_gets_all_of_a_file_and_repeats_no_cookie(server):
     page, _, job = server
     address = f"{page.local_url}gradio_api/file=results/{job.id}/{quote(job.path.name)}"

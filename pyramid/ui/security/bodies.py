@@ -110,17 +110,19 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def check_json(body: bytes, check_file: Callable[[str], None] = lambda name: None) -> None:
-    """Raises Refused for what is no JSON, or would have Gradio keep a name of any length for a session, and
-    what `check_file` raises for each file that it names.
+    """Raises Refused for what is no JSON in UTF-8, or would have Gradio keep a name of any length for a
+    session, and what `check_file` raises for each file that it names.
+
+    Gradio would read UTF-16 and UTF-32 too, in which the words that are looked for here are other bytes.
     """
     if not body:
         return
     try:
-        found = json.loads(body)
+        found = json.loads(body.decode("utf-8-sig"))
     except RecursionError:
         raise Refused(400, "this JSON is nested too deeply to be read") from None
     except ValueError:
-        raise Refused(400, "this is no JSON that can be read") from None
+        raise Refused(400, "this is no JSON in UTF-8 that can be read") from None
     if sum(body.count(sign) for sign in (b",", b"[", b"{")) > MOST_VALUES and is_more(found, MOST_VALUES):
         raise Refused(400, f"this JSON holds more than {MOST_VALUES:,} values: send fewer")
     session = found.get("session_hash") if isinstance(found, dict) else None
