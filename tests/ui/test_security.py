@@ -238,7 +238,7 @@ def test_who_gives_wrong_passwords_has_to_wait_longer_each_time():
     wrong = WrongPasswords(lambda: now[0])
     waits = []
     for _ in range(TRIES + 8):
-        wrong.tell("eve", wrong=True)
+        wrong.wrong("eve")
         waits.append(wrong.wait("eve"))
         now[0] += waits[-1]
     assert waits[: TRIES - 1] == [0] * (TRIES - 1)
@@ -246,12 +246,12 @@ def test_who_gives_wrong_passwords_has_to_wait_longer_each_time():
     assert wrong.wait("ana") == 0
     now[0] += 1
     assert wrong.wait("eve") == 0
-    wrong.tell("eve", wrong=False)
-    wrong.tell("eve", wrong=True)
+    wrong.right("eve")
+    wrong.wrong("eve")
     assert wrong.wait("eve") == 0, "the right password ends it"
-    wrong.tell("old", wrong=True)
+    wrong.wrong("old")
     now[0] += 2 * LONGEST_WAIT
-    wrong.tell("new", wrong=True)
+    wrong.wrong("new")
     assert set(wrong.tries) == {"new"}, "who stays away is forgotten"
 
 
@@ -262,11 +262,36 @@ def test_trying_a_name_from_many_places_is_slow_and_does_not_lock_its_owner_out(
     for number in range(200):
         if not tries.wait(f"place {number}", "ana"):
             tries.begin(f"place {number}", "ana")
-    assert tries.names.tries["ana"][0] == NAME_TRIES, "the others were refused unchecked"
+    assert len(tries.names.tries["ana"]) == NAME_TRIES, "the others were refused unchecked"
     assert tries.wait("home", "ana") == 0 < tries.wait("elsewhere", "ana") <= 60
     assert tries.wait("elsewhere", "ben") == 0
     now[0] += 60
     assert tries.wait("elsewhere", "ana") == 0, "who is new at a place waits a minute at most"
+
+
+def test_a_right_password_takes_back_the_tries_of_its_own_name_alone():
+    now = [100.0]
+    tries = Tries(lambda: now[0])
+    tries.right("home", "bob")  # whose home ana shares
+    checked = 0
+    for number in range(40):
+        if not tries.wait("home", "bob"):
+            tries.begin("home", "bob")
+            checked += 1
+        if number % 4 == 3 and not tries.wait("home", "ana"):
+            tries.begin("home", "ana")
+            tries.right("home", "ana")
+    assert checked == TRIES and tries.wait("home", "bob") == 30
+    now[0] += 30
+    tries.begin("home", "ana")
+    tries.begin("home", "bob")
+    assert tries.wait("home", "bob") == 120, "both count until it is known what came of them"
+    tries.right("home", "ana")
+    assert tries.wait("home", "bob") == 60
+    now[0] += 60
+    tries.begin("home", "bob")
+    tries.right("home", "bob")
+    assert not tries.addresses.tries and not tries.names.tries, "who mistook a key is at once let in again"
 
 
 def test_only_a_named_proxy_may_say_for_whom_it_asks():

@@ -12,12 +12,10 @@ import math
 import os
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from email import message_from_bytes
-from email.message import Message
 from html import escape
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from gradio.routes import fastapi
 
@@ -350,7 +348,7 @@ class Guard:
 
     async def login(self, scope, body: bytes, receive, send, visitor: str) -> None:
         """A try to log in; refused unchecked while its address or its name has to wait."""
-        name = name_in(scope, body)
+        name = await name_in(scope, body)
         if wait := self.tries.wait(visitor, name):
             raise Refused(429, f"Too many wrong passwords: try again in {wait:.0f} seconds.", wait)
         self.tries.begin(visitor, name)
@@ -392,24 +390,23 @@ def host_of(origin: str) -> str:
         return ""
 
 
-def name_in(scope, body: bytes) -> str:
-    """The name that a form to log in gives. Raises Refused where it gives none, or several."""
-    kind = dict(scope["headers"]).get(b"content-type", b"")
-    if kind.lower().startswith(b"multipart/form-data"):
-        form = message_from_bytes(b"Content-Type: " + kind + b"\r\n\r\n" + body)
-        given = form.get_payload()
-        parts = [part for part in given if isinstance(part, Message)] if isinstance(given, list) else []
-        found = [
-            bytes(part.get_payload(decode=True) or b"").decode("utf-8", "replace")
-            for part in parts
-            if part.get_param("name", header="content-disposition") == "username"
-            and part["content-transfer-encoding"] is None  # Gradio reads such a part as it stands
-        ]
-    else:
-        found = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True).get("username", [])
-    if len(found) != 1:
+async def name_in(scope, body: bytes) -> str:
+    """The name that a form to log in gives, read as Gradio will read it: with the same function, so that no
+    charset or spelling makes it another name there. Raises Refused where it gives none, or several.
+    """
+
+    async def ended() -> dict:
+        return {"type": "http.disconnect"}
+
+    try:
+        async with fastapi.Request(scope, replay(body, ended)).form() as form:
+            given = form.getlist("username")
+    except (fastapi.exceptions.StarletteHTTPException, ValueError):  # it is broken
+        given = []
+    name = given[0] if len(given) == 1 else None
+    if not isinstance(name, str):
         raise Refused(400, "a form with one username and one password is expected")
-    return found[0].strip()
+    return name.strip()
 
 
 def uploaded(answer: Sequence[dict]) -> list[Path]:

@@ -55,32 +55,43 @@ class WrongPasswords:
         self.clock = clock
         self.most = tries
         self.longest = longest
-        self.tries: dict[str, tuple[int, float]] = {}  # who -> (how many in a row, until when it waits)
+        self.tries: dict[str, list[tuple[str, float]]] = {}  # who -> with whom, and when, the latest last
 
     def wait(self, who: str) -> float:
         """Seconds that it has yet to wait; 0 when it may try."""
-        return max(0.0, self.tries.get(who, (0, 0.0))[1] - self.clock())
+        return max(0.0, self._until(who) - self.clock())
 
-    def tell(self, who: str, *, wrong: bool) -> None:
-        """What came of a try."""
-        if not wrong:
-            self.tries.pop(who, None)
-            return
-        count = self.tries.get(who, (0, 0.0))[0] + 1
+    def wrong(self, who: str, with_whom: str = "") -> None:
+        """A try was wrong: of an address with a name, or of a name from an address."""
         now = self.clock()
-        pause = 0.0
-        if count >= self.most:
-            pause = min(FIRST_WAIT * 2 ** min(count - self.most, 20), self.longest)
         # Who has waited the longest time possible without another try is forgotten.
-        self.tries = {key: value for key, value in self.tries.items() if now - value[1] < LONGEST_WAIT}
-        self.tries[who] = (count, now + pause)
+        self.tries = {
+            key: tries for key, tries in self.tries.items() if now - self._until(key) < LONGEST_WAIT
+        }
+        self.tries.setdefault(who, []).append((with_whom, now))
+
+    def right(self, who: str, with_whom: str = "") -> None:
+        """A try was right: the earlier ones of the same two are forgotten, and no others."""
+        left = [one for one in self.tries.pop(who, []) if one[0] != with_whom]
+        if left:
+            self.tries[who] = left
+
+    def _until(self, who: str) -> float:
+        """When it may try again."""
+        if not (tries := self.tries.get(who)):
+            return 0.0
+        further = len(tries) - self.most
+        pause = min(FIRST_WAIT * 2 ** min(further, 20), self.longest) if further >= 0 else 0.0
+        return tries[-1][1] + pause
 
 
 class Tries:
     """Tries to log in, counted by address and by name.
 
     An address waits for long. A name waits a minute at most, and not at the addresses that it logged in from
-    before: trying somebody's name from many places is slow, and does not lock that person out.
+    before: trying somebody's name from many places is slow, and does not lock that person out. A right
+    password takes back what was tried with that name from that address. It says nothing of the other names
+    that were tried there: who has an account could try theirs without end.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -96,13 +107,14 @@ class Tries:
 
     def begin(self, address: str, name: str) -> None:
         """A try is about to be checked: it counts as wrong, as others may be tried beside it."""
-        self.addresses.tell(address, wrong=True)
-        self.names.tell(name[:LONGEST_NAME], wrong=True)
+        name = name[:LONGEST_NAME]
+        self.addresses.wrong(address, name)
+        self.names.wrong(name, address)
 
     def right(self, address: str, name: str) -> None:
         """It was right."""
         name = name[:LONGEST_NAME]
-        self.addresses.tell(address, wrong=False)
-        self.names.tell(name, wrong=False)
+        self.addresses.right(address, name)
+        self.names.right(name, address)
         homes = [home for home in self.homes.get(name, []) if home != address]
         self.homes[name] = [*homes, address][-HOMES:]

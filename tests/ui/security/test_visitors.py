@@ -342,6 +342,35 @@ def test_a_name_that_is_tried_from_everywhere_waits_and_its_owner_does_not(membe
     assert log_in(members.visitor(), "eve", "a stone").status_code == 200
 
 
+def test_a_name_in_another_charset_is_the_same_name(members):
+    """In UTF-7 "bo+AGI-" is bob, so each spelling of him would have had tries of its own."""
+    disposition = 'Content-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+
+    def form(name: str, password: str, charset: str) -> tuple[bytes, dict]:
+        parts = (disposition % pair for pair in (("username", name), ("password", password)))
+        body = "".join(f"--XX\r\n{part}" for part in parts) + "--XX--\r\n"
+        return body.encode(), {"Content-Type": f"multipart/form-data; charset={charset}; boundary=XX"}
+
+    for name, charset in (("+AGU-ve", "utf-7"), ("eve", "utf-8"), ("eve", "no-charset")):
+        body, headers = form(name, "a stone", charset)
+        assert members.visitor().http.post("login", content=body, headers=headers).status_code == 200
+    answers = []
+    for number in range(22):
+        body, headers = form("bo+AGI-" if number % 2 else "+AGI-ob", "wrong", "utf-7")
+        answers.append(members.visitor().http.post("login", content=body, headers=headers).status_code)
+    assert answers == [400] * 20 + [429] * 2
+    assert log_in(members.visitor(), "bob", "wrong").status_code == 429
+
+
+def test_whose_own_password_is_right_may_not_try_anothers_for_ever(members):
+    eve = members.visitor()
+    answers = []
+    for _ in range(3):
+        answers += [log_in(eve, "somebody else", "wrong").status_code for _ in range(4)]
+        answers.append(log_in(eve, "eve", "a stone").status_code)
+    assert answers == [400] * 4 + [200] + [400] + [429] * 9
+
+
 def test_cookies_are_for_this_site_and_no_script(members):
     for scheme, secure in (("http", False), ("https", True)):
         ana = members.visitor()
