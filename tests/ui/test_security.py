@@ -330,7 +330,7 @@ def test_a_rate_is_taken_at_once_or_evenly_and_comes_back():
 
 
 def test_the_oldest_uploads_go_first_and_who_sends_much_loses_their_own(tmp_path):
-    uploads = Uploads(tmp_path, megabytes=0.004)
+    uploads = Uploads(tmp_path, megabytes=4)  # of which each file takes 0.1 beside its content
 
     def upload(name: str, size: int, age: int, who: str) -> Path:
         path = tmp_path / f"{name}-hash" / name
@@ -340,15 +340,46 @@ def test_the_oldest_uploads_go_first_and_who_sends_much_loses_their_own(tmp_path
         uploads.made(who, [path])
         return path
 
-    old = upload("old", 900, 90, "ana")
-    floods = [upload(f"flood-{number}", 600, 50 - number, "eve") for number in range(9)]
+    old = upload("old", 800_000, 90, "ana")
+    floods = [upload(f"flood-{number}", 500_000, 50 - number, "eve") for number in range(9)]
     assert old.is_file() and [path.is_file() for path in floods] == [False] * 8 + [True]
-    others = [upload(name, 900, 20, name) for name in ("ben", "cy", "dee")]
+    others = [upload(name, 800_000, 20, name) for name in ("ben", "cy", "dee")]
     assert not old.exists() and all(path.is_file() for path in others)
+
+
+def test_many_small_uploads_are_bounded_and_leave_no_folders(tmp_path, monkeypatch):
+    uploads = Uploads(tmp_path, megabytes=4)
+    looks = []
+    look = Uploads._all
+    monkeypatch.setattr(Uploads, "_all", lambda self: looks.append(1) or look(self))
+
+    def upload(*names: str) -> list[Path]:
+        paths = [tmp_path / f"{name}-hash" / name for name in names]
+        for path in paths:
+            path.parent.mkdir()
+            path.write_bytes(b"8 bytes.")
+        uploads.made("eve", paths)
+        return paths
+
+    for number in range(30):
+        upload(f"{number}")
+    assert len([*tmp_path.iterdir()]) == 9, "1 MB is an address's part, and nine take 0.9 MB"
+    assert len(looks) == 1, "no upload looks at all the others"
+    with pytest.raises(Refused, match="101 files came in one upload, 100 may"):
+        upload(*(f"at-once-{number}" for number in range(101)))
+    assert len([*tmp_path.iterdir()]) == 9
     (tmp_path / "tmpcut").write_bytes(b"x")
-    os.utime(tmp_path / "tmpcut", (0, 0))
-    upload("last", 1, 0, "ana")
-    assert not (tmp_path / "tmpcut").exists()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "new").mkdir()  # a file is about to come
+    for name in ("tmpcut", "empty"):
+        os.utime(tmp_path / name, (0, 0))
+    monkeypatch.setattr("pyramid.ui.security.uploads.AGAIN", 0)
+    upload("last")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"{number}-hash" for number in range(22, 30)),
+        "last-hash",
+        "new",
+    }
 
 
 def test_uploads_and_jobs_leave_some_of_the_disk_free(tmp_path, monkeypatch):

@@ -264,10 +264,9 @@ class Guard:
                 raise
         finally:
             self.uploads.end(visitor)
+            await asyncio.to_thread(self.uploads.made, visitor, uploaded(answer))
         if came.refused:
             raise came.refused
-        paths = uploaded(answer)
-        await asyncio.to_thread(self.uploads.made, visitor, paths)
         for message in answer:
             await send(message)
 

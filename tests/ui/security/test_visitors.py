@@ -94,6 +94,10 @@ def test_uploads_take_no_more_disk_than_they_may(public):
     size = sum(path.stat().st_size for path in public.uploads.rglob("*") if path.is_file())
     assert size < 60e6 and len(list(public.uploads.glob("*/[0-5].bin"))) == 1
     assert ana.http.get(f"gradio_api/file={quote(kept)}").content == b"ana's"
+    many = [("files", (f"{number}.txt", f"{number}".encode())) for number in range(101)]
+    answer = ana.http.post("gradio_api/upload", files=many)
+    assert answer.status_code == 413 and "101 files came" in answer.json()["detail"]
+    assert not list(public.uploads.glob("*/*.txt"))
 
 
 def test_connections_of_one_address_are_bounded(public):
