@@ -50,6 +50,7 @@ def follow(events: list, *call, **options) -> None:
     gr.on(events, None, js="() => {}", **QUIET).then(*call, **LATEST, **options)
 
 
+LONGEST_TOKEN = 128  # characters: it is kept with each job as its owner
 PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+")
 
 
@@ -71,13 +72,15 @@ class App:
     def owner(self, request: "gr.Request | None", token: str | None) -> str:
         """Whose jobs a request sees: everybody's on one machine, else those of a login or of one browser.
 
-        `token` is the random one that the page keeps in the browser; an empty result owns nothing.
+        `token` is the random one that the page keeps in the browser; an empty result owns nothing, and is
+        that of a token that is none, or too long to be kept.
         """
         if self.local:
             return "local"
         if name := getattr(request, "username", None):
             return f"user:{name}"
-        return f"visitor:{token}" if token else ""
+        usable = isinstance(token, str) and 0 < len(token) <= LONGEST_TOKEN
+        return f"visitor:{token}" if usable else ""
 
     @contextmanager
     def adding(self, request: "gr.Request | None", owner: str, count: int = 1) -> Iterator[None]:

@@ -8,7 +8,7 @@
 `generate`, `edit`, `status`, `stop`, `resume`, `finish`, `join`, `loop`, `history`, `presets`, `models`, and
 those that direct a clip (`pyramid.ui.api_direct`). A picture or video to begin with is uploaded
 (`handle_file`); a path on the server is never taken. Everybody sees their own jobs only: by their login, or,
-on a page without accounts, by `token`, a secret of at least 16 characters that a program makes up and sends
+on a page without accounts, by `token`, a secret of 16 to 128 characters that a program makes up and sends
 each time.
 """
 

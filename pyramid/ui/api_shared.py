@@ -18,7 +18,7 @@ from pyramid.jobs.run import Live
 from pyramid.media.measure import Drift
 from pyramid.presets import find_preset, preset_names, resolve
 from pyramid.settings import MACHINE, STEPS, TABLE, Settings, Spec, is_whole, values_of
-from pyramid.ui import App
+from pyramid.ui import LONGEST_TOKEN, App
 from pyramid.ui.addresses import address_of, uploads_folder
 from pyramid.ui.errors import shown_words
 from pyramid.ui.models import title_of
@@ -74,7 +74,7 @@ class Serving:
         )
         if not owner:
             raise ValueError(
-                f"token: give a secret of {SHORTEST_TOKEN} characters or more, the same each time"
+                f"token: give a secret of {SHORTEST_TOKEN} to {LONGEST_TOKEN} characters, the same each time"
             )
         return owner
 

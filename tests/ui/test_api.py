@@ -251,8 +251,9 @@ def test_visitors_see_and_stop_their_own_jobs_only(open_house):
     for name in ("/status", "/stop"):
         with pytest.raises(AppError, match="there is no job"):
             client.predict(job["id"], token=other, api_name=name)
-        with pytest.raises(AppError, match="token: give a secret"):
-            client.predict(job["id"], token="short", api_name=name)
+        for token in ("short", "a" * 129, "a" * 900_000):
+            with pytest.raises(AppError, match="token: give a secret of 16 to 128 characters"):
+                client.predict(job["id"], token=token, api_name=name)
     for name, more in (("/edit", [1]), ("/finish", []), ("/loop", []), ("/join", [job["id"]])):
         with pytest.raises(AppError, match="there is no job"):
             client.predict(job["id"], *more, token=other, api_name=name)
@@ -263,6 +264,8 @@ def test_visitors_see_and_stop_their_own_jobs_only(open_house):
     assert over["state"] in ("stopped", "partial")
     assert [j["id"] for j in client.predict(token=mine, api_name="/history")] == [job["id"]]
     assert client.predict(token=other, api_name="/history") == []
+    assert app.owner(None, "a" * 128) == f"visitor:{'a' * 128}", "as long as one may be"
+    assert [app.owner(None, token) for token in ("a" * 129, {"a": 1}, 5, None, "")] == [""] * 5
 
 
 def test_visitors_have_limits(open_house, tmp_path):
