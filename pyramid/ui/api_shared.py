@@ -97,7 +97,9 @@ class Serving:
         preset: str | None,
         others: dict[str, Any] | None,
     ) -> Settings:
-        """The settings that are asked for. ValueError for what is unknown, or not the caller's to choose."""
+        """The settings that are asked for. ValueError for what is unknown, cannot be made, or is not the
+        caller's to choose.
+        """
         others = {} if others is None else others
         if not isinstance(others, dict):
             raise ValueError(
@@ -113,7 +115,7 @@ class Serving:
                 raise ValueError(f"there is no preset {preset!r}: choose from {', '.join(names)}")
             found = find_preset(preset, self.app.presets_folder)
         changes = others | {"prompt": prompt} | ({"seed": seed} if seed is not None else {})
-        return resolve(self.app.worker.start_from, found, changes, seconds=seconds)
+        return resolve(self.app.worker.start_from, found, changes, seconds=seconds).validate()
 
     def started(self, asked: Settings, image: Any, video: Any) -> tuple[Settings, Upload, Upload]:
         """The settings with what was uploaded to begin with, and those files."""

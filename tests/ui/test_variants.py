@@ -9,7 +9,9 @@ from PIL import Image
 
 from pyramid.hub.checkpoints import find, page_variant
 from pyramid.presets import load_preset
+from pyramid.settings import SettingsError
 from pyramid.ui.addresses import uploads_folder
+from pyramid.ui.api_shared import Serving
 from pyramid.ui.presets import applied, needs
 from pyramid.ui.restore import of_job
 from pyramid.ui.variants import at_speed_of, checkpoint_of, for_photograph
@@ -117,6 +119,12 @@ def test_a_speed_with_more_steps_brings_the_variant_that_takes_them_with_its_gui
     assert left.look.speed(made)["value"] == "reference"
     back = at_speed(app, left, "quick", slow)
     assert left.form.read(*back) == left.form.read(*values(left)), "and back again"
+
+
+@pytest.mark.parametrize("steps", [[], [0, 1, 1]])
+def test_steps_that_cannot_be_taken_are_told_before_a_variant_is_looked_for(app, steps):
+    with pytest.raises(SettingsError, match="num_inference_steps"):
+        Serving(app).settings("a red ball", None, 1, None, {"num_inference_steps": steps})
 
 
 def test_what_is_shown_in_the_form_is_what_runs(app, left):
