@@ -62,7 +62,8 @@ SCHEMA = (  # one script a version: a file of version n gets those from n on
     ALTER TABLE jobs ADD COLUMN directed TEXT NOT NULL DEFAULT '{}';
     """,
 )
-DRAFT = "draft.safetensors"  # beside what a job starts from: the draft that it goes on from
+DRAFT = ".draft.safetensors"  # beside what a job starts from, which is never called so: what it goes on from
+FORMER_DRAFT = "draft.safetensors"  # of earlier versions
 
 
 @dataclass(frozen=True)
@@ -401,8 +402,9 @@ class JobStore(Database):
 
     def draft_of(self, job: Job) -> Path | None:
         """The draft that a job goes on from."""
-        path = self.private / "inputs" / job.id / DRAFT
-        return path if path.is_file() else None
+        folder = self.private / "inputs" / job.id
+        found = [folder / name for name in (DRAFT, FORMER_DRAFT) if (folder / name).is_file()]
+        return next((path for path in found if path != self.input_of(job)), None)
 
     def family(self, job: Job) -> list[Job]:
         """All the owner's clips that share units with this one, the oldest first: a branch follows the clip
@@ -502,6 +504,7 @@ class JobStore(Database):
             raise ValueError(f"this job is {job.state}: only one that ended early can be resumed")
         if job.path is not None:
             return self.extend(job_id, job.owner)
+        self.space.check()
         with self.lock:
             if not self.get(job_id, owner).over:
                 raise ValueError("this job is in the queue again already")
@@ -514,6 +517,7 @@ class JobStore(Database):
 
         ValueError when it has a video, or no unit was finished.
         """
+        self.space.check()
         with self.lock:
             job = self.get(job_id, owner)
             if not job.over or job.path is not None:
@@ -522,6 +526,7 @@ class JobStore(Database):
                 )
             if not job.units_done:
                 raise ValueError("no unit of this job was finished: resume it to make them")
+            self._check_room(job.owner, 1)
             return self._requeue(job_id, decode_only=True)
 
     def _append(self, rows: Sequence[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pyramid.jobs.database import Database
-from pyramid.jobs.queue import SCHEMA, Job, JobStore, Limits, Output, State
+from pyramid.jobs.queue import SCHEMA, Beginning, Job, JobStore, Limits, Output, State
 from pyramid.media.files import PATTERN
 from pyramid.media.video import VideoWriter
 from pyramid.settings import Settings, SettingsError
@@ -332,6 +332,39 @@ def test_visitors_have_limits(tmp_path, picture):
         store.add_many(ASKED, owner="bob", count=3)
     assert len(store.queue()) == 2 and queue_of(store, "his", owner="bob")
     store.close()
+
+
+def test_what_is_put_into_the_queue_again_has_limits_too(tmp_path, monkeypatch):
+    store = JobStore(tmp_path / "out", Limits(max_queue_per_owner=1, max_disk_mb=1))
+    stopped = [ended(store, name, State.STOPPED, units_done=1) for name in ("one", "two")]
+    queue_of(store, "waits")
+    for again in (store.resume, store.decode_finished):
+        with pytest.raises(SettingsError, match="1 of your jobs wait or run, 1 may"):
+            again(stopped[0].id, "ana")
+    store.remove(store.queue()[0].id, "ana")
+    monkeypatch.setattr(store.space, "used", lambda: 2_000_000)
+    for again in (store.resume, store.decode_finished):
+        with pytest.raises(SettingsError, match="results take 2 MB here, 1 MB may"):
+            again(stopped[0].id, "ana")
+    assert not store.queue()
+    store.close()
+
+
+def test_a_picture_by_the_name_of_a_draft_is_none(store, picture):
+    named = store.add(ASKED, owner="ana", image=picture, image_name="draft.safetensors")
+    assert named.settings.image == "draft.safetensors" and store.draft_of(named) is None
+    hidden = store.add(ASKED, owner="ana", image=picture, image_name=".draft.safetensors")
+    assert hidden.settings.image == "draft.safetensors", "no upload is called as drafts are"
+    draft = picture.with_name("latents")
+    draft.write_bytes(b"latents")
+    begin = Beginning(draft=draft)
+    both = store.direct(named.settings, owner="ana", begin=begin, parent=named.id)
+    assert store.input_of(both).read_bytes() == picture.read_bytes()
+    assert store.draft_of(both).read_bytes() == b"latents"
+    plain = store.direct(ASKED, owner="ana", begin=begin)
+    path = store.draft_of(plain)
+    path.rename(path.with_name("draft.safetensors"))  # as earlier versions called it
+    assert store.draft_of(plain).read_bytes() == b"latents"
 
 
 # ------------------------------------------------------------------------------------------------------------
