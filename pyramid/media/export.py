@@ -25,10 +25,10 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pyramid.media.files import MEMBER, publish, reserve, tag, write_sidecar
+from pyramid.media.files import MEMBER, RATE, publish, reserve, tag, write_sidecar
 from pyramid.media.join import join_to_source
 from pyramid.media.pictures import read_picture, write_picture
-from pyramid.media.result import frames_of_result, metadata_of, pace_of, sound_for
+from pyramid.media.result import fps_of, frames_of_result, metadata_of, pace_of, sound_for
 from pyramid.media.sound import Sound
 from pyramid.media.video import QUALITY, FramesWriter, VideoWriter
 from pyramid.media.video_reader import read_frames
@@ -168,7 +168,7 @@ def open_writer(
 
 class PicturesWriter(FramesWriter):
     """A zip of PNGs, 0001.png and so on, as frames arrive; used as `VideoWriter` is.
-    `settings.json` says the rest.
+    `fps.txt` says how many of them a second, `settings.json` the rest.
 
     Raises ValueError for frames of another size, OSError when the file cannot be written.
     """
@@ -189,6 +189,7 @@ class PicturesWriter(FramesWriter):
     def __exit__(self, kind, error, traceback) -> None:
         try:
             if kind is None and self.frames:
+                self._file.writestr(RATE, f"{self.fps:.10g}\n")
                 if (inside := self._settle()) is not None:
                     self._file.writestr(MEMBER, json.dumps(inside, indent=2, allow_nan=False))
                 self._file.close()
@@ -217,10 +218,13 @@ def write_stages(
             "format",
             "what the stages looked like was not kept for this result: make it again with previews",
         )
-    pictures = _staged(frames_of_result(source), estimates)
+    pace, info = pace_of(source, metadata)
+    fps = (
+        fps_of(metadata) or pace
+    )  # a unit is 8 frames as they were made, also of a clip that is smoother now
+    pictures = _staged(frames_of_result(source, fps, info), estimates)
     first = next(pictures)
     told = metadata | {"export": "stages"}
-    fps, _ = pace_of(source, metadata)
     with open_writer(target, fps, first.size, told, keep=keep) as writer:
         for picture in chain([first], pictures):
             writer.write(np.asarray(picture))

@@ -51,6 +51,7 @@ MAX_WORDS = 60  # characters of a prompt in a name
 MAX_WIDTH = 64  # characters of a field of a pattern
 MAX_NAME = 200  # bytes of a name: file systems take 255, endings and numbers come on top
 MEMBER = "settings.json"  # of a zip of pictures
+RATE = "fps.txt"  # of one, too: how many of them a second
 PICTURES = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM", "TGA", "ICO")
 """Pillow's formats that are read. It knows some that are programs: for EPS it starts Ghostscript."""
 # What Pillow's readers raise at damaged and made-up files, beside what they mean to.

@@ -81,6 +81,10 @@ class Finish:
             told["smooth"] = {"factor": self.smooth, "by": f"ffmpeg minterpolate {METHOD}"}
         return told
 
+    def told(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """What a file says of it that is made of one with `metadata`: with what was done to that before."""
+        return self.table | ({"earlier": metadata["finish"]} if "finish" in metadata else {})
+
     def check(self, size: tuple[int, int], fps: float) -> None:
         """SettingsError where what comes out is too large, or too fast."""
         width, height = (side * self.upscale for side in size)
@@ -127,7 +131,7 @@ def finish(
     asked.check(first.size, fps)
     sound = sound_for(source, target.suffix.lower().lstrip("."), tell)
     size = (first.width * asked.upscale, first.height * asked.upscale)
-    told = metadata | {"export": "finished", "finish": asked.table, "source_file": source.name}
+    told = metadata | {"export": "finished", "finish": asked.told(metadata), "source_file": source.name}
     pictures = (np.asarray(picture) for picture in itertools.chain([first], frames))
     with VideoWriter(
         target, fps * asked.smooth, size, told, quality=quality, keep=keep, sound=sound

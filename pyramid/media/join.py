@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from pyramid.media.pictures import fit_picture
-from pyramid.media.result import frames_of_result, metadata_of, pace_of, sound_for
+from pyramid.media.result import fps_of, frames_of_result, metadata_of, pace_of, sound_for
 from pyramid.media.seam import SIDE, Seam, Seams, seam, strip
 from pyramid.media.video import QUALITY, VideoWriter
 from pyramid.media.video_reader import sound_of
@@ -136,7 +136,9 @@ def join_to_source(
     no clip, or either cannot be read.
     """
     metadata = metadata_of(result)
-    skip = (0, given_frames(result, metadata))
+    pace, _ = pace_of(result, metadata)
+    made = fps_of(metadata) or pace  # it may be smoother since
+    skip = (0, round(given_frames(result, metadata) * pace / made))
     return join_clips(
         [source, result],
         target,

@@ -7,15 +7,17 @@
 Any other video is taken too.
 """
 
+import re
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from zipfile import BadZipFile, ZipFile
 
 from PIL import Image
 
-from pyramid.media.files import read_metadata
+from pyramid.media.files import RATE, read_metadata
 from pyramid.media.pictures import MAX_BYTES, read_picture
 from pyramid.media.sound import Sound
 from pyramid.media.video_reader import Budget, VideoInfo, inspect, read_frames, sound_of
@@ -24,6 +26,8 @@ from pyramid.settings import SettingsError, check_value
 # What the owner of the machine asks for may take its time.
 EXPORTED = Budget(seconds=3600.0, frames=500_000)
 FASTEST = 120.0  # frames a second
+MAX_RATE = 32  # bytes: a number
+MAX_DIGITS = 20  # of a number in a picture's name
 
 
 def metadata_of(source: Path) -> dict[str, Any]:
@@ -37,18 +41,37 @@ def metadata_of(source: Path) -> dict[str, Any]:
 
 
 def pace_of(source: Path, metadata: dict[str, Any]) -> tuple[float, VideoInfo | None]:
-    """Frames a second: as the settings say, for a GIF rounds it; else as the file says, with all that it
-    says. ValueError without either.
+    """Frames a second as the file says, with all that it says of a video. ValueError where it says no rate.
+
+    The settings say how a clip was made, and it may be smoother since. A GIF rounds its times, though, so one
+    of ours has the multiple of their rate which is nearest.
     """
-    if fps := fps_of(metadata):
-        return fps, None
+    made = fps_of(metadata)
+    if source.suffix.lower() == ".zip":
+        return _rate_in_zip(source) or made or _no_rate(source), None
     info = inspect(source, EXPORTED)
     # Frames that are spaced unevenly keep their times at the steady rate; where that is a clock's, at their
     # average.
     rate = info.rate if info.rate and info.rate <= FASTEST else info.fps
-    if not rate:
-        raise ValueError(f"{source.name} does not say how many frames a second it has")
-    return min(rate, FASTEST), info
+    if made and info.fps and info.codec == "gif":
+        rate = made * max(round(info.fps / made), 1)
+    return min(rate or made or _no_rate(source), FASTEST), info
+
+
+def _no_rate(source: Path) -> NoReturn:
+    inside = f": put a file {RATE} with that number in it, such as 24" * (source.suffix.lower() == ".zip")
+    raise ValueError(f"{source.name} does not say how many frames a second it has{inside}")
+
+
+def _rate_in_zip(source: Path) -> float | None:
+    """Pictures a second of a zip, which `PicturesWriter` writes into it; None without a number."""
+    with _zip_of(source) as file:
+        if RATE not in file.namelist() or file.getinfo(RATE).file_size > MAX_RATE:
+            return None
+        said = file.read(RATE).strip()
+    if not re.fullmatch(rb"\d+(\.\d+)?", said):
+        return None
+    return min(float(said), FASTEST) or None
 
 
 def fps_of(metadata: dict[str, Any]) -> int | None:
@@ -74,18 +97,29 @@ def frames_of_result(
     if source.suffix.lower() != ".zip":
         yield from read_frames(source, fps=fps, budget=EXPORTED, info=info)
         return
+    with _zip_of(source) as file:
+        for name in _pictures_in(file):
+            if (size := file.getinfo(name).file_size) > MAX_BYTES:
+                raise ValueError(f"{source.name}: {name} has {size / 1e6:,.0f} MB, too much for a picture")
+            yield read_picture(file.read(name))
+
+
+@contextmanager
+def _zip_of(source: Path) -> Iterator[ZipFile]:
+    """A zip that is read. ValueError for what is none, or damaged."""
     try:
         with ZipFile(source) as file:
-            for name in sorted(name for name in file.namelist() if name.lower().endswith(".png")):
-                if (size := file.getinfo(name).file_size) > MAX_BYTES:
-                    raise ValueError(
-                        f"{source.name}: {name} has {size / 1e6:,.0f} MB, too much for a picture"
-                    )
-                yield read_picture(file.read(name))
+            yield file
     except (BadZipFile, OSError, NotImplementedError, EOFError, zlib.error) as error:
         raise ValueError(
             f"{source.name} is not a zip of pictures that this program can read: {error}"
         ) from error
+
+
+def _pictures_in(file: ZipFile) -> list[str]:
+    """The names of a zip's pictures, in the order of their numbers: 9999.png, then 10000.png."""
+    names = [name for name in file.namelist() if name.lower().endswith(".png")]
+    return sorted(names, key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(MAX_DIGITS), name))
 
 
 def sound_for(source: Path, kind: str, tell: Callable[[str], Any]) -> Sound | None:

@@ -2,6 +2,7 @@
 nothing overwritten or half-written.
 """
 
+import io
 import json
 from datetime import datetime
 from zipfile import ZipFile
@@ -15,6 +16,7 @@ from pyramid.media.export import KINDS, OF_SOME, export, frames_of_result, open_
 from pyramid.media.files import KEEPS, check_pattern, describe, file_name, read_metadata, sidecar_of
 from pyramid.media.pictures import write_picture
 from pyramid.media.preview import load_estimates, save_estimate
+from pyramid.media.result import pace_of
 from pyramid.media.video import VideoWriter
 from pyramid.media.video_reader import probe
 from pyramid.settings import Settings, SettingsError
@@ -31,6 +33,20 @@ def moving(frames=17, width=64, height=48):
     for number, frame in enumerate(video):
         frame[:, 2 * number : 2 * number + 8] = 230, 60, 40
     return video
+
+
+def plain(shade):
+    """A small PNG of one gray."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (shade,) * 3).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def zip_of(path, members):
+    with ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +96,36 @@ def test_pictures_in_a_zip_are_the_frames_as_they_are(here, tmp_path):
             writer.write(frame)
     with ZipFile(writer.path) as file:
         names = sorted(file.namelist())
-        assert names == [f"{number:04d}.png" for number in range(1, 18)] + ["settings.json"]
+        assert names == [f"{number:04d}.png" for number in range(1, 18)] + ["fps.txt", "settings.json"]
     assert np.array_equal([np.asarray(frame) for frame in frames_of_result(writer.path)], moving())
     path = export(here, "png")
     assert path.name == "walk-7.zip" and read_metadata(path) == METADATA
     again = export(path, "webm", tmp_path / "again.webm")
     assert read_metadata(again) == METADATA and "24 fps" in probe(again)
+
+
+def test_a_zip_keeps_the_pace_of_a_foreign_video(here, tmp_path):
+    with VideoWriter(tmp_path / "foreign.mp4", 30000 / 1001, (64, 48)) as writer:
+        writer.write(moving(3))
+    for keep in KEEPS:
+        path = export(writer.path, "png", keep=keep)
+        assert pace_of(path, {}) == (pytest.approx(30000 / 1001), None)
+    assert "29.97 fps" in probe(export(path, "webm"))
+
+
+def test_pictures_of_a_zip_come_in_the_order_of_their_numbers(tmp_path):
+    shades = {"1.png": 10, "9.png": 20, "10.png": 30, "9999.png": 40, "10000.png": 50}
+    path = zip_of(tmp_path / "foreign.zip", {name: plain(shades[name]) for name in sorted(shades)})
+    assert [frame.getpixel((0, 0))[0] for frame in frames_of_result(path)] == [10, 20, 30, 40, 50]
+
+
+def test_a_zip_of_pictures_that_does_not_tell_its_pace_is_told(tmp_path):
+    path = zip_of(tmp_path / "foreign.zip", {"1.png": plain(10), "fps.txt": b"12.5\n"})
+    assert pace_of(path, {}) == (12.5, None)
+    for said in ({}, *({"fps.txt": number} for number in (b"twelve", b"0", b"1e3", b"nan", b"9" * 99))):
+        path = zip_of(tmp_path / "foreign.zip", {"1.png": plain(10)} | said)
+        with pytest.raises(ValueError, match="foreign.zip does not say how many frames a second.* fps.txt"):
+            export(path, "gif")
 
 
 def test_the_last_frame_is_a_picture_with_the_settings(here):

@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 
 from pyramid.commands import cli
+from pyramid.media.export import export
 from pyramid.media.files import read_metadata
 from pyramid.media.finish import WORDS, Finish, finish, preview, smoothed
 from pyramid.media.join import join_clips
 from pyramid.media.learned import PACKAGES, enlarged
 from pyramid.media.loop import faded, loop, there_and_back
+from pyramid.media.result import frames_of_result, pace_of
 from pyramid.media.seam import Seams, seam
 from pyramid.media.video import VideoWriter
 from pyramid.media.video_reader import inspect, read_frames
@@ -84,6 +86,32 @@ def test_a_finished_clip_is_larger_and_smoother_and_says_how(tmp_path):
     look = preview(source, tmp_path / "look.mp4", Finish(4, 2))
     shown = read(look)
     assert shown.shape[1:] == (256 + WORDS, 2 * 384 + 4, 3) and len(shown) == 17
+
+
+@pytest.fixture(scope="module")
+def smoother(tmp_path_factory):
+    """17 frames at 16 a second, made of 9 at 8, as the settings in it still say."""
+    source = written(tmp_path_factory.mktemp("smoother") / "ball.mp4", moving(9))
+    return finish(source, Finish(1, 2))
+
+
+@pytest.mark.parametrize("kind, quality", [("gif", None), ("webm", None), ("mp4", 20), ("png", None)])
+def test_a_smoother_clip_stays_so_in_other_forms(smoother, tmp_path, kind, quality):
+    path = export(smoother, kind, tmp_path / f"clip.{'zip' if kind == 'png' else kind}", quality=quality)
+    fps, info = pace_of(path, read_metadata(path))
+    assert fps == 16 and len(list(frames_of_result(path, fps, info))) == 17
+    again = export(path, "webm", tmp_path / "again.webm")
+    assert inspect(again).fps == 16 and len(read(again)) == 17
+
+
+def test_a_smoother_clip_stays_so_in_what_is_made_of_it(smoother, tmp_path):
+    looped, _ = loop(smoother, "fade", tmp_path / "loop.mp4", frames=2)
+    larger = finish(smoother, Finish(2, 1), tmp_path / "larger.mp4")
+    joined = join_clips([smoother, smoother], tmp_path / "joined.mp4")
+    for path, count in ((looped, 15), (larger, 17), (joined, 34)):
+        assert inspect(path).fps == 16 and len(read(path)) == count
+    told = read_metadata(larger)["finish"]
+    assert told["upscale"]["factor"] == 2 and told["earlier"]["smooth"]["factor"] == 2
 
 
 LIBRARY = """import io

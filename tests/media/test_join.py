@@ -65,6 +65,19 @@ def test_a_continued_clip_is_joined_to_its_source_with_each_moment_once(continue
     assert about["settings"]["seed"] == 1 and about["joined"] == ["source.mp4", "more.mp4"]
 
 
+def test_a_smoother_clip_is_joined_to_its_source_with_each_moment_once(continued, source, tmp_path):
+    smoother = clip(
+        tmp_path / "smoother.mp4",
+        [90, 100, 100, 150, 200, 210, 210, 220, 220, 230, 230],
+        (32, 32),
+        16,
+        **read_metadata(continued),
+    )
+    path = export(smoother, "joined", before=source)
+    assert inspect(path).fps == 16
+    assert grays_of(path)[16:] == [80, 80, 200, 210, 210, 220, 220, 230, 230]  # 100, with bars
+
+
 def test_only_a_continued_clip_has_a_source(continued, source):
     with pytest.raises(SettingsError, match="joined begins with the clip that more.mp4 continues"):
         export(continued, "joined")
