@@ -16,6 +16,7 @@ complete.
 
 import io
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -85,8 +86,7 @@ def export(
         return join_to_source(source, before, target, quality=quality, keep=keep, tell=tell)
     sound = sound_for(source, kind, tell)
     if kind == "last":
-        *_, last = frames_of_result(source)
-        return write_picture(target, np.asarray(last), metadata | {"export": "last frame"}, keep=keep)
+        return _export_last(source, target, metadata, keep)
     if kind == "stages":
         return write_stages(target, source, estimates or {}, metadata, keep=keep)
     return _convert(source, target, metadata, keep=keep, quality=quality, sound=sound)
@@ -108,6 +108,13 @@ def _export_still(source: Path, kind: str, target: Path, keep: str) -> Path:
         raise SettingsError("format", f"{source.name} is one picture: it can be exported as PNG only")
     frame = np.asarray(read_picture(source))
     return write_picture(target.with_suffix(".png"), frame, metadata_of(source), keep=keep)
+
+
+def _export_last(source: Path, target: Path, metadata: dict[str, Any], keep: str) -> Path:
+    last = deque(frames_of_result(source), maxlen=1)
+    if not last:
+        raise ValueError(f"{source.name} has no pictures in it")
+    return write_picture(target, np.asarray(last[0]), metadata | {"export": "last frame"}, keep=keep)
 
 
 def _convert(

@@ -13,6 +13,7 @@ enlarged, and the original file is never touched.
 import itertools
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pyramid.media import learned
 from pyramid.media.files import ffmpeg, filtering, words_of
-from pyramid.media.result import FASTEST, frames_of_result, metadata_of, pace_of, sound_for
+from pyramid.media.result import FASTEST, count_of, frames_of_result, metadata_of, pace_of, sound_for
 from pyramid.media.video import QUALITY, VideoWriter
 from pyramid.settings import SettingsError
 
@@ -32,6 +33,7 @@ UPSCALES = (1, 2, 4)  # times as wide and high
 SMOOTHS = (1, 2, 4)  # times as many frames a second
 BYS = ("lanczos", "learned")  # what enlarges
 LARGEST = 7680 * 4320  # pixels of a frame that is made: 8K
+SMALLEST = 16  # pixels of a side: two blocks, which minterpolate asks for
 METHOD = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:mb_size=8"  # overlapped blocks of 8 pixels or fewer
 AHEAD = 2  # frames that minterpolate looks ahead, and so withholds at the end
 BESIDE = 360  # pixels: the height of each half of a preview, at most
@@ -86,13 +88,17 @@ class Finish:
         return self.table | ({"earlier": metadata["finish"]} if "finish" in metadata else {})
 
     def check(self, size: tuple[int, int], fps: float) -> None:
-        """SettingsError where what comes out is too large, or too fast."""
+        """SettingsError where what comes out is too large, or too fast, or frames are too small."""
         width, height = (side * self.upscale for side in size)
         if width * height > LARGEST:
             problem = f"{self.upscale} times as large is {width}×{height}: 8K is the most, so choose less"
             raise SettingsError("upscale", problem)
         if fps * self.smooth > FASTEST:
             problem = f"{self.smooth} times {fps:g} frames a second: {FASTEST:g} is the most, so choose less"
+            raise SettingsError("smooth", problem)
+
+        if self.smooth > 1 and min(size) < SMALLEST:
+            problem = f"frames of {size[0]}×{size[1]}: both sides are {SMALLEST} or more for those between"
             raise SettingsError("smooth", problem)
 
     def larger(self, frame: np.ndarray) -> np.ndarray:
@@ -150,21 +156,22 @@ def preview(source: Path, target: Path, asked: Finish) -> Path:
     metadata = metadata_of(source)
     fps, first, frames = opened(source, metadata)
     asked.check(first.size, fps)
-    all_frames = [np.asarray(picture) for picture in itertools.chain([first], frames)]
-    count = min(len(all_frames), max(2, round(SECOND * fps) + 1))
-    at = (len(all_frames) - count) // 2
-    shown = all_frames[at : at + count]
+    count = max(2, round(SECOND * fps) + 1)
+    end = (count_of(source, fps) + count) // 2
+    pictures = itertools.islice(itertools.chain([first], frames), max(end, count))
+    # The last ones where the clip is shorter than it says.
+    shown = list(deque((np.asarray(picture) for picture in pictures), maxlen=count))
     if asked.smooth > 1 and len(shown) < 2:
         raise ValueError(f"{source.name} is one picture: there is nothing between its frames")
-    after = list(asked.frames(iter(shown), fps))
-    pairs = [
+    pairs = (
         _beside(shown[min(number // asked.smooth, len(shown) - 1)], frame, asked, fps)
-        for number, frame in enumerate(after)
-    ]
-    size = (pairs[0].shape[1], pairs[0].shape[0])
+        for number, frame in enumerate(asked.frames(iter(shown), fps))
+    )
+    pair = next(pairs)
+    size = (pair.shape[1], pair.shape[0])
     with VideoWriter(target, fps * asked.smooth, size, {"export": "preview"}, keep="none") as writer:
-        for pair in pairs:
-            writer.write(pair)
+        for each in itertools.chain([pair], pairs):
+            writer.write(each)
     return writer.path
 
 

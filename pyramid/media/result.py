@@ -88,6 +88,16 @@ def fps_of(metadata: dict[str, Any]) -> int | None:
         return None
 
 
+def count_of(source: Path, fps: float) -> int:
+    """About how many frames a clip has at `fps`, by its duration; 0 where it says none. ValueError for what
+    cannot be read.
+    """
+    if source.suffix.lower() == ".zip":
+        with _zip_of(source) as file:
+            return len(_pictures_in(file))
+    return round((inspect(source, EXPORTED).duration or 0) * fps)
+
+
 def frames_of_result(
     source: Path, fps: float | None = None, info: VideoInfo | None = None
 ) -> Iterator[Image.Image]:
@@ -124,10 +134,11 @@ def _pictures_in(file: ZipFile) -> list[str]:
 
 def sound_for(source: Path, kind: str, tell: Callable[[str], Any]) -> Sound | None:
     """The sound of a video that goes along; None, and a word to `tell`, where what it becomes (mp4, webm, …)
-    has none.
+    has none, or where it cannot be read. ValueError for what is no video.
     """
     if source.suffix.lower() == ".zip":
         return None
+    inspect(source)  # raises: the one error that is not of the sound
     try:
         sound = sound_of(source)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Finished clips: larger, with frames between, looked at first; joined with a measured seam; loops."""
 
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pyramid.commands import cli
-from pyramid.media.export import export
+from pyramid.media.export import PicturesWriter, export
 from pyramid.media.files import read_metadata
 from pyramid.media.finish import WORDS, Finish, finish, preview, smoothed
 from pyramid.media.join import join_clips
@@ -112,6 +113,53 @@ def test_a_smoother_clip_stays_so_in_what_is_made_of_it(smoother, tmp_path):
         assert inspect(path).fps == 16 and len(read(path)) == count
     told = read_metadata(larger)["finish"]
     assert told["upscale"]["factor"] == 2 and told["earlier"]["smooth"]["factor"] == 2
+
+
+def test_a_look_shows_the_middle_and_holds_a_second_whatever_the_length(tmp_path):
+    peaks = []
+    for count in (9, 81):
+        path = tmp_path / f"{count}.mp4"
+        with VideoWriter(path, 8, (320, 240), quality=1) as writer:
+            for number in range(count):
+                writer.write(np.full((240, 320, 3), 3 * number, np.uint8))
+        tracemalloc.start()
+        try:
+            look = preview(path, tmp_path / "look.mp4", Finish(2, 1))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+    shown = read(look)[:, 20:200, 20:200].mean((1, 2, 3))
+    assert shown == pytest.approx([3 * number for number in range(36, 45)], abs=2)
+
+
+def test_a_look_at_pictures_in_a_zip_shows_their_middle(tmp_path):
+    with PicturesWriter(tmp_path / "pictures.zip", 8, (32, 32)) as writer:
+        for number in range(33):
+            writer.write(np.full((32, 32, 3), 7 * number, np.uint8))
+    look = read(preview(writer.path, tmp_path / "look.mp4", Finish(2, 1)))
+    shown = look[:, 4:60, 4:60].mean((1, 2, 3))
+    assert shown == pytest.approx([7 * number for number in range(12, 21)], abs=2)
+
+
+def test_a_look_at_a_clip_that_is_shorter_than_its_sound_shows_its_end(tmp_path, monkeypatch):
+    source = written(tmp_path / "ball.mp4", moving(17))
+    monkeypatch.setattr("pyramid.media.finish.count_of", lambda *_: 90)
+    shown = read(preview(source, tmp_path / "look.mp4", Finish(1, 2)))
+    assert len(shown) == 17 and apart(shown[-1][:64, :96], moving(17)[-1]) < 6
+
+
+def test_frames_that_are_too_small_to_be_smoothed_are_told_in_one_sentence(tmp_path, capsys):
+    source = written(tmp_path / "tiny.mp4", moving(3)[:, :14])
+    assert cli.main(["export", str(source), "--smooth", "2"]) == 2
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith("frames of 96×14: both sides are 16 or more for those between")
+    )
+    assert list(tmp_path.iterdir()) == [source]
+    Finish(2, 1).check((96, 14), 8)
+    Finish(1, 2).check((16, 16), 8)
 
 
 LIBRARY = """import io

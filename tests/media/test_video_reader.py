@@ -210,6 +210,15 @@ def test_a_form_without_sound_says_so_and_keeps_odd_sides(odd_and_loud, tmp_path
         assert inspect(path).width == 65
 
 
+@pytest.mark.parametrize("kind", ["webm", "gif", "png", "last"])
+def test_what_is_no_video_has_no_sound_that_is_left_out(tmp_path, kind):
+    path, told = tmp_path / "zero.mp4", []
+    path.touch()
+    with pytest.raises(ValueError, match="zero.mp4.* is not a video"):
+        export(path, kind, tell=told.append)
+    assert told == []
+
+
 def test_a_file_that_ends_early_is_read_or_told_without_addresses(eight_bits, tmp_path):
     whole = eight_bits.read_bytes()
     for length in (0, 40, len(whole) // 2, len(whole) - 30):
