@@ -57,7 +57,7 @@ def container_of(path: Path) -> str:
         )
     raise ValueError(
         f"{str(path)!r} is not a video this program can read: mp4, mov, webm, mkv, avi, gif, mpg, ts, "
-        "flv, ogv, wmv and mxf are"
+        "flv, ogv, wmv and mxf are (a picture is given as image)"
     )
 
 

@@ -18,6 +18,7 @@ import io
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +27,8 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pyramid.media.files import MEMBER, RATE, publish, reserve, tag, write_sidecar
+from pyramid.media.containers import container_of
+from pyramid.media.files import MEMBER, RATE, Unfit, publish, reserve, tag, write_sidecar
 from pyramid.media.join import join_to_source
 from pyramid.media.pictures import read_picture, write_picture
 from pyramid.media.result import fps_of, frames_of_result, metadata_of, pace_of, sound_for
@@ -76,8 +78,9 @@ def export(
     metadata = metadata_of(source)
     if source.suffix.lower() == ".png":
         return _export_still(source, kind, target, keep)
-    if kind == "mp4" and quality is None and source.suffix.lower() == ".mp4":
-        return copy_video(source, target, metadata, keep)
+    if kind == "mp4" and quality is None and _is_mp4(source):
+        with suppress(Unfit):  # its pictures are of a codec that mp4 has not: they are made anew
+            return copy_video(source, target, metadata, keep, tell)
     if kind == "joined":
         if before is None:
             raise SettingsError(
@@ -101,6 +104,11 @@ def _target_of(source: Path, kind: str, target: Path | None) -> Path:
     if source.suffix.lower() != ".png" and target.suffix.lower() != own.suffix:
         raise SettingsError("format", f"{target.name}: as {kind} its name must end in {own.suffix}")
     return target
+
+
+def _is_mp4(source: Path) -> bool:
+    """Whether it is one by its name and by its content. ValueError for what is no video."""
+    return source.suffix.lower() == ".mp4" and container_of(source) == "mov"
 
 
 def _export_still(source: Path, kind: str, target: Path, keep: str) -> Path:
@@ -139,19 +147,36 @@ def _convert(
     return writer.path
 
 
-def copy_video(source: Path, target: Path, metadata: dict[str, Any], keep: str) -> Path:
-    """The same video without loss, with its settings inside, beside or nowhere."""
+def copy_video(
+    source: Path, target: Path, metadata: dict[str, Any], keep: str, tell: Callable[[str], Any]
+) -> Path:
+    """The same video without loss, with its settings inside, beside or nowhere.
+
+    `tell` hears where an mp4 cannot hold all of its tracks. Unfit where it cannot hold its pictures.
+    """
     if not metadata:  # somebody else's: what cannot be decoded would be copied as well
         next(read_frames(source))
     part, path = reserve(target)
     try:
-        tag(source, part, metadata if keep == "embed" else None)
+        _copy_tracks(source, part, metadata if keep == "embed" else None, tell)
         path = publish(part, path)
     finally:
         part.unlink(missing_ok=True)
     if keep == "sidecar":
         write_sidecar(path, metadata)
     return path
+
+
+def _copy_tracks(source: Path, part: Path, inside: dict[str, Any] | None, tell: Callable[[str], Any]) -> None:
+    """All tracks of pictures and sound, or the first of each that can be used."""
+    try:
+        tag(source, part, inside, every=True)
+    except Unfit:
+        tag(source, part, inside, sound=sound_for(source, "mp4", tell))
+        tell(
+            f"an mp4 cannot hold all that is in {source.name}: its first pictures, and the first sound that "
+            "can be read, are kept"
+        )
 
 
 # -- writers

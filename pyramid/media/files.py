@@ -479,9 +479,22 @@ def _container_comment(path: Path) -> str | None:
     return re.sub(r"\\(.)", r"\1", found[1]) if found else None
 
 
-def tag(source: Path, target: Path, metadata: dict[str, Any] | None, *, sound: Sound | None = None) -> None:
-    """Copy a video as it is, its index in front for browsers, with `metadata` as its only comment (None:
-    without), and with the `sound` of another video in place of its own.
+class Unfit(OSError):
+    """A container cannot hold what was to be copied into it."""
+
+
+def tag(
+    source: Path,
+    target: Path,
+    metadata: dict[str, Any] | None,
+    *,
+    sound: Sound | None = None,
+    every: bool = False,
+) -> None:
+    """Copy the pictures of a video as they are, its index in front for browsers, with `metadata` as its only
+    comment (None: without), and with `sound`, of this video or another.
+
+    `every`: all tracks of its pictures and its own sound. Raises Unfit where the container cannot hold that.
     """
     source.stat()  # OSError where it is gone, as with the folder that it was in
     if target.suffix.lower() == ".gif":
@@ -490,8 +503,18 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None, *, sound: S
     comment = (
         "" if metadata is None else re.sub(r"([=;#\\\n])", r"\\\1", json.dumps(metadata, allow_nan=False))
     )
+    command = _copying(source, target, sound, every)
+    with no_interrupts():
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, words = process.communicate(f";FFMETADATA1\n{f'comment={comment}' if comment else ''}\n".encode())
+    if process.returncode:
+        raise Unfit(f"the settings could not be embedded: {words_of(words.decode(errors='replace'))}")
+
+
+def _copying(source: Path, target: Path, sound: Sound | None, every: bool) -> list[str]:
+    """The command of `tag`, which reads the metadata, too."""
     front = ["-cues_to_front", "1"] if target.suffix.lower() == ".webm" else ["-movflags", "+faststart"]
-    command = [
+    return [
         ffmpeg(),
         "-v",
         "error",
@@ -503,9 +526,9 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None, *, sound: S
         "-",
         *(sound.source() if sound else []),
         "-map",  # a camera's data tracks have no place in every container
-        "0:v",
-        "-map",
-        "2:a:0" if sound else "0:a?",
+        "0:v" if every else "0:v:0",
+        *(["-map", "0:a?"] if every else []),
+        *(["-map", f"2:a:{sound.track}"] if sound else []),
         "-map_metadata",
         "1",
         "-c",
@@ -514,11 +537,6 @@ def tag(source: Path, target: Path, metadata: dict[str, Any] | None, *, sound: S
         *front,
         str(target.absolute()),
     ]
-    with no_interrupts():
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    _, words = process.communicate(f";FFMETADATA1\n{f'comment={comment}' if comment else ''}\n".encode())
-    if process.returncode:
-        raise OSError(f"the settings could not be embedded: {words_of(words.decode(errors='replace'))}")
 
 
 def _gif_with(data: bytes, metadata: dict[str, Any] | None) -> bytes:

@@ -12,12 +12,13 @@ from pathlib import Path
 from pyramid.media.containers import this_file
 
 FITTING = {".mp4": ("aac", "mp3", "ac3", "eac3", "alac"), ".webm": ("opus", "vorbis")}  # copied as it is
+SLOWEST_MP3 = 16_000  # samples a second: an mp4 has MPEG-1 and MPEG-2, and below are extensions of theirs
 ENCODERS = {".mp4": ["aac", "-b:a", "192k"], ".webm": ["libopus", "-b:a", "160k", "-ac", "2"]}
 
 
 @dataclass(frozen=True)
 class Sound:
-    """The first sound track of a video, and its codec.
+    """The first sound track of a video that can be read, its codec, and samples a second (0: not told).
 
     Where the sound begins earlier than the pictures, what is read of those begins as early: both stay
     together.
@@ -25,6 +26,8 @@ class Sound:
 
     path: Path
     codec: str
+    track: int = 0  # of its sound tracks
+    rate: int = 0
 
     def source(self) -> list[str]:
         """ffmpeg's arguments to open it."""
@@ -32,4 +35,5 @@ class Sound:
 
     def encoding(self, suffix: str) -> list[str]:
         """ffmpeg's arguments to write it into a file that ends in `suffix`."""
-        return ["-c:a", "copy"] if self.codec in FITTING[suffix] else ["-c:a", *ENCODERS[suffix]]
+        fits = self.codec in FITTING[suffix] and (self.codec != "mp3" or self.rate >= SLOWEST_MP3)
+        return ["-c:a", "copy"] if fits else ["-c:a", *ENCODERS[suffix]]

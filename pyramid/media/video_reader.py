@@ -165,15 +165,17 @@ def _rotation(said: str, place: int) -> float:
 
 
 def sound_of(path: Path) -> Sound | None:
-    """The sound of a video; None where it has none. Raises ValueError for sound that cannot be read."""
+    """The first sound of a video that can be read; None where it has none. ValueError for other sound."""
     info = inspect(path)
     if not info.sound:
         return None
-    command = [ffmpeg(), "-v", "error", "-nostdin", *this_file(path)]
-    command += ["-map", "0:a:0", "-t", "0.2", "-f", "null", "-"]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        raise ValueError(f"the sound of {path.name} ({info.sound}) cannot be read")
-    return Sound(path, info.sound)
+    tracks = re.findall(r"^ {2,4}Stream #0:\d+\S*: Audio: (\w+)(?:.*?, (\d+) Hz)?", probe(path), re.MULTILINE)
+    for track, (codec, rate) in enumerate(tracks):
+        command = [ffmpeg(), "-v", "error", "-nostdin", *this_file(path)]
+        command += ["-map", f"0:a:{track}", "-t", "0.2", "-f", "null", "-"]
+        if not subprocess.run(command, capture_output=True, check=False).returncode:
+            return Sound(path, codec, track, int(rate or 0))
+    raise ValueError(f"the sound of {path.name} ({info.sound}) cannot be read")
 
 
 def _rate(stream: str, unit: str) -> float | None:

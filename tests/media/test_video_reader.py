@@ -11,6 +11,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pyramid.media.export import export
 from pyramid.media.files import ffmpeg, read_metadata
@@ -161,6 +162,60 @@ def test_a_data_track_does_not_keep_a_video_from_being_copied(tmp_path):
 
 
 @pytest.fixture(scope="module")
+def two_sounds(tmp_path_factory):
+    """Two sound tracks, of 44,100 and of 22,050 samples a second."""
+    sounds = ["-f", "lavfi", "-i", "sine=d=1", "-f", "lavfi", "-i", "sine=d=1:sample_rate=22050"]
+    maps = ["-map", "0", "-map", "1", "-map", "2", "-pix_fmt", "yuv420p", "-c:v", "libx264", "-c:a", "aac"]
+    return make(tmp_path_factory.mktemp("sounds") / "two.mp4", *BARS, *sounds, *maps)
+
+
+@pytest.mark.parametrize(("unknown", "kept"), [(0, "22050 Hz"), (1, "44100 Hz")])
+def test_sound_that_mp4_has_not_keeps_no_video_from_being_copied(two_sounds, tmp_path, unknown, kept):
+    content, told = bytearray(two_sounds.read_bytes()), []
+    for name, other in ((b"mp4a", b"zzzz"), (b"esds", b"dapa")):
+        at = [found.start() for found in re.finditer(name, content)][unknown]
+        content[at : at + 4] = other
+    path = tmp_path / "phone.mp4"
+    path.write_bytes(content)
+    made = export(path, "mp4", tmp_path / "copy.mp4", tell=told.append)
+    assert np.array_equal(arrays(made), arrays(two_sounds))
+    assert kept in probe(made) and probe(made).count("Audio:") == 1
+    assert len(told) == 1 and "cannot hold all that is in phone.mp4" in told[0]
+    told.clear()
+    assert inspect(export(path, "webm", tmp_path / "clip.webm", tell=told.append)).sound == "opus"
+    assert told == []
+
+
+def test_all_sounds_of_an_mp4_are_copied(two_sounds, tmp_path):
+    assert probe(export(two_sounds, "mp4", tmp_path / "copy.mp4")).count("Audio: aac") == 2
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        ["-c:v", "libvpx", "-f", "webm"],
+        ["-c:v", "prores_ks", "-f", "mov"],
+        ["-f", "gif"],
+        ["-c:v", "wmv2", "-f", "asf"],
+        ["-f", "apng"],
+    ],
+    ids=["webm", "prores", "gif", "wmv", "apng"],
+)
+def test_what_is_only_called_an_mp4_becomes_one(tmp_path, form):
+    path = make(tmp_path / "called.mp4", *BARS, "-t", "0.5", *form)
+    made = export(path, "mp4")
+    assert made.name == "called-2.mp4" and "Video: h264" in probe(made) and len(arrays(made)) == 12
+
+
+@pytest.mark.parametrize(("rate", "codec"), [(11025, "aac"), (16000, "mp3"), (44100, "mp3")])
+def test_slow_mp3_is_encoded_anew_for_an_mp4(tmp_path, rate, codec):
+    sound = ["-f", "lavfi", "-i", f"sine=d=1:sample_rate={rate}", "-c:a", "libmp3lame"]
+    path = make(tmp_path / "old.avi", *BARS, *sound, "-c:v", "mpeg4")
+    made = export(path, "mp4")
+    assert inspect(made).sound == codec and f"{rate} Hz" in probe(made)
+
+
+@pytest.fixture(scope="module")
 def odd_and_loud(tmp_path_factory):
     """Pictures of 65×49, which begin half a second after the sound does."""
     path = tmp_path_factory.mktemp("odd") / "odd.mkv"
@@ -208,6 +263,12 @@ def test_a_form_without_sound_says_so_and_keeps_odd_sides(odd_and_loud, tmp_path
     assert told == [f"odd.mkv has sound, which is left out: as {kind} it has pictures only"]
     if kind == "gif":
         assert inspect(path).width == 65
+
+
+def test_a_picture_in_place_of_a_video_is_told_where_it_belongs(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    with pytest.raises(ValueError, match="not a video this program can read.* picture is given as image"):
+        read_video(tmp_path / "photo.jpg", 64, 64, fps=8, num_frames=9)
 
 
 @pytest.mark.parametrize("kind", ["webm", "gif", "png", "last"])
