@@ -10,7 +10,7 @@ from pathlib import Path
 from pyramid.commands.several import alone, each
 from pyramid.hub.checkpoints import fingerprint
 from pyramid.media.export import KINDS, export
-from pyramid.media.files import KEEPS
+from pyramid.media.files import KEEPS, beside
 from pyramid.media.finish import BYS, SMOOTHS, UPSCALES, Finish, finish, preview
 from pyramid.media.preview import load_estimates, stages_of
 from pyramid.media.result import metadata_of
@@ -56,8 +56,7 @@ def finished(args: argparse.Namespace, file: Path) -> Path:
     ending, _ = KINDS[args.format]
     if args.format not in ("mp4", "webm", "gif") or (args.look and args.format != "mp4"):
         raise ValueError(f"--format {args.format} with --upscale or --smooth: use mp4, webm or gif")
-    name = f"{file.stem}-{asked.name}{'-look' * args.look}{ending}"
-    target = args.output or file.with_name(name)
+    target = args.output or beside(file, f"-{asked.name}{'-look' * args.look}{ending}")
     if args.look:
         return preview(file, target, asked)
     options = {"quality": QUALITY if args.quality is None else args.quality, "keep": args.metadata}

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pyramid.media.containers import container_of
-from pyramid.media.files import MEMBER, RATE, Unfit, publish, reserve, tag, write_sidecar
+from pyramid.media.files import MEMBER, RATE, Unfit, beside, publish, reserve, tag, write_sidecar
 from pyramid.media.join import join_to_source
 from pyramid.media.pictures import read_picture, write_picture
 from pyramid.media.result import fps_of, frames_of_result, metadata_of, pace_of, sound_for
@@ -99,7 +99,7 @@ def _target_of(source: Path, kind: str, target: Path | None) -> Path:
     """The wanted name of what `source` becomes. SettingsError for an unknown kind, or another's ending."""
     if kind not in KINDS:
         raise SettingsError("format", f"unknown format {kind!r}: choose from {', '.join(KINDS)}")
-    own = source.with_name(source.stem + KINDS[kind][0])
+    own = beside(source, KINDS[kind][0])
     target = Path(target) if target else own
     if source.suffix.lower() != ".png" and target.suffix.lower() != own.suffix:
         raise SettingsError("format", f"{target.name}: as {kind} its name must end in {own.suffix}")

@@ -50,6 +50,8 @@ PATTERN = "{prompt}-{seed}"
 MAX_WORDS = 60  # characters of a prompt in a name
 MAX_WIDTH = 64  # characters of a field of a pattern
 MAX_NAME = 200  # bytes of a name: file systems take 255, endings and numbers come on top
+LONGEST = 255  # bytes of a name, on most file systems
+ROOM = len("-9999.json")  # for what comes on top of a name that is made up: a number, and the metadata beside
 MEMBER = "settings.json"  # of a zip of pictures
 RATE = "fps.txt"  # of one, too: how many of them a second
 PICTURES = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM", "TGA", "ICO")
@@ -186,6 +188,13 @@ def unique_path(path: str | Path) -> Path:
     return next(name for name in _names(Path(path)) if not _taken(name) and not _part_of(name).exists())
 
 
+def beside(source: Path, ending: str) -> Path:
+    """The name of what is made of `source`: its own with another ending ("-loop.mp4"), cut where that is too
+    long for a file system.
+    """
+    return source.with_name(_cut(source.stem, LONGEST - ROOM - len(ending)) + ending)
+
+
 def sidecar_of(path: Path) -> Path:
     """Where the metadata of a file lie when they lie beside it."""
     return path.with_name(f"{path.name}.json")
@@ -316,15 +325,29 @@ def let_go(path: Path) -> None:
 
 def _names(path: Path) -> Iterator[Path]:
     yield path
-    yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    for number in count(2):
+        ending = f"-{number}{path.suffix}"
+        yield path.with_name(_cut(path.stem, LONGEST - len(os.fsencode(ending))) + ending)
 
 
 def _taken(path: Path) -> bool:
-    return path.exists() or sidecar_of(path).exists()
+    return path.exists() or os.path.exists(sidecar_of(path))  # no error where that name would be too long
 
 
 def _part_of(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.part{path.suffix}")
+    """The hidden file that becomes `path`, with room in its name for "-tagged"."""
+    stem, ending = path.stem, f".part{path.suffix}"
+    most = LONGEST - len(os.fsencode(f".-tagged{ending}"))
+    if len(os.fsencode(stem)) > most:  # another name that begins so has another one
+        number = f"-{zlib.crc32(os.fsencode(stem)):08x}"
+        stem = _cut(stem, most - len(number)) + number
+    return path.with_name(f".{stem}{ending}")
+
+
+def _cut(stem: str, most: int) -> str:
+    """The beginning of a name, of at most so many bytes, without half a character at its end."""
+    name = os.fsencode(stem)
+    return stem if len(name) <= most else name[:most].decode(errors="ignore")
 
 
 # -- ffmpeg

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pyramid.media import learned
-from pyramid.media.files import ffmpeg, filtering, words_of
+from pyramid.media.files import beside, ffmpeg, filtering, words_of
 from pyramid.media.result import FASTEST, count_of, frames_of_result, metadata_of, pace_of, sound_for
 from pyramid.media.video import QUALITY, VideoWriter
 from pyramid.settings import SettingsError
@@ -131,7 +131,7 @@ def finish(
     how it was finished is in what the file says of itself. Raises ValueError for what cannot be read or made.
     """
     source = Path(source)
-    target = Path(target) if target else source.with_name(f"{source.stem}-{asked.name}.mp4")
+    target = Path(target) if target else beside(source, f"-{asked.name}.mp4")
     metadata = metadata_of(source)
     fps, first, frames = opened(source, metadata)
     asked.check(first.size, fps)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pyramid.media.files import beside
 from pyramid.media.finish import opened
 from pyramid.media.result import metadata_of
 from pyramid.media.seam import SIDE, Seam, seam, strip
@@ -50,7 +51,7 @@ def loop(
     """
     source = Path(source)
     _check(how, frames)
-    target = Path(target) if target else source.with_name(f"{source.stem}-loop.mp4")
+    target = Path(target) if target else beside(source, "-loop.mp4")
     metadata = metadata_of(source)
     fps, opening, rest = opened(source, metadata)
     first = np.asarray(opening)

@@ -9,6 +9,7 @@ A latent stands for 8Ã—8 pixels, and says where edges lie among them: seen as 4Ã
 stage is. The latents of the first unit (one frame) and of later ones (eight frames) are read differently.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +133,8 @@ def load_estimates(folder: Path) -> dict[tuple[int, int], Image.Image]:
     those that cannot be read are left out.
     """
     found = {}
-    for path in sorted(folder.glob("estimate-*-*.png")) if folder.is_dir() else []:
+    there = os.path.isdir(folder)  # no error where its name would be too long
+    for path in sorted(folder.glob("estimate-*-*.png")) if there else []:
         try:
             unit, stage = map(int, path.stem.split("-")[1:])
             with Image.open(path) as image:

@@ -5,6 +5,7 @@ nothing overwritten or half-written.
 import io
 import json
 from datetime import datetime
+from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from pyramid.commands.cli import main
 from pyramid.media.export import KINDS, OF_SOME, export, frames_of_result, open_writer
-from pyramid.media.files import KEEPS, check_pattern, describe, file_name, read_metadata, sidecar_of
+from pyramid.media.files import KEEPS, check_pattern, describe, file_name, read_metadata, reserve, sidecar_of
 from pyramid.media.pictures import write_picture
 from pyramid.media.preview import load_estimates, save_estimate
 from pyramid.media.result import pace_of
@@ -220,6 +221,30 @@ def test_nothing_is_overwritten_and_nothing_stays_of_a_failure(here):
     with pytest.raises(ValueError, match="unknown format"):
         export(here, "avi")
     assert set(here.parent.iterdir()) == before | {here.with_name("text.mp4")}
+
+
+@pytest.mark.parametrize("stem", ["x" * 240, "红" * 83, "z" * 251], ids=["240", "characters", "251"])
+def test_a_name_as_long_as_can_be_is_cut_in_what_is_made_of_it(here, stem, capsys):
+    path = here.rename(here.with_name(f"{stem}.mp4"))
+    for kind in ("gif", "webm", "mp4", "last"):
+        assert main(["export", str(path), "--format", kind, "--metadata", "sidecar"]) == 0
+        made = Path(capsys.readouterr().out.strip())
+        begun = made.stem.removesuffix("-2").removesuffix("-last")
+        assert made.is_file() and stem.startswith(begun) and len(begun.encode()) > 225
+        assert sidecar_of(made).is_file()
+    assert main(["export", str(path), "--output", str(here.with_name("short.mp4"))]) == 0
+    assert main(["loop", str(path), "--frames", "2"]) == 0
+    assert main(["export", str(path), "--smooth", "2"]) == 0
+    assert not list(here.parent.glob(".*"))
+
+
+def test_names_that_begin_alike_are_written_at_once(tmp_path):
+    names = [tmp_path / f"{'y' * 245}{number}.mp4" for number in (1, 1, 2)]
+    parts, paths = zip(*(reserve(name) for name in names), strict=True)
+    assert len(set(parts)) == 3 and (paths[0], paths[2]) == (names[0], names[2])
+    assert paths[1].name.startswith("y" * 240) and paths[1].name.endswith("-2.mp4")
+    for part in parts:
+        part.unlink()
 
 
 # -- patterns
