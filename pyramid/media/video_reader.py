@@ -33,12 +33,15 @@ from pyramid.settings import FRAMES_PER_UNIT, Settings, at_home
 
 MOST_STRETCHED = 4  # of a pixel's sides: DV's and DVD's are below 1.5, anamorphic film's 2
 HDR = {"arib-std-b67", "smpte2084"}  # transfers of HLG and PQ
+# Both end in RGB, which may have odd sides. {a} is "a" for frames with transparency, which is kept.
 TO_SDR = (  # diffuse white at 203 nits, ITU-R BT.2408; what is brighter is clipped
-    "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=tonemap=clip:desat=0,"
-    "zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+    "zscale=t=linear:npl=203:p=bt709:m=gbr:r=pc,format=gbr{a}pf32le,tonemap=tonemap=clip:desat=0,"
+    "zscale=t=bt709:m=gbr:r=pc,format=gbr{a}p"
 )
 WIDE = {"bt2020", "smpte431", "smpte432"}  # primaries of BT.2020 and P3, with the brightness of SDR
-TO_NARROW = "zscale=p=bt709:t=bt709:m=bt709:r=tv,format=yuv444p"  # as screens show it
+# As screens show it. The transfer stays: a screen takes sRGB's and BT.709's for the same.
+TO_NARROW = "zscale=p=bt709:m=gbr:r=pc,format=gbr{a}p"
+NOT_HALVED = "format=yuv{a}444p16|gbr{a}p16"  # zscale takes no odd sides where chroma is subsampled
 # A frame is shown for a minute at most: the next one may be given for a day later, and `fps` would fill the
 # day.
 CLOSE_GAPS = "setpts='if(isnan(PREV_OUTPTS),PTS,PREV_OUTPTS+min(PTS-PREV_INPTS,60/TB))'"
@@ -330,21 +333,30 @@ def _filters(info: VideoInfo, fps: float | None, *, from_zero: bool = False) -> 
     chain = ["bwdif=mode=send_frame"] if info.interlaced else []
     if fps is not None:
         chain += [CLOSE_GAPS, f"fps={fps}:start_time=0" if from_zero else f"fps={fps}"]
-    if info.transfer in HDR or info.primaries in WIDE:
-        told = {
-            "colorspace": (info.matrix, "bt709" if info.primaries.startswith("smpte") else "bt2020nc"),
-            "color_primaries": (info.primaries, "bt2020"),
-            "color_trc": (info.transfer, "bt709"),
-        }
-        usual = [f"{name}={value}" for name, (known, value) in told.items() if known in ("", "unknown")]
-        chain += [f"setparams={':'.join(usual)}"] if usual else []
-        chain.append(TO_SDR if info.transfer in HDR else TO_NARROW)
+    chain += _to_narrow_sdr(info)
     if info.alpha:
         ground = f"drawbox=t=fill:color={BACKGROUND}@1:replace=1"
         chain.append(
             f"format=rgba,split[over][under];[under]{ground}[ground];[ground][over]overlay=format=auto"
         )
     return ",".join([*chain, "scale=iw*sar:ih", "setsar=1"])
+
+
+def _to_narrow_sdr(info: VideoInfo) -> list[str]:
+    """ffmpeg's filters to BT.709 in SDR, of frames in HDR or with colors of a wider space; else none."""
+    if info.transfer not in HDR and info.primaries not in WIDE:
+        return []
+    told = {
+        "colorspace": (info.matrix, "bt709" if info.primaries.startswith("smpte") else "bt2020nc"),
+        "color_primaries": (info.primaries, "bt2020"),
+        "color_trc": (info.transfer, "bt709"),
+    }
+    usual = [f"{name}={value}" for name, (known, value) in told.items() if known in ("", "unknown")]
+    chain = [f"setparams={':'.join(usual)}"] if usual else []
+    if info.width % 2 or info.height % 2:
+        chain.append(NOT_HALVED)
+    chain.append(TO_SDR if info.transfer in HDR else TO_NARROW)
+    return [each.format(a="a" if info.alpha else "") for each in chain]
 
 
 def _decode(path: Path, command: list[str], words: IO[bytes], budget: Budget) -> Iterator[Image.Image]:

@@ -88,6 +88,46 @@ def test_colors_of_a_wide_space_are_those_that_a_screen_shows(tmp_path, primarie
     assert np.abs(arrays(path)[0, 20, 20] - (191, 0, 0)).max() <= 4
 
 
+@pytest.mark.parametrize("transfer", ["iec61966-2-1", "bt470m", "bt709"])
+def test_shadows_of_a_wide_space_are_not_lifted(tmp_path, transfer):
+    """A screen shows sRGB, gamma 2.2 and BT.709 alike, whatever the primaries are."""
+    tags = f"setparams=color_primaries=smpte432:color_trc={transfer}:colorspace=bt709"
+    ramp = "color=c=black:s=64x48:r=8:d=0.1,format=yuv444p,geq=lum='X+16':cb=128:cr=128"
+    path = make(tmp_path / "p3.mkv", "-f", "lavfi", "-i", f"{ramp},{tags}", "-c:v", "ffv1")
+    wanted = (np.arange(64) * 255 / 219)[:, None]  # the range of video is 16 to 235
+    assert np.abs(arrays(path)[0, 24] - wanted).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def gray(tmp_path_factory):
+    """One frame of (190, 190, 190), as HLG in BT.2020 with all chroma, 63×47."""
+    path = tmp_path_factory.mktemp("gray") / "gray.mkv"
+    level = "color=c=0xbebebe:s=63x47:r=8:d=0.1,format=gbrp"
+    chain = TO_HDR.replace("bt709:colorspace=bt709", "bt709:colorspace=gbr:range=pc").replace("420", "444")
+    return make(path, "-f", "lavfi", "-i", level, "-vf", chain.format("arib-std-b67"), "-c:v", "ffv1")
+
+
+@pytest.mark.parametrize("size", ["63:47", "64:47", "63:48"])
+@pytest.mark.parametrize("name", ["odd.webm", "odd.mkv"])
+def test_hdr_may_have_odd_sides(gray, tmp_path, size, name):
+    encoder = "libvpx-vp9" if name == "odd.webm" else "ffv1"
+    halved = f"scale={size},setsar=1,format=yuv420p10le"
+    frame = arrays(make(tmp_path / name, "-i", gray, "-vf", halved, "-c:v", encoder))[0]
+    assert frame.shape[1::-1] == tuple(map(int, size.split(":")))
+    assert np.abs(frame - 190).max() <= 3
+
+
+@pytest.mark.parametrize("colors", ["bt2020:color_trc=arib-std-b67", "smpte432:color_trc=bt709"])
+def test_transparent_parts_of_hdr_and_wide_colors_are_white(gray, tmp_path, colors):
+    tags = f"setparams=colorspace=bt709:color_primaries={colors}"
+    clear = "format=yuva444p12le,geq=lum='p(X,Y)':a='if(gt(X,31),4095,0)'"
+    encoder = ["-c:v", "prores_ks", "-profile:v", "4444"]
+    half = arrays(make(tmp_path / "half.mov", "-i", gray, "-vf", f"{clear},{tags}", *encoder))[0]
+    whole = arrays(make(tmp_path / "whole.mov", "-i", gray, "-vf", f"format=yuv444p12le,{tags}", *encoder))[0]
+    assert half[20, 8].tolist() == [255, 255, 255]
+    assert np.abs(half[:, 34:] - whole[:, 34:]).max() <= 1 and whole.max() < 225
+
+
 def test_colors_that_cannot_be_converted_are_told(eight_bits, tmp_path):
     odd = "h264_metadata=colour_primaries=1:transfer_characteristics=1:matrix_coefficients=8"
     path = make(tmp_path / "odd.mp4", "-i", eight_bits, "-c", "copy", "-bsf:v", odd)
