@@ -38,6 +38,8 @@ TO_SDR = (  # diffuse white at 203 nits, ITU-R BT.2408; what is brighter is clip
     "zscale=t=linear:npl=203:p=bt709:m=gbr:r=pc,format=gbr{a}pf32le,tonemap=tonemap=clip:desat=0,"
     "zscale=t=bt709:m=gbr:r=pc,format=gbr{a}p"
 )
+UNTOLD = ("", "unknown")
+HD = (1280, 576)  # from this width on, or above this height
 WIDE = {"bt2020", "smpte431", "smpte432"}  # primaries of BT.2020 and P3, with the brightness of SDR
 # As screens show it. The transfer stays: a screen takes sRGB's and BT.709's for the same.
 TO_NARROW = "zscale=p=bt709:m=gbr:r=pc,format=gbr{a}p"
@@ -135,7 +137,7 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
     stream = line[1]
     aspect = re.search(r"SAR (\d+):(\d+)", stream)
     shape = Fraction(int(aspect[1]), int(aspect[2])) if aspect and int(aspect[2]) else Fraction(1)
-    colors = re.search(r"\b([\w-]+)/([\w-]+)/([\w-]+)", stream)
+    matrix, primaries, transfer = _colors(stream)
     sound = re.search(r"^ {2,4}Stream #0:\d+\S*: Audio: (\w+)", said, re.MULTILINE)
     duration = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", said, re.MULTILINE)
     info = VideoInfo(
@@ -143,7 +145,7 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
         height=int(size[2]),
         aspect=shape or Fraction(1),
         pixel_format=pixel_format[1],
-        transfer=colors[3] if colors else "",
+        transfer=transfer,
         codec=stream.split()[0].rstrip(","),
         interlaced=bool(re.search(r"(top|bottom) (first|coded)", stream)),
         alpha=bool(ALPHA.search(pixel_format[1]))
@@ -152,12 +154,20 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
         rate=_rate(stream, "tbr"),
         duration=_seconds(*duration.groups()) if duration else None,
         sound=sound[1] if sound else "",
-        matrix=colors[1] if colors else "",
-        primaries=colors[2] if colors else "",
+        matrix=matrix,
+        primaries=primaries,
         rotation=_rotation(said, line.end()),
     )
     _check(path, info, budget)
     return info
+
+
+def _colors(stream: str) -> tuple[str, str, str]:
+    """(matrix, primaries, transfer) of a stream, which has one name for all of one standard."""
+    if apart := re.search(r"\b([\w-]+)/([\w-]+)/([\w-]+)", stream):
+        return apart[1], apart[2], apart[3]
+    alike = re.search(r"[(,] ?(bt709|bt470bg|smpte170m|smpte240m)[,)]", stream)
+    return (alike[1],) * 3 if alike else ("", "", "")
 
 
 def _rotation(said: str, place: int) -> float:
@@ -333,7 +343,7 @@ def _filters(info: VideoInfo, fps: float | None, *, from_zero: bool = False) -> 
     chain = ["bwdif=mode=send_frame"] if info.interlaced else []
     if fps is not None:
         chain += [CLOSE_GAPS, f"fps={fps}:start_time=0" if from_zero else f"fps={fps}"]
-    chain += _to_narrow_sdr(info)
+    chain += _to_narrow_sdr(info) if info.transfer in HDR or info.primaries in WIDE else _of_hd(info)
     if info.alpha:
         ground = f"drawbox=t=fill:color={BACKGROUND}@1:replace=1"
         chain.append(
@@ -343,20 +353,24 @@ def _filters(info: VideoInfo, fps: float | None, *, from_zero: bool = False) -> 
 
 
 def _to_narrow_sdr(info: VideoInfo) -> list[str]:
-    """ffmpeg's filters to BT.709 in SDR, of frames in HDR or with colors of a wider space; else none."""
-    if info.transfer not in HDR and info.primaries not in WIDE:
-        return []
+    """ffmpeg's filters to BT.709 in SDR, of frames in HDR or with colors of a wider space."""
     told = {
         "colorspace": (info.matrix, "bt709" if info.primaries.startswith("smpte") else "bt2020nc"),
         "color_primaries": (info.primaries, "bt2020"),
         "color_trc": (info.transfer, "bt709"),
     }
-    usual = [f"{name}={value}" for name, (known, value) in told.items() if known in ("", "unknown")]
+    usual = [f"{name}={value}" for name, (known, value) in told.items() if known in UNTOLD]
     chain = [f"setparams={':'.join(usual)}"] if usual else []
     if info.width % 2 or info.height % 2:
         chain.append(NOT_HALVED)
     chain.append(TO_SDR if info.transfer in HDR else TO_NARROW)
     return [each.format(a="a" if info.alpha else "") for each in chain]
+
+
+def _of_hd(info: VideoInfo) -> list[str]:
+    """The matrix of frames that do not say it, as players take it: BT.709 from HD on. ffmpeg takes BT.601."""
+    hd = info.width >= HD[0] or info.height > HD[1]
+    return ["setparams=colorspace=bt709"] if hd and info.matrix in UNTOLD else []
 
 
 def _decode(path: Path, command: list[str], words: IO[bytes], budget: Budget) -> Iterator[Image.Image]:

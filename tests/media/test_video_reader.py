@@ -128,6 +128,24 @@ def test_transparent_parts_of_hdr_and_wide_colors_are_white(gray, tmp_path, colo
     assert np.abs(half[:, 34:] - whole[:, 34:]).max() <= 1 and whole.max() < 225
 
 
+@pytest.mark.parametrize(
+    ("size", "tags", "matrix"),
+    [
+        ("1280x96", "unknown", "bt709"),
+        ("64x608", "unknown", "bt709"),
+        ("720x576", "unknown", "bt601"),
+        ("1280x96", "smpte170m", "bt601"),
+        ("96x64", "bt709", "bt709"),
+    ],
+)
+def test_a_matrix_that_is_not_told_is_that_of_the_size(tmp_path, size, tags, matrix):
+    green = f"color=c=0x00bc00:s={size}:r=8:d=0.1,format=gbrp,scale=out_color_matrix={matrix}:out_range=tv"
+    told = f"format=yuv444p,setparams=colorspace={tags}:color_primaries={tags}:color_trc={tags}"
+    path = make(tmp_path / "green.mkv", "-f", "lavfi", "-i", f"{green},{told}", "-c:v", "ffv1")
+    assert inspect(path).matrix == ("" if tags == "unknown" else tags)
+    assert np.abs(arrays(path)[0, 20, 20] - (0, 188, 0)).max() <= 2
+
+
 def test_colors_that_cannot_be_converted_are_told(eight_bits, tmp_path):
     odd = "h264_metadata=colour_primaries=1:transfer_characteristics=1:matrix_coefficients=8"
     path = make(tmp_path / "odd.mp4", "-i", eight_bits, "-c", "copy", "-bsf:v", odd)
