@@ -9,17 +9,21 @@ only.
 """
 
 import re
+import struct
 from pathlib import Path
+from typing import BinaryIO
 
 from pyramid.disk import check_file
 
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+PNG = b"\x89PNG\r\n\x1a\n"
+MOST_CHUNKS = 1000  # of a PNG, which are looked at
 CONTAINERS = {  # ffmpeg's demuxer -> whether a file's first bytes are of that container
     "mov": lambda head: head[4:8] in BOXES,
     "matroska": lambda head: head.startswith(b"\x1a\x45\xdf\xa3"),
     "avi": lambda head: head[:4] in (b"RIFF", b"RF64") and head[8:11] == b"AVI",
     "gif": lambda head: head.startswith((b"GIF87a", b"GIF89a")),
-    "apng": lambda head: head.startswith(b"\x89PNG\r\n\x1a\n") and b"acTL" in head,
+    "apng": lambda head: head.startswith(PNG) and b"acTL" in head,
     "mpeg": lambda head: head.startswith(b"\x00\x00\x01\xba"),
     "mpegvideo": lambda head: head.startswith(b"\x00\x00\x01\xb3"),
     "mpegts": lambda head: any(
@@ -46,6 +50,8 @@ def container_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(400)
+            if head.startswith(PNG):
+                head = PNG + _chunks(file)
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror or error}") from None
     for demuxer, holds in CONTAINERS.items():
@@ -59,6 +65,21 @@ def container_of(path: Path) -> str:
         f"{str(path)!r} is not a video this program can read: mp4, mov, webm, mkv, avi, gif, mpg, ts, "
         "flv, ogv, wmv and mxf are (a picture is given as image)"
     )
+
+
+def _chunks(file: BinaryIO) -> bytes:
+    """The names of a PNG's chunks in front of its pixels, where an animated one has acTL, maybe behind a long
+    profile.
+    """
+    names: list[bytes] = []
+    file.seek(len(PNG))
+    while len(names) < MOST_CHUNKS and len(start := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", start)
+        if name == b"IDAT":
+            break
+        names.append(name)
+        file.seek(length + 4, 1)  # its checksum too
+    return b" ".join(names)
 
 
 def this_file(path: Path, *options: str) -> list[str]:

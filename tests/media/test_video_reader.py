@@ -12,6 +12,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pyramid.media.export import export
 from pyramid.media.files import ffmpeg, read_metadata
@@ -363,6 +364,23 @@ def test_a_decoder_that_is_ended_is_no_shorter_clip(eight_bits, monkeypatch):
     monkeypatch.setattr(reader, "_ppm_pictures", broken)
     with pytest.raises(ValueError, match=r"bars\.mp4 could not be read to its end"):
         list(read_frames(eight_bits))
+
+
+@pytest.mark.parametrize("profile", [b"", np.random.default_rng(0).bytes(2000)])
+def test_an_animated_png_is_a_video_whatever_stands_in_front(tmp_path, profile):
+    path = tmp_path / "moves.png"
+    first, *others = (Image.new("RGB", (32, 24), color) for color in ((250, 0, 0), (0, 250, 0), (0, 0, 250)))
+    first.save(path, save_all=True, append_images=others, duration=100, icc_profile=profile)
+    assert (path.read_bytes().index(b"acTL") < 400) == (not profile)
+    assert arrays(path)[:, 5, 5].tolist() == [[250, 0, 0], [0, 250, 0], [0, 0, 250]]
+
+
+def test_a_png_that_tells_of_an_animation_is_none(tmp_path):
+    path, text = tmp_path / "still.png", PngInfo()
+    text.add_text("Comment", "acTL")
+    Image.new("RGB", (32, 24)).save(path, pnginfo=text)
+    with pytest.raises(ValueError, match="not a video this program can read"):
+        inspect(path)
 
 
 def test_words_of_a_title_are_no_description_of_the_file(eight_bits, tmp_path):
