@@ -39,6 +39,12 @@ TO_SDR = (  # diffuse white at 203 nits, ITU-R BT.2408; what is brighter is clip
     "zscale=t=bt709:m=gbr:r=pc,format=gbr{a}p"
 )
 UNTOLD = ("", "unknown")
+LEAST_INTERLACED = 16  # pixels: a plane of chroma, a quarter of it at least, has to have four rows for bwdif
+TURNS = {  # degrees that ffmpeg turned a frame by -> filters that turn it back, and again
+    90: ("transpose=clock", "transpose=cclock"),
+    180: ("hflip,vflip", "hflip,vflip"),
+    270: ("transpose=cclock", "transpose=clock"),
+}
 HD = (1280, 576)  # from this width on, or above this height
 WIDE = {"bt2020", "smpte431", "smpte432"}  # primaries of BT.2020 and P3, with the brightness of SDR
 # As screens show it. The transfer stays: a screen takes sRGB's and BT.709's for the same.
@@ -340,7 +346,7 @@ def _decoder(info: VideoInfo) -> list[str]:
 
 def _filters(info: VideoInfo, fps: float | None, *, from_zero: bool = False) -> str:
     """ffmpeg's filters between the decoder and RGB; `from_zero`: frames are counted from time 0 on."""
-    chain = ["bwdif=mode=send_frame"] if info.interlaced else []
+    chain = _deinterlaced(info)
     if fps is not None:
         chain += [CLOSE_GAPS, f"fps={fps}:start_time=0" if from_zero else f"fps={fps}"]
     chain += _to_narrow_sdr(info) if info.transfer in HDR or info.primaries in WIDE else _of_hd(info)
@@ -350,6 +356,17 @@ def _filters(info: VideoInfo, fps: float | None, *, from_zero: bool = False) -> 
             f"format=rgba,split[over][under];[under]{ground}[ground];[ground][over]overlay=format=auto"
         )
     return ",".join([*chain, "scale=iw*sar:ih", "setsar=1"])
+
+
+def _deinterlaced(info: VideoInfo) -> list[str]:
+    """ffmpeg's filters that make whole frames of interlaced ones; else none.
+
+    ffmpeg turns frames before its first filter: these are turned back, for the fields to be rows in order.
+    """
+    if not info.interlaced or min(info.width, info.height) < LEAST_INTERLACED:
+        return []
+    back, again = TURNS.get(round(info.rotation) % 360, ("null", "null"))
+    return [back, "bwdif=mode=send_frame", again]
 
 
 def _to_narrow_sdr(info: VideoInfo) -> list[str]:

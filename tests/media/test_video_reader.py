@@ -205,6 +205,23 @@ def test_interlaced_frames_are_joined(tmp_path):
     assert combs < np.abs(rows[:, 1:-1] - (rows[:, :-2] + rows[:, 2:]) / 2).mean()
 
 
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_interlaced_frames_that_are_turned_are_joined_alike(tmp_path, degrees):
+    fields = ["-vf", "interlace,format=yuv420p", "-c:v", "libx264", "-flags", "+ildct+ilme"]
+    flat = make(tmp_path / "flat.mp4", *MOVING, "-t", "0.5", *fields)
+    turned = tmp_path / "turned.mp4"
+    make(turned, "-display_rotation", str(degrees), "-i", flat, "-c", "copy")
+    assert inspect(turned).interlaced
+    assert np.array_equal(arrays(turned), np.rot90(arrays(flat), degrees // 90, axes=(1, 2)))
+
+
+@pytest.mark.parametrize("size", ["16x2", "4x16", "16x6"])
+def test_interlaced_frames_that_are_too_small_to_join_are_read(tmp_path, size):
+    small = ["-f", "lavfi", "-i", f"color=c=0x00bc00:s={size}:r=8:d=0.3,format=yuv420p,setfield=tff"]
+    path = make(tmp_path / "small.mkv", *small, "-c:v", "ffv1")
+    assert inspect(path).interlaced and np.abs(arrays(path) - (0, 188, 0)).max() <= 2
+
+
 def test_an_export_of_unevenly_spaced_frames_lasts_as_long(tmp_path):
     uneven = "select='if(lt(t,1),not(mod(n,5)),1)'"
     source = make(tmp_path / "vfr.mp4", *MOVING, "-vf", uneven, "-fps_mode", "vfr")
