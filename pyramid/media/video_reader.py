@@ -50,6 +50,10 @@ WIDE = {"bt2020", "smpte431", "smpte432"}  # primaries of BT.2020 and P3, with t
 # As screens show it. The transfer stays: a screen takes sRGB's and BT.709's for the same.
 TO_NARROW = "zscale=p=bt709:m=gbr:r=pc,format=gbr{a}p"
 NOT_HALVED = "format=yuv{a}444p16|gbr{a}p16"  # zscale takes no odd sides where chroma is subsampled
+# Dolby's own colors, which ffmpeg takes for others: profile 5, and 10 as far as nothing else can show it.
+DOLBY_ALONE = re.compile(
+    r"^ +DOVI configuration record: .*profile: (5|10), .*compatibility id: 0\b", re.MULTILINE
+)
 # A frame is shown for a minute at most: the next one may be given for a day later, and `fps` would fill the
 # day.
 CLOSE_GAPS = "setpts='if(isnan(PREV_OUTPTS),PTS,PREV_OUTPTS+min(PTS-PREV_INPTS,60/TB))'"
@@ -144,6 +148,8 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
     aspect = re.search(r"SAR (\d+):(\d+)", stream)
     shape = Fraction(int(aspect[1]), int(aspect[2])) if aspect and int(aspect[2]) else Fraction(1)
     matrix, primaries, transfer = _colors(stream)
+    beside = said[line.end() :].partition("Stream #")[0]  # its side data, behind its line
+    _check_colors(path, beside)
     sound = re.search(r"^ {2,4}Stream #0:\d+\S*: Audio: (\w+)", said, re.MULTILINE)
     duration = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", said, re.MULTILINE)
     info = VideoInfo(
@@ -162,7 +168,7 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
         sound=sound[1] if sound else "",
         matrix=matrix,
         primaries=primaries,
-        rotation=_rotation(said, line.end()),
+        rotation=_rotation(beside),
     )
     _check(path, info, budget)
     return info
@@ -176,10 +182,9 @@ def _colors(stream: str) -> tuple[str, str, str]:
     return (alike[1],) * 3 if alike else ("", "", "")
 
 
-def _rotation(said: str, place: int) -> float:
+def _rotation(beside: str) -> float:
     """The degrees that a stream's frames are turned by, of what ffmpeg says behind its line."""
-    of_stream = said[place:].partition("Stream #")[0]
-    turned = re.search(r"^ +display ?matrix: rotation of (-?[\d.]+) degrees", of_stream, re.M | re.I)
+    turned = re.search(r"^ +display ?matrix: rotation of (-?[\d.]+) degrees", beside, re.M | re.I)
     return float(turned[1]) if turned else 0.0
 
 
@@ -207,6 +212,14 @@ def _rate(stream: str, unit: str) -> float | None:
 
 def _seconds(hours: str, minutes: str, seconds: str) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _check_colors(path: Path, beside: str) -> None:
+    """ValueError where ffmpeg says behind a stream's line that its colors are other than it would take."""
+    if DOLBY_ALONE.search(beside):
+        raise ValueError(
+            f"{path.name} is Dolby Vision of a kind that only its own players show: save it as HDR10 or SDR"
+        )
 
 
 def _check(path: Path, info: VideoInfo, budget: Budget) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import struct
 import subprocess
 import tracemalloc
 from contextlib import suppress
@@ -152,6 +153,21 @@ def test_colors_that_cannot_be_converted_are_told(eight_bits, tmp_path):
     path = make(tmp_path / "odd.mp4", "-i", eight_bits, "-c", "copy", "-bsf:v", odd)
     with pytest.raises(ValueError, match=r"odd.mp4 has no frame .*: its colors are of a kind that"):
         arrays(path)
+
+
+@pytest.mark.parametrize(("profile", "compatible", "refused"), [(5, 0, True), (8, 1, False), (8, 4, False)])
+def test_dolby_vision_needs_colors_that_others_can_show(eight_bits, tmp_path, profile, compatible, refused):
+    path, whole = tmp_path / "dolby.mp4", eight_bits.read_bytes()
+    start = whole.index(b"pasp") - 4  # two boxes of 36 bytes in all, in place of which stands Dolby's
+    assert whole[start + 20 : start + 24] == b"btrt"
+    record = bytes([1, 0, profile << 1, 0b1101, compatible << 4])  # version, profile, level and flags
+    path.write_bytes(whole[:start] + struct.pack(">I4s28s", 36, b"dvcC", record) + whole[start + 36 :])
+    assert f"profile: {profile}, " in probe(path)
+    if refused:
+        with pytest.raises(ValueError, match=r"dolby\.mp4 is Dolby Vision .* save it as HDR10 or SDR"):
+            arrays(path)
+    else:
+        assert np.array_equal(arrays(path), arrays(eight_bits))
 
 
 @pytest.mark.parametrize("kind", ["cut", "sound", "noise"])
