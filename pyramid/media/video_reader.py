@@ -65,6 +65,7 @@ PPM = ("-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "-")
 INDEXED = ("mov", "matroska")  # containers in which a seek arrives at the second that was asked for
 SEEK_MARGIN = 1.0  # seconds before what is wanted: a frame that is still shown there began earlier
 ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ya8|ya16|pal8")
+SLOWEST = 10  # seconds a frame: of 1/3 ffmpeg says 0.33; farther down too much is rounded to the same
 # thousand and first parts, as ffmpeg rounds
 NTSC = {24000: 23.98, 30000: 29.97, 60000: 59.94, 120000: 119.88}
 
@@ -207,6 +208,9 @@ def _rate(stream: str, unit: str) -> float | None:
     if found is None or not float(found[1]):
         return None
     value = float(found[1]) * (1000 if found[2] else 1)
+    slow = Fraction(found[1]).limit_denominator(SLOWEST)
+    if value < 1 and round(slow, 2) == Fraction(found[1]):
+        return float(slow)
     return next((parts / 1001 for parts, rounded in NTSC.items() if rounded == value), value)
 
 

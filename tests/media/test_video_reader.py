@@ -7,6 +7,7 @@ import struct
 import subprocess
 import tracemalloc
 from contextlib import suppress
+from fractions import Fraction
 from unittest.mock import Mock
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -244,6 +245,13 @@ def test_an_export_of_unevenly_spaced_frames_lasts_as_long(tmp_path):
     for kind in ("webm", "gif"):
         made = export(source, kind, tmp_path / f"out.{kind}")
         assert inspect(made).duration == pytest.approx(inspect(source).duration, abs=0.1)
+
+
+@pytest.mark.parametrize("rate", ["1/3", "2/3", "1/7", "1/8", "0.5", "1/10", "24000/1001", "29"])
+def test_a_rate_is_not_the_rounded_one(tmp_path, rate):
+    path = make(tmp_path / "slow.mp4", "-f", "lavfi", "-i", f"testsrc=s=64x48:r={rate}", "-frames:v", "4")
+    info = inspect(path)
+    assert info.fps == info.rate == pytest.approx(float(Fraction(rate)), rel=1e-12)
 
 
 def test_a_data_track_does_not_keep_a_video_from_being_copied(tmp_path):
