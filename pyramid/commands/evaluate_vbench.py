@@ -102,6 +102,12 @@ def make(args: argparse.Namespace, dimensions: Sequence[str]) -> None:
         raise ValueError(f"--make {args.make} is a folder: give what makes videos, or --aggregate")
     suite = read_suite(place)
     prompts = [prompt for prompt, of in suite.items() if set(of) & set(dimensions)]
+    told = set().union(*suite.values())
+    if lacking := ", ".join(name for name in dimensions if name not in told):
+        words = f"{place} has no prompt of {lacking}: name a place with all of VBench's by --suite"
+        if not prompts:
+            raise ValueError(words)
+        say(words)
     still = [prompt for prompt in prompts if FLICKERING in suite[prompt] and FLICKERING in dimensions]
     counts = {prompt: args.samples * (MORE if prompt in still else 1) for prompt in prompts}
     wanted = wanted_of(counts, args.seed)

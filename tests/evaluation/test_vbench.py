@@ -224,3 +224,11 @@ def test_the_suite_is_read_from_where_it_lies(venv, tmp_path):
 def test_what_is_missing_is_told_before_any_work(tmp_path, capfd, asked, words):
     assert cli.main(["evaluate", "vbench", *(word.format(tmp_path) for word in asked)]) == 2
     assert words in capfd.readouterr().err
+
+
+def test_dimensions_without_a_prompt_in_the_suite_are_named(tmp_path, capfd):
+    suite = tmp_path / "suite.json"
+    suite.write_text(json.dumps([{"prompt_en": "a barn", "dimension": ["scene"]}]))
+    run = ["evaluate", "vbench", "--make", "embedded", "--suite", str(suite), "--dimensions"]
+    assert cli.main([*run, "color,human_action"]) == 2
+    assert f"error: {suite} has no prompt of color, human_action: " in capfd.readouterr().err
