@@ -3,6 +3,7 @@
 with whole(path) as part:                 # write `part`; afterwards it is `path`
     save_file(tensors, part)
 write_json(path, {"name": "mine"})        # the same for JSON
+as_json({"share": math.nan})              # what it writes, and every program can read: null
 write_through(path, content)              # the same for bytes, and a power cut does not undo it
 link(source, target)                      # the same file once more, or a copy
 unwritable(Path("outputs"))               # "", or why nothing can be written there
@@ -11,6 +12,7 @@ file_variant(Path("causal_video_vae"))    # "fp16", where the weights' names say
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -63,12 +65,26 @@ def write_through(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any, **how: Any) -> None:
-    """A whole file of JSON for people to read, in a folder that is made; `how`: see `json.dumps`."""
+    """A whole file of JSON for people to read, in a folder that is made; see `as_json`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
         # Half a character, as of a name that is no UTF-8, becomes the escape that JSON has for it.
-        text = json.dumps(value, indent=2, **how) + "\n"
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.write_text(as_json(value, **how) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def as_json(value: Any, **how: Any) -> str:
+    """JSON for people to read. It has no NaN and no infinity, which few programs read: those are null.
+    `how`: see `json.dumps`.
+    """
+    return json.dumps(_finite(value), indent=2, allow_nan=False, **how)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def link(source: str | Path, target: str | Path) -> None:

@@ -11,7 +11,6 @@ those of a study elsewhere.
 import argparse
 import csv
 import io
-import json
 import secrets
 from dataclasses import astuple
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pyramid.commands import evaluate_videos
 from pyramid.commands.engine import say
 from pyramid.commands.terminal import screen
+from pyramid.disk import as_json
 from pyramid.settings import at_home
 from pyramid.study import FOLDER
 
@@ -108,10 +108,15 @@ def make(args: argparse.Namespace) -> None:
 
 
 def raters_of(text: str) -> tuple[str, ...]:
-    """The names that `--raters` gives, or that many numbers."""
-    if text.strip().isdecimal():
-        return tuple(f"rater {number}" for number in range(1, int(text) + 1))
-    return tuple(name.strip() for name in text.split(","))
+    """The names that `--raters` gives, or that many numbers. ValueError for a number that cannot be one."""
+    from pyramid.study.kept import MOST_RATERS
+
+    if "," in text or any(map(str.isalpha, text)):
+        return tuple(name.strip() for name in text.split(","))
+    count = int(text) if text.strip().isdecimal() and len(text) < 10 else 0
+    if not 1 <= count <= MOST_RATERS:
+        raise ValueError(f"--raters {text}: how many, 1 to {MOST_RATERS}, or their names, as ana,ben")
+    return tuple(f"rater {number}" for number in range(1, count + 1))
 
 
 # -- telling of one
@@ -140,7 +145,7 @@ def write(args: argparse.Namespace, report: dict[str, Any], answers: "list[Answe
     if args.export:
         args.export.parent.mkdir(parents=True, exist_ok=True)
         as_csv = args.export.suffix.lower() == ".csv"
-        text = pairs_as_csv(report) if as_csv else json.dumps(report, indent=2) + "\n"
+        text = pairs_as_csv(report) if as_csv else as_json(report) + "\n"
         Path(args.export).write_text(text, encoding="utf-8")
     if args.export_answers:
         args.export_answers.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +202,8 @@ def tables_of(report: dict[str, Any]) -> list[Any]:
             table.add_column(name, overflow="fold")
         rows = sorted(told["bradley_terry"].items(), key=lambda row: -row[1]["strength"])
         for name, row in rows:
-            low, high = row["interval"]
-            table.add_row(escape(name), f"{row['strength']:+.2f}", f"{low:+.2f} to {high:+.2f}")
+            interval = row["interval"]
+            within = "not known" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+            table.add_row(escape(name), f"{row['strength']:+.2f}", within)
         tables.append(table)
     return tables

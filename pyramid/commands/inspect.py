@@ -4,11 +4,11 @@ python -m pyramid inspect outputs/a-red-ball-7.mp4
 """
 
 import argparse
-import json
 from typing import Any
 
 from pyramid.commands.flags import command_of
 from pyramid.commands.terminal import screen
+from pyramid.disk import as_json
 from pyramid.settings import Settings, at_home, label_of, shown
 from pyramid.timeline import told
 
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
 
     metadata = read_metadata(args.file)
     if args.json:
-        print(json.dumps(metadata, indent=2))
+        print(as_json(metadata))
         return 0
     settings = Settings.from_dict(metadata.get("settings", {}))
     print(args.file)

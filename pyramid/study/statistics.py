@@ -25,6 +25,7 @@ import numpy as np
 COLUMNS = ("rater", "prompt", "left", "right", "question", "choice")
 CHOICES = ("left", "right", "tie")
 Z = 1.959964  # of 95 %
+UNTOLD = 0.05  # of the bootstrap's draws: so many may lack answers about a system
 PSEUDO = 0.5  # wins that each pair is given both ways, so that strengths are finite
 
 
@@ -96,11 +97,14 @@ def _question(answers: Sequence[Answer], draws: int, seed: int) -> dict[str, Any
             told = {"first": first, "second": second, "wins": counts[1.0], "losses": counts[0.0]}
             pairs.append(told | {"ties": counts[0.5], "share of first": _share(won, len(own))})
     strengths = bradley_terry(answers, names)
-    low, high = bootstrap(answers, names, draws, seed)
+    intervals = bootstrap(answers, names, draws, seed)
     return {
         "pairs": pairs,
         "bradley_terry": {
-            name: {"strength": float(strengths[i]), "interval": [float(low[i]), float(high[i])]}
+            name: {
+                "strength": float(strengths[i]),
+                "interval": None if intervals is None else intervals[i].tolist(),
+            }
             for i, name in enumerate(names)
         },
         "agreement": agreement(answers),
@@ -146,10 +150,12 @@ def _strengths(wins: np.ndarray, rounds: int = 200) -> np.ndarray:
     return logs - logs.mean()
 
 
-def bootstrap(
-    answers: Sequence[Answer], names: Sequence[str], draws: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of each strength, from draws of raters and of prompts: two arrays (n,)."""
+def bootstrap(answers: Sequence[Answer], names: Sequence[str], draws: int, seed: int) -> np.ndarray | None:
+    """The 95 % interval of each strength, (n, 2), from draws of raters and of prompts.
+
+    None for answers that are too few to tell: of one rater to one prompt, or such that more than `UNTOLD` of
+    the draws have none about some system.
+    """
     place = {name: index for index, name in enumerate(names)}
     raters = {rater: i for i, rater in enumerate(dict.fromkeys(a.rater for a in answers))}
     prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(a.prompt for a in answers))}
@@ -158,15 +164,19 @@ def bootstrap(
     left, right = (np.array([place[getattr(a, side)] for a in answers]) for side in ("left", "right"))
     shares = np.array([a.share(a.left) for a in answers])
     random = np.random.default_rng(seed)
+    if len(raters) == len(prompts) == 1:  # every draw is the same
+        return None
     found = []
     for _ in range(draws):
         weights = _drawn(random, len(raters))[who] * _drawn(random, len(prompts))[what]
         wins = np.zeros((len(names), len(names)))
         np.add.at(wins, (left, right), weights * shares)
         np.add.at(wins, (right, left), weights * (1 - shares))
-        found.append(_strengths(wins, rounds=60))
-    low, high = np.percentile(found, [2.5, 97.5], axis=0) if found else (np.zeros(len(names)),) * 2
-    return low, high
+        if (wins + wins.T).any(1).all():  # a system that a draw has no answer about has no strength in it
+            found.append(_strengths(wins, rounds=60))
+    if len(found) < max((1 - UNTOLD) * draws, 1):
+        return None
+    return np.percentile(found, [2.5, 97.5], axis=0).T
 
 
 def _drawn(random: np.random.Generator, count: int) -> np.ndarray:

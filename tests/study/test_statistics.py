@@ -71,6 +71,25 @@ def test_agreement_is_one_where_all_agree_and_not_known_where_nobody_saw_the_sam
     assert agreement([Answer("r", "p", "a", "b", "q", "left")]) is None
 
 
+def test_an_interval_that_few_answers_cannot_tell_is_not_known(tmp_path, capfd):
+    one = Answer("r1", "p1", "a", "b", "q", "left")
+    path, out = tmp_path / "answers.csv", tmp_path / "report.json"
+    for few in ([one], [one, Answer("r2", "p2", "b", "a", "q", "right")]):  # half of the draws have none
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *map(astuple, few)])
+        assert cli.main(["evaluate", "study", "--answers", str(path), "--export", str(out)]) == 0
+        told = json.loads(out.read_text())["questions"]["q"]["bradley_terry"]["a"]
+        assert told["strength"] == pytest.approx(np.log((len(few) + 0.5) / 0.5) / 2)
+        assert told["interval"] is None and capfd.readouterr().out.count("not known") >= 2
+
+
+def test_a_rare_draw_without_answers_about_a_system_leaves_the_interval_finite():
+    answers = [Answer(f"r{n}", f"p{n % 4}", "a", "b", "q", "right" if n % 3 else "left") for n in range(12)]
+    answers += [Answer(f"r{n}", f"p{n % 4}", "a", "c", "q", "left") for n in range(12)]
+    found = evaluate_study(answers, draws=200)["questions"]["q"]["bradley_terry"]
+    assert all(-5 < low <= high < 5 for low, high in (row["interval"] for row in found.values()))
+
+
 def test_the_command_writes_a_report_and_tells_what_cannot_be_read(answers, tmp_path, capfd):
     path, out = tmp_path / "answers.csv", tmp_path / "report.json"
     with path.open("w", newline="") as file:

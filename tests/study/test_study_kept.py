@@ -201,6 +201,12 @@ def test_prompts_are_found_in_records_and_in_names(folders, tmp_path):
         (["--make", "{green}", "nothing-here"], "is not a folder of videos, a model"),
         (["--make", "{green}", "{red}", "--checks", "3"], "an even number"),
         (["--make", "{green}", "{red}", "--raters", "ana,ana"], "a name that no other has"),
+        (
+            ["--make", "{green}", "{red}", "--raters", "-1"],
+            "--raters -1: how many, 1 to 1000",
+        ),
+        (["--make", "{green}", "{red}", "--raters", "99999999999"], "1 to 1000"),
+        (["--make", "{green}", "{red}", "--raters", "2.5"], "1 to 1000"),
         (["--make", "{green}", "{red}", "--items", "9"], "1 to 4"),
         ([], "holds no study"),
     ],
