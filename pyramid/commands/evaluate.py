@@ -14,6 +14,7 @@ from pyramid.commands import (
     evaluate_study,
     evaluate_vae,
     evaluate_vbench,
+    evaluate_videos,
 )
 from pyramid.commands.terminal import screen
 from pyramid.disk import write_json
@@ -61,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write what was asked for; returns the exit code."""
     if args.videos < 1 or args.pictures < 1:
         raise ValueError(f"--videos {args.videos} and --pictures {args.pictures}: at least 1 of each")
+    if args.photographs < 0:
+        raise ValueError(f"--photographs {args.photographs}: 0 for none, or more")
+    for index in (0, max(args.videos, args.pictures) - 1):
+        evaluate_videos.seed_at(args.seed, index)
 
     from pyramid.evaluation import evaluate
     from pyramid.hub.checkpoints import find

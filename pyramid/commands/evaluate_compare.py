@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {args.out}: use a name that ends in .html")
+    evaluate_videos.seed_at(args.seed, 0)
     systems = evaluate_videos.systems_of(args.systems, args.model)
     truth = truth_of(systems, args)
     tools = tools_of(args, truth)

@@ -33,13 +33,17 @@ def run(args: argparse.Namespace) -> int:
             f"--clips {args.clips} --size {args.size} --frames {args.frames}: a clip or more, sides of 8k "
             "pixels from 32 on, 1 + 8k frames"
         )
+    from pyramid.training.clips.reading import RATES, Wanted
+
+    least, most = RATES
+    if not least <= args.fps <= most:  # nor where it is nan
+        raise ValueError(f"--fps {args.fps:g}: {least} to {most} frames a second")
     from rich.table import Table
 
     from pyramid.evaluation.frechet import load_features
     from pyramid.evaluation.reconstruction import clips_of, measure
     from pyramid.models.vae import CausalVideoVAE
     from pyramid.training.clips.lists import open_list
-    from pyramid.training.clips.reading import Wanted
     from pyramid.training.perceptual import make_perceptual
     from pyramid.training.vae import vae_of
 

@@ -10,6 +10,7 @@ from pyramid.commands.cli import main
 from pyramid.evaluation.evaluate import Share, choose_scenes, contact_sheet, psnr, score, sharpness, world_of
 from pyramid.evaluation.judge import Verdict
 from pyramid.generate.pipeline import PyramidFlowPipeline
+from pyramid.settings import MAX_SEED
 from pyramid.training.world import CPU_WORLD, Scene, World
 
 TRAINED_ON = {
@@ -95,6 +96,19 @@ def test_the_command_measures_prints_and_writes(trained_checkpoint, tmp_path, ca
 def test_too_few_videos_are_refused(trained_checkpoint, capsys):
     assert main(["evaluate", "--model", str(trained_checkpoint), "--videos", "0"]) == 2
     assert "error: --videos 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        (["--seed", "-1"], "--seed -1: seeds go from 0 to"),
+        (["--seed", str(MAX_SEED), "--pictures", "1"], "seeds go from 0 to"),  # the second video's is beyond
+        (["--photographs", "-1"], "--photographs -1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_the_model_is_loaded(asked, words, capsys):
+    assert main(["evaluate", "--model", "none", "--videos", "2", *asked]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_ways_to_run_a_model_are_one_table(trained_checkpoint, tmp_path, capsys):

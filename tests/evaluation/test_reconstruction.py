@@ -42,6 +42,12 @@ def test_an_autoencoder_is_measured_on_clips(clips, tiny_checkpoint, tmp_path, c
     assert cli.main([*command, "--frames", "10"]) == 2
 
 
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "1e9"])
+def test_a_rate_that_is_none_is_refused_before_anything_is_read(rate, capsys):
+    assert cli.main(["evaluate", "vae", "--data", "none", "--fps", rate]) == 2
+    assert f"--fps {float(rate):g}: 1 to 120 frames a second" in capsys.readouterr().err
+
+
 def test_frames_that_are_the_same_are_similar_and_noise_is_told(clips):
     wanted = Wanted(8, 9, ((64, 64),))
     name, clip = next(clips_of(open_list(clips), wanted, 1))

@@ -28,6 +28,7 @@ from pyramid.training.clips.sample import BrokenItem, Sample
 THUMBNAIL = 32  # pixels a side that shots are told apart by
 CUT = 0.2  # mean difference of neighbors, of the whole range, from which on it may be a cut
 CUT_FACTOR = 4  # and so many times the usual difference of this clip
+RATES = (1, 120)  # frames a second, the least and the most: those that a result may have
 PARTIAL = re.compile(r"partial file|ended prematurely|truncat|moov atom not found|end of file", re.IGNORECASE)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyramid.settings import TRAINED_STAGES, frames_of, size_grid, units_of
 from pyramid.training.clips.buckets import BUCKETS, Size
-from pyramid.training.clips.reading import Wanted
+from pyramid.training.clips.reading import RATES, Wanted
 from pyramid.training.recipe import recipe_of
 
 PRECISIONS = ("no", "bf16")
@@ -165,7 +165,7 @@ def _problem(recipe: ClipRecipe) -> str:
             data.width,
         ),
         (data.frames == frames_of(units_of(data.frames)) >= 1, "[data] frames must be 1 + 8k", data.frames),
-        (data.fps > 0, "[data] fps must be above 0", data.fps),
+        (RATES[0] <= data.fps <= RATES[1], "[data] fps must be {} to {}".format(*RATES), data.fps),
         (0 <= data.images <= 1, "[data] images is a share, 0 to 1", data.images),
         (0 <= data.most_broken <= 1, "[data] most_broken is a share, 0 to 1", data.most_broken),
         (recipe.network.family in FAMILY_NAMES, "[network] family: miniflux or sd3", recipe.network.family),
