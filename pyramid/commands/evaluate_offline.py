@@ -6,13 +6,18 @@ other videos, `--clip FOLDER` the similarity with the prompt that a video's reco
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyramid.commands.engine import say
-from pyramid.commands.evaluate_compare import add_model_flags
+from pyramid.commands.evaluate_compare import add_model_flags, tools_of
 from pyramid.commands.terminal import screen
 from pyramid.disk import write_json
 from pyramid.settings import at_home
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pyramid.evaluation.compare import Tools
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,32 +34,46 @@ def run(args: argparse.Namespace) -> int:
     """
     from rich.markup import escape
 
+    from pyramid.evaluation.compare import reference_of
     from pyramid.evaluation.offline import mean_of, measure_folder
     from pyramid.media.files import of_file
 
     if bool(args.features) != bool(args.reference):
         raise ValueError("a Fréchet distance needs both: --features WHAT and --reference FOLDER")
+    check_counts(args)
+    tools = tools_of(args, None)
+    references = {kind: reference_of(tools, kind) for kind in tools.features}
     unread: dict[str, str] = {}
     rows = measure_folder(args.folder, unread)
     for name, words in unread.items():
         say(f"left out: {of_file(name, words)}")
     figures: dict[str, Any] = {"videos": {name: row.told() for name, row in rows.items()}}
     figures["mean"] = mean_of(list(rows.values())).told()
-    if similar := similarities(args, list(rows)):
+    paths = [args.folder / name for name in rows]
+    if similar := similarities(tools, paths):
         for name, value in similar.items():
             figures["videos"][name]["clip similarity"] = value
         figures["mean"]["clip similarity"] = sum(similar.values()) / len(similar)
     if unread:
         figures["unread"] = unread
     show(figures)
-    if args.features:
-        figures["frechet"] = distances(args, list(rows))
+    if tools.features:
+        figures["frechet"] = distances(tools, paths, references)
         for kind, told in figures["frechet"].items():
             words = f"{told['distance']:.4g} {told.get('note', '')}"
             screen().print(f"Fréchet distance in {escape(kind)}: {words}")
     if args.json:
         write_json(args.json, figures)
     return 1 if unread else 0
+
+
+def check_counts(args: argparse.Namespace) -> None:
+    """ValueError where a Fréchet distance is asked for, and a folder has too few videos."""
+    from pyramid.media.files import videos_in
+
+    for folder in (args.folder, args.reference) if args.features else ():
+        if len(videos_in(folder)) < 2:
+            raise ValueError(f"{folder} has one video: a Fréchet distance takes two videos or more each")
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -70,29 +89,23 @@ def show(figures: dict[str, Any]) -> None:
     screen().print(table)
 
 
-def similarities(args: argparse.Namespace, names: list[str]) -> dict[str, float]:
+def similarities(tools: "Tools", paths: list[Path]) -> dict[str, float]:
     """Of each of the videos, by name, with its own prompt; {} where no CLIP is given."""
-    if not args.clip:
+    if not tools.clip:
         return {}
-    from pyramid.evaluation.frechet import Clip
     from pyramid.evaluation.offline import read_clip
     from pyramid.study.clips import prompt_of
 
-    clip = Clip(args.clip)
-    paths = [args.folder / name for name in names]
-    return {path.name: clip.similarity(read_clip(path), prompt_of(path)) for path in paths}
+    return {path.name: tools.clip.similarity(read_clip(path), prompt_of(path)) for path in paths}
 
 
-def distances(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:
-    """The Fréchet distance of the folder's videos to the reference, by the features that were asked for."""
-    from pyramid.evaluation.frechet import distance, load_features
+def distances(tools: "Tools", paths: list[Path], references: "dict[str, list[np.ndarray]]") -> dict[str, Any]:
+    """The Fréchet distance of the videos to `references`, in each kind of features."""
+    from pyramid.evaluation.frechet import distance
     from pyramid.evaluation.offline import read_clip
-    from pyramid.media.files import videos_in
 
     told = {}
-    videos = ([args.folder / name for name in names], videos_in(args.reference))
-    for kind in args.features:
-        features = load_features(kind)
-        sets = [[features(read_clip(path)) for path in each] for each in videos]
-        told[Path(kind).name] = distance(*sets).told()
+    for kind, features in tools.features.items():
+        own = [features(read_clip(path)) for path in paths]
+        told[kind] = distance(own, references[kind]).told()
     return told

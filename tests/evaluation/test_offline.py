@@ -89,3 +89,33 @@ def test_a_folder_becomes_a_table_and_a_file(texture, tmp_path, capfd):
     assert figures["videos"]["b.mp4"]["motion"] == pytest.approx(2, abs=0.5)
     with pytest.raises(ValueError, match="has no videos"):
         measure_folder(tmp_path / "none")
+
+
+def test_a_distance_that_cannot_be_is_told_before_any_video_is_measured(
+    texture, tmp_path, monkeypatch, capfd
+):
+    for name in ("ours", "one", "empty"):
+        (tmp_path / name).mkdir()
+    for path in ("ours/a.mp4", "ours/b.mp4", "one/a.mp4"):
+        with VideoWriter(tmp_path / path, 8, (80, 80)) as writer:
+            writer.write(clip(texture, 0, 1, frames=2))
+    monkeypatch.setattr("pyramid.evaluation.offline.measure_folder", lambda *_: pytest.fail("measured"))
+    for features, reference, words in (
+        ("judge", "empty", "has no videos"),
+        ("judge", "one", "has one video: a Fréchet distance takes two"),
+        ("nothing", "ours", "--features nothing: give judge"),
+    ):
+        more = ["--features", features, "--reference", str(tmp_path / reference)]
+        assert cli.main(["evaluate", "offline", str(tmp_path / "ours"), *more]) == 2
+        assert words in capfd.readouterr().err
+
+
+def test_a_distance_to_the_same_videos_is_none(texture, tmp_path, capfd):
+    for name, across in (("a", 0), ("b", 2)):
+        with VideoWriter(tmp_path / f"{name}.mp4", 8, (80, 80)) as writer:
+            writer.write(clip(texture, 0, across))
+    out = tmp_path / "out.json"
+    asked = ["--features", "judge", "--reference", str(tmp_path), "--json", str(out)]
+    assert cli.main(["evaluate", "offline", str(tmp_path), *asked]) == 0
+    told = json.loads(out.read_text())["frechet"]["judge"]
+    assert told["videos"] == [2, 2] and told["distance"] == pytest.approx(0, abs=1e-9)
