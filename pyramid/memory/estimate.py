@@ -91,7 +91,9 @@ def _pickled(path: Path) -> dict[str, tuple[int, int]]:
     """The same of a .bin file: tensors without their data."""
     import torch
 
-    tensors = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    from pyramid.models.network import load_saved
+
+    tensors = load_saved(path, "meta")
     return {name: (t.numel(), t.element_size()) for name, t in tensors.items() if isinstance(t, torch.Tensor)}
 
 

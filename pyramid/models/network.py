@@ -14,6 +14,7 @@ import importlib
 import inspect
 import json
 import logging
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -117,6 +118,20 @@ class Network(nn.Module):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         dropped = cls._leftover_config_keys
         return {key: value for key, value in config.items() if key not in dropped and not key.startswith("_")}
+
+
+def load_saved(path: Path, device: str = "cpu") -> Any:
+    """What `torch.save` has written, of which tensors, numbers and texts alone are read; on the device "meta"
+    without the numbers of tensors. ValueError for any other file; OSError.
+    """
+    try:
+        mapped = device == "meta" and zipfile.is_zipfile(path)  # torch's form before 1.6 cannot be
+        return torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds, by the damage; torch's own words advise to run what is in it
+        words = "damaged, or holds more than tensors, which may be a program and is not read"
+        raise ValueError(f"{path.name} is {words}: get it again, or as .safetensors") from error
 
 
 def check_fit(

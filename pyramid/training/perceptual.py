@@ -23,8 +23,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from pyramid.models.network import load_saved
 
 LAYERS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of VGG-16, by size
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # from [-1, 1] to what VGG was trained on
@@ -53,12 +56,12 @@ def read_weights(paths: Sequence[str]) -> dict[str, Tensor]:
         if not Path(path).is_file():
             raise ValueError(f"[vae] perceptual: there is no file {path}")
         try:
-            if path.endswith(".safetensors"):
-                weights |= load_file(path)
-            else:
-                weights |= torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of many kinds, by the damage
+            found = load_file(path) if path.endswith(".safetensors") else load_saved(Path(path))
+        except (ValueError, OSError, SafetensorError) as error:
             raise ValueError(f"[vae] perceptual: {path} cannot be read: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"[vae] perceptual: {path} holds no weights by name")
+        weights |= {name: value for name, value in found.items() if isinstance(value, Tensor)}
     return weights
 
 
@@ -74,12 +77,13 @@ class LPIPS(nn.Module):
             size = nn.ModuleList()
             for width in widths:
                 size.append(nn.Conv2d(before, width, 3, padding=1))
-                size[-1].load_state_dict({k: _taken(found, f"vgg.{place}.{k}") for k in ("weight", "bias")})
+                own = size[-1].state_dict().items()
+                size[-1].load_state_dict({k: _taken(found, f"vgg.{place}.{k}", v.numel()) for k, v in own})
                 before, place = width, place + 2
             self.sizes.append(size)
             place += 1
         self.answers = nn.ParameterList(
-            _taken(found, f"lin.{index}").flatten() for index in range(len(LAYERS))
+            _taken(found, f"lin.{index}", widths[-1]).flatten() for index, widths in enumerate(LAYERS)
         )
 
     def forward(self, made: Tensor, wanted: Tensor) -> Tensor:
@@ -107,14 +111,16 @@ def _plain(name: str) -> str:
     return name
 
 
-def _taken(weights: dict[str, Tensor], name: str) -> Tensor:
-    if name not in weights:
+def _taken(weights: dict[str, Tensor], name: str, numbers: int) -> Tensor:
+    """The weight of that name, of so many numbers. Raises ValueError."""
+    if name not in weights or weights[name].numel() != numbers:
         what = (
             "VGG-16's (features.0.weight, …)"
             if name.startswith("vgg")
             else "LPIPS's (lin0.model.1.weight, …)"
         )
-        raise ValueError(f"[vae] perceptual: {what} weights are missing in the files, {name} the first")
+        lack = "are missing in the files, or those of another network"
+        raise ValueError(f"[vae] perceptual: {what} weights {lack}, {name} the first")
     return weights[name]
 
 

@@ -4,12 +4,14 @@ and following one changes no result.
 
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers.hooks import HookRegistry
 from diffusers.hooks.group_offloading import LazyPrefetchGroupOffloadingHook
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -357,6 +359,20 @@ def test_sizes_are_read_from_headers(tiny_checkpoint):
     model = PyramidFluxTransformer.from_pretrained(checkpoint.transformer)
     assert sizes["transformer"].parameters == sum(weight.numel() for weight in model.parameters())
     assert sizes["transformer"].itemsize == 4
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_sizes_are_read_from_both_forms_of_torch(copy, legacy):
+    usual = component_sizes(find(copy))["vae"]
+    path = next((copy / "causal_video_vae").glob("*.safetensors"))
+    saved = path.with_suffix(".bin")
+    torch.save(load_file(path), saved, _use_new_zipfile_serialization=not legacy)
+    path.unlink()
+    size = component_sizes(find(copy))["vae"]
+    assert (size.parameters, size.itemsize) == (usual.parameters, usual.itemsize)
+    torch.save({"weight": Path("program")}, saved)
+    with pytest.raises(ValueError, match=f"^{saved.name} is damaged, or holds more than tensors"):
+        component_sizes(find(copy))
 
 
 # -- following plans

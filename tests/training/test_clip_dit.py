@@ -559,7 +559,7 @@ def test_the_references_files_are_read_by_tensors_only(tmp_path):
     assert reference_text(tmp_path / "text.pt").states.shape == (5, 8)
     torch.save(Path, tmp_path / "program.pt")
     for path, why in ((tmp_path / "program.pt", "damaged"), (tmp_path / "gone.pt", "not there")):
-        with pytest.raises(BrokenItem, match=why if why != "damaged" else "cannot be read"):
+        with pytest.raises(BrokenItem, match=why):
             reference_latent(path)
 
 

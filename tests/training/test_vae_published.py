@@ -1,6 +1,7 @@
 """The published losses of the autoencoder: their terms, LPIPS by files, the stand-in, from raw clips."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,8 +89,13 @@ def test_lpips_is_read_from_the_files_of_others_and_needs_all_of_them(tmp_path):
     with pytest.raises(ValueError, match="no file"):
         make_perceptual((str(tmp_path / "gone.pth"),))
     (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="cannot be read"):
-        make_perceptual((str(tmp_path / "bad.pth"),))
+    torch.save({"lin0": Path("program")}, tmp_path / "more.pth")
+    for name in ("bad.pth", "more.pth"):
+        with pytest.raises(ValueError, match=rf"cannot be read: {name} is damaged, or .*safetensors$"):
+            make_perceptual((str(tmp_path / name),))
+    torch.save(lin | {"lin1.model.1.weight": torch.rand(1, 192, 1, 1)}, tmp_path / "alex.pth")
+    with pytest.raises(ValueError, match="another network, lin.1 the first"):
+        make_perceptual((str(tmp_path / "vgg.pth"), str(tmp_path / "alex.pth")))
 
 
 def test_the_stand_in_minds_lost_texture_more_than_contrast():

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pyramid.disk import whole, write_json
+from pyramid.models.network import load_saved
 from pyramid.training.clips.lists import Item, Listing
 from pyramid.training.clips.sample import Broken, BrokenItem, Sample
 
@@ -302,8 +303,8 @@ def reference_text(path: Path) -> Text:
 
 def _weights_only(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_saved(path)
     except FileNotFoundError:
         raise BrokenItem("missing", f"{path} is not there") from None
-    except Exception as error:  # of a pickle that is none, or holds more than tensors
-        raise BrokenItem("damaged latent", f"{path.name} cannot be read: {error}") from None
+    except (ValueError, OSError) as error:
+        raise BrokenItem("damaged latent", str(error)) from None
