@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
     if tools.features:
         figures["frechet"] = distances(tools, paths, references)
         for kind, told in figures["frechet"].items():
-            words = f"{told['distance']:.4g} {told.get('note', '')}"
-            screen().print(f"Fréchet distance in {escape(kind)}: {words}")
+            note = f" ({told['note']})" if "note" in told else ""
+            screen().print(f"Fréchet distance in {escape(kind)}: {told['distance']:.4g}{note}")
     if args.json:
         write_json(args.json, figures)
     return 1 if unread else 0
