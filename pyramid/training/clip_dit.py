@@ -184,7 +184,7 @@ def fill_share(
     """The cache in a folder, with one share of the run's list in it: `(which, of how many)`."""
     data = recipe.data
     about: dict[str, Any] = {"space": "of the autoencoder", **parts.about, "fps": data.fps}
-    about |= {"frames": data.frames, "sizes": data.sizes}
+    about |= {"frames": data.frames, "sizes": data.sizes, "cuts": data.cuts}
     cache = Cache.open(folder, about)
     listing = open_list(run.data, run.root)
 

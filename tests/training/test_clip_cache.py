@@ -184,3 +184,110 @@ def test_what_is_made_is_kept_when_the_work_is_ended_and_waits_for_others_not_to
     writer = ShardWriter(Cache.open(tmp_path / "slow", {}), 0)
     writer.add("a", "image", stored)
     assert writer.number == 1 and not writer.rows
+
+
+def encoder(told: list[str]):
+    """An encoder that reads no picture, and notes what it is asked for."""
+
+    def encode(sample) -> Stored:
+        with sample.source.path():
+            told.append(sample.name)
+        latent = torch.ones(2, 1, 2, 2)
+        return Stored(latent, latent, tuple(Text(latent[0, 0], latent[0, 0, 0]) for _ in sample.captions))
+
+    return encode
+
+
+def nothing() -> Text:
+    return Text(torch.ones(2, 2), torch.ones(2))
+
+
+def lines(path: Path, **captions: str) -> Path:
+    """A list of pictures by their names without ending."""
+    rows = [{"image": f"{name}.png", "text": text} for name, text in captions.items()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_only_what_the_list_has_counts(home, tmp_path):
+    folder = tmp_path / "cache"
+    clips = home / "clips"
+    made: list[str] = []
+    all_three = lines(tmp_path / "all.jsonl", **{"0": "a", "1": "b", "gone": "c"})
+    fill_cache(Cache.open(folder, {}), open_list(all_three, clips), encoder(made), nothing)
+    one = Cache.open(folder, {})
+    fill_cache(one, open_list(lines(tmp_path / "one.jsonl", **{"1": "b"}), clips), encoder(made), nothing)
+    assert made == ["0.png", "1.png"] and [entry.name for entry in one.entries()] == ["1.png"]
+    assert one.broken == {}
+    cache_module.check_broken(one, 0)
+    whole = Cache.open(folder, {}).use(open_list(all_three, clips))
+    assert [entry.name for entry in whole.entries()] == ["0.png", "1.png"]
+    assert whole.broken == {"gone.png": "missing"}
+    with pytest.raises(ValueError, match="1 of 3 items"):
+        cache_module.check_broken(whole, 0.1)
+
+
+def test_what_was_broken_is_tried_again(home, tmp_path):
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    listing = open_list(lines(tmp_path / "list.jsonl", **{"0": "a"}), clips)
+    made: list[str] = []
+    cache = Cache.open(tmp_path / "cache", {})
+    for _ in range(2):
+        fill_cache(cache, listing, encoder(made), nothing)
+        assert cache.entries() == [] and cache.broken == {"0.png": "missing"}
+    assert len((tmp_path / "cache" / "index-0.jsonl").read_text().splitlines()) == 2  # noted once
+    (clips / "0.png").write_bytes((home / "clips" / "0.png").read_bytes())
+    fill_cache(cache, listing, encoder(made), nothing)
+    assert [entry.name for entry in cache.entries()] == ["0.png"] and cache.broken == {}
+    cache_module.check_broken(cache, 0)
+    assert Cache.open(tmp_path / "cache", {}).named("0.png").texts
+
+
+def test_what_has_changed_is_made_again(home, tmp_path):
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "0.png").write_bytes((home / "clips" / "0.png").read_bytes())
+    row = {"image": "0.png", "text": ["a"]}
+    made: list[str] = []
+
+    def fill(row: dict) -> Cache:
+        (tmp_path / "list.jsonl").write_text(json.dumps(row) + "\n")
+        cache = Cache.open(tmp_path / "cache", {})
+        fill_cache(cache, open_list(tmp_path / "list.jsonl", clips), encoder(made), nothing)
+        return cache
+
+    fill(row)
+    fill(row)
+    assert len(made) == 1
+    changes: list[dict] = [{"text": ["a", "b"]}, {"crop": [0, 64, 0, 64]}, {"start": 3}, {"frames": [0, 2]}]
+    for count, change in enumerate(changes, 2):
+        fill(row | change)
+        assert len(made) == count, change
+    assert [entry.captions for entry in fill(row | {"text": ["a", "b"]}).entries()] == [2]
+    (clips / "0.png").write_bytes((home / "clips" / "1.png").read_bytes() + b" ")
+    assert len(fill(row).entries()) == 1 and len(made) == 6
+
+
+def test_a_cache_with_cuts_is_not_one_without_and_old_ones_are_refused(home, tmp_path):
+    workers.fill_by_processes(run_of(home), tmp_path / "cache", 1, say=str)
+    other = tmp_path / "recipe.toml"
+    other.write_text((home / "recipe.toml").read_text().replace("fps = 8", "fps = 8\ncuts = false"))
+    with pytest.raises(ValueError, match="made with another cuts"):
+        workers.fill_by_processes(Run("dit", str(home / "clips"), str(other)), tmp_path / "cache", 1)
+    about = json.loads((tmp_path / "cache" / "cache.json").read_text())
+    about.pop("cuts")
+    (tmp_path / "cache" / "cache.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="an earlier version, which did not note cuts"):
+        workers.fill_by_processes(run_of(home), tmp_path / "cache", 1)
+
+
+def test_lines_behind_one_that_an_end_cut_off_count(tmp_path):
+    writer = ShardWriter(Cache.open(tmp_path, {}), 0)
+    latent = torch.ones(2, 1, 2, 2)
+    for name in ("a", "b"):
+        writer.add(name, "image", Stored(latent, latent, ()))
+        writer.write()
+        with (tmp_path / "index-0.jsonl").open("a") as file:
+            file.write('{"name": "c", "sh')
+    assert [entry.name for entry in Cache.open(tmp_path, {}).entries()] == ["a", "b"]

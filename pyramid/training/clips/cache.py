@@ -6,7 +6,9 @@
 
 A shard holds, of each item, the mean and the deviation of the autoencoder's posterior as it makes them (not
 normalized), and the text encoders' features of each caption and of the empty one. `index-*.jsonl` says where
-each is, by name, and which items were broken. The reference's `.pt` files stand in for what they hold.
+each is, by name and by the digest of what it was made from, and which items were broken. So a folder may hold
+the items of several lists, and what a list no longer says: `entries` and `broken` are of the list that was
+filled in or named by `use`. The reference's `.pt` files stand in for what they hold.
 """
 
 import json
@@ -27,7 +29,7 @@ from torch import Tensor
 from pyramid.disk import whole, write_json
 from pyramid.models.network import load_saved
 from pyramid.training.clips.lists import Item, Listing
-from pyramid.training.clips.sample import Broken, BrokenItem, Sample
+from pyramid.training.clips.sample import Broken, BrokenItem, Sample, digest_of
 
 ABOUT = "cache.json"
 SHARD_BYTES = 2**28  # of a shard, about
@@ -70,19 +72,28 @@ class Cache:
     """A folder of shards."""
 
     folder: Path
-    broken: dict[str, str] = field(default_factory=dict)  # name -> reason
-    _places: dict[str, Entry] = field(default_factory=dict)
+    used: set[str] | None = None  # digests of the list's items; None: whatever is there
+    _places: dict[str, Entry] = field(default_factory=dict)  # by digest; by name where none was noted
+    _broken: dict[str, tuple[str, str]] = field(default_factory=dict)  # by the same: name and reason
+    _names: dict[str, Entry] | None = field(default=None, repr=False)
     _open: dict[str, tuple[Any, frozenset[str]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, folder: Path, about: dict[str, Any]) -> "Cache":
-        """The cache in a folder, which is made. ValueError where it holds what other weights have made."""
+        """The cache in a folder, which is made. ValueError where it holds what other weights or another
+        recipe have made, or an earlier version that noted less of them.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / ABOUT
         wanted = json.loads(json.dumps(about))
         if path.is_file():
             there = json.loads(path.read_text(encoding="utf-8"))
-            if odd := [key for key in wanted if there.get(key) != wanted[key]]:
+            if unknown := [key for key in wanted if key not in there]:
+                raise ValueError(
+                    f"the cache in {folder} was made by an earlier version, which did not note "
+                    f"{', '.join(unknown)}: delete it, or give another --output"
+                )
+            if odd := [key for key in wanted if there[key] != wanted[key]]:
                 raise ValueError(
                     f"the cache in {folder} was made with another {', '.join(odd)}: delete it, or give "
                     "another --output"
@@ -92,33 +103,52 @@ class Cache:
         return cls(folder)._load()
 
     def _load(self) -> "Cache":
-        self.broken = {}
+        self._broken = {}
         self._places = {}
+        self._names = None
         shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         for index in sorted(self.folder.glob("index-*.jsonl")):
             for line in index.read_text(encoding="utf-8").splitlines():
                 try:
                     row = json.loads(line)
-                except ValueError:  # the line that an end cut off
-                    break
+                except ValueError:  # a line that an end cut off
+                    continue
+                digest = row.pop("digest", row["name"])
                 if "broken" in row:
-                    self.broken[row["name"]] = row["broken"]
+                    self._broken[digest] = row["name"], row["broken"]
                 else:
                     shape = tuple(row["shape"])
                     row["shape"] = shapes.setdefault(shape, shape)
                     for key in ("shard", "key", "kind"):  # of a million rows a few thousand words
                         row[key] = sys.intern(row[key])
-                    self._places[row["name"]] = Entry(**row)
+                    self._places[digest] = Entry(**row)
+        return self
+
+    def use(self, listing: Listing) -> "Cache":
+        """The same cache, of whose items only those count that the list has, as the list has them now."""
+        self.used = {digest_of(name, item) for name, item in listing.named_apart()}
         return self
 
     def entries(self) -> list[Entry]:
-        """All items, by their names: the same order whoever made them."""
+        """All items of the list, by their names: the same order whoever made them."""
         self._load()
-        return [self._places[name] for name in sorted(self._places) if name != NOTHING]
+        return sorted(self._usable(), key=lambda entry: entry.name)
 
-    def knows(self, name: str) -> bool:
-        """Whether an item was made, or found to be broken."""
-        return name in self._places or name in self.broken
+    def _usable(self) -> list[Entry]:
+        return [entry for digest, entry in self._places.items() if digest != NOTHING and self._uses(digest)]
+
+    def _uses(self, digest: str) -> bool:
+        return self.used is None or digest in self.used
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """The reason for each item of the list that could not be used, by its name."""
+        broken = {digest: told for digest, told in self._broken.items() if digest not in self._places}
+        return dict(told for digest, told in broken.items() if self._uses(digest))
+
+    def knows(self, digest: str) -> bool:
+        """Whether an item was made."""
+        return digest in self._places
 
     def read(self, entry: Entry) -> Stored:
         """An item, as float32."""
@@ -133,11 +163,13 @@ class Cache:
 
     def named(self, name: str) -> Stored:
         """An item by the name that its list has for it. Raises ValueError: broken there, or not there."""
+        if self._names is None:
+            self._names = {entry.name: entry for entry in self._usable()}
+        if name in self._names:
+            return self.read(self._names[name])
         if name in self.broken:
             raise ValueError(f"{name} could not be used: {self.broken[name]}")
-        if name not in self._places:
-            raise ValueError(f"the cache in {self.folder} has no {name!r}")
-        return self.read(self._places[name])
+        raise ValueError(f"the cache in {self.folder} has no {name!r}")
 
     def _shard(self, name: str) -> tuple[Any, frozenset[str]]:
         """A shard, open, and the names in it: a step reads items of several, again and again."""
@@ -168,8 +200,8 @@ class ShardWriter:
         numbers = [int(number) for number in there if f"shard-{rank}-{number}.safetensors" in used]
         self.number = max(numbers, default=-1) + 1
 
-    def add(self, name: str, kind: str, item: Stored) -> None:
-        """One more item."""
+    def add(self, name: str, kind: str, item: Stored, digest: str | None = None) -> None:
+        """One more item. `digest`: of what it was made from; its name alone tells it apart when None."""
         if not self.rows:
             self.begun = time.monotonic()
         key = str(len(self.rows))
@@ -180,16 +212,18 @@ class ShardWriter:
             self.tensors[f"{key}.text{number}"] = text.states.to(torch.bfloat16).contiguous()
             self.tensors[f"{key}.pooled{number}"] = text.pooled.to(torch.bfloat16).contiguous()
         shape = [*item.mean.shape[1:]]
-        row = {"name": name, "shard": self._shard, "key": key, "kind": kind, "shape": shape}
-        self.rows.append(row | {"captions": len(item.texts)})
+        row: dict[str, Any] = {"name": name, "shard": self._shard, "key": key, "kind": kind, "shape": shape}
+        row |= {"captions": len(item.texts)}
+        self.rows.append(row if digest is None else row | {"digest": digest})
         numbers = item.mean.numel() * (1 if item.deviation is None else 2)
         self.bytes += 2 * (numbers + sum(text.states.numel() + text.pooled.numel() for text in item.texts))
         if self.bytes > SHARD_BYTES or time.monotonic() - self.begun > SHARD_SECONDS:
             self.write()
 
-    def broken(self, name: str, reason: str) -> None:
+    def broken(self, name: str, reason: str, digest: str) -> None:
         """An item that cannot be used."""
-        self._note([{"name": name, "broken": reason}])
+        if self.cache._broken.get(digest) != (name, reason):
+            self._note([{"name": name, "broken": reason, "digest": digest}])
 
     @property
     def _shard(self) -> str:
@@ -229,26 +263,31 @@ def fill_cache(
     share: tuple[int, int] = (0, 1),
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Encode what the cache does not have yet. `share`: this process and how many there are.
+    """Encode what the cache does not have yet of a list, which it is of from then on. `share`: this process
+    and how many there are.
 
-    Broken items are told by name and noted; `encode` raises BrokenItem for them.
+    Broken items are told by name and noted; `encode` raises BrokenItem for them. The next call tries them
+    again: what a disk or a busy machine refused once may be read then.
     """
     rank, processes = share
     writer = ShardWriter(cache, rank)
     if rank == 0 and not cache.knows(NOTHING):
         text = nothing()
         writer.add(NOTHING, "text", Stored(torch.zeros(1, 0, 0, 0), None, (text,)))
+    cache.used = set()
     try:
         for place, (name, item) in enumerate(listing.named_apart()):
-            if place % processes != rank or cache.knows(name):
+            digest = digest_of(name, item)
+            cache.used.add(digest)
+            if place % processes != rank or cache.knows(digest):
                 continue
             try:
                 kind, stored = _encoded(item, encode)
             except BrokenItem as error:
                 say(f"skipped: {name}: {error.reason}")
-                writer.broken(name, error.reason)
+                writer.broken(name, error.reason, digest)
                 continue
-            writer.add(name, kind, stored)
+            writer.add(name, kind, stored, digest)
     except (KeyboardInterrupt, SystemExit):  # asked to end: what is made is kept
         writer.write()
         raise

@@ -7,6 +7,7 @@ Lists and archives are of strangers: a name never leads out of the root, a membe
 a temporary file up to a bound and never under its own name, and links are not followed.
 """
 
+import hashlib
 import io
 import lzma
 import os
@@ -72,6 +73,10 @@ class FileSource:
             raise BrokenItem("empty", f"{self.file} has no bytes")
         yield self.file
 
+    def state(self) -> tuple:
+        """What changes with its bytes."""
+        return _states(self.file)
+
     def named(self, root: Path) -> dict[str, Any]:
         """How a list of ours says where it is."""
         return {"path": _short(self.file, root)}
@@ -94,6 +99,10 @@ class ZipSource:
             except PACKED as error:
                 raise BrokenItem("damaged archive", f"{self.parts[0].name}: {self.member}: {error}") from None
             yield Path(file.name)
+
+    def state(self) -> tuple:
+        """What changes with its bytes."""
+        return self.member, *_states(*self.parts)
 
     def named(self, root: Path) -> dict[str, Any]:
         """How a list of ours says where it is."""
@@ -123,6 +132,10 @@ class TarSource:
                 raise BrokenItem("missing", f"{self.archive.name}: {error.strerror or error}") from None
             yield Path(file.name)
 
+    def state(self) -> tuple:
+        """What changes with its bytes."""
+        return self.offset, self.size, *_states(self.archive)
+
     def named(self, root: Path) -> dict[str, Any]:
         """How a list of ours says where it is."""
         where = {"archive": [_short(self.archive, root)], "offset": self.offset, "size": self.size}
@@ -144,6 +157,10 @@ class BytesSource:
         with temporary(self.member) as file:
             fill(file, io.BytesIO(self.data), self.member)
             yield Path(file.name)
+
+    def state(self) -> tuple:
+        """What changes with its bytes."""
+        return (hashlib.sha256(self.data).hexdigest(),)
 
     def named(self, root: Path) -> dict[str, Any]:
         """A list cannot say where they are."""
@@ -176,6 +193,35 @@ class Sample:
     scores: dict[str, float] = field(default_factory=dict)
     latent: Path | None = None
     text_features: Path | None = None
+
+
+# -- what tells samples apart
+def digest_of(name: str, item: Sample | Broken) -> str:
+    """Of all that is read of an item: another one once its file, its part or its captions are others.
+
+    No file is opened, and where the folder lies does not matter. `name`: the item's, told apart.
+    """
+    facts: tuple
+    if isinstance(item, Broken):
+        facts = (item.reason,)
+    else:
+        part = (item.kind, item.start, item.end, item.frames, item.crop)
+        clip = (*part, item.source.state()) if item.latent is None else _states(item.latent)
+        facts = (clip, item.captions if item.text_features is None else _states(item.text_features))
+    return hashlib.sha256(ascii((name, facts)).encode()).hexdigest()[:16]
+
+
+def _states(*files: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Size and time of change of files; None for one that is not there."""
+    states: list[tuple[int, int] | None] = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except (OSError, ValueError):
+            states.append(None)
+        else:
+            states.append((stat.st_size, stat.st_mtime_ns))
+    return tuple(states)
 
 
 # -- names

@@ -24,6 +24,7 @@ from pyramid.memory.threads import usable_cores
 from pyramid.training.clip_dit import Run, fill_share, load_parts, read_recipe, source_checkpoint
 from pyramid.training.clips.begin import begin
 from pyramid.training.clips.cache import Cache, check_broken
+from pyramid.training.clips.lists import open_list
 
 WRITING = 10.0  # seconds that a process has for it when it is to end
 
@@ -101,6 +102,6 @@ def _whole(run: Run, folder: Path, told: list[str], say) -> Cache:
     """The cache that the workers have left, once it is good enough to train on."""
     for line in told:
         say(line)
-    cache = Cache.open(folder, {})
+    cache = Cache.open(folder, {}).use(open_list(run.data, run.root))
     check_broken(cache, read_recipe(run).data.most_broken)
     return cache
