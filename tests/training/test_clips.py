@@ -240,6 +240,16 @@ def test_webdataset_shards(made, tmp_path):
     assert any("001" in name for name in found["truncated"])
 
 
+def test_a_key_with_a_thumbnail_is_its_clip_and_hidden_files_are_none(made, tmp_path):
+    picture, good = (made / "door.jpg").read_bytes(), (made / "good.mp4").read_bytes()
+    members = {"b/2__jpg": picture, "b/2__mp4": good, "b/2__txt": b"two"}
+    hidden = {"b/._2__mp4": b"\0\5\x16\7", "./._3__mp4": b"\0\5\x16\7"}
+    path = tar_of(tmp_path / "s.tar", made, a__txt=b"one", **{"b/1__jpg": picture}, **members, **hidden)
+    found = {item.name: item.kind for item in open_list(path) if isinstance(item, Sample)}
+    assert found == {"a/0001.mp4": "video", "b/1.jpg": "image", "b/2.mp4": "video"}
+    assert set(broken(open_list(path), captions=False)) == {"missing", "link in archive"}  # a.txt is alone
+
+
 def test_a_data_set_by_its_metadata_and_a_saved_one(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "set")
     line = json.dumps({"file_name": "good.mp4", "text": "a red square"})
@@ -282,6 +292,9 @@ def test_a_data_set_by_its_metadata_and_a_saved_one(made, tmp_path):
         ("x.pkl", "x", "save it as json"),
         ("x.txt", "no comma\n", "line 1"),
         ("x.tar.gz", "x", "gunzip"),
+        ("x.tar", "", "is no tar"),
+        ("x.tar", "\x1f\x08 packed", "is no tar, or a packed one"),
+        ("nowhere/x-{000..003}.tar", None, "none of these shards is there"),
         ("x.csv.gz", "x", "unpack it first"),
         ("x.doc", "x", "no list"),
     ],
@@ -362,12 +375,42 @@ def tables(*lines: dict) -> str:
             {"good.mp4": "wrong range", "item 2": "damaged line"},
         ),
         ("a.json", b"[]", {}),
-        ("a.tar", b"", {"a.tar": "truncated"}),
-        ("a.tar", b"\x1f\x8b\x08 packed", {"a.tar": "truncated"}),
+        # a quote that nothing closes, at once and behind whole rows; and one that is closed on the next line
+        (
+            "a.csv",
+            b'video,caption\ngood.mp4,"open\ndoor.jpg,red\n',
+            {"line 2": "damaged line", "door.jpg": "ok"},
+        ),
+        (
+            "a.csv",
+            b'video,caption\ngood.mp4,"a\nb"\nx.mp4,"open\ndoor.jpg,c\n,f\n',
+            {"good.mp4": "ok", "line 4": "damaged line", "door.jpg": "ok", "line 6": "damaged line"},
+        ),
+        ("a.csv", b'video,caption\ngood.mp4,a\nlong.mp4,"cut', {"good.mp4": "ok", "line 3": "damaged line"}),
+        # a column for each kind, as pandas writes them
+        ("a.jsonl", tables({"video": None, "image": "door.jpg", "text": "x"}), {"door.jpg": "ok"}),
+        ("a.jsonl", tables({"video": None, "image": "", "text": "x"}), {"line 1": "damaged line"}),
     ],
 )
 def test_odd_lists_are_read_as_far_as_they_go(made, tmp_path, name, data, found):
     assert names(open_list(write(tmp_path / name, data), made)) == found
+
+
+def test_a_row_is_of_the_first_kind_that_it_names(made, tmp_path):
+    lines = [
+        {"video": "good.mp4", "image": None, "text": "x"},
+        {"video": None, "image": "door.jpg", "text": "x"},
+        {"video": "good.mp4", "image": "door.jpg", "text": "x"},
+        {"path": "door.jpg", "image": None, "text": "x"},
+    ]
+    listing = open_list(write(tmp_path / "a.jsonl", tables(*lines)), made)
+    assert [(item.name, item.kind) for item in listing] == [
+        ("good.mp4", "video"),
+        ("door.jpg", "image"),
+        ("good.mp4", "video"),
+        ("door.jpg", "image"),
+    ]
+    assert broken(listing) == {}
 
 
 def test_captions_are_text_and_no_books(made, tmp_path):
@@ -382,7 +425,7 @@ def test_captions_are_text_and_no_books(made, tmp_path):
     ]
     shutil.copytree(made, tmp_path / "mine")
     (tmp_path / "mine" / "good.txt").write_bytes("ein Müller".encode("utf-16"))
-    (tmp_path / "mine" / "long.txt").write_bytes(b"\xef\xbb\xbfa mill")
+    (tmp_path / "mine" / "long.TXT").write_bytes(b"\xef\xbb\xbfa mill")
     read = {item.name: item.captions for item in open_list(tmp_path / "mine")}
     assert read["good.mp4"] == ("ein Müller",) and read["long.mp4"] == ("a mill",)
 
@@ -410,7 +453,15 @@ def test_odd_rows_of_a_data_set(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "set")
     lines = b"file_name,text\r\ngood.mp4,caf\xe9\r\n,x\r\ngood.mp4,a,b\r\nlong.mp4," + b"x" * 2**25
     (folder / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + lines)
-    assert names(open_list(folder)) == {"good.mp4": "ok", "row 1": "missing", "row 3": "missing"}
+    assert names(open_list(folder)) == {
+        "good.mp4": "ok",
+        "row 1": "missing",
+        "metadata.csv: line 4": "damaged line",
+        "metadata.csv: line 5": "damaged line",
+    }
+    (folder / "metadata.csv").write_text("file_name;text\ngood.mp4;x\n")
+    with pytest.raises(ValueError, match="has the columns file_name;text: file_name is expected"):
+        list(open_list(folder))
     (folder / "metadata.csv").unlink()
     odd = [
         {"video": 3, "text": "x"},
@@ -424,7 +475,7 @@ def test_odd_rows_of_a_data_set(made, tmp_path):
         "damaged line",
         "missing",
         "outside the root",
-        "missing",
+        "damaged line",
     ]
 
 

@@ -5,7 +5,6 @@ refused. A data set that was saved with `save_to_disk`, or is of parquet files, 
 (the extra `data`); one of files beside a `metadata.jsonl` or `metadata.csv` does not.
 """
 
-import csv
 import json
 import re
 import tarfile
@@ -24,16 +23,17 @@ from pyramid.training.clips.sample import (
     inside,
     kind_of,
 )
+from pyramid.training.clips.tables import columns_of, csv_rows, json_rows
 
 Item = Sample | Broken
 MOST_SHARDS = 100_000
 MOST_RATE = 1e6  # frames a second
 ROWS = 16  # of a data set at a time: each may hold a whole clip
 MOST_TEXT = 2**22  # bytes of a caption in a tar
-MOST_FIELD = 2**24  # characters of a field of a csv
 SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
 TABLES = ("metadata.jsonl", "metadata.csv")
 CAPTIONS = ("text", "caption", "captions", "prompt", "label_text")
+CLIPS = ("video", "mp4", "image", "jpg", "png")  # columns that hold them, or their names
 
 
 # -- webdataset
@@ -59,8 +59,10 @@ def shards_of(path: Path) -> list[Path]:
 
 
 def read_webdataset(path: Path, _root: Path) -> Iterator[Item]:
-    """Neighbors of one key are one sample: a clip or picture, and its .txt or .json."""
-    for shard in shards_of(path):
+    """Neighbors of one key are one sample: a clip or picture, and its .txt or .json. ValueError where none of
+    the shards is a tar.
+    """
+    for shard in _checked(path, shards_of(path)):
         if not shard.is_file():
             yield Broken(shard.name, "missing")
             continue
@@ -69,7 +71,7 @@ def read_webdataset(path: Path, _root: Path) -> Iterator[Item]:
         try:
             with tarfile.open(shard, "r:") as archive:
                 for member in archive:
-                    if member.isdir():
+                    if member.isdir() or _hidden(member):
                         continue
                     if not member.isreg() or member.issparse():
                         yield Broken(f"{shard.name}: {member.name}", "link in archive")
@@ -86,6 +88,29 @@ def read_webdataset(path: Path, _root: Path) -> Iterator[Item]:
             yield from _of_group(shard, key, group)
 
 
+def _checked(path: Path, shards: list[Path]) -> list[Path]:
+    """The same shards. ValueError where none is a tar, so there is no list."""
+    if any(map(_is_tar, shards)):
+        return shards
+    if any(shard.exists() for shard in shards):
+        raise ValueError(f"{path} is no tar, or a packed one: its clips have no place to be read from")
+    raise ValueError(f"{path}: none of these shards is there")
+
+
+def _hidden(member: tarfile.TarInfo) -> bool:
+    """Whether a member is none of the list's, such as `._1.mp4`, which macOS puts beside `1.mp4`."""
+    return Path(member.name).name.startswith(".")
+
+
+def _is_tar(shard: Path) -> bool:
+    """Whether a file begins as an unpacked tar does."""
+    try:
+        tarfile.open(shard, "r:").close()
+    except (tarfile.TarError, OSError, ValueError, EOFError):
+        return False
+    return True
+
+
 def _key(name: str) -> tuple[str, str]:
     """The key of a member, and what follows it: the name is split at the first dot of its last part."""
     folder, slash, last = name.rpartition("/")
@@ -94,17 +119,20 @@ def _key(name: str) -> tuple[str, str]:
 
 
 def _of_group(shard: Path, key: str, group: dict[str, TarSource]) -> Iterator[Item]:
-    media = [(ending, source) for ending, source in group.items() if kind_of(f"x.{ending}")]
+    """The sample of a key, if it is one: the clip, where a picture of it lies beside it."""
+    kinds = {ending: kind_of(f"x.{ending}") for ending in group}
+    media = [ending for ending, kind in kinds.items() if kind]
     if not media:
         yield Broken(f"{shard.name}: {key}", "missing")
         return
-    ending, source = media[0]
+    ending = next((ending for ending in media if kinds[ending] == "video"), media[0])
+    source = group[ending]
     try:
         captions, more = _words(group)
     except (OSError, ValueError, RecursionError):
         yield Broken(source.member, "damaged line")
         return
-    yield Sample(source.member, source, kind_of(f"x.{ending}") or "video", captions, **more)
+    yield Sample(source.member, source, kinds[ending] or "video", captions, **more)
 
 
 def _words(group: dict[str, TarSource]) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -158,6 +186,9 @@ def read_data_set(path: Path, root: Path) -> Iterator[Item]:
     tables = tables_of(path)
     rows = _saved_rows(path) if not tables else (row for table in tables for row in _named_rows(path, table))
     for number, row in enumerate(rows):
+        if isinstance(row, Broken):
+            yield row
+            continue
         try:
             yield _of_row(path, number, row)
         except BrokenItem as error:
@@ -166,36 +197,25 @@ def read_data_set(path: Path, root: Path) -> Iterator[Item]:
             yield Broken(f"row {number}", "unreadable")
 
 
-def _named_rows(path: Path, table: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table, the names of their files from `path` on."""
+def _named_rows(path: Path, table: Path) -> Iterator[dict[str, Any] | Broken]:
+    """The rows of a table, the names of their files from `path` on. ValueError where none has a file."""
+    if table.suffix == ".csv":
+        columns = columns_of(table, str.strip)
+        if not {"file_name", *CLIPS} & set(columns):
+            raise ValueError(
+                f"{table.name} has the columns {', '.join(sorted(columns)) or 'none'}: file_name is expected "
+                "in its first line, and commas"
+            )
     within = table.parent.relative_to(path)
-    for row in _table_rows(table):
+    for line, row in csv_rows(table, str.strip) if table.suffix == ".csv" else json_rows(table):
+        if row is None:
+            yield Broken(f"{within / table.name}: line {line}", "damaged line")
+            continue
         name = row.get("file_name")
         yield row | {"file_name": str(within / name)} if isinstance(name, str) and name else row
 
 
-def _table_rows(table: Path) -> Iterator[dict[str, Any]]:
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        if table.suffix == ".csv":
-            csv.field_size_limit(MOST_FIELD)
-            rows = csv.DictReader(file)
-            while True:
-                try:
-                    yield next(rows)
-                except StopIteration:
-                    return
-                except csv.Error:
-                    yield {}
-        for line in file:
-            try:
-                row = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError):
-                row = {}
-            if row is not None:
-                yield row if isinstance(row, dict) else {}
-
-
-def _saved_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _saved_rows(path: Path) -> Iterator[dict[str, Any] | Broken]:
     """The rows of the arrow or parquet files of a data set, with videos and pictures as they were stored."""
     try:
         import pyarrow
@@ -228,7 +248,7 @@ def _of_row(path: Path, number: int, row: dict[str, Any]) -> Sample:
         if kind is None:
             raise BrokenItem("unknown kind")
         return Sample(name, FileSource(inside(path, name)), kind, captions)
-    column = next((name for name in ("video", "mp4", "image", "jpg", "png") if row.get(name)), None)
+    column = next((name for name in CLIPS if row.get(name)), None)
     if column is None:
         raise BrokenItem("missing")
     kind = "video" if column in ("video", "mp4") else "image"

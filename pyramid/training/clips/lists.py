@@ -8,9 +8,6 @@ Columns are found by their names, never by their places. What a line lacks makes
 reason and a name; only a list that cannot be read at all is an error.
 """
 
-import codecs
-import csv
-import itertools
 import json
 import math
 import re
@@ -37,9 +34,9 @@ from pyramid.training.clips.sample import (
     kind_of,
     open_zip,
 )
+from pyramid.training.clips.tables import columns_of, csv_rows, encoding_of, json_rows, open_text
 
 Item = Sample | Broken
-MOST_LINE = 2**24  # characters of a line of a jsonl: a caption, and names of files
 MOST_JSON = 2**31  # bytes of a json that is read as a whole
 SCORES = ("aesthetic score", "motion score", "temporal consistency score")
 
@@ -113,11 +110,7 @@ def format_of(path: Path) -> str:
 
 
 def _format_of_csv(path: Path) -> str:
-    with _text(path) as file:
-        try:
-            columns = {_column(name) for name in next(csv.reader(file), [])}
-        except csv.Error as error:
-            raise ValueError(f"{path.name} is not a csv: {error}") from None
+    columns = set(columns_of(path))
     if {"videoid", "page dir", "name"} <= columns:
         return "webvid"
     if {"video", "caption"} <= columns:
@@ -126,44 +119,6 @@ def _format_of_csv(path: Path) -> str:
         f"{path.name} has the columns {', '.join(sorted(columns)) or 'none'}: WebVid's (videoid, page_dir, "
         "name) or OpenVid's (video, caption) are expected in its first line"
     )
-
-
-def _text(path: Path):
-    try:
-        with path.open("rb") as file:
-            encoding = encoding_of(file.read(4))
-        return path.open(encoding=encoding, errors="replace", newline="")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-
-
-def encoding_of(start: bytes) -> str:
-    """How a text is written that begins so: UTF-8, unless a mark says UTF-16."""
-    return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-
-
-def _column(name: str) -> str:
-    """The name of a column, however it is spelled."""
-    return name.strip().lower().replace("_", " ")
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """(line, row by column) of a csv; a row that cannot be read is None."""
-    csv.field_size_limit(bundles.MOST_FIELD)
-    with _text(path) as file:
-        reader = csv.reader(file)
-        columns = [_column(name) for name in next(reader)]
-        while True:
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield reader.line_num, None
-                continue
-            if values:
-                whole = len(values) == len(columns)
-                yield reader.line_num, dict(zip(columns, values, strict=True)) if whole else None
 
 
 def _guarded(name: str, make: Callable[..., Sample], *arguments: Any) -> Item:
@@ -181,7 +136,7 @@ def read_webvid(path: Path, root: Path) -> Iterator[Item]:
     """`videos/{page_dir}/{videoid}.mp4`. Its durations are not believed, a repeated id counts once."""
     seen: set[str] = set()
     base = "videos" if (root / "videos").is_dir() else "."
-    for line, row in _rows(path):
+    for line, row in csv_rows(path):
         if row is None:
             yield Broken(f"line {line}", "damaged line")
             continue
@@ -206,7 +161,7 @@ def _webvid(root: Path, base: str, file: str, row: dict[str, str]) -> Sample:
 def read_openvid(path: Path, root: Path) -> Iterator[Item]:
     """Clips in one flat folder (the root, or `video` in it), or in zips there, which may be split."""
     zips, damaged = _zip_index(root)
-    for line, row in _rows(path):
+    for line, row in csv_rows(path):
         if row is None:
             yield Broken(f"line {line}", "damaged line")
             continue
@@ -268,7 +223,7 @@ def read_open_sora_plan(path: Path, root: Path) -> Iterator[Item]:
     if path.suffix.lower() == ".json":
         yield from _annotation(path, root)
         return
-    with _text(path) as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -370,32 +325,26 @@ def read_jsonl(path: Path, root: Path) -> Iterator[Item]:
     """A table a line: `video` or `image`, `text`, and perhaps `latent`, `text_fea`, `frames`; `path`, with
     `archive`, `start`, `end`, `crop` and `fps`, as a clean list has them.
     """
-    with _text(path) as file:
-        for number in itertools.count(1):
-            try:
-                line = whole_line = file.readline(MOST_LINE)
-                while len(whole_line) == MOST_LINE and not whole_line.endswith("\n"):
-                    whole_line = file.readline(MOST_LINE)  # the rest of a line that is too long: of one item
-                row = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError):
-                yield Broken(f"line {number}", "damaged line")
-                continue
-            if not line:
-                return
-            if row is None:
-                continue
-            if not isinstance(row, dict):
-                yield Broken(f"line {number}", "damaged line")
-                continue
-            name = next((row[key] for key in ("video", "image", "path") if key in row), None)
-            if not isinstance(name, str):
-                yield Broken(f"line {number}", "damaged line")
-            else:
-                yield _guarded(name, _jsonl, root, name, row)
+    for number, row in json_rows(path):
+        name, kind = _named(row or {})
+        if row is None or name is None:
+            yield Broken(f"line {number}", "damaged line")
+        else:
+            yield _guarded(name, _jsonl, root, name, kind, row)
 
 
-def _jsonl(root: Path, name: str, row: dict[str, Any]) -> Sample:
-    kind = next((kind for kind in ("image", "video") if kind in row), None) or kind_of(name)
+def _named(row: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The file of a row and the kind that its key says, by the first key with a name: the others may be null,
+    as they are where a table has a column for each kind.
+    """
+    for key in ("video", "image", "path"):
+        if isinstance(row.get(key), str) and row[key]:
+            return row[key], None if key == "path" else key
+    return None, None
+
+
+def _jsonl(root: Path, name: str, kind: str | None, row: dict[str, Any]) -> Sample:
+    kind = kind or kind_of(name)
     if kind is None:
         raise BrokenItem("unknown kind")
     start, end = _part([row.get("start"), row.get("end")])
@@ -466,8 +415,9 @@ def read_folder(path: Path, root: Path) -> Iterator[Item]:
 
 def _of_folder(path: Path, file: Path, name: str) -> Sample:
     sample = Sample(name, FileSource(inside(path, name)), kind_of(name) or "video")
-    text = file.with_suffix(".txt")
-    if not text.is_file() or text.stat().st_size > 4 * MOST_CAPTION:
+    texts = (file.with_suffix(ending) for ending in (".txt", ".TXT"))
+    text = next((text for text in texts if text.is_file()), None)
+    if text is None or text.stat().st_size > 4 * MOST_CAPTION:
         return sample
     data = inside(path, str(text.relative_to(path))).read_bytes()
     words = data.decode(encoding_of(data), errors="replace").split()
