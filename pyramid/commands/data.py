@@ -8,13 +8,14 @@ Exit code 0 when the list could be read, whatever is wrong with its items; 2, wi
 
 import argparse
 import os
+import shlex
 from collections import Counter
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from pyramid.commands.terminal import screen
-from pyramid.disk import write_json
+from pyramid.disk import unwritable, write_json
 from pyramid.jobs.cluster import connect, need_ray
 from pyramid.settings import at_home
 
@@ -103,10 +104,9 @@ def fill_cache(args: argparse.Namespace) -> int:
 
 def examine_list(args: argparse.Namespace) -> int:
     """Look, print the table, write what was asked for; returns the exit code."""
-    for name, low in (("sample", 1), ("min_frames", 1), ("min_size", 1), ("workers", 1)):
-        value = getattr(args, name)
-        if value is not None and value < low:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: at least {low} is expected")
+    _check_counts(args)
+    _check_outputs(args)
+    tokenizer = _tokenizer(args.tokenizer)
     from rich.progress import Progress
 
     from pyramid.training.clips import doctor
@@ -127,29 +127,69 @@ def examine_list(args: argparse.Namespace) -> int:
             sheet=args.sheet is not None,
             say=lambda done: progress.update(task, completed=done),
         )
-    screen().print(as_table(report, _words(report, args.tokenizer)))
-    if args.clean:
-        doctor.write_clean(report, listing.root, args.clean)
-    if args.sheet and (sheet := doctor.contact_sheet(report)):
-        args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(args.sheet)
     if args.json and journal:
         write_json(args.json, report.to_dict(), ensure_ascii=False)
         journal.unlink(missing_ok=True)
+    screen().print(as_table(report, _words(report, tokenizer)))
+    if note := listing.note():
+        print(f"note: {doctor.shown(note)}")
+    if args.sheet and (sheet := doctor.contact_sheet(report)):
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(args.sheet)
+    if args.clean:
+        root = doctor.write_clean(report, listing.root, args.clean)
+        print(f"{args.clean}: its names start from {root}, so give it with --root {shlex.quote(str(root))}")
     return 0
 
 
-def _words(report: Any, tokenizer: Path | None) -> tuple[str, list[int]]:
+def _check_counts(args: argparse.Namespace) -> None:
+    for name in ("sample", "min_frames", "min_size", "workers"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is expected")
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """ValueError for files that could not be written once the long look is over."""
+    from PIL import Image
+
+    for name in ("json", "clean", "sheet"):
+        path = getattr(args, name)
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ValueError(f"--{name} {path} is a folder: name a file")
+        if why := unwritable(path.parent):
+            raise ValueError(f"--{name} {path}: {why}")
+    if args.clean and args.clean.suffix.lower() != ".jsonl":
+        raise ValueError(f"--clean {args.clean}: a name that ends in .jsonl is expected")
+    if args.sheet:
+        kind = Image.registered_extensions().get(args.sheet.suffix.lower())
+        if kind not in Image.SAVE:
+            raise ValueError(f"--sheet {args.sheet}: a picture's name is expected, such as sheet.png")
+
+
+def _tokenizer(folder: Path | None) -> Any:
+    """The tokenizer in a folder, None without one. ValueError where it holds none."""
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise ValueError(f"--tokenizer {folder} is not a folder")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever transformers makes of a folder that holds something else
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--tokenizer {folder} holds no tokenizer: {reason}") from None
+
+
+def _words(report: Any, tokenizer: Any) -> tuple[str, list[int]]:
     """What captions are counted in, and the count of each."""
     captions = [caption for sample, _ in report.usable for caption in sample.captions]
     if tokenizer is None:
         return "words", [len(caption.split()) for caption in captions]
-    from transformers import AutoTokenizer
-
-    if not tokenizer.is_dir():
-        raise ValueError(f"--tokenizer {tokenizer} is not a folder")
-    encode = AutoTokenizer.from_pretrained(tokenizer)
-    return "T5 tokens", [len(encode(caption).input_ids) for caption in captions]
+    return "T5 tokens", [len(tokenizer(caption).input_ids) for caption in captions]
 
 
 def as_table(report: Any, words: tuple[str, list[int]]) -> Any:

@@ -186,6 +186,7 @@ def test_the_references_jsonl(made, tmp_path):
     (tmp_path / "list.jsonl").write_text(text)
     listing = open_list(tmp_path / "list.jsonl", made)
     assert broken(listing) == {
+        "missing": ["good.mp4"],  # its latent
         "empty": ["empty.mp4"],
         "no caption": ["good.mp4"],
         "damaged line": ["line 5", "line 6"],
@@ -555,6 +556,108 @@ def test_a_clean_list_says_where_archives_have_their_clips(made, tmp_path):
 
 
 # -- reading
+def test_a_clean_list_of_clips_outside_its_folder_can_be_read(made, tmp_path, capsys):
+    for name in ("far/one", "far/two"):
+        clip(tmp_path / name / "a.mp4")
+        table = [{"path": "a.mp4", "cap": [name]}]
+        write(tmp_path / name / "a.json", json.dumps(table))
+    home = tmp_path / "list"
+    home.mkdir()
+    far = tmp_path / "far"
+    lines = f"{far}/one,{far}/one/a.json\n../far/two,../far/two/a.json\n"
+    write(home / "data.txt", lines)
+    clean = home / "clean.jsonl"
+    assert cli.main(["data", "doctor", str(home / "data.txt"), "--clean", str(clean)]) == 0
+    assert f"--root {far}" in capsys.readouterr().out.replace("\n", "")
+    listing = open_list(clean, far)
+    assert names(listing) == {"one/a.mp4": "ok", "two/a.mp4": "ok"} and broken(listing) == {}
+    (far / "one" / "a.mp4").unlink()
+    (far / "one" / "a.mp4").symlink_to(made / "good.mp4")
+    assert names(listing)["one/a.mp4"] == "outside the root"
+
+
+def test_the_references_files_are_looked_at_as_the_training_takes_them(made, tmp_path):
+    torch = pytest.importorskip("torch")
+    for name in ("good.mp4", "door.jpg"):
+        shutil.copy(made / name, tmp_path)
+    torch.save(torch.zeros(1, 16, 3, 8, 12), tmp_path / "a.pt")
+    table = {"prompt_embed": torch.ones(1, 4, 8), "prompt_attention_mask": torch.ones(1, 4)}
+    torch.save(table | {"pooled_prompt_embed": torch.ones(1, 3)}, tmp_path / "t.pt")
+    torch.save({"prompt_embed": 1}, tmp_path / "odd.pt")
+    lines = [
+        {"video": "deleted.mp4", "text": "x", "latent": "a.pt", "text_fea": "t.pt"},
+        {"video": "good.mp4", "text": "x", "latent": "gone.pt"},
+        {"image": "door.jpg", "text": "x", "latent": "t.pt"},
+        {"path": "good.mp4", "text": "x", "text_fea": "odd.pt"},
+    ]
+    listing = open_list(write(tmp_path / "l.jsonl", tables(*lines)))
+    report = examine(listing, Limits())
+    assert [sample.name for sample, _ in report.usable] == ["deleted.mp4"]
+    assert (report.facts()[0].width, report.facts()[0].height) == (96, 64)
+    assert report.broken == {
+        "missing": ["good.mp4"],
+        "damaged latent": ["door.jpg"],
+        "damaged text features": ["good.mp4"],
+    }
+    assert broken(listing, captions=False) == {"missing": ["deleted.mp4"]}  # an autoencoder reads the clips
+
+
+def test_what_has_come_or_changed_since_is_looked_at_again(made, tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("b.mp4", "c.mp4"):
+        shutil.copy(made / "good.mp4", folder / name)
+    listing, journal = open_list(folder), tmp_path / "journal"
+    limits = Limits(captions=False)
+    assert examine(listing, limits, journal=journal).broken == {}
+    shutil.copy(made / "page.mp4", folder / "a.mp4")  # the others are one place later now
+    shutil.copy(made / "short.mp4", folder / "c.mp4")
+    found = {"unreadable": ["a.mp4"], "too short": ["c.mp4"]}
+    assert examine(listing, limits, journal=journal).broken == found
+    one = open_list(write(tmp_path / "l.jsonl", tables({"video": "d.mp4", "text": "x"})), folder)
+    assert examine(one, limits, journal=journal).broken == {"missing": ["d.mp4"]}
+    shutil.copy(made / "good.mp4", folder / "d.mp4")
+    assert examine(one, limits, journal=journal).broken == {}
+
+
+def test_what_a_folder_has_beside_its_list_is_told(made, tmp_path, capsys):
+    (tmp_path / "tars").mkdir()
+    tar_of(tmp_path / "tars" / "s.tar", made)
+    assert open_list(tmp_path / "tars").note() == ""
+    shutil.copy(made / "door.jpg", tmp_path / "tars")
+    assert cli.main(["data", "doctor", str(tmp_path / "tars")]) == 0
+    assert (
+        "note: only the tars are read, not door.jpg and what else lies beside them" in capsys.readouterr().out
+    )
+    split = tmp_path / "set" / "train"
+    split.mkdir(parents=True)
+    shutil.copy(made / "door.jpg", tmp_path / "set")
+    write(split / "metadata.csv", "file_name,text\nx.jpg,x\n")
+    assert open_list(tmp_path / "set").note() == "only what train/metadata.csv names is read"
+    assert open_list(made).note() == ""
+
+
+@pytest.mark.parametrize(
+    "flags, why",
+    [
+        (["--sheet", "{}/s.foo"], "a picture's name is expected"),
+        (["--clean", "{}/clean.txt"], "ends in .jsonl"),
+        (["--clean", "{}"], "is a folder: name a file"),
+        (["--json", "{}"], "is a folder: name a file"),
+        (["--tokenizer", "{}"], "holds no tokenizer"),
+        (["--tokenizer", "{}/gone"], "is not a folder"),
+    ],
+)
+def test_outputs_are_checked_before_the_look(made, tmp_path, monkeypatch, capsys, flags, why):
+    from pyramid.training.clips import doctor
+
+    monkeypatch.setattr(doctor, "examine", lambda *_, **__: pytest.fail("looked"))
+    asked = [flag.format(tmp_path) for flag in flags]
+    assert cli.main(["data", "doctor", str(made), *asked]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and why in said
+
+
 def test_a_clip_ends_where_another_shot_begins(tmp_path):
     path = clip(tmp_path / "two.mp4", 25, cut=13)
     sample = next(iter(open_list(path.parent)))

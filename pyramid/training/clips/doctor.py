@@ -7,7 +7,6 @@ Items are looked at by several threads, each of which waits for ffmpeg. What was
 line an item, so a look at a long list goes on where it was interrupted.
 """
 
-import hashlib
 import json
 import random
 from collections import deque
@@ -21,9 +20,10 @@ from typing import IO, Any
 
 from PIL import Image, ImageDraw
 
+from pyramid.disk import whole
 from pyramid.training.clips.lists import Item, Listing, line_of
 from pyramid.training.clips.reading import Facts, look
-from pyramid.training.clips.sample import Broken, BrokenItem, Sample
+from pyramid.training.clips.sample import Broken, BrokenItem, Sample, digest_of, root_of
 
 SHEET = 48  # pictures of a contact sheet at most
 TILE = 160  # pixels a side of each
@@ -78,21 +78,21 @@ def examine(
 ) -> Report:
     """Look at the items of a list; `sheet`: keep pictures of the first; `say` is told how many are done.
 
-    `journal`: a file that is written meanwhile, and read when it is there already, of the same list and
-    limits. Raises ValueError where the list cannot be read.
+    `journal`: a file that is written meanwhile, and read when it is there already, of the same limits: what
+    has changed since is looked at again. Raises ValueError where the list cannot be read.
     """
     report = Report(listing.format)
-    known = _known(journal, listing, limits)
-    items: Iterable[tuple[int, Item]] = enumerate(listing)
+    known = _known(journal, limits)
+    items: Iterable[Item] = listing
     if limits.sample is not None:
         report.items, items = _chosen(items, limits)
-    with _opened(journal, listing, limits, known) as file:
-        for index, item, verdict in _verdicts(items, known, limits, sheet):
+    with _opened(journal, limits, known) as file:
+        for digest, item, verdict in _verdicts(items, known, limits, sheet):
             report.examined += 1
             report.items = max(report.items, report.examined)
             picture = verdict.pop("picture", None)
-            if file is not None and index not in known:
-                file.write(json.dumps({"index": index, **verdict}) + "\n")
+            if file is not None and digest not in known:
+                file.write(json.dumps({"item": digest, **verdict}) + "\n")
                 file.flush()
             if "reason" in verdict:
                 report.broken.setdefault(verdict["reason"], []).append(item.name)
@@ -104,7 +104,7 @@ def examine(
     return report
 
 
-def _chosen(items: Iterable[tuple[int, Item]], limits: Limits) -> tuple[int, list[tuple[int, Item]]]:
+def _chosen(items: Iterable[Item], limits: Limits) -> tuple[int, list[Item]]:
     """How many items there are, and those to look at, in order; of a long list in one pass (Vitter, "Random
     sampling with a reservoir", algorithm R).
     """
@@ -112,37 +112,38 @@ def _chosen(items: Iterable[tuple[int, Item]], limits: Limits) -> tuple[int, lis
     rng = random.Random(limits.seed)
     kept: list[tuple[int, Item]] = []
     total = 0
-    for total, each in enumerate(items, 1):
+    for total, item in enumerate(items, 1):
         if len(kept) < limits.sample:
-            kept.append(each)
+            kept.append((total, item))
         elif (place := rng.randrange(total)) < limits.sample:
-            kept[place] = each
-    return total, sorted(kept, key=itemgetter(0))
+            kept[place] = total, item
+    return total, [item for _, item in sorted(kept, key=itemgetter(0))]
 
 
 def _verdicts(
-    items: Iterable[tuple[int, Item]], known: dict[int, dict], limits: Limits, sheet: bool
-) -> Iterator[tuple[int, Item, dict]]:
-    """(place, item, what was found) in the order of the list."""
-    waiting: deque[tuple[int, Item, Future | dict]] = deque()
+    items: Iterable[Item], known: dict[str, dict], limits: Limits, sheet: bool
+) -> Iterator[tuple[str, Item, dict]]:
+    """(digest, item, what was found) in the order of the list."""
+    waiting: deque[tuple[str, Item, Future | dict]] = deque()
 
-    def first() -> tuple[int, Item, dict]:
-        index, item, found = waiting.popleft()
-        return index, item, found.result() if isinstance(found, Future) else found
+    def first() -> tuple[str, Item, dict]:
+        digest, item, found = waiting.popleft()
+        return digest, item, found.result() if isinstance(found, Future) else found
 
     with ThreadPoolExecutor(limits.workers) as pool:
         shown = 0
-        for index, item in items:
+        for item in items:
+            digest = digest_of(item.name, item)
             found: Future | dict
             if isinstance(item, Broken):
                 found = {"reason": item.reason}
-            elif index in known and not (sheet and shown < SHEET and "reason" not in known[index]):
-                found = known[index]
+            elif digest in known and not (sheet and shown < SHEET and "reason" not in known[digest]):
+                found = dict(known[digest])
             else:
                 wants_picture = sheet and shown < SHEET
                 shown += wants_picture
                 found = pool.submit(_verdict, item, limits, wants_picture)
-            waiting.append((index, item, found))
+            waiting.append((digest, item, found))
             if len(waiting) > AHEAD * limits.workers:
                 yield first()
         while waiting:
@@ -166,56 +167,54 @@ def _verdict(sample: Sample, limits: Limits, picture: bool) -> dict[str, Any]:
 
 
 # -- the journal
-def _mark(listing: Listing, limits: Limits) -> str:
-    """What a journal belongs to: the list as it is, and the limits that decide."""
-    stat = listing.path.stat() if listing.path.exists() else None
-    about = (str(listing.path.absolute()), stat and (stat.st_size, stat.st_mtime_ns), str(listing.root))
-    return hashlib.sha256(
-        repr((about, limits.least_frames, limits.least_side, limits.captions)).encode()
-    ).hexdigest()
+def _mark(limits: Limits) -> str:
+    """The first line of a journal: the limits that decide."""
+    return json.dumps({"limits": [limits.least_frames, limits.least_side, limits.captions]})
 
 
-def _known(journal: Path | None, listing: Listing, limits: Limits) -> dict[int, dict]:
-    """What an earlier look at the same list has found, by place."""
+def _known(journal: Path | None, limits: Limits) -> dict[str, dict]:
+    """What an earlier look with the same limits has found, by digests of the items as they were then."""
     if journal is None or not journal.is_file():
         return {}
-    known: dict[int, dict] = {}
+    known: dict[str, dict] = {}
     lines = journal.read_text(encoding="utf-8").splitlines()
-    if not lines or lines[0] != json.dumps({"list": _mark(listing, limits)}):
+    if not lines or lines[0] != _mark(limits):
         return {}
     for line in lines[1:]:
         try:
             row = json.loads(line)
-            known[row.pop("index")] = row
+            known[row.pop("item")] = row
         except (ValueError, KeyError, AttributeError):  # the line that an end cut off
             break
     return known
 
 
-def _opened(journal: Path | None, listing: Listing, limits: Limits, known: dict[int, dict]) -> Any:
+def _opened(journal: Path | None, limits: Limits, known: dict[str, dict]) -> Any:
     """The journal to write on, what is known already in it; nothing without one."""
     if journal is None:
         return nullcontext(None)
     journal.parent.mkdir(parents=True, exist_ok=True)
     file: IO[str] = journal.open("w", encoding="utf-8")
-    file.write(json.dumps({"list": _mark(listing, limits)}) + "\n")
-    for index, row in known.items():
-        file.write(json.dumps({"index": index, **row}) + "\n")
+    file.write(_mark(limits) + "\n")
+    for digest, row in known.items():
+        file.write(json.dumps({"item": digest, **row}) + "\n")
     return file
 
 
 # -- what is made of it
-def write_clean(report: Report, root: Path, path: Path) -> int:
-    """The usable items as a jsonl that every command here reads; how many there are.
+def write_clean(report: Report, root: Path, path: Path) -> Path:
+    """The usable items as a jsonl that every command here reads; returns the folder that its names start
+    from: `root`, or one above the clips where some lie outside of it.
 
-    Names start from `root`. Raises ValueError for items without a place of their own.
+    Raises ValueError for items without a place of their own.
     """
+    root = root_of((sample for sample, _ in report.usable), root)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half a character, as of a name that is no UTF-8, becomes the escape that json has for it.
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with whole(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for sample, _ in report.usable:
             file.write(json.dumps(line_of(sample, root), ensure_ascii=False) + "\n")
-    return len(report.usable)
+    return root
 
 
 def contact_sheet(report: Report) -> Image.Image | None:

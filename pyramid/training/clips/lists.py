@@ -33,6 +33,7 @@ from pyramid.training.clips.sample import (
     inside,
     kind_of,
     open_zip,
+    short,
 )
 from pyramid.training.clips.tables import columns_of, csv_rows, encoding_of, json_rows, open_text
 
@@ -52,6 +53,16 @@ class Listing:
 
     def __iter__(self) -> Iterator[Item]:
         return self.read(self.path, self.root)
+
+    def note(self) -> str:
+        """What of a folder is not read, because a part of it was taken for the list; "" where all is."""
+        if self.format == "webdataset" and self.path.is_dir():
+            loose = next((file.name for file in self.path.rglob("*") if kind_of(file.name)), None)
+            return f"only the tars are read, not {loose} and what else lies beside them" if loose else ""
+        names = [str(table.relative_to(self.path)) for table in bundles.tables_of(self.path)]
+        if self.format == "datasets" and names and names[0] not in bundles.TABLES:
+            return f"only what {', '.join(names)} names is read"
+        return ""
 
     def named_apart(self) -> Iterator[tuple[str, Item]]:
         """(name, item), no sample's name twice: what a list names again, as another part of a clip, or as
@@ -400,7 +411,7 @@ def line_of(sample: Sample, root: Path) -> dict[str, Any]:
             row[key] = list(getattr(sample, key))
     for key, file in (("latent", sample.latent), ("text_fea", sample.text_features)):
         if file is not None:
-            row[key] = str(file.relative_to(root)) if file.is_relative_to(root) else str(file.absolute())
+            row[key] = short(file, root)
     return row | ({"start": sample.start} if sample.start else {})
 
 

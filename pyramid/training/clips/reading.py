@@ -49,7 +49,7 @@ class Facts:
 
     width: int
     height: int
-    fps: float | None = None  # None: a picture
+    fps: float | None = None  # None: a picture, or a latent
     seconds: float | None = None
     picture: Image.Image | None = None  # its first frame, small
 
@@ -136,10 +136,35 @@ def look(
     sample: Sample, *, least_frames: int, least_side: int, picture: bool = False, captions: bool = True
 ) -> Facts:
     """What a sample is, read no further than that takes; `picture`: with its first frame. `captions`: whether
-    it needs one.
+    it needs one: if so, it is for a transformer, which learns from files of the reference's in place of clip
+    and texts where the list names them.
 
-    Raises BrokenItem: missing, empty, unreadable, truncated, too short, too small, no caption.
+    Raises BrokenItem: missing, empty, unreadable, truncated, too short, too small, no caption, damaged latent
+    and text features.
     """
+    if captions and sample.text_features is not None:
+        from pyramid.training.clips.cache import reference_text  # loads torch, which most lists do not need
+
+        reference_text(sample.text_features)
+    if captions and sample.latent is not None:
+        facts = _latent_facts(sample.latent)
+    else:
+        facts = _clip_facts(sample, least_frames, picture)
+        _check_side(sample, facts, least_side)
+    if captions and not sample.captions:
+        raise BrokenItem("no caption", f"{sample.name} has no caption")
+    return facts
+
+
+def _latent_facts(path: Path) -> Facts:
+    from pyramid.hub.families import GRID
+    from pyramid.training.clips.cache import reference_latent
+
+    height, width = reference_latent(path).shape[2:]
+    return Facts(GRID.downsampling * width, GRID.downsampling * height)
+
+
+def _clip_facts(sample: Sample, least_frames: int, picture: bool) -> Facts:
     try:
         with sample.source.path() as path:
             facts = _picture_facts(path) if sample.kind == "image" else _video_facts(sample, path, picture)
@@ -150,6 +175,11 @@ def look(
         raise BrokenItem(reason, f"{sample.name}: {error}") from None
     if sample.kind == "video":
         _check_length(sample, facts, least_frames)
+    return facts
+
+
+def _check_side(sample: Sample, facts: Facts, least_side: int) -> None:
+    """BrokenItem where less is left of a picture than is needed."""
     sides = (facts.width, facts.height)
     if sample.crop is not None:
         left, right, top, bottom = sample.crop
@@ -158,9 +188,6 @@ def look(
         raise BrokenItem(
             "too small", f"{sample.name} is {sides[0]}×{sides[1]}: {least_side} pixels are needed"
         )
-    if captions and not sample.captions:
-        raise BrokenItem("no caption", f"{sample.name} has no caption")
-    return facts
 
 
 def _picture_facts(path: Path) -> Facts:

@@ -15,7 +15,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -77,9 +77,13 @@ class FileSource:
         """What changes with its bytes."""
         return _states(self.file)
 
+    def files(self) -> tuple[Path, ...]:
+        """Where they lie."""
+        return (self.file,)
+
     def named(self, root: Path) -> dict[str, Any]:
         """How a list of ours says where it is."""
-        return {"path": _short(self.file, root)}
+        return {"path": short(self.file, root)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +108,13 @@ class ZipSource:
         """What changes with its bytes."""
         return self.member, *_states(*self.parts)
 
+    def files(self) -> tuple[Path, ...]:
+        """Where they lie."""
+        return self.parts
+
     def named(self, root: Path) -> dict[str, Any]:
         """How a list of ours says where it is."""
-        return {"path": self.member, "archive": [_short(part, root) for part in self.parts]}
+        return {"path": self.member, "archive": [short(part, root) for part in self.parts]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +144,13 @@ class TarSource:
         """What changes with its bytes."""
         return self.offset, self.size, *_states(self.archive)
 
+    def files(self) -> tuple[Path, ...]:
+        """Where they lie."""
+        return (self.archive,)
+
     def named(self, root: Path) -> dict[str, Any]:
         """How a list of ours says where it is."""
-        where = {"archive": [_short(self.archive, root)], "offset": self.offset, "size": self.size}
+        where = {"archive": [short(self.archive, root)], "offset": self.offset, "size": self.size}
         return {"path": self.member, **where}
 
 
@@ -161,6 +173,10 @@ class BytesSource:
     def state(self) -> tuple:
         """What changes with its bytes."""
         return (hashlib.sha256(self.data).hexdigest(),)
+
+    def files(self) -> tuple[Path, ...]:
+        """In none that a list of ours could name."""
+        return ()
 
     def named(self, root: Path) -> dict[str, Any]:
         """A list cannot say where they are."""
@@ -263,9 +279,23 @@ def captions_of(given: Any) -> tuple[str, ...]:
     return tuple(text for text in whole if text)
 
 
-def _short(path: Path, root: Path) -> str:
-    """A path as a list under `root` says it."""
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path.absolute())
+def short(path: Path, root: Path) -> str:
+    """A path as a list under `root` says it. ValueError where it lies elsewhere."""
+    return str(Path(os.path.abspath(path)).relative_to(os.path.abspath(root)))
+
+
+def root_of(samples: Iterable[Sample], root: Path) -> Path:
+    """The folder that a list of samples can start from: `root` where all their files lie in it, else the
+    deepest that has them all.
+    """
+    folders: set[str] = set()
+    for sample in samples:
+        files = (*sample.source.files(), sample.latent, sample.text_features)
+        folders.update(os.path.dirname(os.path.abspath(file)) for file in files if file is not None)
+    home = Path(os.path.abspath(root))
+    if all(Path(folder).is_relative_to(home) for folder in folders):
+        return root
+    return Path(os.path.commonpath(folders))
 
 
 # -- archives
