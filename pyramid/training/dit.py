@@ -108,10 +108,6 @@ class LatentClips:
         rng = np.random.default_rng(recipe.seed + 10)
         scenes, wordings = recipe.world.training_scenes(), range(recipe.dit.captions_per_scene)
         texts = [sorted({caption(scene, rng) for _ in wordings}) for scene in scenes]
-        texts = [
-            said * (2 if scene.shape in recipe.dit.twice else 1)
-            for scene, said in zip(scenes, texts, strict=True)
-        ]
         owner = torch.arange(len(scenes)).repeat_interleave(recipe.dit.clips_per_scene)
         return cls(made, owner, texts, captions, rng)
 

@@ -152,7 +152,6 @@ class DiTRecipe:
     history_noise: float = 1 / 3
     clips_per_scene: int = 2
     captions_per_scene: int = 8
-    twice: tuple[str, ...] = ()
     photo_clips: int = 0
     photo_share: float = 0.3
     texture_share: float = 0.35
@@ -228,9 +227,6 @@ def load_recipe(path: str | Path) -> Recipe:
     ]
     if wrong := next((f"{words}, not {value!r}" for good, words, value in checks if not good), ""):
         raise ValueError(f"{path}: [vae] {wrong}")
-    if unknown := [shape for shape in recipe.dit.twice if shape not in recipe.world.shapes]:
-        among = ", ".join(recipe.world.shapes)
-        raise ValueError(f"{path}: [dit] twice = {unknown}: choose among the world's shapes, {among}")
     return recipe
 
 

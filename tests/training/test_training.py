@@ -16,11 +16,10 @@ from pyramid.models.vae import CausalVideoVAE
 from pyramid.training.build import build, describe, with_steps
 from pyramid.training.critic import Adversary, Critic, balance, hinge
 from pyramid.training.decoder import noisy_latents, train_decoder
-from pyramid.training.dit import LatentClips
 from pyramid.training.loop import Budget, Clock, Loop, learning_rate_factor
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length, stage_ends
 from pyramid.training.optim import make_optimizers
-from pyramid.training.recipe import DecoderRecipe, DiTRecipe, Phase, Recipe, VAERecipe, load_recipe
+from pyramid.training.recipe import DecoderRecipe, Phase, Recipe, VAERecipe, load_recipe
 from pyramid.training.vae import current_phase, initialize, make_vae, reconstruction_loss, vae_losses, whiten
 from pyramid.training.world import World
 
@@ -193,9 +192,6 @@ def test_recipes_are_read_strictly(tmp_path):
         load_recipe(path)
     with pytest.raises(ValueError, match="no recipe"):
         load_recipe(tmp_path / "none.toml")
-    path.write_text('name = "x"\n[world]\nshapes = ["ball"]\n[dit]\ntwice = ["star"]\n')
-    with pytest.raises(ValueError, match=r"twice = \['star'\]: choose among the world's shapes, ball"):
-        load_recipe(path)
 
 
 def test_recipes_with_the_former_spelling_are_read(tmp_path):
@@ -210,22 +206,6 @@ def test_steps_take_the_place_of_a_recipes_minutes():
     short = with_steps(recipe, "vae", 7)
     assert (short.vae.steps, short.vae.minutes) == (7, None) and short.dit == recipe.dit
     assert with_steps(recipe, "text", 7).text.steps == 7
-
-
-def test_shapes_that_are_to_come_twice_as_often_do():
-    world = World(
-        shapes=("ball", "star"), colors=("red", "blue"), backgrounds=("sea", "sky"), motions=("left",)
-    )
-    recipe = Recipe("x", world=world, dit=DiTRecipe(clips_per_scene=1, captions_per_scene=1, twice=("star",)))
-    scenes = world.training_scenes()
-
-    def encoder(texts):
-        return torch.zeros(len(texts), 2, 4), torch.full((len(texts),), 2), torch.zeros(len(texts), 4)
-
-    latents = torch.zeros(len(scenes), 1, 1, 1, 1)
-    owner = LatentClips.of_world(recipe, latents, encoder).captions.owner.tolist()
-    for index, scene in enumerate(scenes):
-        assert owner.count(index) == (2 if scene.shape == "star" else 1)
 
 
 @pytest.mark.parametrize("path", ["embedded-cpu.toml", "embedded-gpu.toml", "decoder-photos.toml"])
