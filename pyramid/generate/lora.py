@@ -13,6 +13,7 @@ what does not fit. peft does the rest. At strength 0 nothing is left of a LoRA, 
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ PARTS = {  # of a layer, and how names of them end
 OTHER_KINDS = {"dora_scale": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "magnitude_vector": "DoRA"}
 METADATA = "lora_adapter_metadata"  # in the header: the configuration, its keys with the prefix
 SHOWN = 4  # names in a message
+STACKED = "Already found a `peft_config`"  # how peft warns of a second LoRA, which is what is asked for
 ATTENTION = {"x": ("to_q", "to_k", "to_v"), "text": ("add_q_proj", "add_k_proj", "add_v_proj")}
 
 
@@ -58,7 +60,7 @@ def read_lora(source: "str | Path | Mapping[str, Tensor]", transformer: nn.Modul
     for mark, kind in OTHER_KINDS.items():
         if any(mark in key for key in weights):
             raise ValueError(f"{name} is a {kind}, which is not read: only plain LoRA is")
-    layers = {key: module for key, module in transformer.named_modules() if isinstance(module, nn.Linear)}
+    layers = _layers(transformer)
     groups, left = _grouped(weights, _table(layers))
     made: dict[str, Tensor] = {}
     for targets, parts in groups.items():
@@ -98,6 +100,17 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(config, dict):
         return weights, {}
     return weights, {key.removeprefix("transformer."): value for key, value in config.items()}
+
+
+def _layers(transformer: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers by the names that they have without any LoRA. With one at work, peft has put the
+    layer's own part into `<name>.base_layer`, and matrices of the LoRA beside it.
+    """
+    return {
+        name.removesuffix(".base_layer"): module
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and not re.search(r"\.lora_[AB]\.", name)
+    }
 
 
 def _table(layers: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -258,6 +271,7 @@ class Adapters:
         if self._inside and self._inside != list(active):
             model.unload_lora()
             self._inside = []
+        warnings.filterwarnings("ignore", message=STACKED)
         for name in [] if self._inside else active:
             model.load_lora_adapter(active[name].weights, prefix=None, adapter_name=name)
         if active:

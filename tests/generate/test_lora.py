@@ -65,7 +65,7 @@ def merged(pipe, *loras: tuple[dict, float]) -> torch.Tensor:
 
 def test_two_stacked_by_strength_are_the_sum_of_their_changes_and_leave_no_trace(pipe, tmp_path):
     base = latents(pipe)
-    one, two = make_lora(pipe.transformer), make_lora(pipe.transformer, rank=2, seed=1, only="ff")
+    one, two = make_lora(pipe.transformer), make_lora(pipe.transformer, rank=2, seed=1, only="to_")
     save_file(two, tmp_path / "pytorch_lora_weights.safetensors")
     pipe.load_lora_weights(one, adapter_name="one")
     assert error(latents(pipe), merged_after_unload(pipe, one)) < 1e-4
@@ -80,6 +80,35 @@ def test_two_stacked_by_strength_are_the_sum_of_their_changes_and_leave_no_trace
     pipe.unload_lora_weights()
     assert torch.equal(latents(pipe), base) and error(both, base) > 0.01
     assert error(both, merged(pipe, (one, 0.5), (two, -0.8))) < 1e-4
+
+
+def test_two_on_the_same_layers_are_the_weight_and_both_changes_by_their_strengths():
+    transformer = randomize(make_transformer("miniflux"))
+    before = {name: value.clone() for name, value in transformer.state_dict().items()}
+    one, two = make_lora(transformer, only="to_"), make_lora(transformer, rank=2, seed=1, only="to_q")
+    two |= make_lora(
+        transformer, rank=4, seed=2, only="proj_out"
+    )  # also of another rank, at the end of a name
+    adapters = adapters_of(transformer)
+    adapters.add("one", read_lora(one, transformer))
+    adapters.add("two", read_lora(two, transformer))
+    adapters.set(["one", "two"], [0.8, -0.5])
+    for lora in (one, two):
+        for name in {key.removeprefix("transformer.").rpartition(".lora_")[0] for key in lora}:
+            layer = transformer.get_submodule(name)
+            deltas = sum(layer.get_delta_weight(a) for a in layer.active_adapters if a in layer.lora_A)
+            wanted = torch.zeros_like(deltas)
+            for other, strength in ((one, 0.8), (two, -0.5)):
+                if f"transformer.{name}.lora_A.weight" in other:
+                    a, b = (other[f"transformer.{name}.lora_{part}.weight"] for part in "AB")
+                    wanted += strength * b @ a
+            assert torch.equal(layer.base_layer.weight, before[f"{name}.weight"]), name
+            assert torch.allclose(deltas, wanted, atol=1e-5), name
+    with pytest.raises(ValueError, match="there is a LoRA 'two' already"):
+        adapters.add("two", read_lora(one, transformer))
+    adapters.clear()
+    after = transformer.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
 def merged_after_unload(pipe, lora) -> torch.Tensor:
@@ -222,7 +251,9 @@ def test_the_setting_says_names_and_strengths():
 
 def test_a_loaded_model_follows_what_the_settings_ask_for(pipe, tmp_path, monkeypatch):
     monkeypatch.setenv("PYRAMID_LORAS", str(tmp_path))
-    save_file(make_lora(pipe.transformer), tmp_path / "one.safetensors")
+    one, two = make_lora(pipe.transformer), make_lora(pipe.transformer, rank=2, seed=1)
+    save_file(one, tmp_path / "one.safetensors")
+    save_file(two, tmp_path / "two.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors")
     loaded, base = Loaded((), None, pipe, {}), latents(pipe)
     loaded.adapt("one:0.5")
@@ -232,8 +263,11 @@ def test_a_loaded_model_follows_what_the_settings_ask_for(pipe, tmp_path, monkey
     with pytest.raises(ValueError, match="no LoRA of this model"):
         loaded.adapt("one, odd")
     assert torch.equal(latents(pipe), base)
+    loaded.adapt("one:0.5, two:-0.25")
+    both = latents(pipe)
     loaded.adapt("one:0")
     assert torch.equal(latents(pipe), base)
+    assert error(both, merged(pipe, (one, 0.5), (two, -0.25))) < 1e-4
     loaded.adapt("one:0.5")
     assert torch.equal(latents(pipe), half)
     loaded.adapt("")
