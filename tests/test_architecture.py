@@ -25,12 +25,13 @@ ROOMS = {  # room -> what it may import from other rooms
     "disk": set(),
     "failures": {"settings"},
     "models": {"disk"},
-    "hub": {"settings", "disk"},
+    "hub": {"settings", "disk", "wording"},
     "media": {"settings", "disk"},
     "presets": {"settings", "hub", "disk", "media"},
     "text": {"settings", "hub", "disk"},
     "memory": {"settings", "events", "hub", "models", "text", "disk"},
-    "generate": {"timeline", "settings", "events", "models", "text", "memory", "hub", "media", "disk"},
+    "generate": {"timeline", "settings", "events", "models", "text", "memory", "hub", "media", "disk"}
+    | {"wording"},
     "jobs": {"settings", "failures", "events", "models", "text", "memory", "hub", "media", "generate"}
     | {"timeline", "disk", "wording"},
     "study": {"settings", "media", "jobs"},

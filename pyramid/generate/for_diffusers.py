@@ -27,7 +27,7 @@ from PIL import Image
 from pyramid.disk import write_json
 from pyramid.events import Finished, Frames, Notice, Preview
 from pyramid.generate.arguments import Loading, check_saving, unexpected
-from pyramid.generate.lora import adapters_of, name_of, read_lora
+from pyramid.generate.lora import adapters_of, name_of, read_lora, strength_of
 from pyramid.generate.pipeline import PyramidFlow, placed
 from pyramid.generate.request import (
     CALLBACK_TENSORS,
@@ -132,23 +132,27 @@ class PyramidFlowPipeline(DiffusionPipeline, PyramidFlow):
 
     # -- LoRA
 
-    def load_lora_weights(self, source, adapter_name: str | None = None) -> None:
+    def load_lora_weights(
+        self, source, adapter_name: str | None = None, weight_name: str | None = None
+    ) -> None:
         """Bring a LoRA in, at strength 1: a file, a folder, a name in the folder of LoRAs, or tensors.
 
         Raises ValueError for one of another kind or of another model, with what does not fit. `adapter_name`
-        is what `set_adapters` calls it, its file's name when None.
+        is what `set_adapters` calls it, its file's name when None. `weight_name` is the file of a folder.
         """
-        name = adapter_name or ("default" if isinstance(source, Mapping) else name_of(source))
-        weights = read_lora(source, self.transformer)
+        weights = read_lora(source, self.transformer, weight_name)
+        name = adapter_name or ("default" if isinstance(source, Mapping) else name_of(weight_name or source))
         self._change_weights(lambda: adapters_of(self.transformer).add(name, weights))
 
     def set_adapters(
-        self, names: str | Sequence[str], weights: float | Sequence[float] | None = None
+        self,
+        names: str | Sequence[str],
+        weights: float | Sequence[float | None] | None = None,
     ) -> None:
         """Let just these LoRAs be at work, each by its weight: 1 where none is given, one number for all."""
         names = [names] if isinstance(names, str) else list(names)
-        each = 1.0 if weights is None else weights
-        strengths = [float(each)] * len(names) if isinstance(each, int | float) else list(map(float, each))
+        each = list(weights) if isinstance(weights, Sequence) else [weights] * len(names)
+        strengths = [strength_of(weight) for weight in each]
         self._change_weights(lambda: adapters_of(self.transformer).set(names, strengths))
 
     def unload_lora_weights(self) -> None:

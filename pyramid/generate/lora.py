@@ -25,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pyramid.hub.loras import WEIGHTS, find_lora
+from pyramid.hub.loras import OF_PEFT, WEIGHTS, find_lora
+from pyramid.wording import briefly
 
 PREFIXES = ("transformer.", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
 FLAT = ("lora_unet_", "lora_transformer_")  # before names whose dots became underscores
@@ -38,41 +39,39 @@ OTHER_KINDS = {"dora_scale": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "magnitud
 METADATA = "lora_adapter_metadata"  # in the header: the configuration, its keys with the prefix
 SHOWN = 4  # names in a message
 STACKED = "Already found a `peft_config`"  # how peft warns of a second LoRA, which is what is asked for
+REPEAT = re.compile(r"[*+?{]")  # in a pattern: each may go back over a whole name
+MOST_REPEATS = 2
+SLOW = re.compile(r"\)[*+?{]|\\[1-9]|\(\?P=")  # a repeated group or a reference may try all ways to divide it
 ATTENTION = {"x": ("to_q", "to_k", "to_v"), "text": ("add_q_proj", "add_k_proj", "add_v_proj")}
 
 
 # -- a file in our terms
-def read_lora(source: "str | Path | Mapping[str, Tensor]", transformer: nn.Module) -> dict[str, Tensor]:
+def read_lora(
+    source: "str | Path | Mapping[str, Tensor]", transformer: nn.Module, weight_name: str | None = None
+) -> dict[str, Tensor]:
     """A LoRA as `<module>.lora_A.weight` (rank, in) and `<module>.lora_B.weight` (out, rank), with its scale
     in B: alpha is the rank.
 
-    source: a file, a folder, a name in the folder of LoRAs, or tensors by name. Raises ValueError for what is
-    no LoRA, one of another kind, and one of another model, with the names that do not fit.
+    source: a file, a folder (with `weight_name` which file of it), a name in the folder of LoRAs, or tensors
+    by name. Raises ValueError for what is no LoRA, one of another kind, several in one file, and one of
+    another model, with the names that do not fit.
     """
     config: dict[str, Any] = {}
     if isinstance(source, Mapping):
-        weights = dict(source)
+        weights = _tensors(source)
         name = "the LoRA"
     else:
-        path = find_lora(source)
+        path = find_lora(source, weight_name)
         weights, config = _open(path)
         name = path.parent.name if path.name == WEIGHTS else path.name
     for mark, kind in OTHER_KINDS.items():
         if any(mark in key for key in weights):
             raise ValueError(f"{name} is a {kind}, which is not read: only plain LoRA is")
     layers = _layers(transformer)
-    groups, left = _grouped(weights, _table(layers))
-    made: dict[str, Tensor] = {}
-    for targets, parts in groups.items():
-        if not _is_whole(parts):
-            left.append(targets[0])
-            continue
-        a, b = parts["A"].float(), parts["B"].float() * _scale(targets, parts, config)
-        if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-            raise ValueError(
-                f"{name}: the weights of {targets[0]} hold NaN or infinity: it is damaged, fetch it again"
-            )
-        made |= _fitted(targets, a, b, layers, left)
+    try:
+        made, left = _changes(weights, config, layers)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     if left or not made:
         shown = ", ".join(sorted(left)[:SHOWN]) + (f" and {len(left) - SHOWN} more" * (len(left) > SHOWN))
         raise ValueError(
@@ -80,6 +79,43 @@ def read_lora(source: "str | Path | Mapping[str, Tensor]", transformer: nn.Modul
             + (f"these do not fit: {shown}" if left else "it has no weights")
         )
     return made
+
+
+def _changes(
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], layers: Mapping[str, nn.Linear]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """A and B of each layer, and the names that do not fit. Raises ValueError for what cannot be used."""
+    table = _table(layers)
+    groups, left = _grouped(weights, table)
+    alphas = _alpha_patterns(config)
+    made: dict[str, Tensor] = {}
+    for name, parts in groups.items():
+        targets = table[name]
+        if not _is_whole(parts):
+            left.append(targets[0])
+            continue
+        a, b = (_checked(targets[0], parts[part]) for part in ("A", "B"))
+        b = _checked(targets[0], b * _scale(name, parts, config, alphas))
+        made |= _fitted(targets, a, b, layers, left)
+    return made, left
+
+
+def _tensors(source: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """What a program has given in place of a file. ValueError for what is no table of tensors by name."""
+    for name, value in source.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise ValueError(f"the LoRA holds {name!r}, {type(value).__name__}: tensors by name are expected")
+    return dict(source)
+
+
+def _checked(layer: str, matrix: Tensor) -> Tensor:
+    """A matrix as float32. ValueError for one that is not of floats, or not of finite ones."""
+    if not matrix.is_floating_point():
+        dtype = str(matrix.dtype).removeprefix("torch.")
+        raise ValueError(f"the weights of {layer} are {dtype}: floating-point numbers are expected")
+    if not torch.isfinite(matrix := matrix.float()).all():
+        raise ValueError(f"the weights of {layer} hold NaN or infinity: it is damaged, fetch it again")
+    return matrix
 
 
 def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -91,7 +127,7 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read as safetensors: {error}") from None
     beside = path.with_name("adapter_config.json")
-    if path.name == "adapter_model.safetensors" and beside.is_file():
+    if path.name == OF_PEFT and beside.is_file():
         text = beside.read_text(encoding="utf-8-sig", errors="replace")
     try:
         config = json.loads(text)
@@ -160,17 +196,24 @@ def _double(index: str) -> dict[str, tuple[str, ...]]:
 
 def _grouped(
     weights: Mapping[str, Tensor], table: Mapping[str, tuple[str, ...]]
-) -> tuple[dict[tuple[str, ...], dict[str, Tensor]], list[str]]:
-    """The tensors by the layers that they belong to, and the names that belong to none."""
-    groups: dict[tuple[str, ...], dict[str, Tensor]] = {}
+) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """The tensors by the layers' names in the file, as `table` has them, and the names that belong to no
+    layer. ValueError where a layer has more than one change: of two LoRAs in a file, or in two forms.
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
     left = []
+    keys: dict[tuple[str, str], str] = {}  # (layer, part) -> the name of its tensor
     for key, value in weights.items():
         found = [(part, hit[1]) for part, name in PARTS.items() if (hit := name.fullmatch(key))]
-        targets = table.get(_bare(found[0][1])) if found else None
-        if targets is None:
+        name = _bare(found[0][1]) if found else ""
+        if name not in table:
             left.append(key)
-        else:
-            groups.setdefault(targets, {})[found[0][0]] = value
+            continue
+        part = found[0][0]
+        for layer in table[name]:
+            if (other := keys.setdefault((layer, part), key)) != key:
+                raise ValueError(f"{layer} is changed twice, by {other} and {key}: give a file with one LoRA")
+        groups.setdefault(name, {})[part] = value
     return groups, left
 
 
@@ -191,16 +234,40 @@ def _is_whole(parts: Mapping[str, Tensor]) -> bool:
     return parts["A"].ndim == 2 and parts["A"].shape[0] > 0
 
 
-def _scale(targets: tuple[str, ...], parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> float:
-    """alpha / rank of a layer; 1 where nothing says what alpha is."""
+def _scale(
+    name: str,
+    parts: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    alphas: Sequence[tuple[re.Pattern[str], float]],
+) -> float:
+    """alpha / rank of a layer, by its name in the file; 1 where nothing says what alpha is."""
     rank = parts["A"].shape[0]
     if "alpha" in parts:
         return float(parts["alpha"]) / rank
-    patterns = config.get("alpha_pattern") or {}
-    alpha = patterns.get(targets[0], config.get("lora_alpha"))
+    alpha = next((alpha for pattern, alpha in alphas if pattern.match(name)), config.get("lora_alpha"))
     if not isinstance(alpha, int | float):
         return 1.0
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _alpha_patterns(config: Mapping[str, Any]) -> list[tuple[re.Pattern[str], float]]:
+    """The layers that have an alpha of their own, as peft finds them: the first pattern that is the end of a
+    name. ValueError for what is none, and for a pattern that could take ages: it is a stranger's.
+    """
+    given = config.get("alpha_pattern") or {}
+    if not isinstance(given, dict):
+        raise ValueError(f"alpha_pattern = {briefly(given)}: a table of numbers by layers is expected")
+    alphas = []
+    for key, alpha in given.items():
+        if not isinstance(alpha, int | float):
+            raise ValueError(f"alpha_pattern {briefly(key)} = {briefly(alpha)}: a number is expected")
+        if SLOW.search(key) or len(REPEAT.findall(key)) > MOST_REPEATS:
+            raise ValueError(f"alpha_pattern {briefly(key)} is too involved: name layers, or ends of names")
+        try:
+            alphas.append((re.compile(rf"(.*\.)?({key})$"), alpha))
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"alpha_pattern {briefly(key)} is no pattern: {error}") from None
+    return alphas
 
 
 def _fitted(
@@ -245,14 +312,12 @@ class Adapters:
         self._put()
 
     def set(self, names: Sequence[str], strengths: Sequence[float]) -> None:
-        """Let just these be at work, by so much. ValueError for unknown names and for no numbers."""
+        """Let just these be at work, by so much. ValueError for unknown names."""
         if len(names) != len(strengths):
             raise ValueError(f"{len(names)} names and {len(strengths)} weights: give one weight each")
         if unknown := [name for name in names if name not in self.all]:
             there = ", ".join(self.all) or "none"
             raise ValueError(f"there is no LoRA {unknown[0]!r} (there: {there}): load_lora_weights brings it")
-        if odd := [value for value in strengths if not math.isfinite(value)]:
-            raise ValueError(f"{odd[0]} is no strength: a number such as 0.8 is expected")
         wanted = dict(zip(names, strengths, strict=True))
         self.all = {
             name: Adapter(adapter.weights, wanted.get(name, 0.0)) for name, adapter in self.all.items()
@@ -279,6 +344,17 @@ class Adapters:
             model.set_adapters(list(active), [adapter.strength for adapter in active.values()])
             for module in _lora_layers(model):
                 module.to(dtype=model.dtype).train(model.training)
+
+
+def strength_of(weight: Any) -> float:
+    """A strength as programs give it, 1 where it is None. ValueError for what is no finite number."""
+    try:
+        strength = 1.0 if weight is None else float(weight)
+    except (TypeError, ValueError, OverflowError):
+        strength = math.nan
+    if not math.isfinite(strength):
+        raise ValueError(f"{briefly(weight)} is no strength: a number such as 0.8 is expected")
+    return strength
 
 
 _adapters: WeakKeyDictionary[nn.Module, Adapters] = WeakKeyDictionary()

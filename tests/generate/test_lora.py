@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from tiny import make_transformer, randomize
 
 from pyramid.commands.cli import parser
-from pyramid.generate.loaded import Loaded
+from pyramid.generate import loaded as loaded_module
+from pyramid.generate.loaded import Loaded, ModelHolder
 from pyramid.generate.lora import adapters_of, name_of, read_lora, save_lora
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.loras import find_lora, list_loras, named_lora
@@ -196,6 +197,27 @@ def pair(a, b, alpha=None):
         (pair(torch.zeros(0, 32), torch.zeros(64, 0)), "these do not fit: proj_out"),
         (pair(torch.tensor(1.0), torch.zeros(64, 4)), "these do not fit: proj_out"),
         (pair(torch.zeros(4, 32), torch.zeros(64, 4), torch.zeros(2)), "these do not fit: proj_out"),
+        (pair(torch.zeros(4, 32, dtype=torch.int8), torch.zeros(64, 4)), "proj_out are int8: floating"),
+        (pair(torch.zeros(4, 32), torch.zeros(64, 4).to(torch.complex64)), "proj_out are complex64"),
+        (pair(1, 2), "proj_out.lora_A.weight', int: tensors by name are expected"),
+        (
+            {f"proj_out.lora_A.{name}.weight": torch.zeros(4, 32) for name in ("one", "two")},
+            "proj_out is changed twice, by proj_out.lora_A.one.weight and proj_out.lora_A.two.weight",
+        ),
+        (
+            pair(torch.zeros(4, 32), None) | {"lora_unet_proj_out.lora_down.weight": torch.zeros(4, 32)},
+            "proj_out is changed twice",
+        ),
+        (
+            {
+                "double_blocks.0.img_attn.qkv.lora_A.weight": torch.zeros(4, 32),
+                "transformer.transformer_blocks.0.attn.to_k.lora_A.weight": torch.zeros(4, 32),
+            },
+            "attn.to_k is changed twice",
+        ),
+        (None, "None is no LoRA"),
+        (5, "5 is no LoRA"),
+        ("", "'' is no LoRA"),
     ],
 )
 def test_a_lora_of_another_model_or_kind_is_refused_with_what_does_not_fit(pipe, weights, why):
@@ -221,6 +243,59 @@ def test_what_is_trained_with_peft_is_saved_with_its_alpha_and_comes_back(tmp_pa
     assert torch.allclose(made, wanted, atol=1e-6)
 
 
+def with_alphas(transformer, folder, alphas):
+    """A LoRA of rank 4 and alpha 4 beside its configuration, as peft writes it, and the scale of a layer."""
+    lora = make_lora(transformer, rank=4, only="attn.")
+    save_file(
+        {f"base_model.model.{key.removeprefix('transformer.')}": value for key, value in lora.items()},
+        folder / "adapter_model.safetensors",
+    )
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4, "alpha_pattern": alphas}))
+    made = read_lora(folder, transformer)
+
+    def scale(name: str) -> float:
+        key = f"{name}.lora_B.weight"
+        return float((made[key] / lora[f"transformer.{key}"]).mean())
+
+    return scale
+
+
+def test_layers_with_an_alpha_of_their_own_are_found_as_peft_finds_them(tmp_path):
+    from peft import LoraConfig
+
+    alphas = {
+        "to_q": 16,
+        "transformer_blocks.0.attn.to_q": 1,
+        r"single_transformer_blocks\.\d+.*to_k": 8,
+        "k": 2,
+    }
+    scale = with_alphas(make_transformer("miniflux"), tmp_path, alphas)
+    trained = make_transformer("miniflux")
+    trained.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k"], alpha_pattern=alphas))
+    found = set()
+    for name, layer in trained.named_modules():
+        if hasattr(layer, "scaling"):
+            found.add(layer.scaling["default"])
+            assert scale(name) == pytest.approx(layer.scaling["default"]), name
+    assert found == {4.0, 2.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    "alphas, why",
+    [
+        ({"(.*)*x": 4}, "is too involved"),
+        ({"(a|b)+.to_q": 4}, "is too involved"),
+        ({".*.*.*.*to_q": 4}, "is too involved"),
+        ({"(to_q": 4}, "is no pattern"),
+        ({"to_q": "much"}, "alpha_pattern 'to_q' = 'much': a number is expected"),
+        (["to_q"], "a table of numbers by layers is expected"),
+    ],
+)
+def test_patterns_of_alphas_that_cannot_be_used_are_refused(tmp_path, alphas, why):
+    with pytest.raises(ValueError, match=why):
+        with_alphas(make_transformer("miniflux"), tmp_path, alphas)
+
+
 def test_names_are_looked_up_in_the_folder_of_loras(tmp_path, monkeypatch):
     monkeypatch.setenv("PYRAMID_LORAS", str(tmp_path / "loras"))
     with pytest.raises(ValueError, match="there: none"):
@@ -236,6 +311,34 @@ def test_names_are_looked_up_in_the_folder_of_loras(tmp_path, monkeypatch):
     (tmp_path / "x.bin").touch()
     with pytest.raises(ValueError, match="can run programs"):
         find_lora(tmp_path / "x.bin")
+    for odd, why in (("/", "no LoRA '/'"), ("a" * 300, "cannot be looked for: File name too long")):
+        with pytest.raises(ValueError, match=why):
+            find_lora(odd)
+    save_file({"x": torch.zeros(1)}, tmp_path / "loras" / "slow" / "late.safetensors")
+    assert find_lora("slow", "late.safetensors") == tmp_path / "loras" / "slow" / "late.safetensors"
+    with pytest.raises(ValueError, match=r"no 'early\.safetensors' in the LoRA 'slow'"):
+        find_lora("slow", "early.safetensors")
+
+
+def test_what_a_lora_names_is_looked_for_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYRAMID_LORAS", str(tmp_path))
+    monkeypatch.setattr(loaded_module, "load_quickly", None)
+    with pytest.raises(ValueError, match="there is no LoRA '/'"):
+        ModelHolder().bring(Settings(prompt="x", lora="/:0.5"))
+
+
+def test_the_file_of_a_folder_and_weights_are_said_as_in_diffusers(pipe, tmp_path):
+    one, two = make_lora(pipe.transformer), make_lora(pipe.transformer, seed=1)
+    save_file(one, tmp_path / "one.safetensors")
+    save_file(two, tmp_path / "two.safetensors")
+    pipe.load_lora_weights(tmp_path, weight_name="two.safetensors")
+    pipe.load_lora_weights(tmp_path, weight_name="one.safetensors", adapter_name="first")
+    pipe.set_adapters(["two", "first"], [None, 0.5])
+    strengths = {name: adapter.strength for name, adapter in adapters_of(pipe.transformer).all.items()}
+    assert strengths == {"two": 1.0, "first": 0.5}
+    for odd in ("much", [1.0, {}], float("nan"), [True, "x"]):
+        with pytest.raises(ValueError, match="is no strength: a number"):
+            pipe.set_adapters(["two", "first"], odd)
 
 
 def test_the_setting_says_names_and_strengths():
