@@ -57,6 +57,7 @@ from pyramid.training.clips.sample import Sample
 from pyramid.training.data import to_video
 from pyramid.training.loop import Budget, Loop, begin_processes
 from pyramid.training.noising import corrupted_history, noised_stage
+from pyramid.training.recipe import keys_of
 from pyramid.training.trackers import check as check_trackers
 from pyramid.training.trackers import flat
 from pyramid.training.vae import vae_of
@@ -457,7 +458,7 @@ def train_on_clips(run: Run) -> Path:
     model = start_network(run, recipe, own, parts)
     lora = add_lora(model, recipe) if run.kind == "lora" else None
     freeze_unused(model)
-    loop = make_loop(folder / run.kind, model, recipe)
+    loop = make_loop(folder / run.kind, model, recipe, fixed_of(run, recipe))
     loop.about = flat(recipe)
     stepper = Stepper(loop, cache, recipe, parts.scales)
     if own is None and run.source is not None and loop.step == 0:
@@ -489,8 +490,22 @@ def whole_model(loop: Loop, lora: Any = None) -> Any:
     return copy.eval()
 
 
-def make_loop(folder: Path, model: nn.Module, recipe: ClipRecipe) -> Loop:
-    """The loop as the recipe has it."""
+def fixed_of(run: Run, recipe: ClipRecipe) -> dict[str, Any]:
+    """What has to stay as it is while a run goes on: what is trained, and by which optimizer."""
+    fixed = keys_of("train", recipe.train, "optimizer")
+    if run.kind == "lora":
+        return fixed | keys_of("lora", recipe.lora, "rank", "alpha", "targets")
+    if run.source is not None:
+        return fixed  # the source has the sizes
+    return fixed | keys_of(
+        "network", recipe.network, "family", "layers", "single_layers", "heads", "head_dim"
+    )
+
+
+def make_loop(
+    folder: Path, model: nn.Module, recipe: ClipRecipe, fixed: dict[str, Any] | None = None
+) -> Loop:
+    """The loop as the recipe has it. `fixed`: see `fixed_of`."""
     train = recipe.train
     loop = Loop(
         folder,
@@ -501,6 +516,7 @@ def make_loop(folder: Path, model: nn.Module, recipe: ClipRecipe) -> Loop:
         constant_share=1.0,
         mixed_precision=train.precision,
         sharding=train.sharding,
+        fixed=fixed,
     )
     loop.trackers = train.trackers
     loop.run_name = recipe.name

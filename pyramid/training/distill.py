@@ -47,7 +47,7 @@ from pyramid.hub.families import GRID
 from pyramid.models.for_diffusers import StageTransformer
 from pyramid.training.loop import Budget, Loop, begin_alone
 from pyramid.training.optim import make_optimizers
-from pyramid.training.recipe import DistillRecipe, Recipe, load_recipe
+from pyramid.training.recipe import DistillRecipe, Recipe, keys_of, load_recipe
 from pyramid.training.world import caption
 
 BLOCK_LAYERS = (  # a pattern, as peft takes it: in both families
@@ -292,6 +292,7 @@ class Distillation:
             budget=Budget(settings.minutes, settings.steps),
             ema_decay=settings.ema_decay,
             constant_share=settings.constant_share,
+            fixed=keys_of("distill", settings, "lora_rank", "muon"),
         )
         pipe.transformer.to(self.loop.accelerator.device).requires_grad_(False)
         self.rollouts = Rollouts(folder / "distill" / "rollouts", settings, self.make_rollout)

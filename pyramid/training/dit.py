@@ -40,7 +40,7 @@ from pyramid.training.loop import Budget, Loop
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length
 from pyramid.training.optim import make_optimizers
 from pyramid.training.photo_clips import PhotoClips, moves_of, photo_clips, phrases_of
-from pyramid.training.recipe import Recipe
+from pyramid.training.recipe import Recipe, keys_of
 from pyramid.training.world import canonical_caption, caption
 
 
@@ -198,6 +198,7 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
         budget=Budget(settings.minutes, settings.steps),
         ema_decay=settings.ema_decay,
         constant_share=settings.constant_share,
+        fixed=keys_of("dit", settings, "layers", "single_layers", "heads", "head_dim"),
     )
     backend = device_of(loop.accelerator.device).attention_in_training
     if backend is not None:

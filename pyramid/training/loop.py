@@ -31,6 +31,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyramid.disk import write_json
 from pyramid.memory.device import device_of
 from pyramid.memory.machine import keep_freed_memory
 from pyramid.memory.threads import Threads
@@ -41,6 +42,7 @@ from pyramid.training.trackers import Trackers
 
 Losses = dict[str, Tensor]
 BAD_STEPS = 3  # in a row end a run
+FIXED = "fixed.json"  # in a checkpoint: what of the recipe has to stay as it is
 
 
 class TrainingFailed(ValueError):
@@ -144,7 +146,8 @@ def begin_alone(what: str) -> None:
 class Loop:
     """One training run in `folder` (`log.jsonl`, `checkpoint/`, `samples/`).
 
-    `keep`: what else belongs to the run's state, objects with `state_dict` and `load_state_dict`.
+    `keep`: what else belongs to the run's state, objects with `state_dict` and `load_state_dict`. `fixed`:
+    the recipe's keys that a checkpoint goes with, and their values. A run with others cannot go on from it.
     """
 
     log_every = 20  # steps
@@ -171,8 +174,10 @@ class Loop:
         mixed_precision: str = "bf16",
         keep: tuple = (),
         sharding: str = "none",
+        fixed: dict[str, Any] | None = None,
     ):
         self.folder = folder
+        self.fixed = fixed or {}
         self.budget = budget
         self.constant_share = constant_share
         (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -219,8 +224,9 @@ class Loop:
 
     def _load(self, saved: Path) -> None:
         """Go on from a checkpoint. Raises ValueError for one that was written with sharding, or without, when
-        the run is now the other.
+        the run is now the other, and for one of other `fixed` keys.
         """
+        self._check_fixed(saved)
         if (saved / SHARDS).exists() != self.sharded:
             raise ValueError(
                 f"{saved} was written {'without' if self.sharded else 'with'} sharding: go on as it was "
@@ -233,6 +239,15 @@ class Loop:
         self.ema.to(self.accelerator.device)  # what is registered comes back on the CPU
         if self.accelerator.is_main_process:
             self._forget_later_lines()
+
+    def _check_fixed(self, saved: Path) -> None:
+        """ValueError, with the keys, for a checkpoint that was made with other values of them."""
+        path = saved / FIXED
+        there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        now = json.loads(json.dumps(self.fixed))
+        if odd := [key for key in now if key in there and there[key] != now[key]]:
+            told = ", ".join(f"{key} = {there[key]}, not {now[key]}" for key in odd)
+            raise ValueError(f"{saved} was made with {told}: go on as it was begun, or give another --output")
 
     @property
     def _checkpoints(self) -> tuple[Path, Path]:
@@ -281,11 +296,13 @@ class Loop:
 
     def _write(self, folder: Path) -> None:
         """Everything that a run goes on from, by all processes."""
-        if not self.sharded:
+        if self.sharded:
+            # All that is random in a step is drawn from its number, so the counters are all there is besides.
+            self.shards.save(folder, self.state_dict())
+        else:
             self.accelerator.save_state(folder, safe_serialization=True)
-            return
-        # All that is random in a step is drawn from its number, so the counters are all there is besides.
-        self.shards.save(folder, self.state_dict())
+        if self.accelerator.is_main_process:
+            write_json(folder / FIXED, self.fixed)
 
     def _forget_later_lines(self) -> None:
         """The log goes on from the checkpoint: what came after it comes again."""

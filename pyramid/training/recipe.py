@@ -230,6 +230,11 @@ def load_recipe(path: str | Path) -> Recipe:
     return recipe
 
 
+def keys_of(table: str, settings: Any, *names: str) -> dict[str, Any]:
+    """Some keys of a recipe's table as people know them, with their values: `Loop(fixed=…)` takes them."""
+    return {f"[{table}] {name}": getattr(settings, name) for name in names}
+
+
 def recipe_of(kind: type, path: str | Path) -> Any:
     """A recipe of that `kind`. ValueError names the file, the key and what is allowed there."""
     path = Path(path)

@@ -44,7 +44,7 @@ from pyramid.training.data import ClipPool, psnr
 from pyramid.training.loop import Budget, Loop, begin_processes
 from pyramid.training.optim import make_optimizers
 from pyramid.training.perceptual import make_perceptual
-from pyramid.training.recipe import Phase, Recipe
+from pyramid.training.recipe import Phase, Recipe, keys_of
 from pyramid.training.trackers import flat
 
 CARD = ("README.md", "*.png")  # of a checkpoint, which says what another autoencoder can do
@@ -142,6 +142,7 @@ def make_loop(folder: Path, model: CausalVideoVAE, recipe: Recipe, adversary: Ad
         ema_decay=settings.ema_decay,
         constant_share=settings.constant_share,
         keep=(adversary,) if adversary else (),
+        fixed=keys_of("vae", settings, "channels", "layers", "decoder_layers", "groups", "optimizer"),
     )
     loop.warm_up = settings.warm_up
     loop.final_rate = settings.final_rate

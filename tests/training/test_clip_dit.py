@@ -275,6 +275,14 @@ def test_a_lora_is_trained_saved_and_loaded(home, whole, tiny_checkpoint, tmp_pa
     lora = read_lora(made, pipe.transformer)
     assert len(lora) == 2 * 2 * 2 and all(value.abs().sum() > 0 for value in lora.values())
     pipe.load_lora_weights(made)
+    for old, new, why in (
+        ("rank = 2", "rank = 8", r"\[lora\] rank = 2, not 8: go on as it was begun, or give another"),
+        ("alpha = 4", "alpha = 8", r"\[lora\] alpha = 4, not 8"),
+        ('"to_v"]', '"to_k"]', r"\[lora\] targets = \['to_q', 'to_v'\], not \['to_q', 'to_k'\]"),
+    ):
+        (tmp_path / "r.toml").write_text((home / "recipe.toml").read_text().replace(old, new))
+        with pytest.raises(ValueError, match=why):
+            train(home, tmp_path / "run", **changes | {"steps": 5, "config": str(tmp_path / "r.toml")})
     with pytest.raises(ValueError, match="needs --from"):
         train(home, tmp_path / "run", kind="lora")
     with pytest.raises(ValueError, match="Stable Diffusion 3 makes no videos"):

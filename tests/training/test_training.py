@@ -111,7 +111,7 @@ def test_learning_rate_warms_up_holds_and_ends_at_zero():
     )
 
 
-def _loop(folder, steps):
+def _loop(folder, steps, **more):
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
     return model, Loop(
@@ -122,6 +122,7 @@ def _loop(folder, steps):
         ema_decay=0.9,
         constant_share=1.0,
         mixed_precision="no",
+        **more,
     )
 
 
@@ -142,6 +143,16 @@ def test_a_run_resumes_from_its_checkpoint(tmp_path):
     assert torch.allclose(again.weight, model.weight, atol=1e-6)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10]  # a short run has a line too, of its end
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with(tmp_path):
+    model, loop = _loop(tmp_path, 2, fixed={"[vae] channels": (4, 8)})
+    loop.run(lambda progress: {"loss": model.weight.square().mean()})
+    assert _loop(tmp_path, 4, fixed={"[vae] channels": (4, 8), "[vae] groups": 2})[1].step == 2
+    with pytest.raises(ValueError, match=r"made with \[vae\] channels = \[4, 8\], not \[4, 16\]: go on"):
+        _loop(tmp_path, 4, fixed={"[vae] channels": (4, 16)})
+    (tmp_path / "checkpoint" / "fixed.json").unlink()  # as runs had it before
+    assert _loop(tmp_path, 4, fixed={"[vae] channels": (4, 16)})[1].step == 2
 
 
 def test_each_step_has_the_threads_that_the_load_allows(tmp_path, monkeypatch):
