@@ -12,14 +12,23 @@ import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pyramid.disk import check_file
+from pyramid.training.limits import (
+    BelowOne,
+    Count,
+    Name,
+    NotNegative,
+    OneOf,
+    Positive,
+    Share,
+    Whole,
+    limit_problem,
+)
 from pyramid.training.world import World
 from pyramid.wording import briefly
 
-LOSSES = ("own", "published")
-OPTIMIZERS = ("muon", "adamw")
 CRITIC_SIZE = 64  # pixels that the published critic needs
 FORMER_KEYS = {"colours": "colors"}  # as recipes had them before
 
@@ -28,7 +37,7 @@ FORMER_KEYS = {"colours": "colors"}  # as recipes had them before
 class TextRecipe:
     """Settings of `pyramid.training.text.train_text`."""
 
-    steps: int | None = None
+    steps: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,12 @@ class Phase:
     them, clips crowd out what the model had learned of photographs.
     """
 
-    share: float
-    size: int
-    frames: int
-    batch: int
-    photos: float
-    pictures: float = 0.0
+    share: Positive
+    size: Count
+    frames: Count
+    batch: Count
+    photos: Share
+    pictures: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,34 +77,34 @@ class VAERecipe:
     more, and more than the share `most_broken` of unusable ones ends the run (`pyramid.training.clips.pool`).
     """
 
-    channels: tuple[int, ...] = (16, 32, 64, 64)
-    layers: int = 1
-    decoder_layers: int = 0
-    groups: int = 1
-    minutes: float | None = None
-    steps: int | None = None
-    learning_rate: float = 1e-3
-    constant_share: float = 0.35
-    ema_decay: float = 0.99
-    kl_weight: float = 3e-4
-    half_size_weight: float = 0.25
-    adversarial_weight: float = 0.0
-    feature_weight: float = 0.0
-    adversary_from: float = 0.5
-    adversary_width: int = 32
-    losses: str = "own"
-    pixel_weight: float = 10.0
-    perceptual_weight: float = 1.0
+    channels: tuple[Count, ...] = (16, 32, 64, 64)
+    layers: Count = 1
+    decoder_layers: Whole = 0
+    groups: Count = 1
+    minutes: Positive | None = None
+    steps: Count | None = None
+    learning_rate: Positive = 1e-3
+    constant_share: Share = 0.35
+    ema_decay: BelowOne = 0.99
+    kl_weight: NotNegative = 3e-4
+    half_size_weight: NotNegative = 0.25
+    adversarial_weight: NotNegative = 0.0
+    feature_weight: NotNegative = 0.0
+    adversary_from: BelowOne = 0.5
+    adversary_width: Count = 32
+    losses: Annotated[str, OneOf(("own", "published"))] = "own"
+    pixel_weight: NotNegative = 10.0
+    perceptual_weight: NotNegative = 1.0
     perceptual: tuple[str, ...] = ()
-    optimizer: str = "muon"
-    weight_decay: float = 1e-3
-    warm_up: int | None = None
-    final_rate: float = 0.1
-    context: int = 1
-    clips: int = 600
-    pool_mb: int = 2000
-    fresh: float = 1.0
-    most_broken: float = 0.1
+    optimizer: Annotated[str, OneOf(("muon", "adamw"))] = "muon"
+    weight_decay: NotNegative = 1e-3
+    warm_up: Whole | None = None
+    final_rate: Share = 0.1
+    context: Count = 1
+    clips: Whole = 600
+    pool_mb: Count = 2000
+    fresh: NotNegative = 1.0
+    most_broken: Share = 0.1
     photo_folders: tuple[str, ...] = ()
     phases: tuple[Phase, ...] = ()
 
@@ -109,12 +118,12 @@ class DecoderRecipe:
     """
 
     start: str = ""
-    minutes: float | None = None
-    steps: int | None = None
-    learning_rate: float = 1e-3
-    constant_share: float = 0.35
-    ema_decay: float = 0.99
-    latent_noise: float = 0.15
+    minutes: Positive | None = None
+    steps: Count | None = None
+    learning_rate: Positive = 1e-3
+    constant_share: Share = 0.35
+    ema_decay: BelowOne = 0.99
+    latent_noise: NotNegative = 0.15
     phases: tuple[Phase, ...] = ()
 
 
@@ -134,29 +143,29 @@ class DiTRecipe:
 
     start: str = ""
     start_variant: str = ""
-    keep: float = 0.0
+    keep: Share = 0.0
     keep_variant: str = ""
     fixed_past: bool = False
 
-    layers: int = 2
-    single_layers: int = 6
-    heads: int = 3
-    head_dim: int = 64
-    minutes: float | None = None
-    steps: int | None = None
-    learning_rate: float = 1.5e-3
-    constant_share: float = 0.4
-    ema_decay: float = 0.99
-    batch: tuple[int, ...] = (48, 48, 24)
-    text_dropout: float = 0.1
-    history_noise: float = 1 / 3
-    clips_per_scene: int = 2
-    captions_per_scene: int = 8
-    photo_clips: int = 0
-    photo_share: float = 0.3
-    texture_share: float = 0.35
-    sample_steps: tuple[int, ...] = (8, 8, 8)
-    sample_guidance: float = 4.0
+    layers: Whole = 2
+    single_layers: Whole = 6
+    heads: Count = 3
+    head_dim: Count = 64
+    minutes: Positive | None = None
+    steps: Count | None = None
+    learning_rate: Positive = 1.5e-3
+    constant_share: Share = 0.4
+    ema_decay: BelowOne = 0.99
+    batch: tuple[Whole, ...] = (48, 48, 24)
+    text_dropout: Share = 0.1
+    history_noise: Share = 1 / 3
+    clips_per_scene: Count = 2
+    captions_per_scene: Count = 8
+    photo_clips: Whole = 0
+    photo_share: Share = 0.3
+    texture_share: Share = 0.35
+    sample_steps: tuple[Count, ...] = (8, 8, 8)
+    sample_guidance: NotNegative = 4.0
 
 
 @dataclass(frozen=True)
@@ -171,33 +180,33 @@ class DistillRecipe:
     `lora_rank` above 0 trains a LoRA of the blocks, 0 all weights.
     """
 
-    stage_steps: tuple[int, ...] = (2, 2, 1)
-    teacher_steps: tuple[int, ...] = (3, 3, 5)
-    guidance: float = 0.0
-    units: int = 0
-    suffix: str = "fast"
-    minutes: float | None = None
-    steps: int | None = None
-    learning_rate: float = 8e-4
+    stage_steps: tuple[Count, ...] = (2, 2, 1)
+    teacher_steps: tuple[Count, ...] = (3, 3, 5)
+    guidance: NotNegative = 0.0
+    units: Whole = 0
+    suffix: Name = "fast"
+    minutes: Positive | None = None
+    steps: Count | None = None
+    learning_rate: Positive = 8e-4
     muon: bool = True
-    lora_rank: int = 0
-    constant_share: float = 0.3
-    ema_decay: float = 0.99
-    batch: int = 24
-    captions_per_scene: int = 1
-    first_rollouts: int = 5
-    steps_a_rollout: int = 40
-    kept_rollouts: int = 48
-    own_from: float = 0.4
-    own: float = 0.75
-    history_noise: float = 0.1
+    lora_rank: Whole = 0
+    constant_share: Share = 0.3
+    ema_decay: BelowOne = 0.99
+    batch: Count = 24
+    captions_per_scene: Count = 1
+    first_rollouts: Count = 5
+    steps_a_rollout: Count = 40
+    kept_rollouts: Count = 48
+    own_from: Share = 0.4
+    own: Share = 0.75
+    history_noise: Share = 0.1
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything one training command needs."""
 
-    name: str
+    name: Name
     seed: int = 0
     world: World = field(default_factory=World)
     text: TextRecipe = field(default_factory=TextRecipe)
@@ -213,17 +222,12 @@ def load_recipe(path: str | Path) -> Recipe:
     vae = recipe.vae
     smallest = min((phase.size for phase in vae.phases), default=CRITIC_SIZE)
     checks: list[tuple[bool, str, Any]] = [
-        (vae.losses in LOSSES, f"losses: {' or '.join(LOSSES)}", vae.losses),
-        (vae.optimizer in OPTIMIZERS, f"optimizer: {' or '.join(OPTIMIZERS)}", vae.optimizer),
         (vae.context == 1 or vae.losses == "published", "context goes with losses = published", vae.context),
         (
-            vae.losses == "own" or vae.adversarial_weight <= 0 or smallest >= CRITIC_SIZE,
+            vae.losses == "own" or not vae.adversarial_weight or smallest >= CRITIC_SIZE,
             f"the published critic needs phases of {CRITIC_SIZE} pixels or more",
             smallest,
         ),
-        (min(vae.clips, vae.fresh) >= 0, "clips and fresh are 0 or more", min(vae.clips, vae.fresh)),
-        (0 <= vae.most_broken <= 1, "most_broken is a share, 0 to 1", vae.most_broken),
-        (0 <= vae.adversary_from < 1, "adversary_from is a share of the run, below 1", vae.adversary_from),
     ]
     if wrong := next((f"{words}, not {value!r}" for good, words, value in checks if not good), ""):
         raise ValueError(f"{path}: [vae] {wrong}")
@@ -254,7 +258,7 @@ def read_table(kind: type, table: dict, where: str) -> Any:
     """A dataclass from a table, checking every key and turning lists into tuples, tables into dataclasses."""
     if not isinstance(table, dict):
         raise ValueError(f"{where} = {briefly(table)}: a table of keys is expected.")
-    known = typing.get_type_hints(kind)
+    known = typing.get_type_hints(kind, include_extras=True)
     table = {FORMER_KEYS.get(key, key): value for key, value in table.items()}
     for key in table:
         if key not in known:
@@ -277,12 +281,16 @@ def _value_of(hint: Any, key: str, value: Any, where: str) -> Any:
     value = tuple(value) if isinstance(value, list) else value
     if not _fits(hint, value):
         raise ValueError(f"{where}: {key} = {briefly(value)} is of another type than the key has.")
+    if problem := limit_problem(hint, value):
+        raise ValueError(f"{where}: {key} = {briefly(value)}: {problem}.")
     return value
 
 
 def _fits(hint: Any, value: Any) -> bool:
     """Whether a value is of the type that a key has."""
     inside = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Annotated:
+        return _fits(inside[0], value)
     if typing.get_origin(hint) is tuple:
         each = inside[:1] * len(value) if isinstance(value, tuple) and inside[-1:] == (...,) else inside
         return isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, each, value))

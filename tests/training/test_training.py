@@ -205,6 +205,24 @@ def test_recipes_are_read_strictly(tmp_path):
         load_recipe(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ('name = "a/b"', "name = 'a/b': a name without / "),
+        ('name = "x"\n[dit]\nlearning_rate = 0.0', r"\[dit\]: learning_rate = 0: above 0 is expected"),
+        ('name = "x"\n[dit]\nbatch = [8, -8, 8]', r"batch = \(8, -8, 8\): 0 or more is expected"),
+        ('name = "x"\n[vae]\nsteps = 0', r"\[vae\]: steps = 0: 1 or more is expected"),
+        ('name = "x"\n[vae]\nlosses = "mine"', "losses = 'mine': own or published is expected"),
+        ('name = "x"\n[distill]\nema_decay = 1.0', "ema_decay = 1: 0 or more, below 1 is expected"),
+        ('name = "x"\n[decoder]\n[[decoder.phases]]\nphotos = 2.0', "photos = 2: 0 to 1 is expected"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_with_their_limits(tmp_path, text, why):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(ValueError, match=why):
+        load_recipe(tmp_path / "r.toml")
+
+
 def test_recipes_with_the_former_spelling_are_read(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('name = "x"\n[world]\ncolours = ["red", "blue"]\n')

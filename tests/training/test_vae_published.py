@@ -171,10 +171,10 @@ def test_shipped_recipes_have_the_published_numbers(stage):
 
 def test_a_critic_that_would_never_start_is_refused(tmp_path):
     (tmp_path / "r.toml").write_text(RECIPE.replace("adversary_from = 0.5", "adversary_from = 1.25"))
-    with pytest.raises(ValueError, match="adversary_from is a share of the run, below 1, not 1.25"):
+    with pytest.raises(ValueError, match="adversary_from = 1.25: 0 or more, below 1 is expected"):
         load_recipe(tmp_path / "r.toml")
     (tmp_path / "r.toml").write_text(RECIPE.replace('"published"', '"both"'))
-    with pytest.raises(ValueError, match="losses: own or published"):
+    with pytest.raises(ValueError, match="losses = 'both': own or published is expected"):
         load_recipe(tmp_path / "r.toml")
     (tmp_path / "r.toml").write_text(RECIPE.replace("size = 64", "size = 32"))
     with pytest.raises(ValueError, match="needs phases of 64 pixels or more, not 32"):
