@@ -161,7 +161,7 @@ def run(arguments: list[str] | None) -> int:
     os.environ["FORWARDED_ALLOW_IPS"] = ""  # who is behind a proxy is for the guard to say: --trusted-proxy
     try:
         options = parse(arguments)
-        if options.hash_password:
+        if options.hash_password is not None:
             return print_line(options.hash_password)
         return serve(options)
     except KeyboardInterrupt:
@@ -269,7 +269,7 @@ def check_machine(options: argparse.Namespace) -> None:
     if path and not path.startswith(("/", "http")):
         raise ValueError(f"GRADIO_ROOT_PATH = {path!r}: the path begins with a slash, as /{path}")
     check_ffmpeg()
-    check_choice("--memory", options.memory, ("auto", *NAMES))
+    check_choice("memory", options.memory, ("auto", *NAMES))
     try:
         check_value("device", options.device)
     except SettingsError as error:

@@ -3,7 +3,17 @@
 import os
 import sys
 
-from pyramid.commands.cli import main
+
+def main() -> int:
+    """The exit code; 130 for a Ctrl-C also while the program is still being read."""
+    try:
+        from pyramid.commands.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
 
 if __name__ == "__main__":
     code = main()

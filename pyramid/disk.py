@@ -20,7 +20,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,11 @@ def nearest(path: Path) -> Path:
 
 def unwritable(folder: Path) -> str:
     """Why nothing can be written in a folder, or where it is to be made; "" where it can."""
-    there = nearest(folder)
+    there = folder
     try:  # rights alone do not tell: the disk may be full, or read-only
+        with suppress(FileNotFoundError):
+            folder.lstat()  # which fails for a name that is too long to be made
+        there = nearest(folder)
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"\0")
     except OSError as error:

@@ -20,6 +20,7 @@ from typing import Any
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 STDERR = 2
+NARROWEST = 60  # columns that a table is given, whatever COLUMNS says: in fewer its last ones would vanish
 
 
 def visible(text: str) -> str:
@@ -89,7 +90,10 @@ def screen(**options: Any) -> Any:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else segment._replace(text=visible(segment.text))
 
-    return Screen(**options)
+    made = Screen(**options)
+    if made.width < NARROWEST:
+        made.width = NARROWEST
+    return made
 
 
 @contextmanager

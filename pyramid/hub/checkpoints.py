@@ -128,7 +128,7 @@ def find(
     if not isinstance(details.get("variants", {}), dict):
         raise CheckpointError(f"{folder / 'pyramid.json'}: variants = {details['variants']!r} is no table")
     preferred = [details.get("variant"), *MODELS.get(str(model), ()), *variants]
-    chosen = variant or next(name for name in preferred if name in variants)
+    chosen = next(name for name in preferred if name in variants) if variant is None else variant
     if chosen not in variants:
         raise CheckpointError(_no_variant(model, folder, chosen, variants))
     details = _of_variant(details, chosen)
@@ -179,6 +179,8 @@ def release_of(model: str | Path) -> Release | None:
 
 def locate(model: str | Path, cache_dir: str | Path | None = None, revision: str | None = None) -> Path:
     """The folder of a model on this machine. Raises CheckpointError when there is none."""
+    if not str(model).strip():
+        raise CheckpointError(f"the model is empty: give a folder or one of {', '.join(MODELS)}")
     path = at_home(model)
     if revision is not None and (str(model) == "embedded" or path.is_dir()):
         raise CheckpointError(f"revision = {revision!r}: a folder has no revisions; leave it out")

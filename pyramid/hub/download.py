@@ -153,7 +153,12 @@ def look_up(model: str, variant: str | None = None) -> Listing:
     if release is None and not looks_like_repository(str(model)):
         raise CheckpointError(f"{model!r} is nothing to download: give {', '.join(RELEASES)} or a repository")
     repository = release.repository if release else str(model)
-    variant = variant or (release.variants[0] if release else "384p")
+    if variant is None:
+        variant = release.variants[0] if release else "384p"
+    if release and variant not in release.variants:
+        raise CheckpointError(
+            f"{release.name} has no variant {variant!r}, only {', '.join(release.variants)}"
+        )
     with told(repository):
         info = HfApi().model_info(repository, files_metadata=True, timeout=PATIENCE)
     known = {item.rfilename: item for item in info.siblings or ()}

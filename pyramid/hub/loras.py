@@ -9,6 +9,7 @@ The folder is `loras` where the program was started, or what the variable PYRAMI
 import os
 from pathlib import Path
 
+from pyramid.settings import loras_of
 from pyramid.wording import briefly
 
 WEIGHTS = "pytorch_lora_weights.safetensors"  # in a folder, as diffusers names it
@@ -61,6 +62,11 @@ def _found(name: str | Path, weight_name: str | None) -> Path | None:
         if path.is_file() and weight_name in (None, path.name):
             return path
     return None
+
+
+def find_loras(text: str) -> list[Path]:
+    """The files of all LoRAs of a setting, such as "sketch:0.8, slow". ValueError as `find_lora`."""
+    return [find_lora(name) for name, strength in loras_of(text) if strength]
 
 
 def named_lora(name: str) -> str:

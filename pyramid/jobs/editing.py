@@ -56,10 +56,13 @@ class Edit:
 
     def check(self, units: int) -> None:
         """SettingsError for a clip that has no such unit, or where it is the first frame."""
-        if not 1 <= self.unit < units:
+        there = f"choose 1 to {units - 1}, or make the clip anew" if units > 1 else "make it anew instead"
+        if self.unit == 0:
             raise SettingsError(
-                "unit", f"unit {self.unit}: this clip has 1 to {units - 1} (0 is the first frame)"
+                "unit", f"unit 0 is the first frame, from which all else follows and which stays: {there}"
             )
+        if not 1 <= self.unit < units:
+            raise SettingsError("unit", f"unit {self.unit} is not in this clip: {there}")
 
 
 def seeds_from(settings: Settings, seed: int | None, tries: int) -> tuple[int, ...]:

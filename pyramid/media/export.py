@@ -122,7 +122,8 @@ def _export_last(source: Path, target: Path, metadata: dict[str, Any], keep: str
     last = deque(frames_of_result(source), maxlen=1)
     if not last:
         raise ValueError(f"{source.name} has no pictures in it")
-    return write_picture(target, np.asarray(last[0]), metadata | {"export": "last frame"}, keep=keep)
+    told = metadata | {"export": "last frame", "source_file": source.name}
+    return write_picture(target, np.asarray(last[0]), told, keep=keep)
 
 
 def _convert(
@@ -251,12 +252,10 @@ def write_stages(
             "what the stages looked like was not kept for this result: make it again with previews",
         )
     pace, info = pace_of(source, metadata)
-    fps = (
-        fps_of(metadata) or pace
-    )  # a unit is 8 frames as they were made, also of a clip that is smoother now
+    fps = fps_of(metadata) or pace  # units are of frames as they were made: the clip may be smoother now
     pictures = _staged(frames_of_result(source, fps, info), estimates)
     first = next(pictures)
-    told = metadata | {"export": "stages"}
+    told = metadata | {"export": "stages", "source_file": source.name}
     with open_writer(target, fps, first.size, told, keep=keep) as writer:
         for picture in chain([first], pictures):
             writer.write(np.asarray(picture))

@@ -57,7 +57,8 @@ def loop(
     first = np.asarray(opening)
     made = _made(first, rest, how, frames)
     ends = Ends()
-    told = metadata | {"export": "loop", "loop": {"how": how} | ({"frames": frames} if how == "fade" else {})}
+    about = {"how": how} | ({"frames": frames} if how == "fade" else {})
+    told = metadata | {"export": "loop", "loop": about, "source_file": source.name}
     if source.suffix.lower() != ".zip" and sound_of(source):
         tell(f"the sound of {source.name} is left out: it would not meet its beginning")
     with VideoWriter(

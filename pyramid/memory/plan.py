@@ -106,7 +106,7 @@ def make_plan(
         there = ", ".join(plan.name for plan in everything)
         why = "needs a graphics card" if wanted in NAMES else "is no plan"
         why = "moves weights that several processes share" if resident and wanted in NAMES else why
-        raise SettingsError("memory", f"memory = {wanted!r} {why}: choose auto or {there}")
+        raise SettingsError("memory", f"= {wanted!r} {why}: choose auto or {there}", named=True)
     return replace(named[0], reasons=("asked for", *named[0].reasons))
 
 

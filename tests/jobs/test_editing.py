@@ -78,8 +78,8 @@ def test_the_composition_stays_where_it_is_asked_for(loaded, clip):
 
 def test_what_cannot_be_edited_is_told_and_a_stop_leaves_nothing(loaded, clip):
     settings, units = clip
-    for unit in (0, 4):
-        with pytest.raises(SettingsError, match="this clip has 1 to 3"):
+    for unit, why in ((0, "unit 0 is the first frame"), (4, "unit 4 is not in this clip")):
+        with pytest.raises(SettingsError, match=f"{why}.*: choose 1 to 3, or make the clip anew"):
             done(remade(loaded.stream, settings, units, Edit(unit)))
     with pytest.raises(SettingsError, match="17 seeds: 1 to 16"):
         Edit(1, seeds=tuple(range(17)))
