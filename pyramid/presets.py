@@ -119,7 +119,7 @@ def resolve(
     if preset:
         start = preset.without(decided).apply(start)
     start = dataclasses.replace(start, **chosen)
-    settings = Settings.from_dict(start.to_dict() | changes | _spelled_out(changes, start.stages))
+    settings = Settings.from_dict(start.to_dict() | changes | spelled_out(changes, start.stages))
     if seconds is None:
         return settings
     return dataclasses.replace(settings, num_frames=frames_for_seconds(seconds, settings.fps))
@@ -208,7 +208,7 @@ def speed_words(speed: str, settings: Settings) -> str:
     return f"{text[0].upper()}{text[1:]}. The transformer is asked {asked} times for this clip."
 
 
-def _spelled_out(changes: dict[str, Any], stages: int) -> dict[str, Any]:
+def spelled_out(changes: dict[str, Any], stages: int) -> dict[str, Any]:
     """The lists of steps in `changes`, a number for each stage."""
     steps = {name: changes[name] for name in STEP_LISTS if name in changes}
     asked = next((len(value) for value in steps.values() if isinstance(value, list | tuple)), stages)

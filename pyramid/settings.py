@@ -42,6 +42,7 @@ MAX_SIZE = 4096  # pixels a side: ten times the largest trained area is a typing
 MAX_STEPS = 200
 MAX_LORA = 4  # strength of a LoRA, in either direction
 MAX_UNITS = 256
+MAX_DRAFTS = 64  # in a batch
 ENDLESS_UNITS = 10_000  # where the history is bounded
 CORRECTIONS = ("none", "statistics")
 MAX_PROMPT = 2000  # characters; the text encoders read 128 tokens at most

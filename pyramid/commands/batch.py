@@ -29,13 +29,22 @@ from typing import Any
 
 from pyramid.commands.engine import Engine, Maker, Outcome, Stopped, failure, say
 from pyramid.commands.interrupts import Halted
-from pyramid.commands.prompt_list import Item, ListError, digest, name_of, read_list, result_path
+from pyramid.commands.prompt_list import (
+    Item,
+    ListError,
+    checkpoint_of,
+    digest,
+    name_of,
+    read_list,
+    result_path,
+)
 from pyramid.disk import unwritable
 from pyramid.memory.plan import NAMES
 from pyramid.presets import preset_names
-from pyramid.settings import at_home, check_value
+from pyramid.settings import SettingsError, at_home, check_value, flag_of
 
 STATE = Path(".pyramid") / "batch.jsonl"
+MOST_SEEDS = 10_000  # videos of a line
 UNITS = Path(".pyramid") / "units"  # of items that are in the making, a folder each
 
 
@@ -271,6 +280,8 @@ def run(args: argparse.Namespace) -> int:
         check_folder(args.output_dir)
         with Journal(args.output_dir) as journal, interruptible(stop):
             left = journal.left(items)
+            if args.ray is None:
+                check_plans(left, args.memory)
             say(f"{len(items)} items, {len(items) - len(left)} done before, {len(left)} to do")
             how = {"retries": args.retries, "continue_on_error": args.continue_on_error}
             ended: list[Outcome] = []
@@ -292,6 +303,8 @@ def check_flags(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < low:
             raise ValueError(f"--{name} {value}: {low} or more is expected")
+    if args.seeds > MOST_SEEDS:
+        raise ValueError(f"--seeds {args.seeds}: {MOST_SEEDS} at most; begin another batch for more")
     if args.workers is not None and args.ray is None:
         raise ValueError(
             f"--workers {args.workers}: only with --ray; without it one video is made after the other"
@@ -314,6 +327,21 @@ def check_folder(folder: Path) -> None:
     """ValueError when nothing can be written there."""
     if why := unwritable(folder):
         raise ValueError(f"--output-dir {folder}: {why}")
+
+
+def check_plans(items: list[Item], memory: str) -> None:
+    """ListError for the first item of each model that this machine cannot run."""
+    from pyramid.memory.plan import make_plan
+
+    problems = []
+    for item in {item.model: item for item in reversed(items)}.values():
+        try:
+            make_plan(checkpoint_of(*item.model[:2]), item.settings, wanted=memory)
+        except SettingsError as error:
+            words = error.told(lambda name: flag_of(name) if name == "memory" else name)
+            problems.append(f"line {item.line}: {words}")
+    if problems:
+        raise ListError("\n".join(problems))
 
 
 def report(items: list[Item], left: list[Item], ended: list[Outcome]) -> int:

@@ -10,9 +10,19 @@ import re
 
 from pyramid.hub.families import MINIFLUX, TEXT_TOKENS
 from pyramid.memory.device import MAIN, CudaCard
-from pyramid.settings import size_grid
+from pyramid.settings import MAX_SIZE, MAX_STEPS, MAX_UNITS, flag_of, size_grid
 
 HEAD = MINIFLUX.defaults["attention_head_dim"]
+MOST = {  # what is measured in a day, and fits into memory
+    "width": 8192,
+    "layers": 100,
+    "size": MAX_SIZE,
+    "units": MAX_UNITS - 1,
+    "repeats": 1000,
+    "steps": MAX_STEPS,
+    "clip_units": MAX_UNITS,
+    "vae": 1024,
+}
 
 
 def numbers(text):
@@ -81,10 +91,20 @@ def check(args):
         raise ValueError("--repeats and --steps must be at least 1, --clip-units at least 0")
 
 
+def check_counts(args):
+    """ValueError for a number that is too large to be measured."""
+    for name, most in MOST.items():
+        value = getattr(args, name)
+        largest = value if isinstance(value, int) else max(value)
+        if largest > most:
+            raise ValueError(f"{flag_of(name)} {largest}: at most {most}, so give less")
+
+
 def run(args):
     """Measure what the arguments ask for and print the tables. ValueError for shapes that do not exist."""
     if args.device == "auto":
         args.device = "cuda" if CudaCard.count() else MAIN
+    check_counts(args)
     check(args)
     from pyramid.generate.benchmark import measure
 

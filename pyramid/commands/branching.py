@@ -2,21 +2,23 @@
 
     settings, units = read_branch(args)             # of the clip until that unit, then of the flags
     ...
-    keep(recorder.units, recorder.path)             # `generate --keep-units`: for a branch later
+    settle(recorder.units, recorder.path, kept=True)  # `generate --keep-units`: for a branch later
 
 A branch is a table more in the clip's timeline, so its settings alone make the same. The units that both
 share are taken from where they are kept: by the page, or beside the result. Without them they are made again.
 """
 
 import argparse
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyramid.commands.flags import ASKED, leave_out
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.media.files import read_metadata
-from pyramid.settings import Settings, SettingsError, flag_of, frames_for_seconds
+from pyramid.settings import Settings, check_value, flag_of, frames_for_seconds
 from pyramid.timeline import Cue, branched, write_timeline
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def read_branch(args: argparse.Namespace, asked: dict[str, Any]) -> tuple[Settin
     """The settings of the branch, and the units that it shares, if they are kept. ValueError."""
     if args.at_unit is None:
         raise ValueError("--branch needs --at-unit N: the first unit that is to be another")
+    leave_out(args, set(ASKED) - {*OF_CUE, *FREE, "seconds"}, "--branch", "the clip has its settings")
     metadata = read_metadata(args.branch)
     before = Settings.from_dict(metadata["settings"])
     if not 1 <= args.at_unit < before.units:
@@ -57,27 +60,34 @@ def read_branch(args: argparse.Namespace, asked: dict[str, Any]) -> tuple[Settin
 
 
 def _told(asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What flags change from the unit on, and what may change of the whole. ValueError for all else."""
+    """What flags change from the unit on, and what may change of the whole. ValueError for what cannot be,
+    and for two flags that say different things of the same.
+    """
     told: dict[str, Any] = {}
     free = {name: value for name, value in asked.items() if name in FREE}
+    said: dict[str, str] = {}  # what was told -> by which flag
     for name, value in asked.items():
         if name in free:
             continue
-        if name not in OF_CUE:
-            raise SettingsError(
-                name, f"{flag_of(name)} with --branch: the clip has its settings, so leave it out"
-            )
         several = OF_CUE[name] in ("guidance", "steps") and not isinstance(value, tuple)
-        told[OF_CUE[name]] = (value,) if several else value
+        check_value(name, (value,) if name.endswith("steps") and several else value)
+        value = (value,) if several else value
+        other = said.setdefault(OF_CUE[name], flag_of(name))
+        if told.setdefault(OF_CUE[name], value) != value:
+            raise ValueError(
+                f"{flag_of(name)} with {other}: both are for the units from --at-unit on, so give one"
+            )
     return told, free
 
 
 def shared_units(result: Path, metadata: dict[str, Any], count: int) -> "list[Unit]":
-    """The first units of a result, where they are kept and its weights are what they were; else none."""
+    """The first units of a result, where those of its very run are kept, and its weights are what they were;
+    else none.
+    """
     from pyramid.hub.checkpoints import find, identity
 
     run = str(metadata.get("run", ""))
-    places = [result.with_name(f".{result.stem}{KEPT}")]
+    places = [kept_beside(result)]
     if run.isalnum():
         places += [folder / ".pyramid" / "units" / run for folder in result.absolute().parents]
     for place in places:
@@ -85,15 +95,35 @@ def shared_units(result: Path, metadata: dict[str, Any], count: int) -> "list[Un
             continue
         folder = UnitsFolder(place)
         before, units = folder.load()
-        if folder.about()["model"] == identity(find(before.model, before.variant)) and len(units) >= count:
+        about = folder.about()
+        own = run == about["inputs"].get("run", place.name)  # the page's folders are named as their runs
+        if own and about["model"] == identity(find(before.model, before.variant)) and len(units) >= count:
             return units[:count]
     print("Its units are not kept: what both share is made again (--keep-units keeps them)", file=sys.stderr)
     return []
 
 
-def keep(units: UnitsFolder | None, result: Path | None) -> None:
-    """Have the finished units of a whole result stay beside it, for a branch."""
-    if units is None or result is None or not units.path.is_dir():
-        return
-    units.close()
-    units.path.rename(result.with_name(f".{result.stem}{KEPT}"))
+def kept_beside(result: Path) -> Path:
+    """The hidden folder for the finished units of a result."""
+    return result.with_name(f".{result.stem}{KEPT}")
+
+
+def settle(units: UnitsFolder | None, result: Path, *, kept: bool) -> None:
+    """Have the finished units of a new result stay beside it for a branch, where they are to be `kept`.
+
+    What is there already is of a clip that had this name before, and goes. A failure is a note: the result is
+    whole without.
+    """
+    place = kept_beside(result)
+    try:
+        if place.exists():
+            shutil.rmtree(place)
+        if kept and units is not None and units.path.is_dir():
+            units.close()
+            units.path.rename(place)
+    except OSError as error:
+        why = error.strerror or error
+        print(
+            f"note: {place.name} could not be put in order ({why}): a branch makes its units again",
+            file=sys.stderr,
+        )

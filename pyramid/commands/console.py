@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramid.commands.branching import keep
+from pyramid.commands.branching import settle
 from pyramid.commands.interrupts import Halted, interruptible
 from pyramid.commands.terminal import screen
 from pyramid.events import Frames, Notice, Preview, Status, Unit
@@ -92,8 +92,8 @@ class Generation:
             except Halted:
                 if recorder.path is None:
                     raise KeyboardInterrupt from None
-        if self.keep_units and not recorder.short:
-            keep(recorder.units, recorder.path)
+        if recorder.path and self.settings.num_frames > 1:  # a picture has none, and may be named as a clip
+            settle(recorder.units, recorder.path, kept=self.keep_units and not recorder.short)
         if loaded.pipeline.plan is not None:
             print(compare(loaded.pipeline.plan), file=sys.stderr)  # memory may have run out since
         return self.report(recorder)

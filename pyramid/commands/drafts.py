@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramid.commands.flags import add_settings, asked_for
+from pyramid.commands.flags import ASKED, add_settings, asked_for, leave_out
+from pyramid.disk import unwritable
 from pyramid.presets import load_preset, resolve
-from pyramid.settings import Settings, SettingsError, at_home, flag_of
+from pyramid.settings import MAX_DRAFTS, MAX_SEED, Settings, SettingsError, at_home, flag_of
 
 if TYPE_CHECKING:
     from pyramid.generate.drafts import Draft
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("Drafts").add_argument
     add("--seeds", type=numbers, metavar="N,N,…", help="a draft of each")
     many = f"how many seeds, from --seed on or drawn (default: {USUAL})"
-    add("--count", type=int, default=USUAL, metavar="N", help=many)
+    add("--count", type=int, metavar="N", help=many)
     whole = "first: the unit that a video can go on from; all: a preview of the whole clip (default: first)"
     add("--units", choices=("first", "all"), default="first", help=whole)
     vary = "a draft of which variations are made, with second seeds: see --variation-strength"
@@ -49,20 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def numbers(text: str) -> list[int]:
     """ "1,2,3" -> [1, 2, 3]"""
     try:
-        return [int(part) for part in text.split(",")]
+        seeds = [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: seeds are whole numbers, such as 1,2,3") from None
+    if strange := [seed for seed in seeds if not 0 <= seed <= MAX_SEED]:
+        raise argparse.ArgumentTypeError(f"{strange[0]} is outside 0 to {MAX_SEED}")
+    return seeds
 
 
 def run(args: argparse.Namespace) -> int:
     """Make them; returns the exit code."""
     from pyramid.generate.loaded import load_for
     from pyramid.hub.checkpoints import find, verify
+    from pyramid.hub.loras import find_loras
 
-    if args.count < 1:
-        raise ValueError(f"--count {args.count}: at least 1")
+    check_flags(args)
     settings, seeds, variations = asked(args)
     verify(find(settings.model, settings.variant))
+    find_loras(settings.lora)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     from pyramid.generate.drafts import Drafting, wanted_drafts
     from pyramid.media.video_reader import read_given
@@ -72,6 +77,21 @@ def run(args: argparse.Namespace) -> int:
     print("Loading the model", file=sys.stderr, flush=True)
     pipe = load_for(settings, args.memory)
     return make(Drafting(pipe, wanted, whole=args.units == "all", inputs=inputs_of(given)), args)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """ValueError for flags that say nothing together, for too many drafts, and for a folder that is none."""
+    seed = "variation_seed" if args.vary else "seed"
+    if args.vary:
+        leave_out(
+            args, set(ASKED) - {"variation_seed", "variation_strength"}, "--vary", "it has its settings"
+        )
+    if args.seeds:
+        leave_out(args, ("count", seed), "--seeds", "those are all")
+    if args.count is not None and not 1 <= args.count <= MAX_DRAFTS:
+        raise ValueError(f"--count {args.count}: 1 to {MAX_DRAFTS} are made at once")
+    if why := unwritable(args.output_dir):
+        raise ValueError(f"--output-dir {args.output_dir}: {why}")
 
 
 def inputs_of(given: dict[str, Any]):
@@ -85,12 +105,10 @@ def asked(args: argparse.Namespace) -> tuple[Settings, list[int], list[int]]:
     try:
         if args.vary:
             return _varied(args)
-        preset = load_preset(args.preset) if args.preset else None
-        settings = resolve(args.model, preset, asked_for(args), seconds=args.seconds)
-        if args.seeds and settings.seed is not None:
-            raise ValueError("both --seed and --seeds are given: leave one out")
+        preset = None if args.preset is None else load_preset(args.preset)
+        settings = resolve(args.model, preset, asked_for(args), seconds=args.seconds, speed=args.speed)
         first = settings.seed if settings.seed is not None else secrets.randbelow(2**31)
-        seeds = args.seeds or [first + index for index in range(args.count)]
+        seeds = args.seeds or list(range(first, first + (args.count or USUAL)))
         return replace(settings, seed=seeds[0]).validate(), seeds, []
     except SettingsError as error:
         raise ValueError(error.told(flag_of)) from error
@@ -101,9 +119,8 @@ def _varied(args: argparse.Namespace) -> tuple[Settings, list[int], list[int]]:
 
     settings = Draft.load(args.vary).settings
     changes = asked_for(args)
-    if other := sorted(set(changes) - {"variation_strength", "variation_seed"}):
-        raise ValueError(f"--vary has its own settings: leave {flag_of(other[0])} out")
-    seeds = args.seeds or [changes.get("variation_seed", 1) + index for index in range(args.count)]
+    first = changes.get("variation_seed", 1)
+    seeds = args.seeds or list(range(first, first + (args.count or USUAL)))
     return replace(settings, **{**changes, "variation_seed": seeds[0]}).validate(), [], seeds
 
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pyramid.commands.flags import check_output
 from pyramid.settings import Settings, at_home
 
 
@@ -22,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `edit`."""
     add = parser.add_argument
     add("files", type=at_home, nargs="+", metavar="FILE", help="videos that this program made")
-    add(
-        "--unit", type=int, required=True, metavar="N", help="which unit: N is frames 8N-7 to 8N, 0 the first"
-    )
+    add("--unit", type=int, required=True, metavar="N", help="which unit, from 1 on: frames 8N-7 to 8N")
     add("--prompt", help="other words for this unit (default: its own)")
     add("--seed", type=int, help="of its noise (default: one that is drawn)")
     add("--tries", type=int, default=1, metavar="N", help="seeds to try: the one that meets best stays")
@@ -67,18 +66,25 @@ def run(args: argparse.Namespace) -> int:
 
 def edited(args: argparse.Namespace, file: Path, holder: Any, stop: threading.Event) -> Path | None:
     """The clip with its unit made anew; None after a stop that came before. ValueError."""
+    from pyramid.hub.checkpoints import find, identity
+    from pyramid.hub.loras import find_loras
     from pyramid.jobs.editing import Edit, chosen, remade, seeds_from
 
     settings, weights = told_by(file)
     edit = Edit(args.unit, args.prompt, seeds_from(settings, args.seed, args.tries), args.composition)
     edit.check(settings.units)
+    target = target_of(args, file)
+    units = units_in(args.units, file, settings) if args.units else []
+    checkpoint = find(settings.model, settings.variant)
+    if not units and weights != identity(checkpoint):
+        raise ValueError(f"{file.name} was made with other weights than {settings.model} has now")
+    find_loras(settings.lora)
     loaded = holder.bring(settings, args.memory, say)
-    units = units_of(args, file, settings, loaded, weights, stop)
+    units = units or made_again(settings, loaded, stop)
     choice = chosen(remade(loaded.stream, settings, units, edit, stop), say_event) if units else None
     if choice is None:
         return None
-    target = args.output or file.with_name(f"{file.stem}-unit{edit.unit}{file.suffix}")
-    return written(target, settings, loaded, edit, choice)
+    return written(target, settings, loaded, edit, choice, file.name)
 
 
 def told_by(path: Path) -> tuple[Settings, dict[str, Any]]:
@@ -97,26 +103,31 @@ def told_by(path: Path) -> tuple[Settings, dict[str, Any]]:
     return settings, told.get("model", {})
 
 
-def units_of(  # noqa: PLR0913 - all that decides which units they are
-    args: argparse.Namespace,
-    file: Path,
-    settings: Settings,
-    loaded: Any,
-    weights: dict[str, Any],
-    stop: threading.Event,
-) -> list[Any]:
-    """All units of the clip; none after a stop. ValueError where they cannot be those of the clip."""
-    from pyramid.events import Unit
-    from pyramid.generate.request import Inputs
+def target_of(args: argparse.Namespace, file: Path) -> Path:
+    """Where the edited clip goes. ValueError for what is no name of a video, or cannot be written."""
+    from pyramid.media.video import QUALITY, encoding
+
+    target = args.output or file.with_name(f"{file.stem}-unit{args.unit}{file.suffix}")
+    encoding(target.suffix, QUALITY)
+    check_output(target)
+    return target
+
+
+def units_in(folder: Path, file: Path, settings: Settings) -> list[Any]:
+    """The units of a clip from a folder of finished ones. ValueError where those are of another."""
     from pyramid.jobs.recovery import UnitsFolder
 
-    if args.units:
-        before, units = UnitsFolder(args.units).load()
-        if len(units) < settings.units or before.seed != settings.seed:
-            raise ValueError(f"--units {args.units}: these {len(units)} units are not those of {file.name}")
-        return units[: settings.units]
-    if weights != loaded.identity:
-        raise ValueError(f"{file.name} was made with other weights than {settings.model} has now")
+    before, units = UnitsFolder(folder).load()
+    if len(units) < settings.units or before.seed != settings.seed:
+        raise ValueError(f"--units {folder}: these {len(units)} units are not those of {file.name}")
+    return units[: settings.units]
+
+
+def made_again(settings: Settings, loaded: Any, stop: threading.Event) -> list[Any]:
+    """All units of the clip, made from its settings; none after a stop."""
+    from pyramid.events import Unit
+    from pyramid.generate.request import Inputs
+
     say("Making the clip's latents again, from its settings")
     inputs = Inputs(stop=stop, output_type="latent")
     units = [event for event in loaded.stream(settings, inputs) if isinstance(event, Unit)]
@@ -134,15 +145,17 @@ def say_event(event: Any) -> None:
             say(f"Unit {event.unit}: stage {event.stage + 1} of {event.stages}")
 
 
-def written(target: Path, settings: Settings, loaded: Any, edit: Any, choice: Any) -> Path:
-    """The clip with the unit in it, which says how it came there."""
+def written(  # noqa: PLR0913 - what the clip has to say of itself
+    target: Path, settings: Settings, loaded: Any, edit: Any, choice: Any, source: str
+) -> Path:
+    """The clip with the unit in it, which says how it came there. `source`: the name of the old one."""
     from pyramid.generate.request import Inputs
     from pyramid.jobs.editing import sentence_of
     from pyramid.jobs.recorder import Recorder, Recording
 
     note = sentence_of(edit, choice)
     say(note)
-    marks = {"edit": choice.table(edit)}
+    marks = {"edit": choice.table(edit), "source_file": source}
     recording = Recording(settings, target, loaded.identity, marks=marks)
     plain = replace(settings, image=None, video=None)
     recorder = Recorder(recording, notes=(note,))

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from pyramid.commands.flags import leave_out, only_with
 from pyramid.commands.several import alone, each
 from pyramid.hub.checkpoints import fingerprint
 from pyramid.media.export import KINDS, export
@@ -16,6 +17,8 @@ from pyramid.media.preview import load_estimates, stages_of
 from pyramid.media.result import metadata_of
 from pyramid.media.video import QUALITY
 from pyramid.settings import at_home
+
+WITH_QUALITY = ("mp4", "webm", "joined")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source", type=at_home, metavar="FILE", help="for joined: the clip that the result continues")
     add("--upscale", type=int, default=1, choices=UPSCALES, help="so many times the size")
     by = "what enlarges: lanczos invents nothing, learned is a model (the extra `upscale`) and sharper"
-    add("--upscale-by", default="lanczos", choices=BYS, help=f"{by} (default: lanczos)")
+    add("--upscale-by", choices=BYS, help=f"{by} (default: {BYS[0]})")
     add("--smooth", type=int, default=1, choices=SMOOTHS, help="so many times the frames, by ffmpeg's motion")
     look = "with those two: only a second of it, as it is beside what it becomes"
     add("--look", action="store_true", help=look)
@@ -52,7 +55,7 @@ def not_the_source(result: Path, source: Path) -> str:
 
 def finished(args: argparse.Namespace, file: Path) -> Path:
     """The clip larger or smoother, or a look at that. ValueError for a format that is no video's."""
-    asked = Finish(args.upscale, args.smooth, args.upscale_by)
+    asked = Finish(args.upscale, args.smooth, args.upscale_by or BYS[0])
     ending, _ = KINDS[args.format]
     if args.format not in ("mp4", "webm", "gif") or (args.look and args.format != "mp4"):
         raise ValueError(f"--format {args.format} with --upscale or --smooth: use mp4, webm or gif")
@@ -74,8 +77,24 @@ def exported(args: argparse.Namespace, file: Path) -> Path:
     return export(file, args.format, args.output, tell=note, **options)
 
 
+def check_flags(args: argparse.Namespace) -> None:
+    """ValueError for flags that would do nothing with the others, and a format without what it needs."""
+    if args.format == "joined" and args.source is None:
+        raise ValueError("--format joined needs --source FILE: the clip that the result continues")
+    for name, kind in (("source", "joined"), ("stages_from", "stages")):
+        if args.format != kind:
+            only_with(args, [name], f"--format {kind}")
+    if args.upscale == 1:
+        only_with(args, ["upscale_by"], "--upscale")
+    if args.format not in WITH_QUALITY:
+        leave_out(args, ["quality"], f"--format {args.format}", "it has no choice of quality")
+    if args.look:
+        leave_out(args, ["quality"], "--look", "it has its own")
+
+
 def run(args: argparse.Namespace) -> int:
     """Make the files; their paths go to stdout."""
+    check_flags(args)
     of_one = (("--output", args.output), ("--source", args.source), ("--stages-from", args.stages_from))
     for flag, value in of_one:
         alone(args.files, flag, value)

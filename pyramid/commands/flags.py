@@ -2,18 +2,21 @@
 
 add_settings(parser)                       # --prompt, --steps, --guidance, …
 changes = asked_for(args)                  # the settings that were given, for `presets.resolve`
+leave_out(args, ("preset",), "--from-draft", "the draft has its settings")     # or ValueError
 command_of(settings)                       # the command that makes the same again
 """
 
 import argparse
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pyramid.disk import unwritable
+from pyramid.media.files import MAX_NAME
 from pyramid.presets import preset_names
-from pyramid.settings import GROUPS, SPEEDS, STEPS, TABLE, Settings, Spec, default_words
+from pyramid.settings import GROUPS, MODELS, SPEEDS, STEPS, TABLE, Settings, Spec, default_words, flag_of
 from pyramid.timeline import load_timeline
 
 NUMBERS = {int: int, int | None: int, float: float}
@@ -22,6 +25,7 @@ SPEED_HELP = (
     "eighths of them, with another sampler; reference the model's own"
 )
 REPEATED = ("lora",)  # may be given several times, for as many entries
+ASKED = (*TABLE, "seconds", "speed")  # what `add_settings` adds, by name
 
 
 class Joined(argparse.Action):
@@ -87,8 +91,24 @@ def timeline_text(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-TEXTS: dict[str, Callable[[str], str]] = dict.fromkeys(("image", "video", "preset"), os.path.expanduser)
-TEXTS["timeline"] = timeline_text
+def file_text(text: str) -> str:
+    """The whole path of a file: what a result says that it began with is found from anywhere."""
+    return os.path.abspath(os.path.expanduser(text)) if text else text
+
+
+def model_text(text: str) -> str:
+    """The whole path of a model that is a folder; else its name."""
+    folder = text not in MODELS and os.path.isdir(os.path.expanduser(text))
+    return file_text(text) if folder else text
+
+
+TEXTS: dict[str, Callable[[str], str]] = {
+    "model": model_text,
+    "image": file_text,
+    "video": file_text,
+    "preset": os.path.expanduser,
+    "timeline": timeline_text,
+}
 
 
 def counts(text: str) -> int | tuple[int, ...]:
@@ -105,6 +125,37 @@ def asked_for(args: argparse.Namespace) -> dict[str, Any]:
     """The settings whose flags were given, but for model and preset, which say what the rest starts from."""
     names = [name for name in TABLE if name not in ("model", "preset")]
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def check_output(path: Path) -> None:
+    """ValueError for a file of --output that could not be written: its name is too long, or its folder is
+    none for it.
+    """
+    if (length := len(os.fsencode(path.name))) > MAX_NAME:
+        raise ValueError(f"--output {path}: the name has {length} bytes, more than {MAX_NAME}: shorten it")
+    if why := unwritable(path.parent):
+        raise ValueError(f"--output {path}: {why}")
+
+
+def leave_out(args: argparse.Namespace, names: Iterable[str], beside: str, why: str) -> None:
+    """ValueError for the first of these flags that was given beside another, under which it would do nothing.
+
+    `names`: what argparse calls them; their default is None or False.
+    """
+    for flag in given(args, names):
+        raise ValueError(f"{flag} with {beside}: {why}, so leave it out")
+
+
+def only_with(args: argparse.Namespace, names: Iterable[str], other: str) -> None:
+    """ValueError for the first of these flags that was given without the `other` that it is for."""
+    for flag in given(args, names):
+        raise ValueError(f"{flag}: it is for {other}, so give that too or leave it out")
+
+
+def given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Those of these flags that were given, in the order of their names."""
+    values = {name: getattr(args, name) for name in sorted(names)}
+    return [flag_of(name) for name, value in values.items() if value is not None and value is not False]
 
 
 def command_of(settings: Settings) -> str:

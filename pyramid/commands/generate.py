@@ -12,11 +12,11 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pyramid.commands.flags import add_settings, asked_for
-from pyramid.disk import unwritable
+from pyramid.commands.flags import add_settings, asked_for, check_output, leave_out, only_with
 from pyramid.media.files import PATTERN, check_ffmpeg, ending_of, file_name
-from pyramid.presets import load_preset, resolve, speed_words
+from pyramid.presets import load_preset, resolve, speed_words, spelled_out
 from pyramid.settings import (
     ENDLESS_UNITS,
     PHOTOS,
@@ -27,6 +27,9 @@ from pyramid.settings import (
     frames_for_seconds,
     frames_of,
 )
+
+if TYPE_CHECKING:
+    from pyramid.hub.checkpoints import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,17 +65,34 @@ def run(args: argparse.Namespace) -> int:
         launched,
     )
     from pyramid.hub.checkpoints import find, identity, verify
-    from pyramid.media.looks import is_drawn_file
+    from pyramid.hub.loras import find_loras
     from pyramid.media.video_reader import read_given
 
     settings, draft, shared = begun(args)
     checkpoint = find(settings.model, settings.variant)
     verify(checkpoint)
+    find_loras(settings.lora)
     settings = unbounded(settings, args, checkpoint.defaults.units)
     if draft and draft.identity != identity(checkpoint):
         raise ValueError(f"{args.from_draft} was made with other weights than {settings.model} has now")
     given = {} if any(unit.given for unit in shared) else read_given(settings)
     path = output_path(args.output, settings)
+    say_notes(args, settings, checkpoint)
+    kind = EndlessGeneration if args.endless else Generation
+    if launched():
+        kind = JointGeneration
+    generation = kind(settings, checkpoint, given, path, memory=args.memory, draft=draft)
+    generation.shared = shared
+    generation.keep_units = args.keep_units
+    generation.second_device = check_device(args.second_device)
+    generation.previews = args.previews
+    return generation.run()
+
+
+def say_notes(args: argparse.Namespace, settings: Settings, checkpoint: "Checkpoint") -> None:
+    """What there is to know of these settings before they are used."""
+    from pyramid.media.looks import is_drawn_file
+
     if args.speed:
         print(f"{args.speed}: {speed_words(args.speed, settings)}", file=sys.stderr)
     drawn = is_drawn_file(settings.image or settings.video or "", settings.model)
@@ -82,21 +102,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {told}. --variant {other} keeps it as the first frame.", file=sys.stderr)
     for note in settings.experimental(checkpoint.defaults, drawn=drawn):
         print(f"note: {note}", file=sys.stderr)
-    kind = EndlessGeneration if args.endless else Generation
-    if launched():
-        kind = JointGeneration
-    generation = kind(settings, checkpoint, given, path, memory=args.memory, draft=draft)
-    generation.shared = shared
-    generation.keep_units = args.keep_units
-    generation.second_device = check_device(args.second_device)
-    generation.previews = previews_wanted(args)
-    return generation.run()
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that the flags ask for, with a seed. A ValueError calls a setting by its flag."""
     try:
-        preset = load_preset(args.preset) if args.preset else None
+        preset = None if args.preset is None else load_preset(args.preset)
         settings = resolve(args.model, preset, asked_for(args), seconds=args.seconds, speed=args.speed)
         return settings.resolved().validate()
     except SettingsError as error:
@@ -106,25 +117,15 @@ def settings_of(args: argparse.Namespace) -> Settings:
 def unbounded(settings: Settings, args: argparse.Namespace, trained: int) -> Settings:
     """With --endless, the settings of as many units as are asked for, each seeing what it saw in training."""
     if not args.endless:
-        if args.max_units is not None:
-            raise ValueError(f"--max-units {args.max_units}: it is for --endless; a length is --seconds")
+        only_with(args, ["max_units"], "--endless")
         return settings
-    if args.seconds is not None or args.num_frames is not None:
-        raise ValueError("--endless has no length: leave --seconds and --num-frames out, or give --max-units")
+    leave_out(args, ("seconds", "num_frames"), "--endless", "a length of it is --max-units")
+    leave_out(args, ("previews", "keep_units"), "--endless", "it has no last unit, so none is kept")
     most = ENDLESS_UNITS if args.max_units is None else args.max_units
     if not 2 <= most <= ENDLESS_UNITS:
         raise ValueError(f"--max-units {most}: 2 to {ENDLESS_UNITS}")
     seen = settings.history_units or max(1, trained - 1)
     return replace(settings, num_frames=frames_of(most), history_units=seen).validate()
-
-
-def previews_wanted(args: argparse.Namespace) -> bool:
-    """Whether the stages' pictures are kept. ValueError where they would have no end."""
-    if args.previews and args.endless:
-        raise ValueError(
-            "--previews keeps pictures of each unit, and --endless has no last one: leave one out"
-        )
-    return args.previews
 
 
 def read_draft(args: argparse.Namespace):
@@ -142,11 +143,10 @@ def begun(args: argparse.Namespace):
     """The settings, the draft that it goes on from, and the units that it shares. ValueError."""
     if args.branch and (args.from_draft or args.endless):
         raise ValueError("--branch with --from-draft or --endless: choose one of them")
-    if args.at_unit is not None and not args.branch:
-        raise ValueError(f"--at-unit {args.at_unit}: it is for --branch")
     if args.branch:
         settings, shared = branch_of(args)
         return settings, None, shared
+    only_with(args, ["at_unit"], "--branch")
     draft = read_draft(args) if args.from_draft else None
     return draft.settings if draft else settings_of(args), draft, []
 
@@ -165,13 +165,9 @@ def branch_of(args: argparse.Namespace):
 
 def changed(settings: Settings, args: argparse.Namespace) -> Settings:
     """Settings with what the flags ask for in their place."""
-    asked = asked_for(args) | ({"model": args.model} if args.model else {})
-    for name in ("preset", "speed"):
-        if getattr(args, name):
-            raise ValueError(
-                f"--{name} with --from-draft: the draft has its settings, change them by their flags"
-            )
-    settings = replace(settings, **asked)
+    leave_out(args, ("preset", "speed"), "--from-draft", "the draft has its settings")
+    asked = asked_for(args) | ({} if args.model is None else {"model": args.model})
+    settings = replace(settings, **asked | spelled_out(asked, settings.stages))
     if args.seconds is None:
         return settings
     return replace(settings, num_frames=frames_for_seconds(args.seconds, settings.fps))
@@ -187,8 +183,7 @@ def output_path(asked: Path, settings: Settings) -> Path:
     if asked.suffix.lower() != ending:
         what = "a picture (1 frame)" if ending == ".png" else f"a video of {settings.num_frames} frames"
         raise ValueError(f"--output {asked}: {what} needs a name that ends in {ending}")
-    if why := unwritable(asked.parent):
-        raise ValueError(f"--output {asked}: {why}")
+    check_output(asked)
     if ending == ".mp4":
         check_ffmpeg()
     return asked

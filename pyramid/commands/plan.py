@@ -13,6 +13,7 @@ import argparse
 import json
 from dataclasses import asdict, replace
 
+from pyramid.commands.flags import leave_out, only_with
 from pyramid.commands.terminal import screen
 from pyramid.settings import DTYPES, MODELS, QUANTIZE, Settings, frames_for_seconds
 
@@ -26,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--variant", help="which of the model's transformers")
     add("--width", type=int, help="pixels")
     add("--height", type=int, help="pixels")
-    add("--num-frames", type=int, help="1 + 8k frames")
-    add("--seconds", type=float, help="length, in place of --num-frames")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--num-frames", type=int, help="1 + 8k frames")
+    length.add_argument("--seconds", type=float, help="length, in place of --num-frames")
     add("--dtype", choices=DTYPES, default="auto")
     add("--quantize", choices=QUANTIZE, default="none")
     add("--device", default="auto")
@@ -54,10 +56,19 @@ def settings_from(args: argparse.Namespace) -> Settings:
         quantize=args.quantize,
         device=args.device,
     )
-    changes = {name: getattr(args, name) for name in ("width", "height", "num_frames") if getattr(args, name)}
-    if args.seconds:
+    asked = {name: getattr(args, name) for name in ("width", "height", "num_frames")}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if args.seconds is not None:
         changes["num_frames"] = frames_for_seconds(args.seconds, start.fps)
     return replace(start, **changes).validate()
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """ValueError for flags that would do nothing with the others."""
+    if args.json:
+        leave_out(args, ["compare"], "--json", "what it measures is printed as tables")
+    if not args.compare:
+        only_with(args, ["sheet"], "--compare")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,16 +79,15 @@ def run(args: argparse.Namespace) -> int:
     from pyramid.memory.machine import Machine
     from pyramid.memory.plan import make_plan, plans
 
+    check_flags(args)
     asked = settings = settings_from(args)
     if args.measure or args.compare:
         settings = one_step(settings)
     checkpoint = find(args.model, args.variant)
     machine = Machine.here(settings.device)
     verify(checkpoint)
-    every, chosen = (
-        plans(checkpoint, settings, machine, timed=True),
-        make_plan(checkpoint, settings, machine, args.memory, timed=True),
-    )
+    every = plans(checkpoint, settings, machine, timed=True)
+    chosen = make_plan(checkpoint, settings, machine, args.memory, timed=True)
     measured = peak(settings, chosen.name) if args.measure else None
     if args.json:
         print(

@@ -20,6 +20,7 @@ from typing import Any
 
 from pyramid.commands.list_files import EXAMPLE, ListError, rows
 from pyramid.failures import sentence
+from pyramid.hub.loras import find_loras
 from pyramid.presets import load_preset, resolve
 from pyramid.settings import (
     FIELDS,
@@ -133,8 +134,9 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
     seconds = table.pop("seconds", None)
     if seconds is not None and table.get("num_frames") is not None:
         raise SettingsError("seconds", "both seconds and num_frames are given: leave one out")
-    named = typed(TABLE["preset"], table.pop("preset", None)) or preset
-    asked = load_preset(named) if named else None
+    own = typed(TABLE["preset"], table.pop("preset", None))
+    named = preset if own is None else own
+    asked = None if named is None else load_preset(named)
     short = digest({"line": asked_for, "preset": asked.values if asked else {}})
     for name in ("image", "video"):
         if isinstance(table.get(name), str):
@@ -142,6 +144,7 @@ def _settings(table: dict[str, Any], folder: Path, preset: str | None) -> tuple[
     settings = resolve(table.pop("model", None), asked, table, seconds=seconds)
     checkpoint_of(settings.model, settings.variant)
     read_given(settings.validate())
+    find_loras(settings.lora)
     return settings, short
 
 

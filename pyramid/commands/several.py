@@ -13,11 +13,13 @@ from pyramid.media.files import of_file
 
 def each(files: Sequence[Path], make: Callable[[Path], Path]) -> int:
     """Print the path of what is made of each file, as soon as it is there. 1 where one of several could not
-    be used; ValueError where the only one cannot.
+    be used; ValueError where the only one cannot, or is no file.
     """
     failed = False
     for file in files:
         try:
+            if not file.is_file():
+                raise ValueError(f"{str(file)!r} is not a file")
             print(make(file), flush=True)
         except ValueError as error:
             if len(files) == 1:

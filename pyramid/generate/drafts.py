@@ -31,7 +31,7 @@ from pyramid.disk import check_file, whole
 from pyramid.events import Finished, Frames, Notice, Preview, Unit
 from pyramid.generate.latents import pyramid
 from pyramid.generate.request import Inputs
-from pyramid.settings import Settings, frames_of, units_of
+from pyramid.settings import MAX_DRAFTS, Settings, frames_of, units_of
 from pyramid.timeline import write_timeline
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from pyramid.generate.pipeline import PyramidFlowPipeline
 
 FORMAT_VERSION = 1
-MOST = 64  # drafts in a batch
 GLANCE = 2  # steps of each later stage in which a draft is shown
 GLANCE_TOKENS = 4096  # of the finest stage, that go through the model together for it
 
@@ -155,8 +154,8 @@ def wanted_drafts(settings: Settings, seeds: Sequence[int], variations: Sequence
     if settings.seed is None and variations:
         raise ValueError("Variations are of one seed: give it.")
     name, values = ("seed", seeds) if seeds else ("variation_seed", variations)
-    if len(values) > MOST:
-        raise ValueError(f"{len(values)} drafts: at most {MOST} are made at once.")
+    if len(values) > MAX_DRAFTS:
+        raise ValueError(f"{len(values)} drafts: at most {MAX_DRAFTS} are made at once.")
     changes: list[dict[str, Any]] = [{name: value} for value in values]
     return [replace(settings, **change).validate() for change in changes]
 

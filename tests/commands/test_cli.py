@@ -345,7 +345,7 @@ def test_seconds_and_step_counts_are_spelled_out():
             prompt="größer",
             negative_prompt="-x",
             seed=4,
-            image="a b.png",
+            image=str(Path("a b.png").absolute()),
             fit="fit",
             num_inference_steps=(5, 6),
             video_num_inference_steps=(1, 2),

@@ -3,9 +3,15 @@
 import pytest
 from PIL import Image
 
-from pyramid.commands import cli
+from pyramid.commands import cli, drafts
 from pyramid.media.files import read_metadata
 from pyramid.media.video_reader import read_video
+
+
+def test_a_speed_decides_the_steps_of_drafts():
+    args = cli.parser("drafts").parse_args(["drafts", "--prompt", "x", "--speed", "balanced", "--count", "1"])
+    settings, seeds, _ = drafts.asked(args)
+    assert settings.sampler == "multistep" and settings.num_inference_steps == (5, 5, 5) and len(seeds) == 1
 
 
 @pytest.fixture
@@ -48,14 +54,28 @@ def test_variations_move_and_what_does_not_go_together_is_refused(command, tiny_
     code, [video], err = command("generate", "--from-draft", paths[1], "--output", tmp_path / "v.mp4")
     assert code == 0 and "departs from its draft" in err
     assert read_metadata(video)["settings"]["variation_seed"] == 2
+    short = "--video-steps", 1, "--output", tmp_path / "short.mp4"
+    code, [video], _ = command("generate", "--from-draft", paths[1], *short)
+    assert code == 0 and read_metadata(video)["settings"]["video_num_inference_steps"] == [1, 1, 1]
     for refused, words in (
         (["generate", "--from-draft", path, "--prompt", "a star"], "was made with prompt"),
         (["generate", "--from-draft", tmp_path / "no"], "is not there"),
         (["generate", "--from-draft", path, "--preset", "quick"], "--preset with --from-draft"),
-        ([*vary, "--prompt", "a star"], "leave --prompt out"),
-        (["drafts", *model, "--seeds", "1,2", "--seed", 3], "both --seed and --seeds"),
+        ([*vary, "--prompt", "a star"], "--prompt with --vary"),
+        ([*vary, "--preset", "quick"], "--preset with --vary"),
+        ([*vary, "--model", tiny_checkpoint], "--model with --vary"),
+        ([*vary, "--seconds", 3], "--seconds with --vary"),
+        ([*vary, "--speed", "quick"], "--speed with --vary"),
+        ([*vary, "--variation-seed", 5, "--seeds", 9], "--variation-seed with --seeds"),
+        (["drafts", *model, "--seeds", "1,2", "--seed", 3], "--seed with --seeds"),
+        (["drafts", *model, "--seeds", "1,2", "--count", 5], "--count with --seeds"),
+        (["drafts", *model, "--seeds", "-1"], "--seeds: -1 is outside 0 to"),
         (["drafts", *model, "--count", 0], "--count 0"),
-        (["drafts", *model, "--count", 65], "at most 64"),
+        (["drafts", *model, "--count", 65], "--count 65: 1 to 64"),
+        (["drafts", *model, "--count", 100_000_000], "--count 100000000: 1 to 64"),
+        (["drafts", *model, "--seeds", ",".join(map(str, range(65)))], "at most 64"),
+        (["drafts", *model, "--output-dir", video], f"--output-dir {video}: nothing can be written"),
+        (["drafts", *model, "--memory", "foo"], "--memory = 'foo' is no plan"),
     ):
         code, out, err = command(*refused)
         assert code == 2 and not out and words in err, err
