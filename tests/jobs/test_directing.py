@@ -243,7 +243,7 @@ def test_only_whole_clips_of_ones_own_can_be_edited(worker, clip, asked):
     with pytest.raises(KeyError):
         edit(store, clip.id, "user:ana", Edit(1))
     for unit in (0, 4, -1):
-        with pytest.raises(SettingsError, match="this clip has 1 to 3"):
+        with pytest.raises(SettingsError, match="choose 1 to 3, or make the clip anew"):
             edit(store, clip.id, "local", Edit(unit))
     for wrong in ({"seeds": ()}, {"seeds": (-1,)}, {"prompt": ""}, {"seeds": tuple(range(17))}):
         with pytest.raises(SettingsError):

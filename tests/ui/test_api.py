@@ -80,7 +80,7 @@ def test_a_clip_is_edited_finished_joined_and_looped_and_stays_as_it_is(client):
     again = client.predict(done["id"], api_name="/status")
     assert Path(again["result"]).read_bytes() == before
     for name, asked, words in (
-        ("/edit", [done["id"], 2], "this clip has 1 to 1"),
+        ("/edit", [done["id"], 2], "unit 2 is not in this clip: choose 1 to 1"),
         ("/edit", [done["id"], 1, None, None, 10**9], "1 to 16 can be tried"),
         ("/edit", [done["id"], 1, None, -3], "seed"),
         ("/edit", [done["id"], 1.5], "a whole number"),
