@@ -64,7 +64,8 @@ def _finished(metadata: dict[str, Any]) -> str:
     told = metadata.get("finish")
     if metadata.get("export") != "finished" or not isinstance(told, dict):
         return ""
-    return "".join(f" --{name} {each.get('factor')}" for name, each in told.items() if isinstance(each, dict))
+    flags = {name: told[name] for name in ("upscale", "smooth") if isinstance(told.get(name), dict)}
+    return "".join(f" --{name} {each.get('factor')}" for name, each in flags.items())
 
 
 def table_of(settings: Settings, metadata: dict[str, Any]):

@@ -22,7 +22,7 @@ from PIL import Image
 
 from pyramid.events import Notice, Preview
 from pyramid.hub.checkpoints import Checkpoint, find, identity, verify
-from pyramid.hub.loras import find_lora
+from pyramid.hub.loras import find_loras
 from pyramid.memory import ladder
 from pyramid.memory.machine import in_use, keep_freed_memory
 from pyramid.memory.placement import dtype_name
@@ -262,9 +262,7 @@ class ModelHolder:
         checkpoint = find(settings.model, settings.variant)
         plan = make_plan(checkpoint, settings, wanted=memory)
         if self.loaded is None or not self.loaded.serves(settings, plan):
-            for name, strength in loras_of(settings.lora):
-                if strength:
-                    find_lora(name)  # before minutes go into loading
+            find_loras(settings.lora)  # what is not there is told before minutes go into loading
             self.unload()
             if say:
                 say("Loading the model")
