@@ -49,11 +49,13 @@ def load_pipeline(checkpoint: Checkpoint, plan: Plan) -> "PyramidFlowPipeline":
 
 
 def load_for(settings: Settings, memory: str = "auto") -> "PyramidFlowPipeline":
-    """The pipeline that `settings` need on this machine. ValueError where checkpoint,
-    device or plan cannot be used.
+    """The pipeline that `settings` need on this machine, with their LoRAs at work. ValueError where
+    checkpoint, device, plan or a LoRA cannot be used.
     """
     checkpoint = find(settings.model, settings.variant)
-    return load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted=memory))
+    pipeline = load_pipeline(checkpoint, make_plan(checkpoint, settings, wanted=memory))
+    bring_loras(pipeline, settings.lora)
+    return pipeline
 
 
 def load_quickly(settings: Settings, memory: str = "auto") -> "PyramidFlow":
@@ -70,6 +72,22 @@ def load_quickly(settings: Settings, memory: str = "auto") -> "PyramidFlow":
         return load_pipeline(checkpoint, plan)
     prepare(plan)
     return placed(PyramidFlow, checkpoint, plan)
+
+
+def bring_loras(pipeline: "PyramidFlowPipeline", lora: str) -> None:
+    """Have the LoRAs of a setting at work in a pipeline that has none. ValueError for one that is not there,
+    or of another model: then there are none.
+    """
+    wanted = [(name, strength) for name, strength in loras_of(lora) if strength]
+    try:
+        for place, (name, _) in enumerate(wanted):
+            pipeline.load_lora_weights(name, adapter_name=f"lora-{place}")
+    except ValueError:
+        pipeline.unload_lora_weights()
+        raise
+    if wanted:
+        names = [f"lora-{place}" for place in range(len(wanted))]
+        pipeline.set_adapters(names, [strength for _, strength in wanted])
 
 
 def takes_loras(settings: Settings) -> bool:
@@ -181,16 +199,7 @@ class Loaded:
         if self.lora:
             self.pipeline.unload_lora_weights()
             self.lora = ""
-        wanted = [(name, strength) for name, strength in loras_of(lora) if strength]
-        try:
-            for place, (name, _) in enumerate(wanted):
-                self.pipeline.load_lora_weights(name, adapter_name=f"lora-{place}")
-        except ValueError:
-            self.pipeline.unload_lora_weights()
-            raise
-        if wanted:
-            names = [f"lora-{place}" for place in range(len(wanted))]
-            self.pipeline.set_adapters(names, [strength for _, strength in wanted])
+        bring_loras(self.pipeline, lora)
         self.lora = lora
 
     def spread(self, others: str) -> None:

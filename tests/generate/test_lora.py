@@ -11,7 +11,7 @@ from tiny import make_transformer, randomize
 
 from pyramid.commands.cli import parser
 from pyramid.generate import loaded as loaded_module
-from pyramid.generate.loaded import Loaded, ModelHolder
+from pyramid.generate.loaded import Loaded, ModelHolder, load_for
 from pyramid.generate.lora import adapters_of, name_of, read_lora, save_lora
 from pyramid.generate.pipeline import PyramidFlowPipeline
 from pyramid.hub.loras import find_lora, list_loras, named_lora
@@ -350,6 +350,14 @@ def test_the_setting_says_names_and_strengths():
     args = parser("generate").parse_args(["generate", "--prompt", "x", "--lora", "a:0.5", "--lora", "b"])
     assert isinstance(args, Namespace) and args.lora == "a:0.5, b"
     assert json.loads(json.dumps(Settings(lora=args.lora).to_dict()))["lora"] == "a:0.5, b"
+
+
+def test_what_settings_need_has_their_loras_at_work(tiny_checkpoint, pipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYRAMID_LORAS", str(tmp_path))
+    save_file(make_lora(pipe.transformer), tmp_path / "one.safetensors")
+    made = load_for(Settings(prompt=PROMPT, model=str(tiny_checkpoint), lora="one:0.5"))
+    strengths = {name: each.strength for name, each in adapters_of(made.transformer).all.items()}
+    assert strengths == {"lora-0": 0.5}
 
 
 def test_a_loaded_model_follows_what_the_settings_ask_for(pipe, tmp_path, monkeypatch):
