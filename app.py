@@ -149,8 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str] | None) -> int:
     """The program; whatever a user has to fix becomes one line and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    for name in ("httpx", "bitsandbytes"):  # of no use to who wants a video: which optional kernels there are
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("httpx").setLevel(logging.ERROR)
     wait_briefly()
     sys.setswitchinterval(TURN)
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -7,6 +7,7 @@ The names below are loaded when they are first used, so that `import pyramid` it
 torch.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,11 @@ _HOMES = {
     "CausalVideoVAE": "pyramid.models.vae",
     "Settings": "pyramid.settings",
 }
+
+# diffusers imports bitsandbytes, which tells everybody of an optional kernel that it has looked for.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "kernels-community" not in str(record.msg)
+)
 
 __all__ = [
     "CausalVideoVAE",

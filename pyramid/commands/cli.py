@@ -10,7 +10,6 @@ to stderr.
 
 import argparse
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -60,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str] | None) -> int:
     """A command; whatever goes wrong becomes one line and an exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    # Of no use to who asked for a video: which optional kernels a library looked for, which keys it ignores.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Of no use to who asked for a video: which keys a library ignores.
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         command = next((word for word in argv if not word.startswith("-")), "")

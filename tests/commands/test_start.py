@@ -1,6 +1,7 @@
 """What the start of a command costs, as what it imports: seconds differ between machines, modules do not."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,17 @@ def test_torch_alone_makes_what_the_models_of_diffusers_make(tiny_checkpoint):
     assert type(plain) is PyramidFlow and isinstance(full, PyramidFlow) and type(full) is not PyramidFlow
     made, wanted = ([*pipe.stream(settings)][-1] for pipe in (plain, full))
     assert isinstance(made, Finished) and made.latents.equal(wanted.latents)
+
+
+def test_of_what_bitsandbytes_says_one_notice_is_kept_back():
+    import pyramid  # noqa: F401 - it is what keeps it back
+
+    said = logging.getLogger("bitsandbytes.backends.cpu.ops")
+
+    def passes(words: str) -> bool:
+        return bool(
+            said.filter(said.makeRecord(said.name, logging.WARNING, "ops.py", 1, words, ("x",), None))
+        )
+
+    assert not passes("Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please make sure …")
+    assert passes("no library was found: %s")
