@@ -10,6 +10,7 @@ Run: `python -m pytest tests/models/test_sd3.py`
 """
 
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -19,6 +20,10 @@ from diffusers.models.model_loading_utils import load_state_dict
 from torch import Tensor, nn
 
 SHORT_NAMES = {"sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers"}
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/name: no other word is asked for on the Hub
+SOURCES = (
+    "give a folder or a repository (owner/name) in diffusers' layout, a .safetensors file, or sd3-medium"
+)
 HEAD_DIM = 64  # of every SD3: a single file does not say it
 GAINS = ("norm_q", "norm_k", "norm_add_q", "norm_add_k")  # of each block
 OTHER_SD3 = (
@@ -36,6 +41,8 @@ def read_sd3(source: "SD3Transformer2DModel | str | Path") -> tuple[dict, dict[s
     """
     if isinstance(source, SD3Transformer2DModel):
         return _of_model(source)
+    if not isinstance(source, str | Path):
+        raise ValueError(f"{source!r} is no source of weights: {SOURCES}")
     path = Path(source)
     if path.is_file():
         return _of_file(path)
@@ -45,11 +52,14 @@ def read_sd3(source: "SD3Transformer2DModel | str | Path") -> tuple[dict, dict[s
 def _load(source: str) -> SD3Transformer2DModel:
     """A folder or repository of diffusers' layout."""
     name = SHORT_NAMES.get(source, source)
+    if not (name and Path(name).is_dir()) and not REPOSITORY.fullmatch(name):
+        raise ValueError(f"there is neither a file nor a folder {source!r}: {SOURCES}")
     whole = not (Path(name) / "config.json").is_file()  # else it is the transformer's own folder
     try:
         return SD3Transformer2DModel.from_pretrained(name, subfolder="transformer" if whole else None)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source!r} holds no transformer of Stable Diffusion 3: {error}") from None
+        reason = str(error).partition("\n")[0]  # diffusers' advice goes on for lines
+        raise ValueError(f"{source!r} holds no transformer of Stable Diffusion 3: {reason}") from None
 
 
 def _of_model(model: SD3Transformer2DModel) -> tuple[dict, dict[str, Tensor]]:

@@ -145,9 +145,12 @@ def test_what_is_not_sd3_medium_is_refused_with_its_reason(sd3, tmp_path):
     with pytest.raises(ValueError, match="Stable Diffusion 3.5"):
         PyramidDiffusionMMDiT.from_sd3(tmp_path / "sd35.safetensors")
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
-    for source, why in (("x.safetensors", "no joint_blocks"), ("gone", "holds no transformer")):
+    for source, why in (("x.safetensors", "no joint_blocks"), ("gone", "neither a file nor a folder")):
         with pytest.raises(ValueError, match=why):
             PyramidDiffusionMMDiT.from_sd3(tmp_path / source)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"^'.*empty' holds no transformer of Stable Diffusion 3: .+$"):
+        PyramidDiffusionMMDiT.from_sd3(tmp_path / "empty")
     (tmp_path / "x.ckpt").touch()
     with pytest.raises(ValueError, match="can run programs"):
         PyramidDiffusionMMDiT.from_sd3(tmp_path / "x.ckpt")
@@ -168,3 +171,27 @@ def test_measured_gains_come_nearer_to_sd3_than_ones(sd3):
     gain = ours.transformer_blocks[0].attn.norm_q.weight
     assert gain.unique().numel() == 1 and abs(gain[0].item() - 1) > 0.01
     assert error(ours(**arguments(x))[:, :, 0], wanted) < ones
+
+
+@pytest.mark.parametrize("source", ["embedded", "/nonexist", "", "a b/c", "~/x", "a/b/c", None, 5])
+def test_only_what_may_be_a_repository_is_asked_for_on_the_hub(monkeypatch, source):
+    monkeypatch.setattr(SD3Transformer2DModel, "from_pretrained", None)  # it would be called otherwise
+    with pytest.raises(
+        ValueError, match=r"give a folder or a repository \(owner/name\).*sd3-medium$"
+    ) as told:
+        PyramidDiffusionMMDiT.from_sd3(source)
+    assert repr(source) in str(told.value) and "\n" not in str(told.value)
+
+
+def test_short_names_and_repositories_are_asked_for(sd3, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        SD3Transformer2DModel, "from_pretrained", lambda name, **how: asked.append((name, how)) or sd3
+    )
+    for source in ("sd3-medium", "some-owner/a_name.2"):
+        PyramidDiffusionMMDiT.from_sd3(source)
+    whole = {"subfolder": "transformer"}
+    assert asked == [
+        ("stabilityai/stable-diffusion-3-medium-diffusers", whole),
+        ("some-owner/a_name.2", whole),
+    ]
