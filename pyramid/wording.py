@@ -12,7 +12,7 @@ MOST_SHOWN = 60  # characters of a value
 def briefly(value: Any) -> str:
     """A value of any size and depth in a message: its beginning, where it is long."""
     try:
-        text = f"{value:g}" if isinstance(value, float) else repr(value)
+        text = f"{value:g}" if isinstance(value, float) else repr(value).replace("\n", " ")  # of arrays
     except (ValueError, RecursionError):  # a number of thousands of digits, lists deep in each other
         return f"a {type(value).__name__} too large to be shown"
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"

@@ -36,10 +36,12 @@ from pyramid.generate.request import (
 )
 from pyramid.hub.checkpoints import find, verify
 from pyramid.hub.families import family_of
+from pyramid.memory.plan import Plan
 from pyramid.models import transformer_class
 from pyramid.models.for_diffusers import CausalVideoVAE
 from pyramid.settings import Variant, at_home
 from pyramid.text.encoders import TextEncoders
+from pyramid.wording import briefly
 
 
 @dataclass
@@ -182,7 +184,7 @@ class PyramidFlowPipeline(DiffusionPipeline, PyramidFlow):
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         torch_dtype: torch.dtype | None = None,
-        plan=None,
+        plan: Plan | None = None,
         **options: Any,
     ):
         """The pipeline of a checkpoint in the released layout.
@@ -200,7 +202,8 @@ class PyramidFlowPipeline(DiffusionPipeline, PyramidFlow):
 
         Raises CheckpointError (a ValueError) with all that is missing, truncated or misplaced.
         """
-        dtype = check_dtype(dtype or torch_dtype or torch.float32)
+        dtype = _dtype_of(dtype, torch_dtype)
+        _check_plan(plan)
         rest = torch.float32 if dtype == torch.float16 else dtype  # T5 and the VAE overflow in it every time
         loading_of = Loading.of(device, **options)
         checkpoint = find(model, variant, loading_of.cache_dir, loading_of.revision)
@@ -237,6 +240,21 @@ class PyramidFlowPipeline(DiffusionPipeline, PyramidFlow):
         details = dict(self.checkpoint.details) if self.checkpoint else {}
         details |= _details_of(self.defaults, type(transformer).__name__)
         write_json(folder / "pyramid.json", details)
+
+
+def _dtype_of(dtype: Any, torch_dtype: Any) -> torch.dtype:
+    """The dtype by today's name or by diffusers' older one. ValueError for two that differ."""
+    if None not in (dtype, torch_dtype) and check_dtype(dtype) != check_dtype(torch_dtype):
+        raise ValueError(f"dtype = {dtype} and torch_dtype = {torch_dtype} differ: leave one out.")
+    return check_dtype(dtype or torch_dtype or torch.float32)
+
+
+def _check_plan(plan: Any) -> None:
+    if plan is not None and not isinstance(plan, Plan):
+        raise ValueError(
+            f"plan = {briefly(plan)}: a Plan of pyramid.memory.plan is expected; a name is the memory of "
+            "load_for(settings, memory=…) of pyramid.generate.loaded."
+        )
 
 
 def _details_of(defaults: Variant, transformer: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ latent scales are float32.
 import importlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,6 +34,7 @@ from pyramid.generate.guidance import Control, Guidance, GuidedModel, Prompt, bl
 from pyramid.generate.latents import denormalize, normalize
 from pyramid.generate.precision import Guarded, check_weights
 from pyramid.generate.request import (
+    CALLBACK_TENSORS,
     Inputs,
     Task,
     check,
@@ -42,7 +43,7 @@ from pyramid.generate.request import (
 )
 from pyramid.generate.sampler import Noise, Sampling, StepCallback, Stop, sample, sample_coarse
 from pyramid.hub.checkpoints import Checkpoint
-from pyramid.hub.families import GRID, LatentScales, family_of
+from pyramid.hub.families import GRID, RELEASES, LatentScales, family_of
 from pyramid.memory import loading
 from pyramid.memory.device import device_of
 from pyramid.memory.placement import Placement, dtype_name
@@ -50,6 +51,7 @@ from pyramid.memory.plan import Plan
 from pyramid.settings import FRAMES_PER_UNIT, Settings, Variant, variant_of
 from pyramid.text.cache import PromptEmbeds
 from pyramid.text.vocabulary import Vocabulary
+from pyramid.wording import briefly
 
 Event = Status | Notice | Preview | Unit | Frames | Finished
 SLOW_BFLOAT16 = (
@@ -142,15 +144,25 @@ class PyramidFlow:
         are checked here, with ValueError; the work begins with the first `next`. Raises FloatingPointError on
         overflow.
         """
+        return self._run(self._checked(settings, inputs or Inputs()))
+
+    def _checked(self, settings: Settings, inputs: Inputs) -> Task:
+        """What is to be done, if it can be. Raises ValueError."""
+        family = family_of(self.transformer.published)
+        release = RELEASES.get(settings.model)
+        if release is not None and release.family != family.name:
+            raise ValueError(
+                f"model = {settings.model!r}: the weights of this pipeline are of the family {family.name}; "
+                "make the settings for it, or load that model."
+            )
         reads = self.transformer.config
-        task = check(
+        return check(
             settings,
-            inputs or Inputs(),
+            inputs,
             channels=self.vae.config.decoder_in_channels,
             text_widths=(reads.joint_attention_dim, reads.pooled_projection_dim),
             has_text=self.text is not None,
         )
-        return self._run(task)
 
     def stop(self) -> None:
         """End all open runs before their next step, from any thread. Later runs are not affected."""
@@ -242,7 +254,7 @@ class PyramidFlow:
         # After the clearing up: who has got this event may never ask for another.
         latents = torch.cat([unit.latents for unit in units], dim=2) if units else None  # b c t h w
         short = cut or count < task.settings.units
-        yield Finished(latents, clock.total(), task.settings.seed, stopped=short)
+        yield Finished(latents, clock.total(), task.seeds[0], stopped=short)
 
     def _read(self, task: Task, clock: "Clock", run: "Running") -> Generator[Event, None, Prompts | None]:
         """The prompts as the transformer reads them; None where nothing is left to sample."""
@@ -358,7 +370,7 @@ class PyramidFlow:
             tensors = {name: named[name] for name in inputs.callback_on_step_end_tensor_inputs}
             mark = calling.set(run)
             try:
-                returned = callback(self, done, timestep, tensors) or {}
+                returned = changes_of(callback(self, done, timestep, tensors), x)
             finally:
                 calling.reset(mark)
             done += 1
@@ -456,8 +468,7 @@ class PyramidFlow:
         if not task.guided:
             return self._prompt(task, wanted), None, wanted.notice
         length = wanted.prompt_embeds.shape[1]  # both go through the model in one batch
-        texts = inputs.negative_prompts or [task.settings.negative_prompt]
-        unwanted = inputs.embeddings("negative_") or self._embed(texts, length)
+        unwanted = inputs.embeddings("negative_") or self._embed(task.negative_texts, length)
         return self._prompt(task, wanted), self._prompt(task, unwanted), wanted.notice or unwanted.notice
 
     def _told(self, task: Task, own: Prompt) -> dict[int, Prompt]:
@@ -573,6 +584,29 @@ class Clock:
 
     def total(self) -> dict[str, float]:
         return self.seconds | {"total": time.perf_counter() - self.began}
+
+
+def changes_of(returned: Any, x: Tensor) -> Mapping[str, Tensor]:
+    """The tensors that a callback returned in place of its own, by name. ValueError for what is no such
+    mapping, and for latents that cannot stand for `x`.
+    """
+    if returned is None:
+        return {}
+    if not isinstance(returned, Mapping):
+        raise ValueError(
+            f"The callback returned {briefly(returned)}: a dict of tensors, or None, is expected."
+        )
+    for name, value in returned.items():
+        if name in CALLBACK_TENSORS and value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"The callback returned {name} = {briefly(value)}: a tensor is expected.")
+    latents = returned.get("latents")
+    if latents is not None and latents.shape != x.shape:
+        raise ValueError(
+            f"The callback returned latents of shape {tuple(latents.shape)}: {tuple(x.shape)} is needed."
+        )
+    if latents is not None and not torch.isfinite(latents).all():
+        raise ValueError("The callback returned latents that hold NaN or infinity: return finite numbers.")
+    return returned
 
 
 def _scales_of(transformer, vae) -> LatentScales:

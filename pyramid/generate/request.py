@@ -34,6 +34,7 @@ from pyramid.settings import (
     MACHINE,
     Settings,
     Variant,
+    check_value,
     frames_of,
     is_whole,
     most_given,
@@ -41,11 +42,13 @@ from pyramid.settings import (
     units_of,
 )
 from pyramid.text.cache import PromptEmbeds
+from pyramid.wording import briefly
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 EMBEDDINGS = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
+NEGATIVE = tuple(f"negative_{name}" for name in EMBEDDINGS)
 CALLBACK_TENSORS = ("latents", "prompt_embeds")
-COUNTED = ("history_frames", "max_sequence_length", "preview_every", "seeds")  # of `Inputs`: whole numbers
+COUNTED = ("history_frames", "max_sequence_length", "preview_every")  # of `Inputs`: whole numbers
 Words = Sequence[tuple[str | None, float]]  # prompts with weights that add up to 1; None is the run's own
 MAX_TOKENS = 512  # what T5 was trained on
 
@@ -59,7 +62,7 @@ class Inputs:
     image: Any = None  # the first frame, in any form that `given.picture_of` takes
     video: Any = None  # a clip to continue: a path, or frames as `given.frames_of_video` takes them
     history_frames: int | None = None  # of `video`, the last so many, 1 + 8k; None: at most half the result
-    seeds: Sequence[int] | None = None  # one a sample; None: sample j has the settings' seed + j
+    seeds: Sequence[int] | None = None  # one a sample; of one, or with None the settings', sample j has + j
     latents: Tensor | None = None  # (b, c, units to sample, h/8, w/8) initial noise at full resolution
     block_noise: list[Tensor] | None = None  # the noise of all jumps in order of use
     finished: Sequence[Unit | Tensor] = ()  # the first units of a run that ended early: not sampled again
@@ -119,7 +122,7 @@ def to_request(
     if (copies := plain(num_videos_per_prompt)) not in (None, 1):
         texts, negative, inputs = _copied(copies, texts, negative, inputs)
         several = True
-    seeds = _seeds(generator, asked.get("seed"), len(texts))
+    seeds = _seeds(asked.get("seed"), inputs.seeds, generator, len(texts))
     if seeds:
         asked["seed"] = seeds[0]
     if negative is not None and inputs.negative_prompt_embeds is not None:
@@ -132,18 +135,21 @@ def to_request(
     settings = Settings.for_model(
         "given", defaults.name, defaults, prompt=texts[0], **sources, **asked | _steps(asked, defaults)
     )
-    if seeds and inputs.seeds:
-        raise ValueError("Both seeds and generator are given: leave one out.")
-    inputs = dataclasses.replace(inputs, prompts=texts if several else None, seeds=seeds or inputs.seeds)
+    inputs = dataclasses.replace(inputs, prompts=texts if several else None, seeds=seeds)
     return settings.resolved(), inputs
 
 
 def _inputs_of(arguments: dict[str, Any]) -> Inputs:
-    """Those of the arguments that are inputs. A callback that names its tensors is taken at its word."""
+    """Those of the arguments that are inputs. A callback that names its tensors is taken at its word.
+    ValueError for one of another type than its own.
+    """
     given = {name: arguments[name] for name in INPUTS if arguments.get(name) is not None}
     if named := getattr(given.get("callback_on_step_end"), "tensor_inputs", None):
         given["callback_on_step_end_tensor_inputs"] = tuple(named)
-    return Inputs(**given | {name: plain(given[name]) for name in COUNTED if name in given})
+    counted = {name: plain(given[name]) for name in (*COUNTED, "seeds", "variation_seeds") if name in given}
+    inputs = Inputs(**given | counted)
+    _check_kinds(inputs)
+    return inputs
 
 
 def _copied(copies: Any, texts: list[str], negative: Any, inputs: Inputs) -> tuple[list[str], Any, Inputs]:
@@ -154,7 +160,7 @@ def _copied(copies: Any, texts: list[str], negative: Any, inputs: Inputs) -> tup
     if isinstance(negative, list | tuple) and len(negative) == count > 1:
         negative = [text for text in negative for _ in range(copies)]
     rows = {}
-    for name in (which + name for which in ("", "negative_") for name in EMBEDDINGS):
+    for name in (*EMBEDDINGS, *NEGATIVE):
         tensor = getattr(inputs, name)
         if tensor is not None and (len(tensor) == count or not name.startswith("negative_")):
             rows[name] = tensor.repeat_interleave(copies, dim=0)
@@ -179,7 +185,7 @@ def _texts(prompt: Any, inputs: Inputs) -> list[str]:
         complete = all(getattr(inputs, name) is not None for name in EMBEDDINGS)
         if prompt is not None and complete:  # `check` tells what is missing
             raise ValueError("Both prompt and prompt_embeds are given: leave one out.")
-        return ["given as prompt_embeds"] * len(inputs.prompt_embeds)
+        return ["given as prompt_embeds"] * max(1, len(inputs.prompt_embeds))  # `check` refuses none
     if prompt is None:
         raise ValueError("There is neither prompt nor prompt_embeds: say what should be seen.")
     texts = [prompt] if isinstance(prompt, str) else prompt
@@ -205,12 +211,18 @@ def _steps(asked: dict[str, Any], defaults: Variant) -> dict[str, Any]:
     return {"num_inference_steps": steps, "video_num_inference_steps": later}
 
 
-def _seeds(generator: Any, seed: int | None, batch: int) -> list[int] | None:
-    """One seed a sample; a generator gives one by being drawn from. None without a generator."""
+def _seeds(seed: Any, seeds: Any, generator: Any, batch: int) -> list[int] | None:
+    """One seed a sample, as `seeds` has them or as generators give them by being drawn from. None where
+    there are neither, and where `seed` says it. ValueError for more than one of the three.
+    """
+    ways = {"seed": seed, "seeds": seeds, "generator": generator}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"Both {given[0]} and {given[1]} are given: leave one out.")
+    if seeds is not None:
+        return _one_each(seeds, batch)
     if generator is None:
         return None
-    if seed is not None:
-        raise ValueError("Both seed and generator are given: leave one out.")
     generators = list(generator) if isinstance(generator, list | tuple) else [generator]
     if odd := next((g for g in generators if not isinstance(g, torch.Generator)), None):
         raise ValueError(
@@ -219,7 +231,23 @@ def _seeds(generator: Any, seed: int | None, batch: int) -> list[int] | None:
     if len(generators) not in (1, batch):
         raise ValueError(f"{len(generators)} generators for {batch} prompts: one each, or one.")
     drawn = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in generators]
-    return drawn if len(drawn) == batch else [drawn[0] + j for j in range(batch)]
+    return drawn if len(drawn) == batch else _in_a_row(drawn[0], batch)
+
+
+def _in_a_row(seed: int, batch: int) -> list[int]:
+    """The seeds of a batch that begins with `seed`."""
+    return [seed + sample for sample in range(batch)]
+
+
+def _one_each(seeds: Sequence[int], batch: int) -> list[int]:
+    """Given seeds, one a sample; of a single one those that follow it. ValueError for others than that."""
+    if len(seeds) not in (1, batch):
+        raise ValueError(
+            f"{len(seeds)} seeds for a batch of {batch}: one each, or one; num_videos_per_prompt makes "
+            "several videos of a prompt."
+        )
+    checked = [check_value("seed", seed) for seed in seeds]
+    return checked if len(checked) == batch else _in_a_row(checked[0], batch)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -241,6 +269,11 @@ class Task:
     def texts(self) -> list[str]:
         """What the text encoders read."""
         return [prompt + self.settings.prompt_suffix for prompt in self.prompts]
+
+    @property
+    def negative_texts(self) -> list[str]:
+        """The same of the negative prompts: one each, or one for all."""
+        return list(self.inputs.negative_prompts or [self.settings.negative_prompt])
 
     @property
     def guidance(self) -> Guidance:
@@ -302,8 +335,8 @@ class Task:
     def unit_seeds(self) -> dict[int, list[int]]:
         """By unit, the seeds that a timeline has there, one a sample."""
         seeds = {unit: self.settings.plan_of(unit).seed for unit in self._directed}
-        batch = range(len(self.seeds))
-        return {unit: [seed + sample for sample in batch] for unit, seed in seeds.items() if seed is not None}
+        batch = len(self.seeds)
+        return {unit: _in_a_row(seed, batch) for unit, seed in seeds.items() if seed is not None}
 
     @property
     def _directed(self) -> range:
@@ -319,13 +352,17 @@ def check(
     ones, and whether there are text encoders.
     """
     settings = settings.resolved().validate()
+    _check_kinds(inputs)
     _check_options(inputs)
+    _check_each_text(inputs)
     prompts = tuple(inputs.prompts or [settings.prompt]) if inputs.prompt_embeds is None else ()
-    batch = len(prompts) if inputs.prompt_embeds is None else len(inputs.prompt_embeds)
+    batch = len(prompts) if inputs.prompt_embeds is None else max(1, len(inputs.prompt_embeds))
     assert settings.seed is not None, "resolved settings have one"
-    seeds = tuple(inputs.seeds or [settings.seed + sample for sample in range(batch)])
+    seeds = _in_a_row(settings.seed, batch) if inputs.seeds is None else _one_each(inputs.seeds, batch)
     finished = tuple(u if isinstance(u, Unit) else Unit(0, 0, u) for u in inputs.finished)
-    task = Task(settings, inputs, prompts, seeds, _given_pictures(settings, inputs, finished), finished)
+    task = Task(
+        settings, inputs, prompts, tuple(seeds), _given_pictures(settings, inputs, finished), finished
+    )
     for which in ("", "negative_") if task.guided else ("",):
         _check_text(inputs, which, batch, has_text)
         _check_embeddings(inputs, which, batch, text_widths)
@@ -335,12 +372,58 @@ def check(
     return task
 
 
+def _list_of(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and all(isinstance(each, kinds) for each in value)
+
+
+def _are_whole(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(is_whole(plain(each)) for each in value)
+
+
+TENSOR = (lambda value: isinstance(value, Tensor), "a tensor of torch (torch.as_tensor makes one of numbers)")
+FUNCTION = (callable, "a function")
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of `Inputs`, beside what `given` reads
+    **dict.fromkeys(("latents", "draft", *EMBEDDINGS, *NEGATIVE), TENSOR),
+    "block_noise": (_list_of(Tensor), "a list of tensors"),
+    "seeds": (_are_whole, "a list of whole numbers; one number by itself is seed"),
+    "variation_seeds": (_are_whole, "a list of whole numbers; one number by itself is variation_seed"),
+    "finished": (_list_of(Unit, Tensor), "a list of Unit events, or of tensors"),
+    "begun": (lambda value: isinstance(value, Begun), "a Begun of pyramid.generate.sampler"),
+    "callback_on_step_end": FUNCTION,
+    "callback_on_step_end_tensor_inputs": (_list_of(str), 'a list of names, such as ["latents"]'),
+    "words": FUNCTION,
+    "stop": (lambda value: hasattr(value, "is_set"), "a threading.Event"),
+    "prompts": (_list_of(str), "a list of texts"),
+    "negative_prompts": (_list_of(str), "a list of texts"),
+}
+
+
+def _check_kinds(inputs: Inputs) -> None:
+    """ValueError for an input of another type than its own, and for tensors with a NaN or an infinity."""
+    for name, (is_one, words) in KINDS.items():
+        value = getattr(inputs, name)
+        if value is None:
+            continue
+        if not is_one(value):
+            raise ValueError(f"{name} = {briefly(value)}: give {words}.")
+        parts = value if name == "block_noise" else [value]
+        if not all(torch.isfinite(part).all() for part in parts if isinstance(part, Tensor)):
+            raise ValueError(f"{name} holds NaN or infinity: use finite numbers, or leave it out.")
+
+
+def _check_each_text(inputs: Inputs) -> None:
+    """SettingsError for a text of a batch that would be refused by itself."""
+    for name, texts in (("prompt", inputs.prompts), ("negative_prompt", inputs.negative_prompts)):
+        for text in texts or ():
+            check_value(name, text)
+
+
 def _check_options(inputs: Inputs) -> None:
     if inputs.output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type = {inputs.output_type!r}: choose from {', '.join(OUTPUT_TYPES)}.")
     for name in COUNTED:
         value = getattr(inputs, name)
-        if value is not None and not all(map(is_whole, value if name == "seeds" else [value])):
+        if value is not None and not is_whole(value):
             raise ValueError(f"{name} = {value!r}: a whole number is expected.")
     unknown = sorted(set(inputs.callback_on_step_end_tensor_inputs) - set(CALLBACK_TENSORS))
     if unknown:
@@ -456,6 +539,8 @@ def _check_draft(task: Task, channels: int) -> None:
         raise ValueError(
             f"{len(inputs.variation_seeds)} variation_seeds for {len(task.seeds)} samples: one each."
         )
+    for seed in inputs.variation_seeds or ():
+        check_value("variation_seed", seed)
 
 
 def _given_pictures(s: Settings, inputs: Inputs, finished: Sequence[Unit]) -> np.ndarray | None:
@@ -463,6 +548,11 @@ def _given_pictures(s: Settings, inputs: Inputs, finished: Sequence[Unit]) -> np
     size = (s.width, s.height)
     image = inputs.image
     video = inputs.video
+    if inputs.history_frames is not None and video is None and s.video is None:
+        raise ValueError(
+            f"history_frames = {inputs.history_frames} is of a video, and none is given: give video, or "
+            "leave it out."
+        )
     if image is None and video is None and not any(unit.given for unit in finished):
         read = read_given(s)
         image = read.get("image")

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,18 @@ def test_embeddings_are_copied_for_several_videos(pipe):
 
 
 def test_seeds_that_are_given_are_used(pipe, usual):
-    assert torch.equal(pipe(PROMPT, **SHORT | {"seed": None}, seeds=[3]).frames, usual)
+    how = SHORT | {"seed": None}
+    made = pipe(PROMPT, **how, seeds=[3])
+    assert torch.equal(made.frames, usual) and made.seed == 3
+    row = pipe([PROMPT, PROMPT], **how, seeds=[3])
+    assert torch.equal(row.frames, pipe([PROMPT, PROMPT], **SHORT).frames) and row.seed == 3
+    assert pipe([PROMPT, PROMPT], **how, seeds=np.array([8, 3])).seed == 8
+
+
+def test_the_seed_of_a_stream_with_seeds_is_the_first_of_them(pipe):
+    settings, inputs = pipe.request(PROMPT, num_frames=1, num_inference_steps=1, seeds=[7])
+    *_, last = pipe.stream(replace(settings, seed=None), inputs)
+    assert settings.seed == last.seed == 7
 
 
 @pytest.mark.parametrize("name", ["attention_kwargs", "clip_skip", "prompt_2", "sigmas", "ip_adapter_image"])
@@ -192,6 +204,11 @@ def test_options_of_loading_are_taken(tiny_checkpoint, options):
         (dict(custom_pipeline="x"), "no code of a checkpoint"),
         (dict(quantization_config={}), "quantization_config"),
         (dict(max_memory={0: "8GB"}), "plan for memory"),
+        (dict(plan="low"), "plan = 'low': a Plan of pyramid.memory.plan"),
+        (
+            dict(dtype=torch.float32, torch_dtype="bfloat16"),
+            "dtype = torch.float32 and torch_dtype = bfloat16",
+        ),
     ],
 )
 def test_options_of_loading_that_cannot_be_followed_name_the_way_out(tiny_checkpoint, options, words):
@@ -282,6 +299,21 @@ def test_pipeline_callbacks_name_their_tensors_and_change_them(pipe):
         pipe(PROMPT, **SHORT, callback_on_step_end=MultiPipelineCallbacks([Gray(), SDCFGCutoffCallback(0.0)]))
     assert several.tensor_inputs == ["latents", "prompt_embeds"]
     assert pipe(PROMPT, **SHORT, callback_on_step_end=Gray()).frames.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (5, "returned 5: a dict of tensors, or None, is expected"),
+        ({"latents": [1]}, r"returned latents = \[1\]: a tensor is expected"),
+        ({"prompt_embeds": "x"}, "returned prompt_embeds = 'x': a tensor is expected"),
+        ({"latents": torch.zeros(3)}, r"returned latents of shape \(3,\): \(1, 16, 1, 2, 2\) is needed"),
+        ({"latents": torch.full((1, 16, 1, 2, 2), torch.nan)}, "returned latents that hold NaN"),
+    ],
+)
+def test_what_a_callback_may_not_return_is_told(pipe, returned, words):
+    with pytest.raises(ValueError, match=words):
+        pipe(PROMPT, **SHORT, callback_on_step_end=lambda *_: returned)
 
 
 def test_other_embeddings_are_followed_from_the_next_step_on(pipe, usual):
