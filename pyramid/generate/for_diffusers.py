@@ -31,6 +31,7 @@ from pyramid.generate.lora import adapters_of, name_of, read_lora, strength_of
 from pyramid.generate.pipeline import PyramidFlow, placed
 from pyramid.generate.request import (
     CALLBACK_TENSORS,
+    EMBEDDINGS,
     check_dtype,
     signature_of,
 )
@@ -131,6 +132,33 @@ class PyramidFlowPipeline(DiffusionPipeline, PyramidFlow):
         result = last.latents if inputs.output_type == "latent" else _assemble(frames, inputs.output_type)
         output = PyramidFlowPipelineOutput(result, last.seed, last.stopped, tuple(notices))
         return output if return_dict else (result,)
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str],
+        negative_prompt: str | list[str] | None = None,
+        *,
+        prompt_suffix: str | None = None,
+        max_sequence_length: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The embeddings of prompts, under the names that a call takes them by:
+        `pipe(**pipe.encode_prompt(prompt), seed=1)` is `pipe(prompt, seed=1)`, bit for bit.
+
+        `prompt_embeds` (b, l, d), `prompt_attention_mask` (b, l), `pooled_prompt_embeds` (b, p), and the same
+        of the negative prompts, of which there may be one for all; on the CPU. What is None is as in a call,
+        the model's own quality words and negative prompt. What was cut is warned of. Raises ValueError, as a
+        call does.
+        """
+        texts = {"negative_prompt": negative_prompt, "prompt_suffix": prompt_suffix}
+        task = self._checked(*self.request(prompt, **texts, max_sequence_length=max_sequence_length))
+        named: dict[str, torch.Tensor] = {}
+        for which, read in (("", task.texts), ("negative_", task.negative_texts)):
+            embeds = self._embed(read, task.inputs.max_sequence_length)
+            if embeds.notice:
+                warnings.warn(embeds.notice, stacklevel=2)
+            tensors = embeds.prompt_embeds, embeds.attention_mask, embeds.pooled
+            named |= {which + name: tensor for name, tensor in zip(EMBEDDINGS, tensors, strict=True)}
+        return named
 
     # -- LoRA
 

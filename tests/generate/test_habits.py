@@ -142,6 +142,30 @@ def test_embeddings_are_copied_for_several_videos(pipe):
     assert torch.allclose(two, pipe([PROMPT, PROMPT], **SHORT).frames, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "how"),
+    [
+        (PROMPT, {}),
+        (PROMPT, {"negative_prompt": "blue", "prompt_suffix": ", slowly", "max_sequence_length": 40}),
+        ([PROMPT, "a blue star falls"], {"negative_prompt": ["blue", "red"]}),
+    ],
+    ids=["usual", "all", "batch"],
+)
+def test_encoded_prompts_make_what_the_prompts_make(pipe, prompt, how):
+    encoded = pipe.encode_prompt(prompt, **how)
+    assert len(encoded) == 6 and encoded["prompt_embeds"].shape[1] == how.get("max_sequence_length", 128)
+    assert torch.equal(pipe(**encoded, **SHORT).frames, pipe(prompt, **SHORT, **how).frames)
+
+
+def test_encoding_tells_what_it_cuts_and_what_it_cannot_read(pipe):
+    with pytest.warns(UserWarning, match="its end was cut"):
+        pipe.encode_prompt("a red ball moves to the right " * 30)
+    with pytest.raises(ValueError, match="prompt is empty"):
+        pipe.encode_prompt([PROMPT, ""])
+    with pytest.raises(ValueError, match="no text encoders"):
+        PyramidFlowPipeline.from_pipe(pipe, text=None).encode_prompt(PROMPT)
+
+
 def test_seeds_that_are_given_are_used(pipe, usual):
     how = SHORT | {"seed": None}
     made = pipe(PROMPT, **how, seeds=[3])
