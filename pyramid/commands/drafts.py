@@ -68,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
     settings, seeds, variations = asked(args)
     verify(find(settings.model, settings.variant))
     find_loras(settings.lora)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     from pyramid.generate.drafts import Drafting, wanted_drafts
     from pyramid.media.video_reader import read_given
 
@@ -76,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     given = read_given(settings)
     print("Loading the model", file=sys.stderr, flush=True)
     pipe = load_for(settings, args.memory)
+    args.output_dir.mkdir(parents=True, exist_ok=True)  # not where something was refused
     return make(Drafting(pipe, wanted, whole=args.units == "all", inputs=inputs_of(given)), args)
 
 

@@ -41,7 +41,10 @@ def test_a_draft_becomes_the_video_of_its_seed(command, tiny_checkpoint, tmp_pat
     assert (frames[0] == frames[1]).all()
 
 
-def test_variations_move_and_what_does_not_go_together_is_refused(command, tiny_checkpoint, tmp_path):
+def test_variations_move_and_what_does_not_go_together_is_refused(
+    command, tiny_checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     model = "--prompt", "a red ball", "--model", tiny_checkpoint, "--num-frames", 9
     _, [path], _ = command("drafts", *model, "--seeds", 7, "--output-dir", tmp_path)
     vary = "drafts", "--vary", path, "--output-dir", tmp_path
@@ -79,3 +82,4 @@ def test_variations_move_and_what_does_not_go_together_is_refused(command, tiny_
     ):
         code, out, err = command(*refused)
         assert code == 2 and not out and words in err, err
+    assert not (tmp_path / "drafts").exists()  # the folder of their own that they would have made
