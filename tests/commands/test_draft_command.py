@@ -15,8 +15,9 @@ def test_a_speed_decides_the_steps_of_drafts():
 
 
 @pytest.fixture
-def command(tiny_checkpoint, tmp_path, capfd):
-    """Runs a command: exit code, what it printed to stdout, line by line, and what to stderr."""
+def command(tiny_checkpoint, tmp_path, capfd, monkeypatch):
+    """Runs a command in `tmp_path`: exit code, what it printed to stdout (lines), and what to stderr."""
+    monkeypatch.chdir(tmp_path)
 
     def run(name, *flags):
         capfd.readouterr()
@@ -41,10 +42,7 @@ def test_a_draft_becomes_the_video_of_its_seed(command, tiny_checkpoint, tmp_pat
     assert (frames[0] == frames[1]).all()
 
 
-def test_variations_move_and_what_does_not_go_together_is_refused(
-    command, tiny_checkpoint, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
+def test_variations_move_and_what_does_not_go_together_is_refused(command, tiny_checkpoint, tmp_path):
     model = "--prompt", "a red ball", "--model", tiny_checkpoint, "--num-frames", 9
     _, [path], _ = command("drafts", *model, "--seeds", 7, "--output-dir", tmp_path)
     vary = "drafts", "--vary", path, "--output-dir", tmp_path
