@@ -325,6 +325,11 @@ def _length_problem(num_frames: int) -> str | None:
     )
 
 
+def loras_at_work(text: str) -> list[tuple[str, float]]:
+    """Those of `loras_of` that change anything: their strength is not 0."""
+    return [(name, strength) for name, strength in loras_of(text) if strength]
+
+
 def loras_of(text: str) -> tuple[tuple[str, float], ...]:
     """(name, strength) of each LoRA in "sketch:0.8, slow"; 1 where no strength is said.
 

@@ -17,7 +17,7 @@ from typing import Any
 from pyramid.commands.terminal import screen
 from pyramid.disk import unwritable, write_json
 from pyramid.jobs.cluster import connect, need_ray
-from pyramid.settings import at_home
+from pyramid.settings import at_home, flag_of
 
 MOST_NAME = 120  # characters of a name in the table
 
@@ -146,7 +146,7 @@ def _check_counts(args: argparse.Namespace) -> None:
     for name in ("sample", "min_frames", "min_size", "workers"):
         value = getattr(args, name)
         if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is expected")
+            raise ValueError(f"{flag_of(name)} {value}: at least 1 is expected")
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

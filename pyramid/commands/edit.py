@@ -105,9 +105,10 @@ def told_by(path: Path) -> tuple[Settings, dict[str, Any]]:
 
 def target_of(args: argparse.Namespace, file: Path) -> Path:
     """Where the edited clip goes. ValueError for what is no name of a video, or cannot be written."""
+    from pyramid.media.files import beside
     from pyramid.media.video import QUALITY, encoding
 
-    target = args.output or file.with_name(f"{file.stem}-unit{args.unit}{file.suffix}")
+    target = args.output or beside(file, f"-unit{args.unit}{file.suffix}")
     encoding(target.suffix, QUALITY)
     check_output(target)
     return target

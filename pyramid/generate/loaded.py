@@ -28,7 +28,7 @@ from pyramid.memory.machine import in_use, keep_freed_memory
 from pyramid.memory.placement import dtype_name
 from pyramid.memory.plan import Plan, make_plan
 from pyramid.memory.threads import Threads
-from pyramid.settings import Settings, loras_of
+from pyramid.settings import Settings, loras_at_work
 
 SMALL = 256 * 2**20  # bytes of a transformer that takes a step in a moment, wherever it is
 
@@ -78,7 +78,7 @@ def bring_loras(pipeline: "PyramidFlowPipeline", lora: str) -> None:
     """Have the LoRAs of a setting at work in a pipeline that has none. ValueError for one that is not there,
     or of another model: then there are none.
     """
-    wanted = [(name, strength) for name, strength in loras_of(lora) if strength]
+    wanted = loras_at_work(lora)
     try:
         for place, (name, _) in enumerate(wanted):
             pipeline.load_lora_weights(name, adapter_name=f"lora-{place}")
@@ -92,7 +92,7 @@ def bring_loras(pipeline: "PyramidFlowPipeline", lora: str) -> None:
 
 def takes_loras(settings: Settings) -> bool:
     """Whether a LoRA is at work, which diffusers' models take by peft."""
-    return any(strength for _, strength in loras_of(settings.lora))
+    return bool(loras_at_work(settings.lora))
 
 
 def prepare(plan: Plan) -> None:
@@ -194,7 +194,7 @@ class Loaded:
         """Let the LoRAs be at work that settings ask for. ValueError for one that is not there, or of another
         model: then there are none.
         """
-        if lora == self.lora or not (self.lora or any(strength for _, strength in loras_of(lora))):
+        if lora == self.lora or not (self.lora or loras_at_work(lora)):
             return
         if self.lora:
             self.pipeline.unload_lora_weights()

@@ -9,7 +9,7 @@ The folder is `loras` where the program was started, or what the variable PYRAMI
 import os
 from pathlib import Path
 
-from pyramid.settings import loras_of
+from pyramid.settings import loras_at_work
 from pyramid.wording import briefly
 
 WEIGHTS = "pytorch_lora_weights.safetensors"  # in a folder, as diffusers names it
@@ -66,7 +66,7 @@ def _found(name: str | Path, weight_name: str | None) -> Path | None:
 
 def find_loras(text: str) -> list[Path]:
     """The files of all LoRAs of a setting, such as "sketch:0.8, slow". ValueError as `find_lora`."""
-    return [find_lora(name) for name, strength in loras_of(text) if strength]
+    return [find_lora(name) for name, _ in loras_at_work(text)]
 
 
 def named_lora(name: str) -> str:

@@ -95,10 +95,15 @@ class VideoInfo:
     fps: float | None  # frames a second, on average
     rate: float | None  # the steady rate at which ffmpeg hands the frames out
     duration: float | None  # seconds
-    sound: str = ""  # codec of the first sound track
+    sounds: tuple[tuple[str, int], ...] = ()  # codec and samples a second (0: not told) of each sound track
     matrix: str = ""  # as `transfer`, of brightness and colors; "gbr" is none
     primaries: str = ""
     rotation: float = 0.0  # degrees that its frames are turned by when they are shown
+
+    @property
+    def sound(self) -> str:
+        """The codec of the first sound track; "" without one."""
+        return self.sounds[0][0] if self.sounds else ""
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -151,7 +156,7 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
     matrix, primaries, transfer = _colors(stream)
     beside = said[line.end() :].partition("Stream #")[0]  # its side data, behind its line
     _check_colors(path, beside)
-    sound = re.search(r"^ {2,4}Stream #0:\d+\S*: Audio: (\w+)", said, re.MULTILINE)
+    sounds = re.findall(r"^ {2,4}Stream #0:\d+\S*: Audio: (\w+)(?:.*?, (\d+) Hz)?", said, re.MULTILINE)
     duration = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", said, re.MULTILINE)
     info = VideoInfo(
         width=int(size[1]),
@@ -166,7 +171,7 @@ def inspect(path: str | Path, budget: Budget | None = None) -> VideoInfo:
         fps=_rate(stream, "fps"),
         rate=_rate(stream, "tbr"),
         duration=_seconds(*duration.groups()) if duration else None,
-        sound=sound[1] if sound else "",
+        sounds=tuple((codec, int(samples or 0)) for codec, samples in sounds),
         matrix=matrix,
         primaries=primaries,
         rotation=_rotation(beside),
@@ -192,14 +197,13 @@ def _rotation(beside: str) -> float:
 def sound_of(path: Path) -> Sound | None:
     """The first sound of a video that can be read; None where it has none. ValueError for other sound."""
     info = inspect(path)
-    if not info.sound:
+    if not info.sounds:
         return None
-    tracks = re.findall(r"^ {2,4}Stream #0:\d+\S*: Audio: (\w+)(?:.*?, (\d+) Hz)?", probe(path), re.MULTILINE)
-    for track, (codec, rate) in enumerate(tracks):
+    for track, (codec, rate) in enumerate(info.sounds):
         command = [ffmpeg(), "-v", "error", "-nostdin", *this_file(path)]
         command += ["-map", f"0:a:{track}", "-t", "0.2", "-f", "null", "-"]
         if not subprocess.run(command, capture_output=True, check=False).returncode:
-            return Sound(path, codec, track, int(rate or 0))
+            return Sound(path, codec, track, rate)
     raise ValueError(f"the sound of {path.name} ({info.sound}) cannot be read")
 
 

@@ -23,7 +23,7 @@ from pyramid.memory.device import MAIN, Processor
 from pyramid.memory.estimate import Shape, Size, component_sizes
 from pyramid.memory.machine import GIB, Machine, built_for_cards, peak_bytes
 from pyramid.memory.placement import BITSANDBYTES, Part, Placement
-from pyramid.settings import Settings, SettingsError, loras_of
+from pyramid.settings import Settings, SettingsError, loras_at_work
 
 NAMES = ("max", "balanced", "low", "tiny", "cpu")
 # Measured on Linux x86-64, torch 2.13 for CPUs, by tools/peaks.py: the process with what a plain run loads,
@@ -226,7 +226,7 @@ def judge(plan: Plan, sizes: dict[str, Size], shape: Shape, settings: Settings, 
 def _needs_diffusers(plan: Plan, settings: Settings) -> bool:
     """Whether it does more than a plain run."""
     quantized = any(part.quantized for part in (plan.text, plan.transformer, plan.vae))
-    return quantized or any(strength for _, strength in loras_of(settings.lora))
+    return quantized or bool(loras_at_work(settings.lora))
 
 
 def _item(part: Part) -> int:
