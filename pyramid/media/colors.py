@@ -16,6 +16,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from pyramid.media.parts import chunks_of
+
 PQ, HLG = 16, 18  # transfers of HDR
 WHITE = 203.0  # nits of diffuse white, ITU-R BT.2408; what is brighter is clipped
 PEAK = 1000.0  # nits of HLG's brightest, ITU-R BT.2100
@@ -65,14 +67,11 @@ def _told(file: IO[bytes]) -> Told | None:
 
 def _in_chunks(file: IO[bytes]) -> Told | None:
     """Of a PNG: the chunk lies before the pixels."""
-    kind = b""
-    at = 8
-    while kind != b"IDAT":
-        file.seek(at)
-        length, kind = struct.unpack(">I4s", file.read(8))
+    for kind, _ in chunks_of(file):
         if kind == b"cICP":
             return Told(*struct.unpack("BB", file.read(2)))
-        at += 12 + length
+        if kind == b"IDAT":
+            break
     return None
 
 

@@ -8,12 +8,15 @@ guess, it would open whatever a stranger's file names. So it is told the format,
 only.
 """
 
+import itertools
 import re
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from pyramid.disk import check_file
+from pyramid.media.parts import chunks_of
 
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -72,13 +75,11 @@ def _chunks(file: BinaryIO) -> bytes:
     profile.
     """
     names: list[bytes] = []
-    file.seek(len(PNG))
-    while len(names) < MOST_CHUNKS and len(start := file.read(8)) == 8:
-        length, name = struct.unpack(">I4s", start)
-        if name == b"IDAT":
-            break
-        names.append(name)
-        file.seek(length + 4, 1)  # its checksum too
+    with suppress(struct.error):  # it ends early
+        for name, _ in itertools.islice(chunks_of(file), MOST_CHUNKS):
+            if name == b"IDAT":
+                break
+            names.append(name)
     return b" ".join(names)
 
 

@@ -74,7 +74,7 @@ def _check(file: IO[bytes], name: str) -> None:
         if head.startswith(b"\xff\xd8"):
             _jpeg(file, name)
         elif head.startswith(b"\x89PNG"):
-            _png(file, name, size)
+            _png(file, name)
         elif head.startswith(b"GIF8"):
             _gif(file, name)
         elif TIFF.match(head):
@@ -157,20 +157,28 @@ def _check_coefficients(frame: bytes, name: str) -> None:
         )
 
 
-def _png(file: IO[bytes], name: str, size: int) -> None:
+def chunks_of(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """The kind and length of each chunk of a PNG, the file then at its content. struct.error where it ends
+    early.
+    """
     at = 8
-    count = 0
-    while at < size and not (count > MOST_PARTS and at < LEAST_BYTES * count):
+    while True:
         file.seek(at)
         length, kind = struct.unpack(">I4s", file.read(8))
+        yield kind, length
+        at += 12 + length
+
+
+def _png(file: IO[bytes], name: str) -> None:
+    at = 8
+    for count, (kind, length) in enumerate(chunks_of(file)):
+        if count > MOST_PARTS and at < LEAST_BYTES * count:
+            raise _refused(name, f"more than {MOST_PARTS} tiny chunks")
         if kind == b"eXIf" and not tags_are_bounded(file.read(length)):
             raise _refused(name, "tags that are in each other")
         at += 12 + length
-        count += 1
         if kind == b"IEND":
             return
-    if at < size:
-        raise _refused(name, f"more than {MOST_PARTS} tiny chunks")
 
 
 def _gif(file: IO[bytes], name: str) -> None:
