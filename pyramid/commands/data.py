@@ -14,8 +14,9 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
+from pyramid.commands.flags import check_output
 from pyramid.commands.terminal import screen
-from pyramid.disk import unwritable, write_json
+from pyramid.disk import write_json
 from pyramid.jobs.cluster import connect, need_ray
 from pyramid.settings import at_home, flag_of
 
@@ -151,22 +152,11 @@ def _check_counts(args: argparse.Namespace) -> None:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """ValueError for files that could not be written once the long look is over."""
-    from PIL import Image
-
-    for name in ("json", "clean", "sheet"):
-        path = getattr(args, name)
-        if path is None:
-            continue
-        if path.is_dir():
-            raise ValueError(f"--{name} {path} is a folder: name a file")
-        if why := unwritable(path.parent):
-            raise ValueError(f"--{name} {path}: {why}")
+    check_output(args.json, "--json")
+    check_output(args.clean, "--clean")
+    check_output(args.sheet, "--sheet", picture=True)
     if args.clean and args.clean.suffix.lower() != ".jsonl":
         raise ValueError(f"--clean {args.clean}: a name that ends in .jsonl is expected")
-    if args.sheet:
-        kind = Image.registered_extensions().get(args.sheet.suffix.lower())
-        if kind not in Image.SAVE:
-            raise ValueError(f"--sheet {args.sheet}: a picture's name is expected, such as sheet.png")
 
 
 def _tokenizer(folder: Path | None) -> Any:

@@ -5,7 +5,6 @@ Exit code 0 whatever the figures are: they are for reading, and for deciding whe
 
 import argparse
 from os.path import expanduser
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramid.commands import (
@@ -16,9 +15,10 @@ from pyramid.commands import (
     evaluate_vbench,
     evaluate_videos,
 )
+from pyramid.commands.flags import check_output
 from pyramid.commands.terminal import screen
 from pyramid.disk import write_json
-from pyramid.settings import DTYPES, Settings
+from pyramid.settings import DTYPES, Settings, at_home
 
 if TYPE_CHECKING:
     from pyramid.generate.pipeline import PyramidFlowPipeline
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--videos", type=int, default=108, help="text-to-video clips to judge (default: 108)")
     add("--pictures", type=int, default=36, help="image-to-video clips to judge (default: 36)")
     add("--seed", type=int, default=1000, help="of the first video; the others count up from it")
-    add("--out", type=expanduser, help="write the results as JSON to this file")
-    add("--sheet", type=expanduser, help="write a contact sheet of the first 12 clips to this picture")
+    add("--out", type=at_home, help="write the results as JSON to this file")
+    add("--sheet", type=at_home, help="write a contact sheet of the first 12 clips to this picture")
     add(
         "--compare",
         action="store_true",
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--videos {args.videos} and --pictures {args.pictures}: at least 1 of each")
     if args.photographs < 0:
         raise ValueError(f"--photographs {args.photographs}: 0 for none, or more")
+    check_output(args.out, "--out")
+    check_output(args.sheet, "--sheet", picture=True)
     for index in (0, max(args.videos, args.pictures) - 1):
         evaluate_videos.seed_at(args.seed, index)
 
@@ -88,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
         asked["variant"] = checkpoint.variant
         plain = {name: evaluate.as_plain(each) for name, each in results.items()}
         told = {"asked": asked, "results": plain} | ({"compared": rows} if rows else {})
-        write_json(Path(args.out), told)
+        write_json(args.out, told)
     if args.sheet:
-        Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
         evaluate.contact_sheet(clips[:12]).save(args.sheet)
     return 0
 

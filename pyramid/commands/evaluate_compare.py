@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.commands import evaluate_videos
 from pyramid.commands.evaluate_videos import System
+from pyramid.commands.flags import check_output
 from pyramid.commands.terminal import screen
 from pyramid.disk import write_json
 from pyramid.settings import at_home
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {args.out}: use a name that ends in .html")
+    check_output(args.out, "--out")
+    check_output(args.json, "--json")
     evaluate_videos.seed_at(args.seed, 0)
     systems = evaluate_videos.systems_of(args.systems, args.model)
     truth = truth_of(systems, args)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.commands.engine import say
 from pyramid.commands.evaluate_compare import add_model_flags, tools_of
+from pyramid.commands.flags import check_output
 from pyramid.commands.terminal import screen
 from pyramid.disk import write_json
 from pyramid.settings import at_home
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.features) != bool(args.reference):
         raise ValueError("a Fréchet distance needs both: --features WHAT and --reference FOLDER")
     check_counts(args)
+    check_output(args.json, "--json")
     tools = tools_of(args, None)
     references = {kind: reference_of(tools, kind) for kind in tools.features}
     unread: dict[str, str] = {}

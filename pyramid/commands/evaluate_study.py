@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.commands import evaluate_videos
 from pyramid.commands.engine import say
+from pyramid.commands.flags import check_output
 from pyramid.commands.terminal import screen
 from pyramid.disk import as_json
 from pyramid.settings import at_home
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     """Make a study, or print the report of one, and write it; returns the exit code."""
     if args.export and args.export.suffix.lower() not in (".json", ".csv"):
         raise ValueError(f"--export {args.export}: use a name that ends in .json or .csv")
+    check_output(args.export, "--export")
+    check_output(args.export_answers, "--export-answers")
     if not 1 <= args.draws <= 100_000:
         raise ValueError(f"--draws {args.draws}: 1 to 100000")
     if args.make:

@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from pyramid.commands.flags import check_output
 from pyramid.commands.terminal import screen
 from pyramid.disk import write_json
 from pyramid.settings import at_home
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
             f"--clips {args.clips} --size {args.size} --frames {args.frames}: a clip or more, sides of 8k "
             "pixels from 32 on, 1 + 8k frames"
         )
+    check_output(args.json, "--json")
     from pyramid.training.clips.reading import RATES, Wanted
 
     least, most = RATES

@@ -20,6 +20,7 @@ from typing import Any
 from pyramid.commands import evaluate_videos
 from pyramid.commands.engine import say
 from pyramid.commands.evaluate_videos import System, Wanted
+from pyramid.commands.flags import check_output
 from pyramid.commands.terminal import screen
 from pyramid.disk import link, write_json
 from pyramid.settings import at_home
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """What was asked for, up to the figures; returns the exit code, 1 where VBench failed."""
+    check_output(args.json, "--json")
     if args.aggregate:
         tell(args.aggregate, args.json)
         return 0

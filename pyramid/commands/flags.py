@@ -127,14 +127,23 @@ def asked_for(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def check_output(path: Path) -> None:
-    """ValueError for a file of --output that could not be written: its name is too long, or its folder is
-    none for it.
+def check_output(path: Path | None, flag: str = "--output", *, picture: bool = False) -> None:
+    """ValueError for a file of a flag that could not be written: its name is too long, it is a folder, or its
+    folder is none for it; and, for a `picture`, its name does not end as that of one. None is none.
     """
+    if path is None:
+        return
     if (length := len(os.fsencode(path.name))) > MAX_NAME:
-        raise ValueError(f"--output {path}: the name has {length} bytes, more than {MAX_NAME}: shorten it")
+        raise ValueError(f"{flag} {path}: the name has {length} bytes, more than {MAX_NAME}: shorten it")
     if why := unwritable(path.parent):
-        raise ValueError(f"--output {path}: {why}")
+        raise ValueError(f"{flag} {path}: {why}")
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder: name a file")
+    if picture:
+        from PIL import Image
+
+        if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+            raise ValueError(f"{flag} {path}: a picture's name is expected, such as sheet.png")
 
 
 def leave_out(args: argparse.Namespace, names: Iterable[str], beside: str, why: str) -> None:
