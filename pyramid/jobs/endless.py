@@ -18,6 +18,7 @@ from pyramid.jobs.recorder import Recording
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.run import Run, small
 from pyramid.jobs.speed import Speeds
+from pyramid.media import files
 from pyramid.media.measure import Drift
 from pyramid.settings import Settings, check_value, frames_of
 from pyramid.timeline import Cue, branched, write_timeline
@@ -95,4 +96,4 @@ class EndlessRun(Run):
         """The result names the settings that make it again, and how far it drifted."""
         made = replace(self.settings, num_frames=frames_of(self.recorder.units_done))
         self._revise(made)
-        return {"settings": made.to_dict(), "drift": self.drift.table()}
+        return {"settings": files.told(made), "drift": self.drift.table()}

@@ -25,8 +25,8 @@ from pyramid.hub.checkpoints import fingerprint
 from pyramid.jobs.place import Place
 from pyramid.jobs.record import Output
 from pyramid.jobs.recovery import UnitsFolder, beside
+from pyramid.media import files
 from pyramid.media.export import open_writer
-from pyramid.media.files import describe
 from pyramid.media.growing import GrowingClip, StreamedClip
 from pyramid.media.pictures import write_picture
 from pyramid.memory.device import device_of
@@ -114,7 +114,7 @@ class Recording:
     @property
     def metadata(self) -> dict[str, Any]:
         """What the result says of itself, as far as it is known at the beginning."""
-        return describe(self.asked or self.settings, self.identity) | self.marks
+        return files.describe(self.asked or self.settings, self.identity) | self.marks
 
 
 class Recorder:
@@ -365,7 +365,7 @@ class Recorder:
         if self._given:
             told["given_frames"] = self._given
         if r.endless and self.short:
-            told["settings"] = replace(r.settings, num_frames=frames_of(self.units_done)).to_dict()
+            told["settings"] = files.told(replace(r.settings, num_frames=frames_of(self.units_done)))
         return told | self.listener.told()
 
     # -- events

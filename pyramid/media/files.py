@@ -405,7 +405,20 @@ def filtering(command: list[str], said: Any = subprocess.PIPE) -> Iterator[Any]:
 # -- metadata
 def describe(settings: Settings, model: dict[str, Any], **more: Any) -> dict[str, Any]:
     """What is kept with a result: the settings with the seed that was used, the model, and `more`."""
-    return {"program": PROGRAM, "settings": settings.to_dict(), "model": model, **more}
+    return {"program": PROGRAM, "settings": told(settings), "model": model, **more}
+
+
+def told(settings: Settings) -> dict[str, Any]:
+    """Settings as a result that may be shown to others holds them: what lies in one's own home folder has
+    `~` in its place, which whatever reads them knows.
+    """
+    home = os.path.join(os.path.expanduser("~"), "")
+    values = settings.to_dict()
+    if len(home) > 1:  # else the program has none
+        for name, begin in (("model", "^"), ("image", "^"), ("video", "^"), ("lora", r"^|(?<=,)\s*")):
+            own = re.compile(f"({begin}){re.escape(home)}")
+            values[name] = values[name] and own.sub(lambda found: f"{found[1]}~{os.sep}", values[name])
+    return values
 
 
 def of_file(name: str, words: str) -> str:

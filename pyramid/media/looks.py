@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pyramid.media.files import read_metadata
+from pyramid.settings import at_home
 
 SIDE = 128  # pixels: the shorter side of what is looked at
 BLOCK = 8
@@ -51,7 +52,7 @@ def is_drawn_file(path: str | Path, model: str = "") -> bool:
 
     What `model` made of words alone lies in its world, however few steps it took and so however it looks.
     """
-    path = Path(path)
+    path = at_home(path)
     try:
         there = path.stat()
         return _looked_at(path, model, there.st_size, there.st_mtime_ns)
@@ -67,7 +68,7 @@ def _made_by(path: Path, model: str) -> bool:
         return False
     if not isinstance(settings, dict) or settings.get("image") or settings.get("video"):
         return False
-    return settings.get("model") == model
+    return at_home(str(settings.get("model"))) == at_home(model)
 
 
 @lru_cache(maxsize=64)

@@ -20,6 +20,7 @@ from PIL import Image
 from pyramid.media.files import RATE, read_metadata
 from pyramid.media.pictures import MAX_BYTES, read_picture
 from pyramid.media.sound import Sound
+from pyramid.media.video import gif_rate
 from pyramid.media.video_reader import Budget, VideoInfo, inspect, read_frames, sound_of
 from pyramid.settings import SettingsError, check_value
 
@@ -44,7 +45,7 @@ def pace_of(source: Path, metadata: dict[str, Any]) -> tuple[float, VideoInfo | 
     """Frames a second as the file says, with all that it says of a video. ValueError where it says no rate.
 
     The settings say how a clip was made, and it may be smoother since. A GIF rounds its times, though, so one
-    of ours has the multiple of their rate which is nearest.
+    of ours has that of a multiple of their rate which is nearest.
     """
     made = fps_of(metadata)
     if source.suffix.lower() == ".zip":
@@ -54,7 +55,9 @@ def pace_of(source: Path, metadata: dict[str, Any]) -> tuple[float, VideoInfo | 
     # average.
     rate = info.rate if info.rate and info.rate <= FASTEST else info.fps
     if made and info.fps and info.codec == "gif":
-        rate = made * max(round(info.fps / made), 1)
+        said = info.fps
+        smoother = (gif_rate(made * times) for times in range(1, max(int(FASTEST / made), 1) + 1))
+        rate = min(smoother, key=lambda each: abs(each - said))
     return min(rate or made or _no_rate(source), FASTEST), info
 
 

@@ -11,6 +11,7 @@ to that.
 """
 
 import importlib
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +39,14 @@ BT709 = [*TO_BT709, *IS_BT709]
 PALETTE = (
     "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
 )
+
+
+FASTEST_GIF = 50  # frames a second: a GIF counts in hundredths, and players take one of them for ten
+
+
+def gif_rate(fps: float) -> float:
+    """Frames a second of a GIF made of `fps`: as many, or each second, third, … where there are too many."""
+    return fps / max(math.ceil(fps / FASTEST_GIF), 1)
 
 
 def load_writer() -> None:
@@ -127,7 +136,8 @@ class VideoWriter(FramesWriter):
     """A video that grows as frames arrive: mp4 (H.264, yuv420p, BT.709), webm (VP9) or gif,
     by its name's ending.
 
-    mp4 and webm have even sides: an odd one gets its last row or column twice. `sound` is put beside the
+    mp4 and webm have even sides: an odd one gets its last row or column twice. A gif leaves frames out where
+    there are too many a second (`gif_rate`). `sound` is put beside the
     pictures.
 
     A context manager. It is written under a hidden temporary name. Leaving the context without an exception
@@ -151,6 +161,8 @@ class VideoWriter(FramesWriter):
     ):
         super().__init__(path, fps, size, metadata, keep=keep)
         self.codec, self._options = encoding(self.wanted.suffix, quality)
+        if self.codec == "gif" and (rate := gif_rate(fps)) != fps:
+            self._options = [words.replace(PALETTE, f"fps={rate:.6g},{PALETTE}") for words in self._options]
         self.sound = sound
         self._writer: Any  # moviepy's, from `with` on
 

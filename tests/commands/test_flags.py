@@ -4,12 +4,15 @@ model is loaded, by the flag's own name.
 
 import io
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import app
 from pyramid.commands import cli
@@ -17,8 +20,12 @@ from pyramid.commands.flags import asked_for
 from pyramid.commands.inspect import changes_of
 from pyramid.disk import unwritable
 from pyramid.generate.loaded import ModelHolder
-from pyramid.hub.checkpoints import CheckpointError
+from pyramid.hub.checkpoints import CheckpointError, find
 from pyramid.hub.download import look_up
+from pyramid.hub.loras import find_loras
+from pyramid.media.files import describe
+from pyramid.media.looks import is_drawn_file
+from pyramid.media.pictures import read_picture
 from pyramid.media.video import VideoWriter
 from pyramid.settings import Settings
 
@@ -192,3 +199,39 @@ def test_ctrl_c_while_the_program_is_read_is_no_traceback():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped.\n")
+
+
+def test_a_result_does_not_tell_whose_home_folder_it_was_made_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = str(tmp_path)
+    asked = Settings(
+        model=f"{home}/mine",
+        image=f"{home}/my pictures/a.png",
+        lora=f"{home}/a.safetensors:0.5, slow, {home}/b.safetensors,{home}/c.safetensors",
+    )
+    about = describe(asked, {})
+    assert home not in json.dumps(about)
+    again = Settings.from_dict(about["settings"])
+    assert (again.model, again.image) == ("~/mine", "~/my pictures/a.png")
+    assert again.lora == "~/a.safetensors:0.5, slow, ~/b.safetensors,~/c.safetensors"
+    other = Settings(model=f"/mnt{home}/mine", image="/srv/a.png", lora=f"/mnt{home}/a.safetensors")
+    assert describe(other, {})["settings"] == other.to_dict()
+    for name in ("/", ""):
+        monkeypatch.setenv("HOME", name)
+        assert describe(other, {})["settings"] == other.to_dict()
+
+
+def test_what_lies_in_the_home_folder_is_found_by_what_a_result_tells(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    shutil.copytree(find("embedded").folder, tmp_path / "mine")
+    (tmp_path / "a.safetensors").touch()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    asked = Settings(model=str(tmp_path / "mine"), image=str(tmp_path / "a.png"))
+    told = Settings.from_dict(describe(asked, {})["settings"])
+    assert told.model == "~/mine" and find(told.model).folder == tmp_path / "mine"
+    assert read_picture(told.image).size == (8, 8)
+    assert find_loras("~/a.safetensors") == [tmp_path / "a.safetensors"]
+    with VideoWriter(tmp_path / "c.mp4", 8, (64, 64), describe(replace(told, image=None), {})) as writer:
+        writer.write(np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8))
+    assert is_drawn_file(tmp_path / "c.mp4", asked.model) and not is_drawn_file("~/c.mp4", "embedded")

@@ -91,6 +91,23 @@ def test_a_gif_keeps_its_pace_and_repeats(here):
         assert image.info["loop"] == 0
 
 
+@pytest.mark.parametrize(("fps", "written"), [(24, 24), (50, 50), (60, 30), (96, 48), (120, 40)])
+def test_a_gif_has_no_more_frames_a_second_than_players_show(tmp_path, fps, written):
+    """A delay of a hundredth is shown as a tenth by all of them: the clip would run in slow motion."""
+    settings = Settings(num_frames=25, fps=min(fps, 60) if fps != 96 else 24)
+    with VideoWriter(tmp_path / "a.gif", fps, (64, 48), describe(settings, {})) as writer:
+        for brightness in np.linspace(0, 240, 48).astype(np.uint8):
+            writer.write(np.full((48, 64, 3), brightness))
+    with Image.open(writer.path) as image:
+        assert image.n_frames == 48 * written // fps
+        delays = []
+        for number in range(image.n_frames):
+            image.seek(number)
+            delays.append(image.info["duration"])
+    assert min(delays) >= 20 and sum(delays) == pytest.approx(1000 * 48 / fps, abs=25)
+    assert pace_of(writer.path, read_metadata(writer.path))[0] == pytest.approx(written)
+
+
 def test_pictures_in_a_zip_are_the_frames_as_they_are(here, tmp_path):
     with open_writer(tmp_path / "exact.zip", 24, (64, 48), METADATA) as writer:
         for frame in moving():
