@@ -341,7 +341,8 @@ class Display(Listener):
         recorder = self.recorder
         if error and recorder.path and not isinstance(error, Halted):
             print(f"What was finished before the error is in {recorder.path}", file=sys.stderr)
-        if recorder.units and not recorder.recording.units_stay:
+        stay = recorder.recording.units_stay and not recorder.recording.beside  # as they did before this run
+        if recorder.units and not stay:
             command = shlex.join(["python", "-m", "pyramid", "resume", str(recorder.units.path)])
             print(f"To go on from the last finished unit: {command}", file=sys.stderr)
 

@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     verify(checkpoint)
     find_loras(settings.lora)
     settings = unbounded(settings, args, checkpoint.defaults.units)
+    if settings.num_frames == 1:
+        leave_out(args, ["keep_units"], "one frame", "a picture has no units to branch from")
     if draft and draft.identity != identity(checkpoint):
         raise ValueError(f"{args.from_draft} was made with other weights than {settings.model} has now")
     given = {} if any(unit.given for unit in shared) else read_given(settings)

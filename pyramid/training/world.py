@@ -133,6 +133,14 @@ class World:
                 among = ", ".join(names)
                 raise ValueError(f"world.{field} = {list(chosen)}: choose different names among {among}")
             object.__setattr__(self, field, chosen)
+        limits = (
+            ("size", self.size % 8 == 0 and 32 <= self.size <= 1024, "a multiple of 8 from 32 to 1024"),
+            ("frames", self.frames % 8 == 1 and 1 <= self.frames <= 257, "1 + 8k, up to 257"),
+            ("fps", 1 <= self.fps <= 60, "1 to 60"),
+        )
+        for field, holds, words in limits:
+            if not holds:
+                raise ValueError(f"world.{field} = {getattr(self, field)}: {words} is expected")
 
     def scenes(self) -> list[Scene]:
         """Every combination of the names, in a fixed order."""

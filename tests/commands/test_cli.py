@@ -236,10 +236,11 @@ def when_decoded(monkeypatch, unit, act):
     monkeypatch.setattr(console.Display, "show", show_and_act)
 
 
-def test_ctrl_c_keeps_the_finished_units_and_says_so(generate, monkeypatch):
+@pytest.mark.parametrize("more", [[], ["--keep-units"]], ids=" ".join)
+def test_ctrl_c_keeps_the_finished_units_and_says_so(generate, monkeypatch, more):
     when_decoded(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
-    code, out, err, files = generate("--num-frames", 25, "--steps", 1, "--video-steps", 1, "--seed", 1)
+    code, out, err, files = generate("--num-frames", 25, "--steps", 1, "--video-steps", 1, "--seed", 1, *more)
     assert code == 130 and "2 of 4 units" in err
     shown = Path(out.strip())
     assert shown.name == "a-red-ball-1-partial.mp4" and read_metadata(shown)["partial"]

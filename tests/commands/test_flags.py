@@ -81,6 +81,7 @@ def clip(tmp_path, monkeypatch):
         ([*GENERATE, "--at-unit", "1"], "--at-unit: it is for --branch"),
         ([*GENERATE, "--max-units", "3"], "--max-units: it is for --endless"),
         ([*GENERATE, "--endless", "--seconds", "3"], "--seconds with --endless"),
+        ([*GENERATE, "--num-frames", "1", "--keep-units"], "--keep-units with one frame"),
         ([*GENERATE, "--endless", "--keep-units"], "--keep-units with --endless"),
         (["batch", "list.jsonl", "--output-dir", "o", "--seeds", "1000000000"], "--seeds 1000000000: 10000"),
         (["batch", "list.jsonl", "--output-dir", "o", "--preset", ""], "'' is unknown"),

@@ -209,6 +209,7 @@ def test_recipes_are_read_strictly(tmp_path):
     "text, why",
     [
         ('name = "a/b"', "name = 'a/b': a name without / "),
+        ('name = "x"\nseed = -1', "seed = -1: 0 or more is expected"),
         ('name = "x"\n[dit]\nlearning_rate = 0.0', r"\[dit\]: learning_rate = 0: above 0 is expected"),
         ('name = "x"\n[dit]\nbatch = [8, -8, 8]', r"batch = \(8, -8, 8\): 0 or more is expected"),
         ('name = "x"\n[vae]\nsteps = 0', r"\[vae\]: steps = 0: 1 or more is expected"),

@@ -70,6 +70,13 @@ def test_names_that_cannot_be_used_are_refused_with_the_choices(lists):
         World(**lists)
 
 
+@pytest.mark.parametrize("sizes", [{"size": 0}, {"size": 100}, {"frames": 8}, {"frames": 265}, {"fps": 0}])
+def test_sizes_that_cannot_be_used_are_refused_with_their_limits(sizes):
+    ((name, value),) = sizes.items()
+    with pytest.raises(ValueError, match=f"world.{name} = {value}: .* is expected"):
+        World(**sizes)
+
+
 def test_a_clip_is_the_same_for_the_same_draw_and_differs_for_another():
     scene = Scene("star", "blue", "desert", "left")
     clips = [CPU_WORLD.render(scene, np.random.default_rng(seed)) for seed in (1, 1, 2)]

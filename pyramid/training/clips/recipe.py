@@ -125,7 +125,7 @@ class ClipRecipe:
     """Everything that a training on clips needs."""
 
     name: Name
-    seed: int = 42
+    seed: Whole = 42
     data: DataRecipe = field(default_factory=DataRecipe)
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
     train: TrainRecipe = field(default_factory=TrainRecipe)
