@@ -19,6 +19,7 @@ from pyramid.jobs.queue import JobStore, State
 from pyramid.jobs.recovery import UnitsFolder
 from pyramid.jobs.remaking import seam_picture
 from pyramid.jobs.worker import Worker
+from pyramid.media import files
 from pyramid.media.files import read_metadata
 from pyramid.media.video_reader import read_frames
 from pyramid.settings import SettingsError, frames_of
@@ -199,7 +200,7 @@ def test_an_edit_is_another_clip_and_the_one_that_was_edited_stays(worker, clip,
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True, True]
     assert before == units(worker, made(worker, clip.settings)) and clip.path.is_file()
     told = read_metadata(edited.path)
-    assert told["settings"] == clip.settings.to_dict() and told["run"] == edited.id
+    assert told["settings"] == files.told(clip.settings) and told["run"] == edited.id
     assert told["edit"]["unit"] == 1 and told["edit"]["seams"].keys() == {"left", "right"}
     assert set(told["edit"]["tried"]) == {"5", "6"} and "before" not in told["edit"]
     assert edited.notes[-1].startswith("Frames 1 to 8 (unit 1) were made anew with seed ")
@@ -277,7 +278,7 @@ def test_an_endless_clip_hears_new_words_and_is_what_its_settings_make(worker, a
     assert (done.state, done.error, heard.prompt, heard.ease) == (State.DONE, "", "a blue star falls", 2)
     assert done.settings.num_frames == frames_of(done.units_done) and done.settings.history_units == 3
     metadata = read_metadata(done.path)
-    assert metadata["settings"] == done.settings.to_dict() and len(metadata["drift"]) == done.units_done - 1
+    assert metadata["settings"] == files.told(done.settings) and len(metadata["drift"]) == done.units_done - 1
     assert len(frames(done.path)) == done.settings.num_frames and "partial" not in metadata
     assert units(worker, done) == units(worker, made(worker, done.settings))
 
