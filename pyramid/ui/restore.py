@@ -18,7 +18,7 @@ from pyramid.hub.checkpoints import identity
 from pyramid.jobs.queue import Job
 from pyramid.jobs.record import readable
 from pyramid.jobs.recovery import UnitsFolder
-from pyramid.media.files import read_metadata
+from pyramid.media.files import read_metadata, told
 from pyramid.presets import load_preset, preset_names
 from pyramid.settings import MACHINE, Settings, SettingsError, flag_of, label_of
 from pyramid.ui import App
@@ -185,8 +185,9 @@ def _source(
     if not (name := settings.image or settings.video):
         return settings, None, None
     kind = "picture" if settings.image else "video"
+    wanted = told(replace(settings, image=None, video=None))
     for job in app.store.history(owner, search=str(settings.seed), limit=200):
-        same = replace(job.settings, image=None, video=None) == replace(settings, image=None, video=None)
+        same = told(replace(job.settings, image=None, video=None)) == wanted
         if same and (path := app.store.input_of(job)) and path.name == Path(name).name:
             return settings, path if settings.image else None, path if settings.video else None
     source = metadata.get("source")

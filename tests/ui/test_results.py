@@ -439,7 +439,9 @@ def test_a_dropped_file_brings_its_settings_back_and_says_what_it_cannot(page, s
     assert str(tmp_path) not in notes.inner_html() and "Traceback" not in page.content()
 
 
-def test_restoring_names_each_thing_that_is_not_as_it_was(served, tmp_path):
+@pytest.mark.parametrize("at_home", [False, True])
+def test_restoring_names_each_thing_that_is_not_as_it_was(served, tmp_path, monkeypatch, at_home):
+    monkeypatch.setenv("HOME", str(tmp_path.parents[1] if at_home else tmp_path / "other"))
     app, start = served.app, served.start
     picture = tmp_path / "cat.png"
     Image.new("RGB", (64, 64), "teal").save(picture)
