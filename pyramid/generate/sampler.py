@@ -65,15 +65,18 @@ class Noise:
 
     def initial(self, unit: int, stages: int) -> Tensor:
         """Where a unit starts: (b, c, 1, h, w) at stage 0's resolution."""
+        return noise_pyramid(self.full(unit), stages)[0]  # b c 1 h0 w0
+
+    def full(self, unit: int) -> Tensor:
+        """The noise field of a unit, whose coarsest level it starts at: (b, c, 1, h, w)."""
         if self.latents is not None:
             index = unit - self.first
-            full = self.latents[:, :, index : index + 1].float()
-        else:
-            role = "motion" if unit else "composition"
-            full = self._drawn(self._seeds(unit), role, unit)
-            if self.variation is not None and unit == self.first:
-                full = self.variation.blend(full, self._drawn(self.variation.seeds, role, unit))
-        return noise_pyramid(full, stages)[0]  # b c 1 h0 w0
+            return self.latents[:, :, index : index + 1].float()
+        role = "motion" if unit else "composition"
+        full = self._drawn(self._seeds(unit), role, unit)
+        if self.variation is not None and unit == self.first:
+            full = self.variation.blend(full, self._drawn(self.variation.seeds, role, unit))
+        return full
 
     def _seeds(self, unit: int) -> Sequence[int]:
         return self.unit_seeds.get(unit, self.seeds)

@@ -39,6 +39,7 @@ from pyramid.training.data import encode, to_video
 from pyramid.training.loop import Budget, Loop
 from pyramid.training.noising import corrupted_history, noised_stage, prefix_length
 from pyramid.training.optim import make_optimizers
+from pyramid.training.own_past import own_clips
 from pyramid.training.photo_clips import PhotoClips, moves_of, photo_clips, phrases_of
 from pyramid.training.recipe import Recipe, keys_of
 from pyramid.training.world import canonical_caption, caption
@@ -80,8 +81,11 @@ class LatentClips:
     """Training clips as latents `(n, c, units, h, w)` in the transformer's space, with their captions.
 
     `owner (n,)` says which subject a clip shows, `texts` the captions of each subject. A batch is drawn by
-    caption length first: rows of one length share each attention call.
+    caption length first: rows of one length share each attention call. `own`: the clips as the model makes
+    them (`training.own_past`), for the past of some samples.
     """
+
+    own: Tensor | None = None
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class LatentClips:
     ):
         self.rng = rng
         self.latents = latents
+        self.owner = owner
         self.clips_of = _group(owner)
         spoken = [text for phrases in texts for text in phrases]
         text_owner = [index for index, phrases in enumerate(texts) for _ in phrases]
@@ -117,25 +122,42 @@ class LatentClips:
         texts = [sorted(phrases_of(move)) for move in moves_of(recipe)]
         return cls(made.latents, made.move, texts, captions, np.random.default_rng(recipe.seed + 11))
 
-    def batch(self, count: int, text_dropout: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents `(count, c, units, h, w)` and the text arguments of the transformer,
-        some of them dropped.
+    def told(self) -> tuple[Prompt, Prompt]:
+        """A caption of each clip (n rows), and the empty one (one row), padded to one length."""
+        rows = torch.tensor([int((self.captions.owner == owner).nonzero()[0]) for owner in self.owner])
+        states = self.captions.states[rows]
+        places = torch.arange(states.shape[1])
+        mask = (places < self.captions.lengths[rows, None]).long()
+        nothing, length, pooled = self.nothing
+        nothing = F.pad(nothing, (0, 0, 0, states.shape[1] - nothing.shape[1]))
+        empty = Prompt(nothing, (places < length[:, None]).long(), pooled)
+        return Prompt(states, mask, self.captions.pooled[rows]), empty
+
+    def batch(
+        self, count: int, text_dropout: float, length: int, own_past: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The first `length` units `(count, c, length, h, w)` of clips, and the text arguments of the
+        transformer, some of them dropped. A share `own_past` has, before the last of them, the model's own.
         """
-        length = list(self.by_length)[self.rng.choice(len(self.by_length), p=self.length_share)]
-        rows = self.by_length[length]
+        words = list(self.by_length)[self.rng.choice(len(self.by_length), p=self.length_share)]
+        rows = self.by_length[words]
         rows = rows[torch.from_numpy(self.rng.integers(len(rows), size=count))]
         subjects = self.captions.owner[rows].tolist()
         clips = torch.stack([self.clips_of[s][self.rng.integers(len(self.clips_of[s]))] for s in subjects])
-        states = self.captions.states[rows, :length].clone()
+        states = self.captions.states[rows, :words].clone()
         pooled = self.captions.pooled[rows].clone()
-        mask = torch.ones(count, length, dtype=torch.long)
+        mask = torch.ones(count, words, dtype=torch.long)
         dropped = torch.from_numpy(self.rng.random(count) < text_dropout)
         nothing, nothing_length, nothing_pooled = self.nothing
         states[dropped, : nothing_length[0]] = nothing[0]
         mask[dropped, nothing_length[0] :] = 0
         pooled[dropped] = nothing_pooled[0]
         text = {"encoder_hidden_states": states, "encoder_attention_mask": mask, "pooled_projections": pooled}
-        return self.latents[clips], text
+        units = self.latents[clips, :, :length]
+        if own_past and self.own is not None:
+            made = torch.from_numpy(self.rng.random(count) < own_past)
+            units[made, :, :-1] = self.own[clips[made], :, : length - 1]
+        return units, text
 
 
 def _group(values: Tensor) -> dict[int, Tensor]:
@@ -187,10 +209,14 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
     encoder = CaptionEncoder(parts)
     data, moving = _clips_of(recipe, folder, vae, encoder)
     model = make_transformer(recipe, data.captions.states.shape[-1], data.captions.pooled.shape[-1])
-    if settings.start:
-        begun = find(settings.start, settings.start_variant or None).transformer
+    begun = find(settings.start, settings.start_variant or None).transformer if settings.start else None
+    if begun:
         start = PyramidFluxTransformer.from_pretrained(begun, dtype=torch.float32)
         model.load_state_dict(start.state_dict())
+        if settings.own_past:
+            data.own = _own(recipe, folder / "own.safetensors", start, data)
+            if moving is not None:
+                moving.own = _own(recipe, folder / "own-photographs.safetensors", start, moving, given=1)
     loop = Loop(
         folder,
         model,
@@ -207,9 +233,19 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
     samples = None if settings.start else partial(save_samples, model, vae, encoder, recipe)
     loop.run(_stepper(loop, data, moving, recipe, _kept(recipe, loop)), samples)
     model.eval().reset_attention_backend()
+    if settings.start_share:
+        start = PyramidFluxTransformer.from_pretrained(begun, dtype=torch.float32).to(model.device)
+        mix(model, start, settings.start_share)
     model.to(torch.bfloat16).save_pretrained(folder / "diffusion_transformer")
     save_samples(model, vae, encoder, recipe, folder / "samples" / "final.png")
     return folder / "diffusion_transformer"
+
+
+@torch.no_grad()
+def mix(model: torch.nn.Module, other: torch.nn.Module, share: float) -> None:
+    """Bring the weights of a model as far towards those of another as that one's share in the mean."""
+    for weight, target in zip(model.parameters(), other.parameters(), strict=True):
+        weight.lerp_(target, share)
 
 
 def _kept(recipe: Recipe, loop: Loop) -> PyramidFluxTransformer | None:
@@ -236,6 +272,20 @@ def world_clips(recipe: Recipe, path: Path, vae: CausalVideoVAE, scales: LatentS
     with whole(path) as part:
         save_file({"latents": torch.cat(latents).half().contiguous()}, part)
     return torch.cat(latents)
+
+
+def _own(
+    recipe: Recipe, path: Path, model: PyramidFluxTransformer, data: LatentClips, *, given: int = 0
+) -> Tensor:
+    """The clips as a model makes them, from `path` or made and written there."""
+    if path.exists():
+        return load_file(path)["latents"].float()
+    model = model.to(PartialState().device, torch.bfloat16).eval()
+    told, empty = (text.to(model.dtype) for text in data.told())
+    own = own_clips(model, data.latents, told, empty, recipe.dit, seed=recipe.seed, given=given)
+    with whole(path) as part:
+        save_file({"latents": own.half().contiguous()}, part)
+    return own
 
 
 def _clips_of(
@@ -273,10 +323,13 @@ def _stepper(
         for stage in range(TRAINED_STAGES):
             longest = clips.latents.shape[2] - first
             length = first + prefix_length(loop.step, longest, finest=stage == TRAINED_STAGES - 1)
-            latents, text = clips.batch(recipe.dit.batch[stage], recipe.dit.text_dropout)
+            settings = recipe.dit
+            latents, text = clips.batch(
+                settings.batch[stage], settings.text_dropout, length, settings.own_past
+            )
             loss = stage_loss(
                 loop,
-                latents[:, :, :length],
+                latents,
                 text,
                 stages,
                 stage,

@@ -138,13 +138,18 @@ class DiTRecipe:
     `texture_share` of these clips on pictures that nobody took. On the world's steps, a share `keep` of what
     is learned is the velocity that the variant `keep_variant` of `start` has there (learning without
     forgetting, arXiv 1606.09282): it has less noise than that of a clip, so what that variant knows of the
-    world costs few steps to keep. `fixed_past`: see `models.flux.FluxNetwork`.
+    world costs few steps to keep. `fixed_past`: see `models.flux.FluxNetwork`. A share `own_past` of the
+    samples see as their past what the model of `start` makes of the clip (`training.own_past`). In the end
+    the weights are a mean of those of `start`, by a share `start_share`, and of those that were trained,
+    which knows more than either (arXiv 2109.01903).
     """
 
     start: str = ""
     start_variant: str = ""
     keep: Share = 0.0
     keep_variant: str = ""
+    own_past: Share = 0.0
+    start_share: Share = 0.0
     fixed_past: bool = False
 
     layers: Whole = 2
@@ -207,7 +212,7 @@ class Recipe:
     """Everything one training command needs."""
 
     name: Name
-    seed: int = 0
+    seed: Whole = 0
     world: World = field(default_factory=World)
     text: TextRecipe = field(default_factory=TextRecipe)
     vae: VAERecipe = field(default_factory=VAERecipe)
@@ -231,6 +236,10 @@ def load_recipe(path: str | Path) -> Recipe:
     ]
     if wrong := next((f"{words}, not {value!r}" for good, words, value in checks if not good), ""):
         raise ValueError(f"{path}: [vae] {wrong}")
+    dit = recipe.dit
+    for key, share in (("keep", dit.keep), ("own_past", dit.own_past), ("start_share", dit.start_share)):
+        if share and not dit.start:
+            raise ValueError(f"{path}: [dit] {key} = {share} goes with start: the model that it is asked of.")
     return recipe
 
 

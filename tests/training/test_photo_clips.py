@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from pyramid.generate.schedule import make_stages
 from pyramid.hub.checkpoints import find
@@ -37,6 +38,8 @@ photo_clips = 4
 photo_share = 0.6
 keep = 0.5
 keep_variant = "128p"
+own_past = 0.5
+start_share = 0.25
 learning_rate = 1e-4
 batch = [2, 2, 1]
 steps = 2
@@ -69,6 +72,10 @@ def test_a_transformer_goes_on_from_a_finished_one(recipe_file, tmp_path):
     assert told["trained_on"]["cameras"] == ["pan left", "zoom in"] and "camera" in told["words"]
     assert find(made).has_text and find(made).variant == "128p"
     folder = tmp_path / "run" / "dit"
+    own = load_file(folder / "own-photographs.safetensors")["latents"]
+    clips = [load_file(path)["latents"] for path in sorted((folder / "photographs").iterdir())]
+    assert torch.equal(own[:, :, :1], torch.cat(clips)[:, :, :1])  # the photograph itself is given
+    assert load_file(folder / "own.safetensors")["latents"].shape == (1, 16, 3, 16, 16)
     assert sorted(path.name for path in (folder / "photographs").iterdir()) == [
         "00000.safetensors",
         "00001.safetensors",
