@@ -7,6 +7,7 @@ are frozen, so clips become latents and captions become embeddings once, before 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -209,14 +210,11 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
     encoder = CaptionEncoder(parts)
     data, moving = _clips_of(recipe, folder, vae, encoder)
     model = make_transformer(recipe, data.captions.states.shape[-1], data.captions.pooled.shape[-1])
-    begun = find(settings.start, settings.start_variant or None).transformer if settings.start else None
-    if begun:
-        start = PyramidFluxTransformer.from_pretrained(begun, dtype=torch.float32)
+    start = _start(recipe)
+    if start is not None:
         model.load_state_dict(start.state_dict())
         if settings.own_past:
-            data.own = _own(recipe, folder / "own.safetensors", start, data)
-            if moving is not None:
-                moving.own = _own(recipe, folder / "own-photographs.safetensors", start, moving, given=1)
+            _give_own_pasts(recipe, folder, start, data, moving)
     loop = Loop(
         folder,
         model,
@@ -233,19 +231,27 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
     samples = None if settings.start else partial(save_samples, model, vae, encoder, recipe)
     loop.run(_stepper(loop, data, moving, recipe, _kept(recipe, loop)), samples)
     model.eval().reset_attention_backend()
-    if settings.start_share:
-        start = PyramidFluxTransformer.from_pretrained(begun, dtype=torch.float32).to(model.device)
+    if start is not None:
         mix(model, start, settings.start_share)
     model.to(torch.bfloat16).save_pretrained(folder / "diffusion_transformer")
     save_samples(model, vae, encoder, recipe, folder / "samples" / "final.png")
     return folder / "diffusion_transformer"
 
 
+def _start(recipe: Recipe) -> PyramidFluxTransformer | None:
+    """The finished transformer that a recipe goes on from, if it does."""
+    settings = recipe.dit
+    if not settings.start:
+        return None
+    path = find(settings.start, settings.start_variant or None).transformer
+    return PyramidFluxTransformer.from_pretrained(path, dtype=torch.float32)
+
+
 @torch.no_grad()
 def mix(model: torch.nn.Module, other: torch.nn.Module, share: float) -> None:
     """Bring the weights of a model as far towards those of another as that one's share in the mean."""
     for weight, target in zip(model.parameters(), other.parameters(), strict=True):
-        weight.lerp_(target, share)
+        weight.lerp_(target.to(weight), share)
 
 
 def _kept(recipe: Recipe, loop: Loop) -> PyramidFluxTransformer | None:
@@ -274,13 +280,26 @@ def world_clips(recipe: Recipe, path: Path, vae: CausalVideoVAE, scales: LatentS
     return torch.cat(latents)
 
 
+def _give_own_pasts(
+    recipe: Recipe,
+    folder: Path,
+    start: PyramidFluxTransformer,
+    data: LatentClips,
+    moving: LatentClips | None,
+) -> None:
+    """Let the clips have what a model makes of them; of a photograph the first unit is given."""
+    data.own = _own(recipe, folder / "own.safetensors", start, data)
+    if moving is not None:
+        moving.own = _own(recipe, folder / "own-photographs.safetensors", start, moving, given=1)
+
+
 def _own(
     recipe: Recipe, path: Path, model: PyramidFluxTransformer, data: LatentClips, *, given: int = 0
 ) -> Tensor:
     """The clips as a model makes them, from `path` or made and written there."""
     if path.exists():
         return load_file(path)["latents"].float()
-    model = model.to(PartialState().device, torch.bfloat16).eval()
+    model = copy.deepcopy(model).to(PartialState().device, torch.bfloat16).eval()
     told, empty = (text.to(model.dtype) for text in data.told())
     own = own_clips(model, data.latents, told, empty, recipe.dit, seed=recipe.seed, given=given)
     with whole(path) as part:
