@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
+from diffusers.models.attention_dispatch import attention_backend
 from einops import rearrange
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -224,18 +226,22 @@ def train_dit(recipe: Recipe, folder: Path, *, parts: Path) -> Path:
         constant_share=settings.constant_share,
         fixed=keys_of("dit", settings, "layers", "single_layers", "heads", "head_dim"),
     )
-    backend = device_of(loop.accelerator.device).attention_in_training
-    if backend is not None:
-        model.set_attention_backend(backend)
     # Whoever goes on from a finished model looks at its checkpoints with `evaluate`.
     samples = None if settings.start else partial(save_samples, model, vae, encoder, recipe)
-    loop.run(_stepper(loop, data, moving, recipe, _kept(recipe, loop)), samples)
-    model.eval().reset_attention_backend()
+    with _attention_of(loop):
+        loop.run(_stepper(loop, data, moving, recipe, _kept(recipe, loop)), samples)
+    model.eval()
     if start is not None:
         mix(model, start, settings.start_share)
     model.to(torch.bfloat16).save_pretrained(folder / "diffusion_transformer")
     save_samples(model, vae, encoder, recipe, folder / "samples" / "final.png")
     return folder / "diffusion_transformer"
+
+
+def _attention_of(loop: Loop) -> AbstractContextManager[None]:
+    """The attention that is best in training. A model's own setter would set that of all others for good."""
+    backend = device_of(loop.accelerator.device).attention_in_training
+    return nullcontext() if backend is None else attention_backend(backend)
 
 
 def _start(recipe: Recipe) -> PyramidFluxTransformer | None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from diffusers.models import attention_dispatch
 from safetensors.torch import load_file
 
 from pyramid.generate.schedule import make_stages
@@ -62,7 +63,9 @@ def recipe_file(tmp_path, monkeypatch):
 
 
 def test_a_transformer_goes_on_from_a_finished_one(recipe_file, tmp_path):
+    others = attention_dispatch._AttentionBackendRegistry.get_active_backend()
     made = build("dit", str(recipe_file), str(tmp_path / "run"))
+    assert attention_dispatch._AttentionBackendRegistry.get_active_backend() == others
     before = PyramidFluxTransformer.from_pretrained(find("embedded", "128p-photos").transformer).state_dict()
     after = PyramidFluxTransformer.from_pretrained(made / "diffusion_transformer_128p").state_dict()
     change = sum((after[name] - before[name]).abs().max() > 0 for name in before)
