@@ -20,7 +20,9 @@ from pyramid.media.parts import chunks_of
 
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 PNG = b"\x89PNG\r\n\x1a\n"
-MOST_CHUNKS = 1000  # of a PNG, which are looked at
+MOST_CHUNKS = 1000  # of a PNG, which are looked at; boxes of an mp4
+MOST_MOVIE = 4_000_000  # bytes of what an mp4 says of its tracks
+ENCRYPTED = (b"encv", b"sinf", b"schm")  # what is in there where the pictures are
 CONTAINERS = {  # ffmpeg's demuxer -> whether a file's first bytes are of that container
     "mov": lambda head: head[4:8] in BOXES,
     "matroska": lambda head: head.startswith(b"\x1a\x45\xdf\xa3"),
@@ -55,8 +57,11 @@ def container_of(path: Path) -> str:
             head = file.read(400)
             if head.startswith(PNG):
                 head = PNG + _chunks(file)
+            movie = _movie(file) if CONTAINERS["mov"](head) else b""
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror or error}") from None
+    if all(name in movie for name in ENCRYPTED):  # ffmpeg would decode it to noise
+        raise ValueError(f"{path.name} is encrypted: save it from a program that plays it")
     for demuxer, holds in CONTAINERS.items():
         if holds(head):
             return demuxer
@@ -81,6 +86,24 @@ def _chunks(file: BinaryIO) -> bytes:
                 break
             names.append(name)
     return b" ".join(names)
+
+
+def _movie(file: BinaryIO) -> bytes:
+    """What an mp4 says of its tracks (its box `moov`), or as much of that as is ever looked at."""
+    place = 0
+    with suppress(struct.error):  # it ends early
+        for _ in range(MOST_CHUNKS):
+            file.seek(place)
+            size, name = struct.unpack(">I4s", file.read(8))
+            long = size == 1
+            if long:
+                (size,) = struct.unpack(">Q", file.read(8))
+            if name == b"moov":
+                return file.read(min(size or MOST_MOVIE, MOST_MOVIE))
+            if size < (16 if long else 8):  # 0: it goes to the end of the file
+                break
+            place += size
+    return b""
 
 
 def this_file(path: Path, *options: str) -> list[str]:
