@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pyramid.media.parts import chunks_of
+from pyramid.media.parts import boxes_of, chunks_of
 
 PQ, HLG = 16, 18  # transfers of HDR
 WHITE = 203.0  # nits of diffuse white, ITU-R BT.2408; what is brighter is clipped
@@ -90,14 +90,10 @@ def _in_boxes(data: bytes) -> Told | None:
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Each box with its kind and content, up to one that has no plain size."""
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        if size < 8:
-            return
-        yield kind, data[at + 8 : at + size]
-        at += size
+    """Each box with its kind and content."""
+    file = io.BytesIO(data)
+    for kind, size in boxes_of(file):
+        yield kind, file.read(size)
 
 
 def _properties_of(wanted: int, table: bytes) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyramid.disk import check_file
-from pyramid.media.parts import chunks_of
+from pyramid.media.parts import boxes_of, chunks_of
 
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -90,19 +90,9 @@ def _chunks(file: BinaryIO) -> bytes:
 
 def _movie(file: BinaryIO) -> bytes:
     """What an mp4 says of its tracks (its box `moov`), or as much of that as is ever looked at."""
-    place = 0
-    with suppress(struct.error):  # it ends early
-        for _ in range(MOST_CHUNKS):
-            file.seek(place)
-            size, name = struct.unpack(">I4s", file.read(8))
-            long = size == 1
-            if long:
-                (size,) = struct.unpack(">Q", file.read(8))
-            if name == b"moov":
-                return file.read(min(size or MOST_MOVIE, MOST_MOVIE))
-            if size < (16 if long else 8):  # 0: it goes to the end of the file
-                break
-            place += size
+    for name, size in itertools.islice(boxes_of(file), MOST_CHUNKS):
+        if name == b"moov":
+            return file.read(MOST_MOVIE if size < 0 else min(size, MOST_MOVIE))
     return b""
 
 

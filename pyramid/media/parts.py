@@ -169,6 +169,29 @@ def chunks_of(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
         at += 12 + length
 
 
+def boxes_of(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """The kind of each box of an mp4, an AVIF or a HEIC and the length of its content, -1 for all that is
+    left; the file then at that. Up to where it ends, or a box says no size that one can have.
+    """
+    at = 0
+    while True:
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            return
+        size, kind = struct.unpack(">I4s", head)
+        begin = 8
+        if size == 1:  # it is told behind, in eight bytes
+            size = int.from_bytes(file.read(8))
+            begin = 16
+        if size == 0:
+            yield kind, -1
+        if size < begin:
+            return
+        yield kind, size - begin
+        at += size
+
+
 def _png(file: IO[bytes], name: str) -> None:
     at = 8
     for count, (kind, length) in enumerate(chunks_of(file)):

@@ -39,8 +39,6 @@ BT709 = [*TO_BT709, *IS_BT709]
 PALETTE = (
     "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
 )
-
-
 FASTEST_GIF = 50  # frames a second: a GIF counts in hundredths, and players take one of them for ten
 
 
@@ -54,10 +52,11 @@ def load_writer() -> None:
     importlib.import_module("moviepy.video.io.ffmpeg_writer")
 
 
-def encoding(suffix: str, quality: int) -> tuple[str, list[str]]:
+def encoding(suffix: str, quality: int, fps: float = 0) -> tuple[str, list[str]]:
     """ffmpeg's encoder and its options for a file that ends in `suffix`; `quality` in H.264's CRF, 1 to 51.
 
-    VP9's scale ends at 63, so the number is stretched; a GIF has no quality. SettingsError for anything else.
+    VP9's scale ends at 63, so the number is stretched; a GIF has no quality, and of too many frames a second
+    (`fps`) some. SettingsError for anything else.
     """
     if not 1 <= quality <= 51:
         raise SettingsError(
@@ -73,7 +72,8 @@ def encoding(suffix: str, quality: int) -> tuple[str, list[str]]:
             options = f"-crf {crf} -b:v 0 -row-mt 1 -cpu-used 3 -pix_fmt yuv420p".split()
             return "libvpx-vp9", [*options, *BT709]
         case ".gif":
-            return "gif", ["-vf", PALETTE, "-loop", "0"]
+            fewer = f"fps={gif_rate(fps):.6g}," * (fps > FASTEST_GIF)
+            return "gif", ["-vf", fewer + PALETTE, "-loop", "0"]
     raise SettingsError(
         "format", f"a video cannot be written as {suffix!r}: its name must end in .mp4, .webm or .gif"
     )
@@ -137,8 +137,7 @@ class VideoWriter(FramesWriter):
     by its name's ending.
 
     mp4 and webm have even sides: an odd one gets its last row or column twice. A gif leaves frames out where
-    there are too many a second (`gif_rate`). `sound` is put beside the
-    pictures.
+    there are too many a second (`gif_rate`). `sound` is put beside the pictures.
 
     A context manager. It is written under a hidden temporary name. Leaving the context without an exception
     keeps `metadata` (which may be changed until then) as `keep` says, see `files.KEEPS`, and gives the file
@@ -160,9 +159,7 @@ class VideoWriter(FramesWriter):
         sound: Sound | None = None,
     ):
         super().__init__(path, fps, size, metadata, keep=keep)
-        self.codec, self._options = encoding(self.wanted.suffix, quality)
-        if self.codec == "gif" and (rate := gif_rate(fps)) != fps:
-            self._options = [words.replace(PALETTE, f"fps={rate:.6g},{PALETTE}") for words in self._options]
+        self.codec, self._options = encoding(self.wanted.suffix, quality, fps)
         self.sound = sound
         self._writer: Any  # moviepy's, from `with` on
 

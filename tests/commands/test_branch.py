@@ -81,7 +81,9 @@ def test_units_of_a_clip_that_had_the_name_before_are_not_taken(tiny_checkpoint,
 
 
 def test_what_was_kept_before_is_replaced_and_a_failure_is_a_note(tmp_path, capsys, monkeypatch):
-    result, kept, units = tmp_path / "c.mp4", tmp_path / ".c.kept", UnitsFolder(tmp_path / ".c.units")
+    result = tmp_path / "c.mp4"
+    kept = tmp_path / ".c.kept"
+    units = UnitsFolder(tmp_path / ".c.units")
     for folder, name in ((kept, "old"), (units.path, "new")):
         folder.mkdir()
         (folder / name).touch()
