@@ -88,8 +88,6 @@ class LatentClips:
     them (`training.own_past`), for the past of some samples.
     """
 
-    own: Tensor | None = None
-
     def __init__(
         self,
         latents: Tensor,
@@ -100,6 +98,7 @@ class LatentClips:
     ):
         self.rng = rng
         self.latents = latents
+        self.own: Tensor | None = None
         self.owner = owner
         self.clips_of = _group(owner)
         spoken = [text for phrases in texts for text in phrases]
@@ -127,14 +126,11 @@ class LatentClips:
 
     def told(self) -> tuple[Prompt, Prompt]:
         """A caption of each clip (n rows), and the empty one (one row), padded to one length."""
-        rows = torch.tensor([int((self.captions.owner == owner).nonzero()[0]) for owner in self.owner])
-        states = self.captions.states[rows]
-        places = torch.arange(states.shape[1])
-        mask = (places < self.captions.lengths[rows, None]).long()
-        nothing, length, pooled = self.nothing
-        nothing = F.pad(nothing, (0, 0, 0, states.shape[1] - nothing.shape[1]))
-        empty = Prompt(nothing, (places < length[:, None]).long(), pooled)
-        return Prompt(states, mask, self.captions.pooled[rows]), empty
+        said = self.captions
+        rows = torch.tensor([int((said.owner == owner).nonzero()[0]) for owner in self.owner])
+        length = said.states.shape[1]
+        told = _padded(said.states[rows], said.lengths[rows], said.pooled[rows], length)
+        return told, _padded(*self.nothing, length)
 
     def batch(
         self, count: int, text_dropout: float, length: int, own_past: float = 0.0
@@ -246,11 +242,13 @@ def _attention_of(loop: Loop) -> AbstractContextManager[None]:
 
 def _start(recipe: Recipe) -> PyramidFluxTransformer | None:
     """The finished transformer that a recipe goes on from, if it does."""
-    settings = recipe.dit
-    if not settings.start:
-        return None
-    path = find(settings.start, settings.start_variant or None).transformer
-    return PyramidFluxTransformer.from_pretrained(path, dtype=torch.float32)
+    return _finished(recipe, recipe.dit.start_variant, torch.float32) if recipe.dit.start else None
+
+
+def _finished(recipe: Recipe, variant: str, dtype: torch.dtype) -> PyramidFluxTransformer:
+    """A transformer of the recipe's `start`, its first where no variant is said."""
+    path = find(recipe.dit.start, variant or None).transformer
+    return PyramidFluxTransformer.from_pretrained(path, dtype=dtype)
 
 
 @torch.no_grad()
@@ -265,25 +263,36 @@ def _kept(recipe: Recipe, loop: Loop) -> PyramidFluxTransformer | None:
     settings = recipe.dit
     if settings.keep <= 0:
         return None
-    path = find(settings.start, settings.keep_variant or None).transformer
-    model = PyramidFluxTransformer.from_pretrained(path, dtype=torch.bfloat16)
+    model = _finished(recipe, settings.keep_variant, torch.bfloat16)
     return model.to(loop.accelerator.device).eval().requires_grad_(False)
 
 
 def world_clips(recipe: Recipe, path: Path, vae: CausalVideoVAE, scales: LatentScales) -> Tensor:
     """`clips_per_scene` clips of each training scene as latents, from `path` or made and written there."""
+
+    def make() -> Tensor:
+        rng = np.random.default_rng(recipe.seed + 9)
+        world, copies = recipe.world, recipe.dit.clips_per_scene
+        latents = []
+        for scene in tqdm(world.training_scenes(), desc="clips to latents"):
+            clips = np.stack([world.render(scene, rng) for _ in range(copies)])
+            latents.append(encode(vae, scales, to_video(clips)))
+        return torch.cat(latents)
+
+    return _once(path, make)
+
+
+def _once(path: Path, make: Callable[[], Tensor]) -> Tensor:
+    """Latents as `make` makes them, or as it did: they are kept in `path`, where float16 is exact to three
+    digits.
+    """
     if path.exists():
         return load_file(path)["latents"].float()
-    rng = np.random.default_rng(recipe.seed + 9)
-    world, copies = recipe.world, recipe.dit.clips_per_scene
-    latents = []
-    for scene in tqdm(world.training_scenes(), desc="clips to latents"):
-        clips = np.stack([world.render(scene, rng) for _ in range(copies)])
-        latents.append(encode(vae, scales, to_video(clips)))
+    latents = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
-        save_file({"latents": torch.cat(latents).half().contiguous()}, part)
-    return torch.cat(latents)
+        save_file({"latents": latents.half().contiguous()}, part)
+    return latents
 
 
 def _give_own_pasts(
@@ -303,14 +312,13 @@ def _own(
     recipe: Recipe, path: Path, model: PyramidFluxTransformer, data: LatentClips, *, given: int = 0
 ) -> Tensor:
     """The clips as a model makes them, from `path` or made and written there."""
-    if path.exists():
-        return load_file(path)["latents"].float()
-    model = copy.deepcopy(model).to(PartialState().device, torch.bfloat16).eval()
-    told, empty = (text.to(model.dtype) for text in data.told())
-    own = own_clips(model, data.latents, told, empty, recipe.dit, seed=recipe.seed, given=given)
-    with whole(path) as part:
-        save_file({"latents": own.half().contiguous()}, part)
-    return own
+
+    def make() -> Tensor:
+        maker = copy.deepcopy(model).to(PartialState().device, torch.bfloat16).eval()
+        told, empty = (text.to(maker.dtype) for text in data.told())
+        return own_clips(maker, data.latents, told, empty, recipe.dit, seed=recipe.seed, given=given)
+
+    return _once(path, make)
 
 
 def _clips_of(
@@ -422,8 +430,12 @@ def generate(model, encoder: CaptionEncoder, texts: list[str], recipe: Recipe) -
 
 def _prompt(encoder: CaptionEncoder, texts: list[str], model) -> Prompt:
     """Captions as the sampler takes them, padded to 32 tokens, in the model's dtype."""
-    states, lengths, pooled = encoder(texts)
-    states = F.pad(states, (0, 0, 0, 32 - states.shape[1]))
-    mask = torch.arange(32) < lengths[:, None]
+    prompt = _padded(*encoder(texts), 32)
     like = next(model.parameters())
-    return Prompt(states.to(like), mask.long().to(like.device), pooled.to(like))
+    return Prompt(prompt.embeds.to(like), prompt.mask.to(like.device), prompt.pooled.to(like))
+
+
+def _padded(states: Tensor, lengths: Tensor, pooled: Tensor, length: int) -> Prompt:
+    """What a `CaptionEncoder` makes of texts, as the sampler takes it: all of `length` tokens."""
+    states = F.pad(states, (0, 0, 0, length - states.shape[1]))
+    return Prompt(states, (torch.arange(length) < lengths[:, None]).long(), pooled)

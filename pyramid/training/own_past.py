@@ -14,7 +14,6 @@ arXiv 2512.15702, here by stages of the pyramid in place of timesteps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -53,11 +52,14 @@ def own_clips(  # noqa: PLR0913 - what is made over, by what, how
     for first in tqdm(range(0, len(latents), AT_ONCE), desc="clips made over"):
         clips = latents[first : first + AT_ONCE]
         seeds = range(seed + first, seed + first + len(clips))
-        texts = Prompt(*(part[first : first + AT_ONCE] for part in astuple(told)))
-        empty = Prompt(*(part.expand(len(clips), *part.shape[1:]) for part in astuple(nothing)))
-        guided = GuidedModel(model, texts, empty, guidance)
+        texts = _rows(told, slice(first, first + AT_ONCE))
+        guided = GuidedModel(model, texts, _rows(nothing, [0] * len(clips)), guidance)
         made.append(_made_over(guided, clips, seeds, steps, given))
     return torch.cat(made)
+
+
+def _rows(prompt: Prompt, rows: slice | list[int]) -> Prompt:
+    return Prompt(prompt.embeds[rows], prompt.mask[rows], prompt.pooled[rows])
 
 
 def _made_over(
